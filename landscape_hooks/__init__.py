@@ -1,0 +1,51 @@
+"""landscape-hooks: record the optimizer's path, draw the loss surface it descended, replay it.
+
+This module is the map of every public name. Names are resolved on first use, so that importing the
+package imports neither torch nor anything else that is heavy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from landscape_hooks.version import __version__
+
+if TYPE_CHECKING:
+    from landscape_hooks.analysis import analyze as analyze
+    from landscape_hooks.errors import LandscapeError as LandscapeError
+    from landscape_hooks.figure import contour_figure as contour_figure
+    from landscape_hooks.objective import Objective as Objective
+    from landscape_hooks.ply import write_ply as write_ply
+    from landscape_hooks.recorder import Recorder as Recorder
+    from landscape_hooks.recorder import record as record
+    from landscape_hooks.surface import Surface as Surface
+    from landscape_hooks.trajectory import Snapshot as Snapshot
+    from landscape_hooks.trajectory import Trajectory as Trajectory
+
+_HOME = {
+    "record": "recorder",
+    "Recorder": "recorder",
+    "Trajectory": "trajectory",
+    "Snapshot": "trajectory",
+    "Objective": "objective",
+    "analyze": "analysis",
+    "Surface": "surface",
+    "write_ply": "ply",
+    "contour_figure": "figure",
+    "LandscapeError": "errors",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""How a plane gets its two directions: a family with one interface."""

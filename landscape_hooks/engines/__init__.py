@@ -1,0 +1,1 @@
+"""Where the points of a grid are evaluated: a family with one interface."""

@@ -1,0 +1,62 @@
+"""What goes wrong, said in one sentence each: what was found, what was expected, what mends it.
+
+The command line turns every `LandscapeError` into that sentence and exit status 2; a library caller
+catches the leaf it cares about.
+"""
+
+from __future__ import annotations
+
+
+class LandscapeError(Exception):
+    """Something the user can mend.
+
+    Parameters
+    ----------
+    found
+        What was found, as a sentence.
+    expected
+        What was expected in its place (left out where *found* already says it).
+    mend
+        What the user does about it, as a sentence.
+    """
+
+    def __init__(self, found: str, *, expected: str = "", mend: str = "") -> None:
+        self.found, self.expected, self.mend = found, expected, mend
+        parts = [found.rstrip(".")]
+        if expected:
+            parts.append(f"Expected {expected.rstrip('.')}")
+        if mend:
+            parts.append(mend.rstrip("."))
+        super().__init__(". ".join(parts) + ".")
+
+
+class RunError(LandscapeError):
+    """A store is not a run, is of an unknown format, or its trajectory cannot serve the purpose."""
+
+
+class LayoutError(LandscapeError):
+    """A model (or a second run) does not have the parameters that the run recorded."""
+
+
+class ObjectiveError(LandscapeError):
+    """The loss cannot be captured, loaded, or evaluated."""
+
+
+class PlaneError(LandscapeError):
+    """Directions, extent or size do not make a plane or a grid."""
+
+
+class SurfaceError(LandscapeError):
+    """A surface does not exist, is unfinished, or cannot be drawn."""
+
+
+class PlyError(LandscapeError):
+    """A file is not a PLY that holds a triangle surface."""
+
+
+class DisplayError(LandscapeError):
+    """There is no display, or no OpenGL 3.3, to open a window on."""
+
+
+class RecordingWarning(UserWarning):
+    """Recording met trouble that training survives; the message says what is lost and what mends it."""

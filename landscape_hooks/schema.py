@@ -1,0 +1,269 @@
+"""The on-disk format as one table; every array of a run is created and documented from it.
+
+A run is a Zarr v3 group (https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html). The table lists
+each array: path inside the run, dimensions, data type, units, fill value and meaning. `create` makes an
+array as the table says; `table_markdown` prints the table for docs/format.md, and a test holds both together.
+`*` in a path stands for a name chosen by the user (a surface) or a running number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+FORMAT = 1
+"""Version of the on-disk format written here. A reader takes every version up to its own."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One array of a run."""
+
+    path: str
+    dims: tuple[str, ...]
+    dtype: str
+    units: str
+    fill: float | int | bool
+    meaning: str
+
+
+NAN = float("nan")
+
+TABLE: tuple[Field, ...] = (
+    # -- trajectory: one row a snapshot; rows are valid only as the commit record says ------------------
+    Field(
+        "trajectory/weights",
+        ("row", "parameter"),
+        "float32",
+        "weight",
+        NAN,
+        "the flattened parameters, in the order of the manifest `layout` (float64 where the model has "
+        "float64 parameters, float16 on request)",
+    ),
+    Field(
+        "trajectory/buffers",
+        ("row", "buffer"),
+        "float32",
+        "buffer",
+        NAN,
+        "the flattened floating-point buffers (running statistics and others), in the order of `buffer_layout`",
+    ),
+    Field(
+        "trajectory/step",
+        ("row",),
+        "int64",
+        "optimizer step",
+        -1,
+        "optimizer steps taken when the snapshot was made; 0 is before any step",
+    ),
+    Field("trajectory/epoch", ("row",), "float64", "epoch", NAN, "epoch as logged by the training loop"),
+    Field("trajectory/loss", ("row",), "float64", "loss", NAN, "training loss as logged by the training loop"),
+    Field(
+        "trajectory/learning_rate",
+        ("row", "group"),
+        "float64",
+        "1",
+        NAN,
+        "learning rate of each parameter group, as used for this step",
+    ),
+    Field(
+        "trajectory/wall_time", ("row",), "float64", "s", NAN, "seconds since 1970-01-01 UTC when the snapshot was made"
+    ),
+    # -- objective: the loss and its probe data --------------------------------------------------------
+    Field(
+        "objective/data/*",
+        ("sample", "..."),
+        "as recorded",
+        "input",
+        0,
+        "one tensor of the probe batch, samples along the first dimension",
+    ),
+    Field(
+        "objective/graphs/*",
+        ("byte",),
+        "uint8",
+        "UTF-8",
+        0,
+        "a loss graph as JSON: a list of ATen operations (no code, no pickle)",
+    ),
+    Field("objective/constants/*", ("...",), "as recorded", "-", 0, "a constant tensor of the loss graphs"),
+    # -- surfaces --------------------------------------------------------------------------------------
+    Field(
+        "surfaces/*/alpha",
+        ("alpha",),
+        "float64",
+        "displacement along direction 0",
+        NAN,
+        "first coordinate of the grid rows: the displacement really applied, in multiples of direction 0",
+    ),
+    Field(
+        "surfaces/*/beta",
+        ("beta",),
+        "float64",
+        "displacement along direction 1",
+        NAN,
+        "second coordinate of the grid columns, in multiples of direction 1",
+    ),
+    Field(
+        "surfaces/*/loss",
+        ("alpha", "beta"),
+        "float64",
+        "loss",
+        NAN,
+        "loss[i, j] = L(origin + alpha[i]·direction 0 + beta[j]·direction 1); NaN and inf are data",
+    ),
+    Field(
+        "surfaces/*/loss_stderr",
+        ("alpha", "beta"),
+        "float64",
+        "loss",
+        NAN,
+        "standard error of that mean over the probe samples",
+    ),
+    Field(
+        "surfaces/*/evaluated",
+        ("alpha", "beta"),
+        "bool",
+        "-",
+        False,
+        "True where the loss was computed; False is 'not computed', whatever `loss` holds there",
+    ),
+    Field(
+        "surfaces/*/interpolated",
+        ("alpha", "beta"),
+        "bool",
+        "-",
+        False,
+        "True where the loss was interpolated between computed points",
+    ),
+    Field(
+        "surfaces/*/interpolation_error",
+        ("alpha", "beta"),
+        "float64",
+        "1",
+        NAN,
+        "estimated relative error of an interpolated loss",
+    ),
+    Field(
+        "surfaces/*/origin",
+        ("parameter",),
+        "float32",
+        "weight",
+        NAN,
+        "the weights at alpha = beta = 0 (data type as `trajectory/weights`, at least float32)",
+    ),
+    Field("surfaces/*/origin_buffers", ("buffer",), "float32", "buffer", NAN, "the buffers at alpha = beta = 0"),
+    Field(
+        "surfaces/*/directions",
+        ("direction", "parameter"),
+        "float32",
+        "weight",
+        NAN,
+        "the two directions of the plane (data type as `origin`)",
+    ),
+    Field(
+        "surfaces/*/explained_variance_ratio",
+        ("direction",),
+        "float64",
+        "1",
+        NAN,
+        "share of the trajectory's variance along each direction of the plane",
+    ),
+    Field(
+        "surfaces/*/spectrum",
+        ("component",),
+        "float64",
+        "1",
+        NAN,
+        "share of the variance of every principal component of the trajectory, largest first",
+    ),
+    Field(
+        "surfaces/*/paths/*/coordinates",
+        ("snapshot", "direction"),
+        "float64",
+        "displacement",
+        NAN,
+        "the snapshots projected onto the plane by least squares: (alpha, beta)",
+    ),
+    Field("surfaces/*/paths/*/step", ("snapshot",), "int64", "optimizer step", -1, "optimizer step"),
+    Field("surfaces/*/paths/*/epoch", ("snapshot",), "float64", "epoch", NAN, "epoch as logged"),
+    Field(
+        "surfaces/*/paths/*/learning_rate",
+        ("snapshot",),
+        "float64",
+        "1",
+        NAN,
+        "learning rate of the first parameter group",
+    ),
+    Field(
+        "surfaces/*/paths/*/loss",
+        ("snapshot",),
+        "float64",
+        "loss",
+        NAN,
+        "the probe loss at the snapshot itself, under the surface's BatchNorm policy",
+    ),
+    Field(
+        "surfaces/*/paths/*/plane_loss",
+        ("snapshot",),
+        "float64",
+        "loss",
+        NAN,
+        "the probe loss at the snapshot's projection onto the plane",
+    ),
+    Field("surfaces/*/paths/*/loss_stderr", ("snapshot",), "float64", "loss", NAN, "standard error of `loss`"),
+    Field(
+        "surfaces/*/paths/*/distance",
+        ("snapshot",),
+        "float64",
+        "weight",
+        NAN,
+        "Euclidean distance of the snapshot from the plane, in weight space",
+    ),
+)
+
+
+def field(path: str) -> Field:
+    """The row of the table that describes the array at `path` (first match; KeyError where there is none)."""
+    for row in TABLE:
+        if row.path == path or fnmatchcase(path, row.path):
+            return row
+    raise KeyError(path)
+
+
+def create(
+    root: Any,
+    path: str,
+    shape: tuple[int, ...],
+    *,
+    dtype: Any = None,
+    attributes: Mapping[str, Any] | None = None,
+    **storage: Any,
+) -> Any:
+    """Create the array `path` below the group `root` as the table says.
+
+    `dtype` overrides the table's only where the table allows more than one; `storage` is passed on to
+    `zarr.Group.create_array` (chunks, shards, compressors, config, overwrite). Returns the `zarr.Array`.
+    """
+    row = field(path)
+    dims = row.dims if "..." not in row.dims else (None,) * len(shape)
+    if len(dims) != len(shape):
+        raise ValueError(f"{path} has dimensions {row.dims}, not {len(shape)} of them")
+    return root.create_array(
+        path,
+        shape=shape,
+        dtype=row.dtype if dtype is None else dtype,
+        fill_value=row.fill,
+        dimension_names=dims,
+        attributes={"units": row.units, "meaning": row.meaning, **(attributes or {})},
+        **storage,
+    )
+
+
+def table_markdown() -> str:
+    """The table as Markdown, one row an array (what docs/format.md shows)."""
+    lines = ["| array | dimensions | data type | units | fill | meaning |", "|---|---|---|---|---|---|"]
+    lines += [f"| `{r.path}` | {', '.join(r.dims)} | {r.dtype} | {r.units} | {r.fill} | {r.meaning} |" for r in TABLE]
+    return "\n".join(lines) + "\n"

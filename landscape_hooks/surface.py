@@ -1,0 +1,283 @@
+"""Surface: the loss on a grid over a plane, with the optimizer's path on it. Read from and written into a run.
+
+In: the arrays of `surfaces/NAME` of a run (schema.py). Out: numpy arrays for the figure, the mesh and the
+viewer. No torch here: whoever looks at a picture needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path as FilePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landscape_hooks import schema, store
+from landscape_hooks.errors import SurfaceError
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Path:
+    """One run's trajectory as the plane of a surface sees it; every array has one entry a snapshot (T,).
+
+    Attributes
+    ----------
+    coordinates
+        (T, 2) alpha and beta of each snapshot's projection.
+    step, epoch, learning_rate
+        as recorded (epoch and learning_rate NaN where not known).
+    loss, loss_stderr
+        probe loss at the snapshot itself, and its standard error.
+    plane_loss
+        probe loss at the projection: what the surface shows there.
+    distance
+        Euclidean distance in weight space between snapshot and projection.
+    label
+        what a legend calls the run.
+    """
+
+    coordinates: Floats
+    step: NDArray[np.int64]
+    loss: Floats
+    plane_loss: Floats
+    distance: Floats
+    epoch: Floats
+    learning_rate: Floats
+    loss_stderr: Floats
+    label: str = ""
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    ARRAYS = ("coordinates", "step", "loss", "plane_loss", "distance", "epoch", "learning_rate", "loss_stderr")
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The loss over a plane (A rows along alpha, B columns along beta) and the paths on it.
+
+    `loss[i, j] = L(origin + alpha[i]·direction 0 + beta[j]·direction 1)`. A point that is not `present`
+    has not been computed yet; NaN and inf at a present point are what the loss really is there.
+    """
+
+    alpha: Floats
+    beta: Floats
+    loss: Floats
+    loss_stderr: Floats
+    evaluated: NDArray[np.bool_]
+    explained_variance_ratio: Floats
+    paths: tuple[Path, ...]
+    attrs: Mapping[str, Any]
+    name: str = ""
+    interpolated: NDArray[np.bool_] | None = None
+    interpolation_error: Floats | None = None
+    spectrum: Floats = field(default_factory=lambda: np.empty(0))
+
+    @classmethod
+    def open(cls, store_or_path: Any, name: str | None = None) -> Surface:
+        """Read the surface `name` of a run (left out: the latest).
+
+        Raises
+        ------
+        RunError
+            the store is not a run.
+        SurfaceError
+            the run has no surface, or none of that name.
+        """
+        root = store.open_run(store_or_path)
+        name = resolve_name(root, name)
+        group = root[f"surfaces/{name}"]
+
+        def read(key: str) -> Any:
+            return group[key][...]
+
+        paths = []
+        for number in range(int(group.attrs.get("path_count", 0))):
+            arrays = {key: read(f"paths/{number}/{key}") for key in Path.ARRAYS}
+            paths.append(Path(**arrays, label=str(group[f"paths/{number}"].attrs.get("label", ""))))
+        return cls(
+            **{
+                key: read(key)
+                for key in ("alpha", "beta", "loss", "loss_stderr", "evaluated", "explained_variance_ratio")
+            },
+            interpolated=read("interpolated") if "interpolated" in group else None,
+            interpolation_error=read("interpolation_error") if "interpolation_error" in group else None,
+            spectrum=read("spectrum") if "spectrum" in group else np.empty(0),
+            paths=tuple(paths),
+            attrs=dict(group.attrs),
+            name=name,
+        )
+
+    # -- the first run's path, under the names of the public contract ---------------------------------
+    @property
+    def path(self) -> Floats:
+        """(T, 2) alpha and beta of the first run's snapshots."""
+        return self._first.coordinates
+
+    @property
+    def path_loss(self) -> Floats:
+        """(T,) loss at each snapshot itself."""
+        return self._first.loss
+
+    @property
+    def path_plane_loss(self) -> Floats:
+        """(T,) loss at each snapshot's projection onto the plane."""
+        return self._first.plane_loss
+
+    @property
+    def path_distance(self) -> Floats:
+        """(T,) distance of each snapshot from the plane, in weight space."""
+        return self._first.distance
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        """(T,) optimizer step of each snapshot."""
+        return self._first.step
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(A, B)."""
+        return len(self.alpha), len(self.beta)
+
+    @cached_property
+    def present(self) -> NDArray[np.bool_]:
+        """(A, B) True where `loss` holds a value, evaluated or interpolated."""
+        return self.evaluated if self.interpolated is None else self.evaluated | self.interpolated
+
+    @property
+    def complete(self) -> bool:
+        """Whether every grid point holds a value."""
+        return bool(self.present.all())
+
+    @property
+    def _first(self) -> Path:
+        if not self.paths:
+            raise SurfaceError(
+                f"The surface '{self.name}' has no path",
+                mend="Analyze a run with a trajectory, or draw the surface without its path",
+            )
+        return self.paths[0]
+
+
+def names(root: Any) -> list[str]:
+    """Names of the surfaces of an opened run, sorted."""
+    return sorted(root["surfaces"].group_keys()) if "surfaces" in root else []
+
+
+def resolve_name(root: Any, name: str | None) -> str:
+    """`name` if the run has that surface; left out, the latest one's name."""
+    known = names(root)
+    if not known:
+        raise SurfaceError("The run has no surface yet", mend="Make one: landscape-hooks analyze RUN")
+    if name is None:
+        latest = root["surfaces"].attrs.get("latest")
+        return latest if latest in known else known[-1]
+    if name not in known:
+        raise SurfaceError(
+            f"The run has no surface named '{name}'",
+            expected=f"one of: {', '.join(known)}",
+            mend=f"Name one of these, or make it: landscape-hooks analyze RUN --name {name}",
+        )
+    return name
+
+
+class SurfaceWriter:
+    """Writes a surface into a run while it is being computed; what is committed survives a kill.
+
+    Losses are written before the mask `evaluated` that makes them count, so that a killed analysis goes
+    on where the mask ends (`SurfaceWriter.resume`).
+    """
+
+    def __init__(self, group: Any, evaluated: NDArray[np.bool_]) -> None:
+        self._group = group
+        self.evaluated = evaluated
+
+    @classmethod
+    def create(
+        cls,
+        root: Any,
+        name: str,
+        alpha: Floats,
+        beta: Floats,
+        attrs: Mapping[str, Any],
+        arrays: Mapping[str, NDArray[Any]],
+    ) -> SurfaceWriter:
+        """Start the surface `name` (an earlier one of that name goes). `arrays` are written as they are."""
+        check_name(name)
+        surfaces = root.require_group("surfaces")
+        group = surfaces.create_group(name, overwrite=True)
+        shape = (len(alpha), len(beta))
+        for key, value in {"alpha": alpha, "beta": beta, **arrays}.items():
+            value = np.asarray(value)
+            target = schema.create(
+                root,
+                f"surfaces/{name}/{key}",
+                value.shape,
+                dtype=value.dtype,
+                chunks=tuple(max(1, n) for n in value.shape),
+            )
+            if value.size:
+                target[...] = value
+        for key in ("loss", "loss_stderr", "evaluated"):
+            schema.create(root, f"surfaces/{name}/{key}", shape, chunks=shape)
+        group.attrs.update({**attrs, "path_count": 0})
+        return cls(group, np.zeros(shape, dtype=bool))
+
+    @classmethod
+    def resume(cls, root: Any, name: str) -> SurfaceWriter:
+        """Go on with a surface that was begun."""
+        group = root[f"surfaces/{name}"]
+        return cls(group, group["evaluated"][...])
+
+    def write(self, index: NDArray[np.intp], loss: Floats, stderr: Floats) -> None:
+        """Commit the losses (N,) of the grid points with flat indices `index` (N,)."""
+        rows, columns = np.unravel_index(index, self.evaluated.shape)
+        for key, values in (("loss", loss), ("loss_stderr", stderr)):
+            whole = self._group[key][...]
+            whole[rows, columns] = values
+            self._group[key][...] = whole
+        self.evaluated[rows, columns] = True
+        self._group["evaluated"][...] = self.evaluated
+
+    def write_paths(self, root: Any, paths: Sequence[Path]) -> None:
+        """Store the paths of the surface."""
+        base = f"surfaces/{self._group.basename}/paths"
+        for number, path in enumerate(paths):
+            group = root.require_group(f"{base}/{number}")
+            group.attrs["label"] = path.label
+            for key in Path.ARRAYS:
+                value = np.asarray(getattr(path, key))
+                target = schema.create(
+                    root,
+                    f"{base}/{number}/{key}",
+                    value.shape,
+                    chunks=tuple(max(1, n) for n in value.shape),
+                    overwrite=True,
+                )
+                target[...] = value
+        self._group.attrs["path_count"] = len(paths)
+
+    def finish(self, root: Any, attrs: Mapping[str, Any]) -> None:
+        """Add the closing attributes and make this the run's latest surface."""
+        self._group.attrs.update(attrs)
+        root["surfaces"].attrs["latest"] = self._group.basename
+
+
+def check_name(name: str) -> None:
+    """A surface name is one path component of letters, digits and . _ - that starts with a letter or digit."""
+    if not name or not name[0].isalnum() or not all(c.isalnum() or c in "._-" for c in name):
+        raise SurfaceError(
+            f"Found the surface name '{name}'",
+            expected="letters, digits, '.', '_' and '-'",
+            mend="Choose another --name",
+        )
+
+
+def label_of(run: Any) -> str:
+    """What a legend calls a run: its folder's name without `.zarr`."""
+    return FilePath(str(run).rstrip("/")).name.removesuffix(".zarr")
