@@ -1,0 +1,395 @@
+"""The order in which a model's tensors become one vector: names, shapes, types and offsets.
+
+In: a model, however wrapped. Out: a `ParameterLayout`, stored in the run as its manifest, and the two
+inverse functions that share it: `flatten(model) -> (D,)` and `assign(model, theta)`. The layout itself is
+plain data, so a run is read without torch; torch is imported inside the functions that touch a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from landscape_hooks.errors import LayoutError
+
+if TYPE_CHECKING:
+    import torch
+
+_INNER_UNDERSCORED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_WRAPPERS_OF_MODULE = ("DistributedDataParallel", "DataParallel", "AveragedModel", "DeepSpeedEngine")
+
+
+@dataclass(frozen=True)
+class ParameterEntry:
+    """One tensor of the flattened vector.
+
+    Attributes
+    ----------
+    name
+        the canonical name (no `module.`, `_orig_mod.` or the like, at any depth).
+    shape
+        the tensor's own shape; unsharded, and of complex elements where it is complex.
+    dtype
+        the tensor's own data type as torch spells it (`float32`, `bfloat16`, `complex64`, ...).
+    offset, size
+        place in the vector, counted in real numbers (a complex element is two of them).
+    aliases
+        further names of the same tensor (tied weights).
+    module
+        the nearest `torch.nn` class of the module that owns it (`Linear`, `ConvTranspose2d`, ...; `Module` if none).
+    groups
+        groups of a convolution, otherwise 1.
+    trainable
+        whether it required a gradient when the layout was made.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+    size: int
+    aliases: tuple[str, ...] = ()
+    module: str = "Module"
+    groups: int = 1
+    trainable: bool = True
+
+    @property
+    def slice(self) -> slice:
+        """Where the tensor lies in the vector."""
+        return slice(self.offset, self.offset + self.size)
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether two numbers of the vector make one element."""
+        return self.dtype.startswith("complex")
+
+
+class ParameterLayout(Sequence[ParameterEntry]):
+    """The entries of a flattened vector, in `named_parameters()` order, tied tensors once."""
+
+    def __init__(self, entries: Sequence[ParameterEntry], *, kind: str = "parameter") -> None:
+        self.entries = tuple(entries)
+        self.kind = kind
+        self.size = sum(entry.size for entry in self.entries)
+
+    # -- from a model ---------------------------------------------------------------------------------
+    @classmethod
+    def of(cls, model: torch.nn.Module) -> ParameterLayout:
+        """The layout of a model's floating-point parameters.
+
+        Raises
+        ------
+        LayoutError
+            the model has none, or one of them is not initialised yet (a lazy module).
+        """
+        layout = cls(_entries(_walk(model, "_parameters")))
+        if not layout.entries:
+            raise LayoutError(
+                f"The model ({type(model).__name__}) has no floating-point parameters",
+                expected="a torch.nn.Module with weights to follow",
+            )
+        return layout
+
+    @classmethod
+    def of_buffers(cls, model: torch.nn.Module) -> ParameterLayout:
+        """The layout of a model's floating-point buffers, running statistics among them; it may be empty.
+
+        Integer buffers (counters, indices) are left alone.
+        """
+        return cls(_entries(_walk(model, "_buffers")), kind="buffer")
+
+    # -- what it holds --------------------------------------------------------------------------------
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, key: Any) -> Any:
+        """The entry at a position, or of a name (an alias counts)."""
+        if not isinstance(key, str):
+            return self.entries[key]
+        for entry in self.entries:
+            if key == entry.name or key in entry.aliases:
+                return entry
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[ParameterEntry]:
+        return iter(self.entries)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ParameterLayout) and self.entries == other.entries
+
+    def __hash__(self) -> int:
+        return hash(self.entries)
+
+    def __repr__(self) -> str:
+        return f"ParameterLayout({len(self)} {self.kind}s, size={self.size}, dtype={self.dtype})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The canonical names, in order."""
+        return tuple(entry.name for entry in self.entries)
+
+    @property
+    def dtype(self) -> str:
+        """The data type the vector needs: float64 where any tensor has 64-bit reals, otherwise float32."""
+        return "float64" if any(e.dtype in ("float64", "complex128") for e in self.entries) else "float32"
+
+    # -- between model and vector: two inverse functions -----------------------------------------------
+    def flatten(self, model: torch.nn.Module, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The model's tensors as one vector (D,) of `dtype`, on their device (on the CPU if there are several).
+
+        Sharded tensors (DTensor) are gathered, which every rank has to take part in.
+        """
+        import torch
+
+        tensors = [_whole(tensor) for tensor in self.tensors(model)]
+        for entry, tensor in zip(self.entries, tensors, strict=True):
+            if tensor.is_meta:
+                raise LayoutError(
+                    f"The {self.kind} '{entry.name}' is on the meta device and has no values",
+                    mend="Materialise the model first (to_empty, load_state_dict)",
+                )
+        devices = {tensor.device for tensor in tensors}
+        if out is None:
+            device = devices.pop() if len(devices) == 1 else torch.device("cpu")
+            out = torch.empty(self.size, dtype=getattr(torch, self.dtype), device=device)
+        copy_into(self.slots(out), tensors)
+        return out
+
+    def assign(self, model: torch.nn.Module, theta: torch.Tensor) -> None:
+        """Write the vector (D,) into the model's tensors, in place.
+
+        Raises
+        ------
+        LayoutError
+            the model does not have these tensors, or the vector another length.
+        """
+        import torch
+
+        tensors = self.tensors(model)
+        with torch.no_grad():
+            for tensor, value in zip(tensors, self.slots(theta), strict=True):
+                if hasattr(tensor, "full_tensor"):
+                    from torch.distributed.tensor import DTensor, distribute_tensor
+
+                    assert isinstance(tensor, DTensor)
+                    value = distribute_tensor(value.to(tensor.dtype), tensor.device_mesh, tensor.placements)
+                real_view(tensor).copy_(value)
+
+    def views(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The vector (D,) as named tensors: shaped views of it, cast to each tensor's own type (differentiable)."""
+        import torch
+
+        named: dict[str, torch.Tensor] = {}
+        for entry, slot in zip(self.entries, self.slots(theta), strict=True):
+            value = torch.complex(slot[..., 0], slot[..., 1]) if entry.is_complex else slot
+            named[entry.name] = value.to(getattr(torch, entry.dtype))
+        return named
+
+    def slots(self, theta: torch.Tensor) -> list[torch.Tensor]:
+        """Views of the vector (D,), in order, shaped but not cast; complex ones end in (real, imaginary)."""
+        if theta.shape != (self.size,):
+            raise LayoutError(
+                f"Found a vector of shape {tuple(theta.shape)}",
+                expected=f"({self.size},), one number for every {self.kind} of the layout",
+            )
+        views = []
+        for entry in self.entries:
+            views.append(
+                theta[entry.slice].view(*entry.shape, 2) if entry.is_complex else theta[entry.slice].view(entry.shape)
+            )
+        return views
+
+    def tensors(self, model: torch.nn.Module) -> list[torch.Tensor]:
+        """The model's own tensors in the order of the layout, looked up by name.
+
+        Looked up anew at every call: `p.data = ...`, `load_state_dict(assign=True)` or a replaced module
+        leave an earlier list stale.
+
+        Raises
+        ------
+        LayoutError
+            one of them is missing or has another shape.
+        """
+        found = {name: t for name, t, *_ in _walk(model, "_parameters" if self.kind == "parameter" else "_buffers")}
+        tensors = []
+        for entry in self.entries:
+            tensor = found.get(entry.name)
+            if tensor is None:
+                raise self._mismatch(f"The model has no {self.kind} '{entry.name}'", list(entry.shape))
+            if tuple(tensor.shape) != entry.shape:
+                raise self._mismatch(f"The {self.kind} '{entry.name}' has shape {list(tensor.shape)}", entry.shape)
+            tensors.append(tensor)
+        return tensors
+
+    def check(self, other: torch.nn.Module | ParameterLayout) -> None:
+        """Raise LayoutError, naming the tensor, unless a model (or another layout) has the same names and shapes."""
+        if not isinstance(other, ParameterLayout):
+            other = type(self).of(other) if self.kind == "parameter" else type(self).of_buffers(other)
+        mine = {entry.name: entry for entry in self.entries}
+        theirs = {entry.name: entry for entry in other.entries}
+        for name, entry in mine.items():
+            if name not in theirs:
+                raise self._mismatch(f"The model has no {self.kind} '{name}'", entry.shape)
+            if theirs[name].shape != entry.shape:
+                raise self._mismatch(f"The {self.kind} '{name}' has shape {list(theirs[name].shape)}", entry.shape)
+        for name, entry in theirs.items():
+            if name not in mine:
+                raise self._mismatch(f"The model has a {self.kind} '{name}' of shape {list(entry.shape)}", None)
+        if self.names != other.names:
+            raise self._mismatch(f"The model has the same {self.kind}s in another order", None)
+
+    def _mismatch(self, found: str, shape: Sequence[int] | None) -> LayoutError:
+        expected = f"shape {list(shape)}, as recorded" if shape is not None else f"only the {self.kind}s of the run"
+        return LayoutError(found, expected=expected, mend="Use the model that the run was recorded with")
+
+    # -- as the manifest of a run ----------------------------------------------------------------------
+    def to_json(self) -> list[dict[str, Any]]:
+        """The entries as JSON-able dictionaries (what the run's attributes `layout` and `buffer_layout` hold)."""
+        return [
+            {
+                "name": e.name,
+                "shape": list(e.shape),
+                "dtype": e.dtype,
+                "offset": e.offset,
+                "size": e.size,
+                "aliases": list(e.aliases),
+                "module": e.module,
+                "groups": e.groups,
+                "trainable": e.trainable,
+            }
+            for e in self.entries
+        ]
+
+    @classmethod
+    def from_json(cls, entries: Sequence[dict[str, Any]], *, kind: str = "parameter") -> ParameterLayout:
+        """The inverse of `to_json`."""
+        return cls(
+            [
+                ParameterEntry(
+                    name=str(e["name"]),
+                    shape=tuple(int(n) for n in e["shape"]),
+                    dtype=str(e["dtype"]),
+                    offset=int(e["offset"]),
+                    size=int(e["size"]),
+                    aliases=tuple(e.get("aliases", ())),
+                    module=str(e.get("module", "Module")),
+                    groups=int(e.get("groups", 1)),
+                    trainable=bool(e.get("trainable", True)),
+                )
+                for e in entries
+            ],
+            kind=kind,
+        )
+
+
+def unwrap(model: torch.nn.Module) -> torch.nn.Module:
+    """The user's own module inside DDP, DataParallel, torch.compile, FSDP, checkpointing or averaging wrappers."""
+    while (inner := _peel(model)) is not None:
+        model = inner
+    return model
+
+
+def copy_into(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+    """Copy tensors into views of a vector; one fused call where all of them allow it."""
+    import torch
+
+    with torch.no_grad():
+        detached = [real_view(tensor.detach()) for tensor in sources]
+        if detached:
+            torch._foreach_copy_(list(targets), detached)
+
+
+def real_view(tensor: torch.Tensor) -> torch.Tensor:
+    """A complex tensor as pairs of reals, any other as it is; nothing is copied."""
+    import torch
+
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _peel(module: torch.nn.Module) -> torch.nn.Module | None:
+    """What a wrapper wraps; None for the user's own modules (also those that have a child called `module`)."""
+    children = module._modules
+    for name in _INNER_UNDERSCORED:
+        if name in children:
+            return children[name]
+    if "module" in children and any(base.__name__ in _WRAPPERS_OF_MODULE for base in type(module).__mro__):
+        return children["module"]
+    if "_original_module" in children and any(base.__name__ == "_FabricModule" for base in type(module).__mro__):
+        return children["_original_module"]
+    return None
+
+
+def _walk(model: torch.nn.Module, kind: str) -> list[tuple[str, torch.Tensor, torch.nn.Module]]:
+    """(canonical name, tensor, owner) of every floating-point tensor, aliases included, in named_parameters() order."""
+    found = []
+    stack = [("", model, model)]
+    while stack:
+        prefix, module, owner = stack.pop()
+        module = unwrap(module)
+        if not prefix.endswith("parametrizations."):
+            owner = owner if ".parametrizations." in f".{prefix}" else module
+        for name, tensor in module.__dict__[kind].items():
+            if tensor is not None and (tensor.is_floating_point() or tensor.is_complex()):
+                found.append((prefix + name, tensor, owner))
+        children = [(f"{prefix}{name}.", child, owner) for name, child in module._modules.items() if child is not None]
+        stack.extend(reversed(children))
+    return found
+
+
+def _entries(walk: Sequence[tuple[str, torch.Tensor, torch.nn.Module]]) -> list[ParameterEntry]:
+    first: dict[int, int] = {}
+    rows: list[tuple[str, torch.Tensor, torch.nn.Module, list[str]]] = []
+    for name, tensor, owner in walk:
+        if id(tensor) in first:
+            rows[first[id(tensor)]][3].append(name)
+            continue
+        if _is_lazy(tensor):
+            raise LayoutError(
+                f"The parameter '{name}' is not initialised yet (a lazy module)",
+                expected="a model whose shapes are known",
+                mend="Run one batch through the model before record()",
+            )
+        first[id(tensor)] = len(rows)
+        rows.append((name, tensor, owner, []))
+    entries, offset = [], 0
+    for name, tensor, owner, aliases in rows:
+        size = tensor.numel() * (2 if tensor.is_complex() else 1)
+        entries.append(
+            ParameterEntry(
+                name=name,
+                shape=tuple(tensor.shape),
+                dtype=str(tensor.dtype).removeprefix("torch."),
+                offset=offset,
+                size=size,
+                aliases=tuple(aliases),
+                module=_class_name(owner),
+                groups=int(getattr(owner, "groups", 1)) if _is_convolution(owner) else 1,
+                trainable=bool(tensor.requires_grad),
+            )
+        )
+        offset += size
+    return entries
+
+
+def _class_name(module: torch.nn.Module) -> str:
+    import torch
+
+    for base in type(module).__mro__:
+        if getattr(torch.nn, base.__name__, None) is base:
+            return base.__name__
+    return "Module"
+
+
+def _is_convolution(module: torch.nn.Module) -> bool:
+    return _class_name(module).startswith("Conv")
+
+
+def _is_lazy(tensor: torch.Tensor) -> bool:
+    import torch
+
+    return torch.nn.parameter.is_lazy(tensor)
+
+
+def _whole(tensor: Any) -> torch.Tensor:
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
