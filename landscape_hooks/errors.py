@@ -42,6 +42,10 @@ class ObjectiveError(LandscapeError):
     """The loss cannot be captured, loaded, or evaluated."""
 
 
+class DataError(ObjectiveError):
+    """The probe data is empty, or is not what the model and the criterion take."""
+
+
 class PlaneError(LandscapeError):
     """Directions, extent or size do not make a plane or a grid."""
 

@@ -1,0 +1,206 @@
+"""capture: a model's loss and probe samples, traced and written into a run as data.
+
+In: the live model, its criterion (or objective) and data. Out: `objective/` of the run: the graph as JSON, its
+constants, the samples. The weights stay out: they are in the trajectory. The model, the random states and the
+modes are left as they were.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape_hooks import schema
+from landscape_hooks.errors import DataError, ObjectiveError
+from landscape_hooks.graph import LossGraph
+from landscape_hooks.objective import WAY_OUT, _LossModule, check_loss
+from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.probe import Group, Probe, write_tensor
+
+# samples of the batch that is traced: small, and not the size of anything else that may vary
+_TRACE_SIZES = (7, 6, 5, 9, 11, 3, 2)
+
+
+def capture(
+    root: Any,
+    model: nn.Module,
+    *,
+    criterion: Callable[..., Any] | None = None,
+    objective: Callable[..., Any] | None = None,
+    data: Any,
+    samples: int = 1024,
+) -> None:
+    """Store the loss and the first `samples` samples of `data` in the run `root`.
+
+    Parameters are as for `landscape_hooks.record`. The graph is traced by `torch.export` around a private copy
+    of the model in evaluation mode, with a free number of samples, and its loss is compared with the model's
+    own before it is stored.
+
+    Raises
+    ------
+    DataError
+        the data is empty, or does not fit the model and the criterion.
+    ObjectiveError
+        the model cannot be exported.
+    """
+    check_loss(criterion, objective)
+    probe, rebuild = Probe.collect(data, samples)
+    write_objective(root, *trace(model, criterion, objective, probe, rebuild))
+
+
+def trace(
+    model: nn.Module,
+    criterion: Callable[..., Any] | None,
+    objective: Callable[..., Any] | None,
+    probe: Probe,
+    rebuild: Callable[[Sequence[Tensor]], Any],
+) -> tuple[LossGraph, dict[str, Tensor], Probe, dict[str, Any]]:
+    """The loss graph, its constants, the samples it takes and its attributes."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        module, names = _LossModule.of(model, criterion, objective, rebuild)
+        leaves, size = next(probe.batches())
+        try:
+            per_sample = module.choose(leaves, size)
+        except ObjectiveError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"The loss of the first probe batch cannot be computed ({type(error).__name__}: {_first_line(error)})",
+                expected="batches that the model and the criterion take",
+                mend="Give objective=lambda model, batch: loss, or other data",
+            ) from error
+        program, dynamic = _export(module, probe)
+        if not dynamic:
+            probe = probe.of_size(size)
+        graph, constants = LossGraph.from_exported(program, names)
+        graph = LossGraph.from_json(graph.to_json())  # what is compared is what will be read
+        mutates = _compare(graph, constants, module, probe, dynamic)
+    attrs = {"per_sample": per_sample, "dynamic": dynamic, "mutates": mutates, "loss": _name(criterion, objective),
+             "torch": torch.__version__, "samples": probe.samples, "batch_size": probe.batch_size}  # fmt: skip
+    return graph, constants, probe, attrs
+
+
+def write_objective(
+    root: Any, graph: LossGraph, constants: dict[str, Tensor], probe: Probe, attrs: dict[str, Any]
+) -> None:
+    """Write all of it; the attribute `complete` comes last and makes it count."""
+    group = root.create_group("objective", overwrite=True)
+    probe.store(root)
+    text = np.frombuffer(graph.to_json().encode(), dtype=np.uint8)
+    schema.create(root, "objective/graphs/loss", text.shape, chunks=text.shape)[...] = text
+    for key, value in constants.items():
+        write_tensor(root, f"objective/constants/{key}", value.cpu())
+    group.attrs.put({**attrs, "complete": True})
+
+
+def _export(module: _LossModule, probe: Probe) -> tuple[torch.export.ExportedProgram, bool]:
+    """Trace the loss with as many free sizes as the model allows; whether the number of samples is free."""
+    group = probe.groups[0]
+    varying = _varying(probe)
+    taken = {group.leaves[leaf].shape[dim] for leaf, dim in varying}
+    size = next((n for n in _TRACE_SIZES if n <= group.samples and n not in taken), None)
+    if size is not None and (program := _attempt(module, group, size, varying, first=True)) is not None:
+        return program, True
+    whole = group.sizes[0]
+    program = _attempt(module, group, whole, varying, first=False)
+    assert program is not None
+    return program, False
+
+
+def _attempt(
+    module: _LossModule, group: Group, size: int, varying: set[tuple[int, int]], *, first: bool
+) -> torch.export.ExportedProgram | None:
+    """One export; None where a first attempt turned out to be tied to the number of samples it was given."""
+    leaves = tuple(t.clone() for t in group.slice(0, size))
+    auto = torch.export.Dim.AUTO
+    shapes = [
+        {dim: auto for dim in range(t.ndim) if (first and per and dim == 0) or (leaf, dim) in varying} or None
+        for leaf, (t, per) in enumerate(zip(leaves, group.per_sample, strict=True))
+    ]
+    try:
+        with warnings.catch_warnings(), _quiet(), torch.no_grad(), torch.autocast("cpu", enabled=False):
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, leaves, dynamic_shapes=(tuple(shapes),), strict=False)
+    except Exception as error:
+        if first:
+            return None
+        raise ObjectiveError(
+            f"torch.export cannot capture the loss graph ({type(error).__name__}: {_first_line(error)})", mend=WAY_OUT
+        ) from error
+    if first:
+        values = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in
+                  {s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"}]  # fmt: skip
+        for value, per in zip(values, group.per_sample, strict=True):
+            if per and not isinstance(value.shape[0], torch.SymInt):
+                return None
+    return program
+
+
+def _compare(graph: LossGraph, constants: dict[str, Tensor], module: _LossModule, probe: Probe, dynamic: bool) -> bool:
+    """The graph must give the model's own loss; returns whether running it changes its inputs."""
+    layouts = ParameterLayout.of(module.model), ParameterLayout.of_buffers(module.model)
+    state = {
+        e.name: t.detach() for layout in layouts for e, t in zip(layout, layout.tensors(module.model), strict=True)
+    }
+    state |= constants
+    whole, size = next(probe.batches())
+    cases = [whole, *([probe.groups[0].slice(0, size // 2)] if dynamic and size >= 4 else [])]
+    mutates = False
+    for leaves in cases:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            expected = module(*[t.clone() for t in leaves])
+            given, inner = [t.clone() for t in leaves], {key: t.clone() for key, t in state.items()}
+            found = graph(inner, given)
+        mutates |= not all(torch.equal(a, b) for a, b in zip(given, leaves, strict=True))
+        mutates |= not all(_same(inner[key], state[key]) for key in state)
+        if not torch.allclose(found, expected, rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise ObjectiveError(
+                f"The captured loss graph gives {float(found.mean()):.6g} where the model gives "
+                f"{float(expected.mean()):.6g}",
+                expected="the same loss twice: a model without randomness in evaluation mode, or state outside itself",
+                mend=WAY_OUT,
+            )
+    return mutates
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.nan_to_num(), b.nan_to_num()) if a.is_floating_point() else torch.equal(a, b)
+
+
+def _varying(probe: Probe) -> set[tuple[int, int]]:
+    """(leaf, dimension) of the sizes, other than the number of samples, that differ between batches."""
+    first = probe.groups[0]
+    return {
+        (leaf, dim)
+        for group in probe.groups[1:]
+        for leaf, (a, b) in enumerate(zip(first.leaves, group.leaves, strict=True))
+        for dim in range(min(a.ndim, b.ndim))
+        if a.shape[dim] != b.shape[dim] and not (dim == 0 and first.per_sample[leaf])
+    }
+
+
+class _quiet:
+    """torch's own loggers say at length what our one warning says in a sentence."""
+
+    def __enter__(self) -> None:
+        self._logger = logging.getLogger("torch")
+        self._level = self._logger.level
+        self._logger.setLevel(logging.CRITICAL)
+
+    def __exit__(self, *_: Any) -> None:
+        self._logger.setLevel(self._level)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")[:200]
+
+
+def _name(criterion: Any, objective: Any) -> str:
+    chosen = criterion if criterion is not None else objective
+    return repr(chosen) if isinstance(chosen, nn.Module) else getattr(chosen, "__qualname__", type(chosen).__name__)

@@ -1,0 +1,469 @@
+"""LossGraph: a loss as a list of ATen operations; plain data that can be stored, read back and run.
+
+In: a module exported by `torch.export`. Out: JSON, and a callable over tensors. `torch.export.save` would do
+for a friend's file, but its loader unpickles and evaluates expressions; a run may come from a stranger. So the
+graph is kept as data: `from_json` accepts calls of existing `torch.ops.aten` overloads and a short list of
+arithmetic on sizes, and nothing else, and running it interprets the list without generating code.
+
+The graph is exported in evaluation mode (dropout off). What the normalisation layers do is chosen at each call:
+`statistics="running"` uses the running statistics given as buffers, `"batch"` those of the batch itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from landscape_hooks.errors import ObjectiveError
+
+# aten operations that reach outside the tensors they are given
+_FORBIDDEN = frozenset({"from_file", "save", "_save", "load", "set_", "set_data", "record_stream", "from_blob"})
+# assertions about shapes that tracing leaves behind: they compute nothing
+_ASSERTIONS = ("_assert", "sym_constrain_range", "_check")
+
+_ARITHMETIC: dict[str, Callable[..., Any]] = {
+    **{
+        f"operator.{name}": getattr(operator, name)
+        for name in (
+            *("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow", "getitem", "eq", "ne"),
+            *("lt", "le", "gt", "ge", "and_", "or_", "not_"),
+        )
+    },
+    **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "sqrt", "trunc")},
+    **{
+        f"torch.{name}": getattr(torch, name)
+        for name in ("sym_max", "sym_min", "sym_int", "sym_float", "sym_not", "sym_ite", "sym_sum")
+        if hasattr(torch, name)
+    },
+}
+_ARITHMETIC_NAME = {function: name for name, function in _ARITHMETIC.items()}
+_ARITHMETIC_NAME.update({getattr(operator, n): f"operator.{n}" for n in ("and_", "or_", "not_")})
+
+_NAME = re.compile(r"[A-Za-z0-9_]+\Z")
+_DTYPES = {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
+_FORMATS = {str(f).removeprefix("torch."): f for f in (torch.contiguous_format, torch.preserve_format,
+                                                       torch.channels_last, torch.channels_last_3d)}  # fmt: skip
+_LAYOUTS = {"strided": torch.strided}
+
+BATCH_NORM = "aten.batch_norm.default"
+INSTANCE_NORM = "aten.instance_norm.default"
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The value of an earlier node, by name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a value that is not computed stands for: kind is parameter, buffer, constant or data."""
+
+    name: str
+    kind: str
+    target: str
+
+
+@dataclass
+class Node:
+    """One call. `scope` is a sub-graph run under a context (grad mode, autocast) in place of an operation."""
+
+    name: str
+    op: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    scope: LossGraph | None = None
+    function: Callable[..., Any] | None = None
+
+
+_DEVICE = object()  # stands for "the device the graph runs on"
+
+
+@dataclass
+class LossGraph:
+    """A loss over named parameters, buffers and constants and a list of data tensors.
+
+    Attributes
+    ----------
+    inputs
+        the values that the caller gives, in order of first use.
+    nodes
+        the calls, in order.
+    outputs
+        references to the results.
+    """
+
+    inputs: list[Input]
+    nodes: list[Node]
+    outputs: list[Any]
+    _last_use: dict[str, list[str]] = field(default_factory=dict, repr=False)
+    _unused: set[str] = field(default_factory=set, repr=False)
+
+    def __post_init__(self) -> None:
+        last: dict[str, str] = {}
+        for node in self.nodes:
+            for ref in _references((node.args, node.kwargs)):
+                last[ref] = node.name
+        kept = set(_references(self.outputs))
+        for ref, user in last.items():
+            if ref not in kept:
+                self._last_use.setdefault(user, []).append(ref)
+        self._unused = {node.name for node in self.nodes} - kept - last.keys()
+        for node in self.nodes:
+            node.function = None if node.scope is not None else _resolve(node.op)
+
+    # -- running ---------------------------------------------------------------------------------------
+    def __call__(
+        self,
+        state: Mapping[str, Tensor],
+        data: Sequence[Tensor],
+        *,
+        statistics: str = "running",
+        device: torch.device | None = None,
+    ) -> Any:
+        """Run the graph.
+
+        Parameters
+        ----------
+        state
+            parameters, buffers and constants by name.
+        data
+            the data tensors, in the order of their leaves.
+        statistics
+            `"running"`: normalisation layers use the running statistics in `state`; `"batch"`: those of this
+            batch; `"measure"`: those of this batch, written into the running statistics in `state`.
+        """
+        values = {}
+        for entry in self.inputs:
+            values[entry.name] = data[int(entry.target)] if entry.kind == "data" else state[entry.target]
+        if device is None:
+            device = next((t.device for t in values.values() if isinstance(t, Tensor)), torch.device("cpu"))
+        out = self._run(values, statistics, device)
+        return out[0] if len(out) == 1 else out
+
+    def _run(self, values: dict[str, Any], statistics: str, device: torch.device) -> list[Any]:
+        def bind(value: Any) -> Any:
+            if isinstance(value, Ref):
+                return values[value.name]
+            if isinstance(value, list):
+                return [bind(v) for v in value]
+            return device if value is _DEVICE else value
+
+        for node in self.nodes:
+            args = [bind(a) for a in node.args]
+            kwargs = {key: bind(v) for key, v in node.kwargs.items()}
+            if node.scope is not None:
+                inner = {entry.name: value for entry, value in zip(node.scope.inputs, args, strict=True)}
+                with _context(node.op, node.kwargs):
+                    result: Any = node.scope._run(inner, statistics, device)
+            else:
+                if statistics != "running" and node.op in (BATCH_NORM, INSTANCE_NORM):
+                    args = _with_statistics(node.op, args, statistics)
+                result = node.function(*args, **kwargs)  # type: ignore[misc]
+            if node.name not in self._unused:
+                values[node.name] = result
+            for name in self._last_use.get(node.name, ()):
+                del values[name]
+        return [bind(o) for o in self.outputs]
+
+    def running_statistics(self) -> dict[str, str]:
+        """Names of the buffers that normalisation layers use as running statistics -> "mean" or "var"."""
+        buffers = {entry.name: entry.target for entry in self.inputs if entry.kind == "buffer"}
+        found: dict[str, str] = {}
+        for node in self.nodes:
+            if node.scope is not None:
+                outer = {
+                    e.name: a.name for e, a in zip(node.scope.inputs, node.args, strict=True) if isinstance(a, Ref)
+                }
+                inner = _statistics_arguments(node.scope)
+                pairs = {outer[name]: kind for name, kind in inner.items() if name in outer}
+            else:
+                pairs = _statistics_of(node)
+            found.update({buffers[name]: kind for name, kind in pairs.items() if name in buffers})
+        return found
+
+    # -- storing ---------------------------------------------------------------------------------------
+    def to_json(self) -> str:
+        """The graph as JSON (`docs/format.md` describes it)."""
+        return json.dumps(self._plain(), separators=(",", ":"))
+
+    def _plain(self) -> dict[str, Any]:
+        return {
+            "inputs": [[i.name, i.kind, i.target] for i in self.inputs],
+            "nodes": [
+                {"name": n.name, "op": n.op, "args": _encode(n.args), "kwargs": _encode_mapping(n.kwargs)}
+                | ({"scope": n.scope._plain()} if n.scope is not None else {})
+                for n in self.nodes
+            ],
+            "outputs": _encode(self.outputs),
+        }
+
+    @classmethod
+    def from_json(cls, text: str) -> LossGraph:
+        """Read a graph; anything but known operations over earlier values is refused.
+
+        Raises
+        ------
+        ObjectiveError
+            the text is no such graph, or names an operation that this torch does not have or that is not allowed.
+        """
+        try:
+            return cls._from_plain(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            raise ObjectiveError(
+                f"The loss graph in the run cannot be read ({type(error).__name__}: {error})",
+                mend="Give the loss by hand: landscape-hooks analyze RUN --objective module:function",
+            ) from error
+
+    @classmethod
+    def _from_plain(cls, plain: Mapping[str, Any]) -> LossGraph:
+        inputs = [Input(str(name), str(kind), str(target)) for name, kind, target in plain["inputs"]]
+        nodes = [
+            Node(
+                str(n["name"]),
+                str(n["op"]),
+                _decode(n["args"]),
+                {str(k): _decode(v) for k, v in n["kwargs"].items()},
+                scope=cls._from_plain(n["scope"]) if "scope" in n else None,
+            )
+            for n in plain["nodes"]
+        ]
+        graph = cls(inputs, nodes, _decode(plain["outputs"]))
+        known = {i.name for i in inputs}
+        for node in nodes:
+            if missing := [r for r in _references((node.args, node.kwargs)) if r not in known]:
+                raise ValueError(f"node {node.name} uses {missing[0]}, which no earlier node computes")
+            known.add(node.name)
+        if missing := [r for r in _references(graph.outputs) if r not in known]:
+            raise ValueError(f"the result {missing[0]} is computed nowhere")
+        return graph
+
+    @classmethod
+    def from_exported(
+        cls, program: torch.export.ExportedProgram, names: Mapping[str, str]
+    ) -> tuple[LossGraph, dict[str, Tensor]]:
+        """The graph of an exported program, and its constants by name.
+
+        `names` gives the canonical name of each parameter and buffer of the model by its name in the exported
+        module; every other tensor of the program becomes a constant.
+        """
+        from torch.export.graph_signature import InputKind
+
+        inputs: list[Input] = []
+        constants: dict[str, Tensor] = {}
+        data = 0
+        for spec in program.graph_signature.input_specs:
+            name = getattr(spec.arg, "name", None)
+            target = spec.target or ""
+            if spec.kind is InputKind.USER_INPUT:
+                if name is not None:  # constants among the arguments have no placeholder that is used
+                    inputs.append(Input(name, "data", str(data)))
+                data += 1
+                continue
+            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+                value = program.state_dict[target] if target in program.state_dict else program.constants[target]
+            elif spec.kind is InputKind.CONSTANT_TENSOR:
+                value = program.constants[target]
+            else:
+                raise ObjectiveError(f"The loss graph takes a {spec.kind.name.lower()}", expected="tensors only")
+            if target in names:
+                kind = "parameter" if spec.kind is InputKind.PARAMETER else "buffer"
+                inputs.append(Input(str(name), kind, names[target]))
+            else:
+                key = f"constant{len(constants)}"
+                constants[key] = value.detach().clone()
+                inputs.append(Input(str(name), "constant", key))
+        nodes, outputs = _convert(program.graph_module)
+        return cls(inputs, nodes, outputs), constants
+
+
+# -- normalisation layers -----------------------------------------------------------------------------------
+def _statistics_of(node: Node) -> dict[str, str]:
+    if node.op not in (BATCH_NORM, INSTANCE_NORM):
+        return {}
+    mean, var = node.args[3], node.args[4]
+    return {r.name: kind for r, kind in ((mean, "mean"), (var, "var")) if isinstance(r, Ref)}
+
+
+def _statistics_arguments(graph: LossGraph) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        found.update(_statistics_of(node))
+    return found
+
+
+def _with_statistics(op: str, args: list[Any], statistics: str) -> list[Any]:
+    """batch_norm and instance_norm: (input, weight, bias, mean, var, from the batch?, momentum, eps, cudnn)."""
+    if args[3] is None:
+        return args
+    args = list(args)
+    args[5] = True
+    if statistics == "batch":
+        args[3] = args[4] = None
+    else:
+        args[6] = 1.0  # momentum one: the running statistics become those of this batch
+    return args
+
+
+# -- from torch.fx ------------------------------------------------------------------------------------------
+def _convert(module: torch.fx.GraphModule) -> tuple[list[Node], list[Any]]:
+    nodes: list[Node] = []
+    outputs: list[Any] = []
+    for n in module.graph.nodes:
+        if n.op in ("placeholder", "get_attr"):
+            if n.op == "get_attr" and not isinstance(_attribute(module, n.target), torch.fx.GraphModule):
+                raise ObjectiveError(f"The loss graph reads the attribute {n.target}", expected="tensors given to it")
+        elif n.op == "output":
+            outputs = [_plain_argument(a) for a in n.args[0]]
+        elif n.op == "call_function":
+            if (node := _convert_call(module, n)) is not None:
+                nodes.append(node)
+        elif not n.users:
+            continue  # a guard on shapes
+        else:
+            raise ObjectiveError(f"The loss graph calls {n.target}", expected="tensor operations only")
+    return nodes, outputs
+
+
+def _convert_call(module: torch.fx.GraphModule, n: torch.fx.Node) -> Node | None:
+    target = n.target
+    if isinstance(target, torch._ops.OpOverload):
+        namespace, name = target._schema.name.split("::")
+        if name.startswith(_ASSERTIONS) and not n.users:
+            return None
+        if namespace != "aten":
+            raise ObjectiveError(f"The loss uses the operation {target}", expected="operations of torch itself")
+        op = f"aten.{name}.{target._overloadname}"
+    elif isinstance(target, torch._ops.HigherOrderOperator):
+        return _convert_scope(module, n)
+    elif target in _ARITHMETIC_NAME:
+        op = _ARITHMETIC_NAME[target]
+    elif not n.users:
+        return None
+    else:
+        raise ObjectiveError(f"The loss uses {target}", expected="tensor operations only")
+    kwargs = {key: _plain_argument(value) for key, value in n.kwargs.items()}
+    return Node(n.name, op, [_plain_argument(a) for a in n.args], kwargs)
+
+
+def _convert_scope(module: torch.fx.GraphModule, n: torch.fx.Node) -> Node:
+    name = n.target.name()  # type: ignore[union-attr]
+    if name == "wrap_with_set_grad_enabled":
+        enabled, inner, *rest = n.args
+        op, kwargs = "scope.set_grad_enabled", {"enabled": enabled}
+    elif name == "wrap_with_autocast":
+        device_type, dtype, enabled, cache, inner, *rest = n.args
+        op = "scope.autocast"
+        kwargs = {"device_type": device_type, "dtype": dtype, "enabled": enabled, "cache_enabled": cache}
+    else:
+        raise ObjectiveError(
+            f"The loss uses the control-flow operation {name}", expected="a straight line of operations"
+        )
+    graph_module = _attribute(module, inner.target)  # type: ignore[union-attr]
+    inputs = [Input(p.name, "data", str(i)) for i, p in enumerate(graph_module.graph.nodes) if p.op == "placeholder"]
+    scope = LossGraph(inputs, *_convert(graph_module))
+    return Node(n.name, op, [_plain_argument(a) for a in rest], kwargs, scope=scope)
+
+
+def _attribute(module: torch.nn.Module, target: Any) -> Any:
+    return operator.attrgetter(str(target))(module)
+
+
+def _plain_argument(value: Any) -> Any:
+    if isinstance(value, torch.fx.Node):
+        return Ref(value.name)
+    if isinstance(value, list | tuple):
+        return [_plain_argument(v) for v in value]
+    if isinstance(value, torch.device):
+        return _DEVICE
+    if value is None or isinstance(value, bool | int | float | complex | str | torch.dtype | torch.layout):
+        return value
+    if isinstance(value, torch.memory_format):
+        return value
+    raise ObjectiveError(f"The loss graph has an argument of type {type(value).__name__}",
+                         expected="tensors, numbers and strings")  # fmt: skip
+
+
+# -- checked look-up and JSON -------------------------------------------------------------------------------
+def _resolve(op: str) -> Callable[..., Any]:
+    if op in _ARITHMETIC:
+        return _ARITHMETIC[op]
+    parts = op.split(".")
+    if len(parts) == 3 and parts[0] == "aten" and all(_NAME.match(p) for p in parts) and parts[1] not in _FORBIDDEN:
+        packet = getattr(torch.ops.aten, parts[1], None)
+        if isinstance(packet, torch._ops.OpOverloadPacket) and parts[2] in packet.overloads():
+            return getattr(packet, parts[2])
+    raise ValueError(f"operation {op!r} is not allowed, or torch {torch.__version__} does not have it")
+
+
+def _context(op: str, options: Mapping[str, Any]) -> AbstractContextManager[Any]:
+    if op == "scope.set_grad_enabled":
+        # an inner no_grad stays; an inner enable_grad must not undo the evaluation's own no_grad
+        return torch.set_grad_enabled(bool(options["enabled"]) and torch.is_grad_enabled())
+    if op == "scope.autocast":
+        return torch.autocast(
+            str(options["device_type"]),
+            dtype=options["dtype"],
+            enabled=bool(options["enabled"]),
+            cache_enabled=options["cache_enabled"],
+        )
+    raise ValueError(f"scope {op!r} is unknown")
+
+
+def _references(value: Any) -> list[str]:
+    if isinstance(value, Ref):
+        return [value.name]
+    if isinstance(value, list | tuple):
+        return [name for v in value for name in _references(v)]
+    if isinstance(value, Mapping):
+        return [name for v in value.values() for name in _references(v)]
+    return []
+
+
+def _encode_mapping(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _encode(value) for key, value in mapping.items()}
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Ref):
+        return {"ref": value.name}
+    if isinstance(value, list):
+        return [_encode(v) for v in value]
+    if value is _DEVICE:
+        return {"device": True}
+    if isinstance(value, torch.dtype | torch.memory_format | torch.layout):
+        key = {torch.dtype: "dtype", torch.memory_format: "memory_format", torch.layout: "layout"}[type(value)]
+        return {key: str(value).removeprefix("torch.")}
+    if isinstance(value, complex):
+        return {"complex": [value.real, value.imag]}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
+    return value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decode(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    ((key, content),) = value.items()
+    if key == "ref":
+        return Ref(str(content))
+    if key == "device":
+        return _DEVICE
+    if key == "complex":
+        return complex(float(content[0]), float(content[1]))
+    if key == "float":
+        return float({"inf": "inf", "-inf": "-inf", "nan": "nan"}[content])
+    tables: dict[str, Mapping[str, Any]] = {"dtype": _DTYPES, "memory_format": _FORMATS, "layout": _LAYOUTS}
+    return tables[key][content]

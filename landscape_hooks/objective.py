@@ -1,0 +1,480 @@
+"""Objective: the loss at given weights over fixed probe data; made from live code, or read from a run.
+
+In: weights θ (D,) and buffers (B,). Out: the mean loss over the probe samples, its standard error, and terms
+that can be differentiated. `capture` traces a model's loss with `torch.export` and stores it in a run as data
+(graph.py), so that whoever analyzes the run needs none of the training code.
+
+Evaluation is deterministic: fixed samples in a fixed order, evaluation mode (dropout off), the mean weighted by
+samples. What normalisation layers with running statistics use is `statistics`:
+
+- `"running"`: the running statistics among the buffers given;
+- `"batch"`: those of each recorded batch, as in training;
+- `"recalibrate"`: running statistics measured anew over the probe samples at these weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from landscape_hooks.errors import DataError, ObjectiveError
+from landscape_hooks.graph import LossGraph
+from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.probe import Probe, read_tensor
+
+Statistics = Literal["running", "batch", "recalibrate"]
+
+WAY_OUT = (
+    "Analyze it with the loss from your own code: landscape-hooks analyze RUN --objective module:function, "
+    "where function() returns landscape_hooks.Objective(model, criterion=..., data=...)"
+)
+_CHUNK = 256  # samples at a time where nothing depends on the batch; the analyzer may choose another
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A loss: `mean` over `samples` samples and the standard error of that mean (NaN where unknown)."""
+
+    mean: float
+    stderr: float
+    samples: int
+
+
+class Kernel(Protocol):
+    """The loss of one batch: per sample (n,) or one number, from named state and the leaves of the batch."""
+
+    def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor: ...
+
+    def running_statistics(self) -> dict[str, str]: ...
+
+    def to(self, device: torch.device) -> Kernel: ...
+
+
+class Objective:
+    """The loss at θ over fixed probe data.
+
+    Parameters
+    ----------
+    model
+        a `torch.nn.Module`; a private copy is made, the model itself is never touched.
+    criterion
+        `criterion(output, target)` for batches `(input, target)`; the model is called as `model(input)`,
+        `model(*input)` for a tuple or list, `model(**input)` for a mapping.
+    objective
+        `objective(model, batch)` -> a loss, one number or one a sample, for any other batch.
+    data
+        a DataLoader, an iterable of batches, one batch, or a dataset.
+    samples
+        how many samples of `data` are kept, from its beginning.
+
+    Raises
+    ------
+    ObjectiveError
+        no criterion or objective, both, or no sample.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = torch.nn.Linear(2, 1)
+    >>> data = (torch.ones(4, 2), torch.zeros(4, 1))
+    >>> loss = Objective(model, criterion=torch.nn.MSELoss(), data=data)
+    >>> loss.evaluate(torch.zeros(3), torch.zeros(0)).mean
+    0.0
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        criterion: Callable[..., Any] | None = None,
+        objective: Callable[..., Any] | None = None,
+        data: Any,
+        samples: int = 1024,
+    ) -> None:
+        check_loss(criterion, objective)
+        probe, rebuild = Probe.collect(data, samples)
+        module, names = _LossModule.of(model, criterion, objective, rebuild)
+        leaves, size = next(probe.batches())
+        per_sample = module.choose(leaves, size)
+        self._set(
+            ParameterLayout.of(model),
+            ParameterLayout.of_buffers(model),
+            ModuleKernel(module, names),
+            {},
+            probe,
+            per_sample=per_sample,
+            mutates=True,
+        )
+
+    def _set(
+        self,
+        layout: ParameterLayout,
+        buffer_layout: ParameterLayout,
+        kernel: Kernel,
+        constants: Mapping[str, Tensor],
+        probe: Probe,
+        *,
+        per_sample: bool,
+        mutates: bool,
+        attrs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.layout, self.buffer_layout = layout, buffer_layout
+        self.kernel, self.constants, self.probe = kernel, dict(constants), probe
+        self.per_sample, self.mutates = per_sample, mutates
+        self.attrs = dict(attrs or {})
+        self.running_statistics = kernel.running_statistics()
+        self.device = torch.device("cpu")
+        self.chunk = _CHUNK
+
+    @classmethod
+    def load(cls, root: Any) -> Objective:
+        """The objective of an opened run.
+
+        Raises
+        ------
+        ObjectiveError
+            the run carries none, or it is damaged.
+        """
+        if "objective" not in root or not root["objective"].attrs.get("complete"):
+            raise ObjectiveError("The run carries no objective (it was recorded without criterion and data, "
+                                 "or the model could not be exported)", mend=WAY_OUT)  # fmt: skip
+        group = root["objective"]
+        self = cls.__new__(cls)
+        graph = LossGraph.from_json(bytes(group["graphs/loss"][...]).decode())
+        constants = {}
+        if "constants" in group:
+            constants = {key: read_tensor(group[f"constants/{key}"]) for key in group["constants"].array_keys()}
+        self._set(
+            ParameterLayout.from_json(root.attrs["layout"]),
+            ParameterLayout.from_json(root.attrs["buffer_layout"], kind="buffer"),
+            GraphKernel(graph),
+            constants,
+            Probe.load(root),
+            per_sample=bool(group.attrs["per_sample"]),
+            mutates=bool(group.attrs["mutates"]),
+            attrs=dict(group.attrs),
+        )
+        return self
+
+    # -- what it is ------------------------------------------------------------------------------------
+    @property
+    def samples(self) -> int:
+        """Number of probe samples."""
+        return self.probe.samples
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in the largest recorded batch: what `statistics="batch"` are taken over."""
+        return self.probe.batch_size
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the probe samples."""
+        return self.probe.digest
+
+    @property
+    def has_running_statistics(self) -> bool:
+        """Whether a normalisation layer uses running statistics."""
+        return bool(self.running_statistics)
+
+    def head(self, samples: int) -> Objective:
+        """The same loss over the first `samples` probe samples."""
+        return self._with(probe=self.probe.head(samples))
+
+    def with_data(self, data: Any, samples: int = 1024) -> Objective:
+        """The same loss over other samples, in batches of the same make."""
+        probe, _ = Probe.collect(data, samples)
+        if probe.names != self.probe.names:
+            raise ObjectiveError(f"The data has the entries {probe.names}", expected=f"{self.probe.names}, as recorded")
+        return self._with(probe=probe)
+
+    def to(self, device: torch.device | str) -> Objective:
+        """The same loss on another device."""
+        device = torch.device(device)
+        return self._with(
+            probe=self.probe.to(device),
+            constants={key: t.to(device) for key, t in self.constants.items()},
+            kernel=self.kernel.to(device),
+            device=device,
+        )
+
+    def _with(self, **changes: Any) -> Objective:
+        other = object.__new__(type(self))
+        other.__dict__.update({**self.__dict__, **changes})
+        return other
+
+    # -- the loss --------------------------------------------------------------------------------------
+    def evaluate(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> Evaluation:
+        """The mean loss at weights (D,) and buffers (B,), and its standard error; nothing is changed.
+
+        The standard error is that of a mean over samples where the loss is known for each sample, and over
+        batches where it is known for each batch only.
+        """
+        values, counts = [], []
+        with torch.no_grad():
+            for value, n in self._values(weights, buffers, statistics):
+                values.append(value.reshape(-1).double())
+                counts.append(n)
+            flat = torch.cat(values).cpu()
+        if self.per_sample:
+            mean = flat.mean()
+            stderr = flat.std() / math.sqrt(len(flat)) if len(flat) > 1 else torch.tensor(math.nan)
+        else:
+            share = torch.tensor(counts, dtype=torch.float64) / sum(counts)
+            mean = (share * flat).sum()
+            square = (share**2).sum()
+            spread = (share * (flat - mean) ** 2).sum() / (1 - square)
+            stderr = (spread * square).sqrt() if len(flat) > 1 else torch.tensor(math.nan)
+        return Evaluation(float(mean), float(stderr), self.samples)
+
+    def terms(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> Iterator[Tensor]:
+        """Terms (0-d tensors) whose sum is the mean loss; differentiable, one batch in memory at a time."""
+        total = self.samples
+        for value, n in self._values(weights, buffers, statistics, whole_batches=True):
+            yield value.mean() * (n / total)
+
+    def loss(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> Tensor:
+        """The mean loss as a 0-d tensor, differentiable with respect to `weights` (D,)."""
+        return torch.stack(list(self.terms(weights, buffers, statistics=statistics))).sum()
+
+    def _values(
+        self, weights: Tensor, buffers: Tensor, statistics: Statistics, whole_batches: bool = False
+    ) -> Iterator[tuple[Tensor, int]]:
+        state = {**self.layout.views(weights), **self.buffer_layout.views(buffers), **self.constants}
+        if statistics == "recalibrate" and self.running_statistics:
+            state |= self._measured(state)
+        mode = "batch" if statistics == "batch" and self.running_statistics else "running"
+        free = self.per_sample and mode == "running" and not whole_batches and self.attrs.get("dynamic", True)
+        for leaves, n in self.probe.chunks(self.chunk) if free else self.probe.batches():
+            yield self._call(state, leaves, mode), n
+
+    def _call(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], mode: str) -> Tensor:
+        if self.mutates:
+            leaves = [t.clone() for t in leaves]
+            state = {**state, **{name: state[name].clone() for name in self.running_statistics}}
+        return self.kernel(state, leaves, statistics=mode)
+
+    def _measured(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Running statistics over all recorded batches: the mean over batches, as `torch.optim.swa_utils.update_bn`."""
+        total = {name: torch.zeros_like(state[name], dtype=torch.float64) for name in self.running_statistics}
+        count = 0
+        with torch.no_grad():
+            for leaves, _ in self.probe.batches():
+                scratch = {name: state[name].clone() for name in self.running_statistics}
+                self.kernel({**state, **scratch}, [t.clone() for t in leaves], statistics="measure")
+                for name, value in scratch.items():
+                    total[name] += value
+                count += 1
+        return {name: (value / count).to(state[name].dtype) for name, value in total.items()}
+
+
+# -- two kernels of one kind --------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class GraphKernel:
+    """The loss as a stored graph."""
+
+    graph: LossGraph
+    device: torch.device | None = None
+
+    def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor:
+        return self.graph(state, leaves, statistics=statistics, device=self.device)
+
+    def running_statistics(self) -> dict[str, str]:
+        return self.graph.running_statistics()
+
+    def to(self, device: torch.device) -> GraphKernel:
+        return replace(self, device=device)
+
+
+@dataclass(frozen=True)
+class ModuleKernel:
+    """The loss as live code; `names` gives the canonical name of each tensor of the module."""
+
+    module: _LossModule
+    names: Mapping[str, str]
+
+    def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor:
+        tensors = {own: state[canonical] for own, canonical in self.names.items()}
+        layers = _statistics_layers(self.module) if statistics != "running" else {}
+        momentum = {layer: layer.momentum for layer in layers.values()}
+        try:
+            for layer in momentum:
+                layer.train()
+                if statistics == "measure":
+                    layer.momentum = 1.0
+            return torch.func.functional_call(self.module, tensors, tuple(leaves))
+        finally:
+            for layer, value in momentum.items():
+                layer.eval()
+                layer.momentum = value
+
+    def running_statistics(self) -> dict[str, str]:
+        found = {}
+        for name in _statistics_layers(self.module):
+            for buffer in ("mean", "var"):
+                found[self.names[f"{name}.running_{buffer}"]] = buffer
+        return found
+
+    def to(self, device: torch.device) -> ModuleKernel:
+        return replace(self, module=self.module.to(device))
+
+
+def _statistics_layers(module: nn.Module) -> dict[str, Any]:
+    return {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.running_mean is not None
+    }
+
+
+class _LossModule(nn.Module):
+    """leaves of a batch -> loss, around a private copy of the user's model in evaluation mode."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], rebuild: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = loss
+        self._rebuild = rebuild
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        criterion: Callable[..., Any] | None,
+        objective: Callable[..., Any] | None,
+        rebuild: Callable[..., Any],
+    ) -> tuple[_LossModule, dict[str, str]]:
+        """The module, and the canonical name of each of the model's tensors by its name in the module."""
+        copy = private_copy(model)
+        loss = _Criterion(criterion) if criterion is not None else objective
+        assert loss is not None
+        module = cls(copy, loss, rebuild).eval()
+        canonical: dict[int, str] = {}
+        for layout in (ParameterLayout.of(copy), ParameterLayout.of_buffers(copy)):
+            canonical |= {id(t): e.name for e, t in zip(layout, layout.tensors(copy), strict=True)}
+        own = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+        names = {name: canonical[id(t)] for name, t in own if id(t) in canonical and name.startswith("model.")}
+        return module, names
+
+    def forward(self, *leaves: Tensor) -> Tensor:
+        return self._loss(self.model, self._rebuild(list(leaves)))
+
+    def choose(self, leaves: Sequence[Tensor], size: int) -> bool:
+        """Decide by trying whether the loss is known for each sample; returns whether it is."""
+        with torch.no_grad():
+            if isinstance(self._loss, _Criterion):
+                return self._loss.choose(self.model, self._rebuild([t.clone() for t in leaves]))
+            value = self(*[t.clone() for t in leaves])
+        if not isinstance(value, Tensor) or (value.ndim and value.shape != (size,)):
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ObjectiveError(f"The objective returned {shape} for a batch of {size} samples",
+                                 expected=f"a loss: one number, or one a sample, shape ({size},)")  # fmt: skip
+        return value.ndim == 1
+
+
+class _Criterion(nn.Module):
+    """`criterion(output, target)`, per sample where its mean over samples is what the criterion gives."""
+
+    def __init__(self, criterion: Callable[..., Any]) -> None:
+        super().__init__()
+        import copy
+
+        self.criterion = copy.deepcopy(criterion).cpu() if isinstance(criterion, nn.Module) else criterion
+        self.each: Callable[..., Any] | None = None
+
+    def forward(self, model: nn.Module, batch: Any) -> Tensor:
+        output, target = self._output(model, batch)
+        if self.each is None:
+            return self.criterion(output, target)
+        value = self.each(output, target)
+        return value.reshape(value.shape[0], -1).mean(dim=1)
+
+    def _output(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise DataError(f"Found a batch of type {type(batch).__name__}" +
+                                 (f" with {len(batch)} entries" if hasattr(batch, "__len__") else ""),
+                                 expected="(input, target) for criterion=",
+                                 mend="Give objective=lambda model, batch: loss in place of criterion=")  # fmt: skip
+        given, target = batch
+        if isinstance(given, Mapping):
+            return model(**given), target
+        return (model(*given) if isinstance(given, list | tuple) else model(given)), target
+
+    def choose(self, model: nn.Module, batch: Any) -> bool:
+        output, target = self._output(model, batch)
+        whole = self.criterion(output, target)
+        if not isinstance(whole, Tensor) or whole.numel() != 1:
+            raise ObjectiveError("The criterion returned no single number", expected="a loss: one number a batch")
+        each = _unreduced(self.criterion)
+        if each is None:
+            return False
+        try:
+            value = each(output, target)
+            value = value.reshape(value.shape[0], -1).mean(dim=1)
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+            return False
+        # class weights, ignored targets and sums make the two differ: then only the batch's own value is right
+        if not torch.allclose(value.mean(), whole.reshape(()), rtol=1e-5, atol=1e-8, equal_nan=True):
+            return False
+        self.each = each
+        return True
+
+
+def _unreduced(criterion: Callable[..., Any]) -> Callable[..., Any] | None:
+    """The criterion with `reduction="none"`, None where it has no such option."""
+    import copy
+    import functools
+    import inspect
+
+    if isinstance(criterion, nn.Module):
+        if getattr(criterion, "reduction", None) != "mean":
+            return None
+        each = copy.deepcopy(criterion)
+        each.reduction = "none"  # type: ignore[assignment]
+        return each
+    try:
+        known = "reduction" in inspect.signature(criterion).parameters
+    except (TypeError, ValueError):
+        return None
+    return functools.partial(criterion, reduction="none") if known else None
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """A copy of the unwrapped model on the CPU in evaluation mode, with its own tensors."""
+    import copy
+
+    from landscape_hooks.parameters import unwrap
+
+    inner = unwrap(model)
+    memo: dict[int, Any] = {}
+    for tensor in [*inner.parameters(), *inner.buffers()]:
+        if hasattr(tensor, "full_tensor"):
+            raise ObjectiveError("The model's parameters are sharded over processes", mend=WAY_OUT)
+        if type(tensor) in (nn.Parameter, Tensor):
+            value = tensor.detach().to("cpu", copy=True)
+            memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if type(tensor) is nn.Parameter else value
+    try:
+        return copy.deepcopy(inner, memo).eval()
+    except Exception as error:
+        raise ObjectiveError(f"The model cannot be copied ({type(error).__name__}: {error})", mend=WAY_OUT) from error
+
+
+def check_loss(criterion: Any, objective: Any) -> None:
+    """One of both, and callable.
+
+    Raises
+    ------
+    ObjectiveError
+        none, both, or something that cannot be called.
+    """
+    if (criterion is None) == (objective is None):
+        raise ObjectiveError("Found neither criterion nor objective" if criterion is None else
+                             "Found both criterion and objective",
+                             expected="criterion(output, target), or objective(model, batch)")  # fmt: skip
+    if not callable(criterion if criterion is not None else objective):
+        raise ObjectiveError("The criterion or objective cannot be called", expected="a function or a module")
