@@ -41,8 +41,8 @@ class _Lazy(click.Group):
 @click.group(
     cls=_Lazy,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="First steps:  landscape-hooks demo   ·   then put record(model, optimizer, 'RUN.zarr', criterion=..., data=...) "
-    "into a training script,  landscape-hooks analyze RUN.zarr,  landscape-hooks view RUN.zarr",
+    epilog="First steps:  landscape-hooks demo.  Then put record(model, optimizer, 'RUN.zarr', criterion=..., data=...)"
+    " into a training script, and:  landscape-hooks analyze RUN.zarr,  landscape-hooks view RUN.zarr",
 )
 @click.version_option(__version__, prog_name="landscape-hooks")
 def commands() -> None:

@@ -1,0 +1,100 @@
+"""What a run holds, as plain data and in words. No torch here."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from landscape_hooks import surface as surfaces
+from landscape_hooks.store import KEY, open_run
+from landscape_hooks.surface import Surface
+from landscape_hooks.trajectory import Trajectory
+
+
+def describe(store: Any) -> dict[str, Any]:
+    """What the run at `store` holds, as JSON-able data.
+
+    Raises
+    ------
+    RunError
+        the store is not a run.
+    """
+    root = open_run(store)
+    trajectory = Trajectory.open(root)
+    times = trajectory.wall_times
+    losses = trajectory.losses
+    objective = dict(root["objective"].attrs) if "objective" in root else {}
+    return {
+        "run": str(store),
+        "format": root.attrs[KEY]["format"],
+        "written_by": root.attrs[KEY].get("version"),
+        "snapshots": len(trajectory),
+        "first_step": int(trajectory.steps[0]) if len(trajectory) else None,
+        "last_step": int(trajectory.steps[-1]) if len(trajectory) else None,
+        "parameters": trajectory.layout.size,
+        "buffers": trajectory.buffer_layout.size,
+        "tensors": len(trajectory.layout),
+        "dtype": str(trajectory.dtype),
+        "bytes": len(trajectory) * (trajectory.layout.size + trajectory.buffer_layout.size)
+        * np.dtype(trajectory.dtype).itemsize,
+        "started": _time(times[0]) if len(times) else None,
+        "ended": _time(times[-1]) if len(times) else None,
+        "last_logged_loss": next((float(x) for x in losses[::-1] if not math.isnan(x)), None),
+        "objective": {key: objective[key] for key in ("loss", "samples", "batch_size", "torch") if key in objective}
+        if objective.get("complete") else None,
+        "surfaces": [_describe_surface(Surface.open(root, name)) for name in surfaces.names(root)],
+    }  # fmt: skip
+
+
+def _describe_surface(surface: Surface) -> dict[str, Any]:
+    keys = ("directions", "batch_norm", "samples", "seed", "data_digest", "report", "versions")
+    loss = surface.loss[surface.present & np.isfinite(surface.loss)]
+    return {
+        "name": surface.name,
+        "size": list(surface.shape),
+        "evaluated": int(surface.evaluated.sum()),
+        "complete": surface.complete,
+        "lowest_loss": float(loss.min()) if loss.size else None,
+        "highest_loss": float(loss.max()) if loss.size else None,
+        **{key: surface.attrs[key] for key in keys if key in surface.attrs},
+    }
+
+
+def description_text(d: dict[str, Any]) -> str:
+    """The description for people."""
+    lines = [
+        f"{d['run']}  (format {d['format']}, written by landscape-hooks {d['written_by']})",
+        f"  trajectory  {d['snapshots']} snapshots, steps {d['first_step']} to {d['last_step']}, "
+        f"{d['parameters']:,} parameters in {d['tensors']} tensors, {d['buffers']:,} buffer values, "
+        f"{d['dtype']}, {_bytes(d['bytes'])}",
+    ]
+    if d["started"]:
+        lines.append(f"  recorded    {d['started']} to {d['ended']} (UTC)")
+    if d["objective"]:
+        o = d["objective"]
+        lines.append(f"  objective   {o['loss']} over {o['samples']} samples in batches of {o['batch_size']}")
+    else:
+        lines.append("  objective   none: analyze needs --objective module:function")
+    if not d["surfaces"]:
+        lines.append(f"  surfaces    none yet: landscape-hooks analyze {d['run']}")
+    for s in d["surfaces"]:
+        state = "" if s["complete"] else f", {s['evaluated']} of {s['size'][0] * s['size'][1]} points so far"
+        policy = f", BatchNorm {s['batch_norm']}" if "batch_norm" in s else ""
+        lines.append(f"  surface     {s['name']}: {s['size'][0]}×{s['size'][1]}{policy}{state}")
+        lines += [f"    {sentence}" for sentence in s.get("report", ())]
+    return "\n".join(lines)
+
+
+def _time(seconds: float) -> str | None:
+    return None if math.isnan(seconds) else datetime.fromtimestamp(float(seconds), UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

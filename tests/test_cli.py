@@ -1,0 +1,112 @@
+"""Bad input at the command line: one sentence that says what was found and what mends it, exit status 2."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from landscape_hooks import record
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, "-m", "landscape_hooks", *map(str, arguments)],
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+
+
+def refused(*arguments) -> str:
+    done = run(*arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def train(store, steps=4, loss=None, objective=True):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    data = (torch.randn(16, 3), torch.randn(16, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    criterion = loss or nn.MSELoss()
+    given = {"criterion": criterion, "data": data} if objective else {}
+    with record(model, optimizer, store, **given):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(data[0]), data[1]).backward()
+            optimizer.step()
+    return store
+
+
+def test_what_is_no_run(tmp_path):
+    assert "nothing at" in refused("analyze", tmp_path / "absent.zarr")
+    (tmp_path / "folder").mkdir()
+    assert "not a run" in refused("info", tmp_path / "folder")
+    text = tmp_path / "notes.txt"
+    text.write_text("no run")
+    assert "not a run" in refused("analyze", text)
+
+
+def test_a_run_with_one_snapshot(tmp_path):
+    message = refused("analyze", train(tmp_path / "one.zarr", steps=0))
+    assert "1 snapshot" in message
+    assert "--directions random" in message or "record" in message
+
+
+def test_a_run_without_objective(tmp_path):
+    message = refused("analyze", train(tmp_path / "bare.zarr", objective=False))
+    assert "--objective module:function" in message
+
+
+def test_a_model_that_does_not_fit_the_run(tmp_path):
+    run_path = train(tmp_path / "bare.zarr", objective=False)
+    (tmp_path / "other.py").write_text(
+        "import torch, landscape_hooks\n"
+        "def make():\n"
+        "    return landscape_hooks.Objective(torch.nn.Linear(5, 1), criterion=torch.nn.MSELoss(),\n"
+        "                                     data=(torch.zeros(4, 5), torch.zeros(4, 1)))\n"
+    )
+    done = subprocess.run([sys.executable, "-m", "landscape_hooks", "analyze", str(run_path), "--objective", "other:make"],
+                          capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 2
+    assert "weight" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_surface_that_does_not_exist(tmp_path):
+    run_path = train(tmp_path / "run.zarr")
+    assert "no surface yet" in refused("export", run_path, "--ply", tmp_path / "f.ply")
+    assert run("analyze", run_path, "--size", "3", "--name", "mine").returncode == 0
+    assert "one of: mine" in refused("export", run_path, "--name", "yours", "--ply", tmp_path / "f.ply")
+
+
+class Undefined(nn.Module):
+    def forward(self, output, target):
+        return (output - target).square().mean() * torch.log(-torch.ones(()))
+
+
+def test_a_loss_that_is_nan_everywhere(tmp_path):
+    assert "NaN" in refused("analyze", train(tmp_path / "nan.zarr", loss=Undefined()), "--size", "3")
+
+
+def test_an_empty_loader(tmp_path):
+    from landscape_hooks.errors import LandscapeError
+
+    model = nn.Linear(3, 1)
+    with pytest.raises(LandscapeError, match="empty"):
+        record(model, torch.optim.SGD(model.parameters()), tmp_path / "run.zarr", criterion=nn.MSELoss(), data=[])
+
+
+def test_a_command_forgotten(tmp_path):
+    assert "landscape-hooks info" in refused(train(tmp_path / "run.zarr"))
+
+
+def test_the_surface_at_the_origin_is_the_last_snapshots_loss(tmp_path):
+    from landscape_hooks import Surface
+
+    run_path = train(tmp_path / "run.zarr")
+    assert run("analyze", run_path, "--size", "3x5", "--extent=-1,1,-2,2").returncode == 0
+    surface = Surface.open(run_path)
+    assert surface.shape == (3, 5)
+    assert surface.loss[1, 2] == surface.path_loss[-1]
+    assert np.allclose(surface.path[-1], 0, atol=1e-12)
