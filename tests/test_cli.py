@@ -66,7 +66,8 @@ def test_a_model_that_does_not_fit_the_run(tmp_path):
         "    return landscape_hooks.Objective(torch.nn.Linear(5, 1), criterion=torch.nn.MSELoss(),\n"
         "                                     data=(torch.zeros(4, 5), torch.zeros(4, 1)))\n"
     )
-    done = subprocess.run([sys.executable, "-m", "landscape_hooks", "analyze", str(run_path), "--objective", "other:make"],
+    command = [sys.executable, "-m", "landscape_hooks", "analyze", str(run_path), "--objective", "other:make"]
+    done = subprocess.run(command,
                           capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
     assert done.returncode == 2
     assert "weight" in done.stderr
