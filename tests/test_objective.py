@@ -263,3 +263,22 @@ def test_damaged_samples_are_noticed():
 def test_a_strangers_graph_runs_nothing_but_tensor_operations(text):
     with pytest.raises(ObjectiveError, match="cannot be read"):
         LossGraph.from_json(text)
+
+
+def test_a_loss_that_changes_its_input_in_place_is_still_repeatable(objective_of):
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 1)
+
+        def forward(self, x):
+            return self.linear(x.mul_(2.0))
+
+    data = (torch.randn(8, 4), torch.randn(8, 1))
+    model = InPlace()
+    objective = objective_of(model, criterion=nn.MSELoss(), data=data)
+    assert objective.mutates
+    with torch.no_grad():
+        expected = nn.functional.mse_loss(model.linear(2 * data[0]), data[1]).item()
+    for _ in range(3):
+        assert objective.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-6)
