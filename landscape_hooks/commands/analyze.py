@@ -1,0 +1,72 @@
+"""`landscape-hooks analyze RUN`: the options of `landscape_hooks.analyze`, and what came out in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+def _pair(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(v) for v in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter("expected two numbers like 0,1") from error
+
+
+@click.command()
+@click.argument("run")
+@click.option("--directions", default="pca", show_default=True, help="The plane: pca or random.")
+@click.option("--size", default="25", show_default=True, help="Points of the grid: 25, or 25x40.")
+@click.option("--extent", default="auto", show_default=True, help="auto (covers the path), or a0,a1,b0,b1.")
+@click.option(
+    "--batch-norm",
+    help="batch, fixed, interpolate or recalibrate. [default: batch where the model has running statistics]",
+)
+@click.option("--samples", type=click.IntRange(min=1), help="Use only the first so many probe samples.")
+@click.option("--objective", metavar="MODULE:FUNCTION", help="A function that returns an Objective.")
+@click.option("--data", metavar="MODULE:FUNCTION", help="A function that returns other probe data.")
+@click.option("--device", help="Where the loss is computed, as torch spells it.")
+@click.option("--engine", default="local", show_default=True, help="Where points are computed: local or ray.")
+@click.option("--seed", default=0, show_default=True, help="Seed of random directions.")
+@click.option("--name", help="Name of the surface in the run. [default: the directions' name]")
+@click.option("--solver", default="auto", show_default=True, help="Of the PCA: gram, incremental or auto.")
+@click.option("--components", default="0,1", show_default=True, callback=_pair, help="Which principal components.")
+@click.option("--norm", default="filter", show_default=True, help="Of random directions: filter, layer, model or none.")
+@click.option("--fresh", is_flag=True, help="Compute anew what is already stored.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def analyze(run: str, quiet: bool, as_json: bool, **options: Any) -> None:
+    """Draw the loss surface that the recorded RUN descended, and store it in the run."""
+    from landscape_hooks.analysis import analyze as compute
+
+    surface = compute(run, progress=not quiet, **options)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(summary(run, surface), indent=2))
+        return
+    click.echo(f"Surface '{surface.name}' is in {run}.")
+    for sentence in surface.attrs["report"]:
+        click.echo(sentence)
+
+
+def summary(run: str, surface: Any) -> dict[str, Any]:
+    """What `--json` prints: the attributes, and the figures of the report."""
+    path = surface.paths[0]
+    return {
+        "run": run,
+        "name": surface.name,
+        "shape": list(surface.shape),
+        "explained_variance_ratio": [_number(v) for v in surface.explained_variance_ratio],
+        "final_loss": _number(path.loss[-1]),
+        "final_plane_loss": _number(path.plane_loss[-1]),
+        "largest_distance": _number(path.distance.max()),
+        "attrs": dict(surface.attrs),
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN or inf."""
+    value = float(value)
+    return value if value - value == 0 else None

@@ -1,0 +1,111 @@
+"""Random directions, normalised filter by filter (Li et al. 2018, https://arxiv.org/abs/1712.09913, section 4).
+
+In: the trained weights (D,) and the layout that says which numbers form a filter. Out: two Gaussian directions,
+each filter of length equal to the corresponding filter of the weights. A filter is what produces one output
+feature: one output channel of a convolution (transposed or grouped, too), one row of a linear layer or of a
+packed projection, one token of an embedding. Biases and normalisation scales stay at zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from landscape_hooks.directions import Directions
+from landscape_hooks.errors import PlaneError
+
+NORMS = ("filter", "layer", "model", "none")
+
+
+def directions(weights: NDArray[Any], layout: Any, *, seed: int = 0, norm: str = "filter") -> Directions:
+    """Two independent random directions through `weights` (D,).
+
+    Parameters
+    ----------
+    weights
+        (D,) where alpha = beta = 0: the trained weights.
+    layout
+        the run's ParameterLayout.
+    seed
+        of the Gaussian numbers; the same seed gives the same plane.
+    norm
+        what is scaled to the length of the same part of the weights: each "filter", each "layer" (tensor),
+        the "model" as a whole, or "none" (a plain Gaussian direction).
+
+    Raises
+    ------
+    PlaneError
+        an unknown `norm`.
+    """
+    if norm not in NORMS:
+        raise PlaneError(f"Found the normalisation '{norm}'", expected=f"one of {', '.join(NORMS)}")
+    origin = torch.as_tensor(weights)
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.stack([_gaussian(origin, layout, generator, norm) for _ in range(2)])
+    words = {"none": "Gaussian, not normalised"}.get(norm, f"each {norm} scaled to the norm of the trained one")
+    return Directions(
+        origin=origin.numpy(),
+        vectors=vectors.numpy(),
+        labels=("random direction 1", "random direction 2"),
+        normalization=words if norm == "none" else f"{words}; biases and normalisation layers zero",
+        least=(1.0, 1.0),
+        attrs={"norm": norm},
+    )
+
+
+def _gaussian(weights: torch.Tensor, layout: Any, generator: torch.Generator, norm: str) -> torch.Tensor:
+    """One direction (D,). Every entry draws its numbers, so that freezing a layer leaves the others' alone."""
+    direction = torch.zeros_like(weights)
+    for entry in layout.entries:
+        part = slice(entry.offset, entry.offset + entry.size)
+        noise = torch.randn(entry.size, generator=generator, dtype=weights.dtype)
+        if norm == "none":
+            direction[part] = noise
+        elif entry.trainable and not is_scale_or_bias(entry):
+            direction[part] = (
+                _scaled(noise, weights[part], entry) if norm == "filter" else _matched(noise, weights[part])
+            )
+    return _matched(direction, weights) if norm == "model" else direction
+
+
+def _scaled(noise: torch.Tensor, weights: torch.Tensor, entry: Any) -> torch.Tensor:
+    """`noise` with each filter brought to the norm of the same filter of `weights`; both flat."""
+    target, source = filters(weights, entry), filters(noise, entry)
+    axes = tuple(axis for axis in range(target.ndim) if axis not in FILTER_AXES)
+    scale = torch.linalg.vector_norm(target, dim=axes, keepdim=True) / torch.linalg.vector_norm(
+        source, dim=axes, keepdim=True
+    )
+    return (source * scale).reshape(noise.shape)
+
+
+def _matched(noise: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    norm = torch.linalg.vector_norm(noise)
+    return noise * (torch.linalg.vector_norm(weights) / norm) if norm > 0 else noise
+
+
+FILTER_AXES = (0, 2)
+"""The axes of `filters` that number the filters; the others run inside a filter."""
+
+
+def filters(flat: torch.Tensor, entry: Any) -> torch.Tensor:
+    """View a flat weight as (groups, inputs, outputs, rest): one filter for each (group, output).
+
+    A transposed convolution stores (inputs, outputs of one group, kernel ...), its inputs split among the groups;
+    transformers' Conv1D stores (inputs, outputs). Everything else has its outputs first (torch.nn: Conv, Linear,
+    Bilinear, Embedding, the packed projections of attention and of recurrent layers).
+    """
+    shape = tuple(entry.shape)
+    if entry.module.startswith("ConvTranspose"):
+        groups = entry.groups or 1
+        return flat.reshape(groups, shape[0] // groups, shape[1], -1)
+    if entry.module == "Conv1D":
+        return flat.reshape(1, shape[0], shape[1], -1)
+    return flat.reshape(1, 1, shape[0], -1)
+
+
+def is_scale_or_bias(entry: Any) -> bool:
+    """Whether a parameter has no filters: one-dimensional, a bias, or part of a normalisation layer."""
+    last = entry.name.rsplit(".", 1)[-1]
+    return len(entry.shape) <= 1 or "Norm" in entry.module or last.startswith("bias")

@@ -1,0 +1,182 @@
+"""evaluate: the loss at points of a plane, and along the path, under one BatchNorm policy.
+
+In: an Objective, a Plane and the buffers at its origin. Out: finished tiles of (index, loss, standard error), in
+the order in which they finish; where they are computed is the engine's affair (engines/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from landscape_hooks.errors import ObjectiveError, PlaneError
+from landscape_hooks.plane import Plane
+from landscape_hooks.surface import Path
+
+Floats = NDArray[np.float64]
+
+POLICIES = {
+    "batch": "batch",
+    "fixed": "running",
+    "interpolate": "running",
+    "recalibrate": "recalibrate",
+    "none": "running",
+}
+"""BatchNorm policy -> the statistics the objective normalises with. "none" is a model without running statistics."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Finished points: indices (n,) into the points asked for, losses (n,) and their standard errors (n,)."""
+
+    index: NDArray[np.intp]
+    loss: Floats
+    stderr: Floats
+
+
+class PlaneLoss:
+    """The loss as a function of plane coordinates, or of a snapshot itself, under one BatchNorm policy.
+
+    Parameters
+    ----------
+    objective
+        the Objective.
+    plane
+        where alpha and beta lead.
+    buffers
+        (B,) buffers at the origin.
+    policy
+        "batch" (statistics of each probe batch), "fixed" (the origin's running statistics), "interpolate" (running
+        statistics move with the weights' coefficients, variances no lower than 0), "recalibrate" (re-estimated at
+        every point), "none" (a model without running statistics).
+    buffer_directions
+        (2, B) for "interpolate".
+
+    Raises
+    ------
+    ObjectiveError
+        a policy that does not exist.
+    PlaneError
+        "interpolate" on a plane whose directions are no combinations of snapshots.
+    """
+
+    def __init__(self, objective: Any, plane: Plane, buffers: Any, policy: str, buffer_directions: Any = None) -> None:
+        if policy not in POLICIES:
+            raise ObjectiveError(
+                f"Found the BatchNorm policy '{policy}'", expected=f"one of {', '.join(list(POLICIES)[:-1])}"
+            )
+        self.objective, self.plane, self.policy = objective, plane, policy
+        self.statistics = POLICIES[policy]
+        self.buffers = torch.as_tensor(buffers)
+        self.buffer_directions = None
+        if policy == "interpolate":
+            if buffer_directions is None:
+                raise PlaneError(
+                    "The directions of this plane are no combinations of snapshots",
+                    expected="--directions pca or points for --batch-norm interpolate",
+                    mend="Choose --batch-norm fixed, batch or recalibrate",
+                )
+            moves = _entries_mask(objective, ("mean", "var"))
+            self.buffer_directions = torch.as_tensor(buffer_directions).to(self.buffers.dtype) * moves
+            self._variances = _entries_mask(objective, ("var",))
+
+    def at(self, alpha: float, beta: float) -> Any:
+        """The Evaluation at (alpha, beta)."""
+        return self._evaluate(self.plane.point(alpha, beta), self.buffers_at(alpha, beta))
+
+    def of_snapshot(self, weights: Any, buffers: Any) -> Any:
+        """The Evaluation at a snapshot's own weights (D,); its own buffers (B,) count under "interpolate" only."""
+        own = self.policy == "interpolate"
+        return self._evaluate(torch.as_tensor(weights), torch.as_tensor(buffers) if own else self.buffers)
+
+    def buffers_at(self, alpha: float, beta: float) -> torch.Tensor:
+        """(B,) buffers that go with the weights at (alpha, beta)."""
+        if self.buffer_directions is None:
+            return self.buffers
+        moved = self.buffers + alpha * self.buffer_directions[0] + beta * self.buffer_directions[1]
+        return torch.where(self._variances, moved.clamp_min(0.0), moved)
+
+    def check_repeatable(self) -> float:
+        """The loss at the origin, computed twice.
+
+        Raises
+        ------
+        ObjectiveError
+            the two differ: something random or stateful is in the loss, and a surface would show noise.
+        """
+        first, second = self.at(0.0, 0.0).mean, self.at(0.0, 0.0).mean
+        if first != second and not (np.isnan(first) and np.isnan(second)):
+            raise ObjectiveError(
+                f"The loss at the same weights was {first!r} and then {second!r}",
+                expected="the same value twice",
+                mend="Take randomness and state (sampling, augmentation, counters) out of the objective, or seed it",
+            )
+        return first
+
+    def _evaluate(self, weights: torch.Tensor, buffers: torch.Tensor) -> Any:
+        with torch.no_grad():
+            return self.objective.evaluate(weights, buffers, statistics=self.statistics)
+
+
+def evaluate(loss: PlaneLoss, points: Floats, *, engine: Callable[..., Iterator[Tile]] | None = None) -> Iterator[Tile]:
+    """Yield the losses at points (N, 2) in tiles as they finish, in any order.
+
+    A NaN or infinite loss is a result like any other.
+    """
+    if engine is None:
+        from landscape_hooks.engines import local
+
+        engine = local.run
+    yield from engine(loss, np.asarray(points, dtype=float).reshape(-1, 2))
+
+
+def evaluate_path(
+    loss: PlaneLoss, trajectory: Any, *, label: str = "", tick: Callable[[int], None] = lambda n: None
+) -> Path:
+    """A run's trajectory as the plane sees it: its coordinates, its true loss, and the loss the plane shows there.
+
+    `tick(n)` is called whenever n evaluations are done; there are two a snapshot.
+    """
+    coordinates, distance = loss.plane.project(trajectory)
+    true, stderr, shown = (np.empty(len(trajectory)) for _ in range(3))
+    for number in range(len(trajectory)):
+        snapshot = trajectory[number]
+        own = loss.of_snapshot(snapshot.weights, snapshot.buffers)
+        true[number], stderr[number] = own.mean, own.stderr
+        shown[number] = loss.at(*coordinates[number]).mean
+        tick(2)
+    rates = np.asarray(trajectory.learning_rates, dtype=float).reshape(len(trajectory), -1)
+    return Path(
+        coordinates=coordinates,
+        step=np.asarray(trajectory.steps),
+        loss=true,
+        plane_loss=shown,
+        distance=distance,
+        epoch=np.asarray(trajectory.epochs, dtype=float),
+        learning_rate=rates[:, 0] if rates.shape[1] else np.full(len(trajectory), np.nan),
+        loss_stderr=stderr,
+        label=label,
+    )
+
+
+def buffer_directions(trajectory: Any, coefficients: Floats) -> Floats:
+    """(2, B) the directions' combinations of snapshots, taken of the buffers."""
+    final = np.asarray(trajectory[len(trajectory) - 1].buffers, dtype=float)
+    total = np.zeros((2, len(final)))
+    for number in range(len(trajectory)):
+        total += np.outer(coefficients[:, number], np.asarray(trajectory[number].buffers, dtype=float) - final)
+    return total
+
+
+def _entries_mask(objective: Any, kinds: tuple[str, ...]) -> torch.Tensor:
+    """(B,) True where a buffer entry is a running statistic of one of the kinds."""
+    mask = torch.zeros(objective.buffer_layout.size, dtype=torch.bool)
+    for entry in objective.buffer_layout.entries:
+        if objective.running_statistics.get(entry.name) in kinds:
+            mask[entry.offset : entry.offset + entry.size] = True
+    return mask

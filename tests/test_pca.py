@@ -1,0 +1,110 @@
+"""Principal components equal those of scikit-learn's full PCA, however they are streamed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.decomposition import PCA
+
+from landscape_hooks import plane as plane_module
+from landscape_hooks.directions import pca
+from landscape_hooks.errors import PlaneError, RunError
+from landscape_hooks.plane import Plane
+
+
+def walk(count=12, size=300, seed=0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    steps = rng.normal(size=(count, size)) * np.linspace(3, 0.1, count)[:, None]
+    return (100 + steps.cumsum(axis=0)).astype(dtype)
+
+
+def aligned(a, b):
+    """b with each row's sign as in a."""
+    return b * np.sign(np.einsum("kd,kd->k", a, b))[:, None]
+
+
+@pytest.mark.parametrize("solver", ["gram", "incremental"])
+@pytest.mark.parametrize("components", [(0, 1), (2, 0), (1, 3)])
+def test_directions_and_shares_equal_full_pca(solver, components):
+    weights = walk()
+    found = pca.directions(weights, components=components, solver=solver)
+    full = PCA().fit(weights)
+    wanted = full.components_[list(components)]
+    np.testing.assert_allclose(found.vectors, aligned(found.vectors, wanted), atol=1e-7)
+    np.testing.assert_allclose(found.explained_variance_ratio, full.explained_variance_ratio_[list(components)])
+    count = len(found.spectrum)
+    np.testing.assert_allclose(found.spectrum, full.explained_variance_ratio_[:count], atol=1e-12)
+    np.testing.assert_array_equal(found.origin, weights[-1])
+
+
+@given(st.integers(3, 15), st.integers(3, 60), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_any_shape_equals_full_pca(count, size, seed):
+    weights = walk(count, size, seed)
+    found = pca.directions(weights, solver="gram")
+    full = PCA(svd_solver="full").fit(weights)
+    np.testing.assert_allclose(found.vectors, aligned(found.vectors, full.components_[:2]), atol=1e-5)
+    np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(2), atol=1e-9)
+
+
+def test_many_batches_of_the_incremental_solver():
+    rng = np.random.default_rng(3)
+    weights = walk(400, 60) + rng.normal(size=(400, 60))
+    found = pca.directions(weights, solver="incremental")
+    full = PCA().fit(weights)
+    np.testing.assert_allclose(found.vectors, aligned(found.vectors, full.components_[:2]), atol=2e-3)
+    np.testing.assert_allclose(found.explained_variance_ratio, full.explained_variance_ratio_[:2], rtol=2e-3)
+
+
+@pytest.mark.parametrize("solver", ["gram", "incremental"])
+def test_coefficients_build_the_directions_from_snapshots(solver):
+    weights = walk()
+    found = pca.directions(weights, solver=solver)
+    np.testing.assert_allclose(found.coefficients @ (weights - weights[-1]), found.vectors, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_snapshot_has_negative_coordinates(seed):
+    weights = walk(seed=seed)
+    found = pca.directions(weights)
+    coordinates, _ = Plane(found.origin, found.vectors).project(weights)
+    assert (coordinates[0] <= 0).all()
+    np.testing.assert_allclose(coordinates[-1], 0, atol=1e-12)
+
+
+def test_small_displacements_of_large_weights_survive_float32():
+    """A Gram matrix of the weights themselves would lose these to cancellation."""
+    rng = np.random.default_rng(4)
+    base = (1000 * rng.normal(size=5000)).astype(np.float32)
+    weights = base + (walk(8, 5000) - 100).astype(np.float32) * np.float32(1e-1)
+    found = pca.directions(weights)
+    full = PCA().fit(weights.astype(np.float64))
+    np.testing.assert_allclose(found.vectors, aligned(found.vectors, full.components_[:2]), atol=1e-6)
+
+
+def test_new_rows_extend_a_known_gram_matrix(monkeypatch):
+    monkeypatch.setattr(plane_module, "BLOCK_BYTES", 8 * 12 * 50)
+    weights = walk()
+    whole = pca.gram_matrix(weights)
+    first = weights - weights[0]
+    np.testing.assert_allclose(whole, first @ first.T)
+    known = pca.gram_matrix(weights[:7])
+    np.testing.assert_allclose(pca.gram_matrix(weights, known), whole, rtol=1e-12)
+    np.testing.assert_array_equal(pca.gram_matrix(weights, whole), whole)
+
+
+def test_what_has_no_components_is_refused():
+    with pytest.raises(RunError, match="1 snapshot"):
+        pca.directions(walk(1))
+    with pytest.raises(PlaneError, match="spans 1 dimension"):
+        pca.directions(walk(2))
+    with pytest.raises(PlaneError, match="spans 0 dimensions"):
+        pca.directions(np.ones((5, 4)))
+    with pytest.raises(PlaneError, match="components"):
+        pca.directions(walk(), components=(1, 1))
+    with pytest.raises(PlaneError, match="solver"):
+        pca.directions(walk(), solver="svd")
+    broken = walk()
+    broken[5, 7] = np.nan
+    with pytest.raises(RunError, match="Snapshot 5 of the run holds NaN"):
+        pca.directions(broken)
