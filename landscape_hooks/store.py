@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import zarr
+from zarr.core.sync import sync
 
 from landscape_hooks.errors import RunError
 from landscape_hooks.schema import FORMAT
@@ -56,6 +57,58 @@ def open_run(store: Any, *, mode: Any = "r") -> Any:
             mend="Upgrade: pip install -U landscape-hooks",
         )
     return root
+
+
+def prepare(store: Any, if_exists: str) -> bool:
+    """Make way for a run: True if there is one to go on with, False if the place is free (now).
+
+    Raises
+    ------
+    RunError
+        there is a run and `if_exists` is "error", or there is something that is not a run, which is never deleted.
+    """
+    address = _address(store)
+    if isinstance(address, str) and "://" not in address:
+        path = Path(address)
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return False
+    else:
+        try:
+            zarr.open_group(address, mode="r", zarr_format=3)
+        except (FileNotFoundError, KeyError):
+            return False
+    open_run(store)
+    if if_exists == "error":
+        raise RunError(
+            f"There is a run at {store} already",
+            mend='Choose another path, or pass if_exists="resume" (go on with it) or if_exists="overwrite" (delete it)',
+        )
+    if if_exists == "overwrite":
+        clear(store)
+        return False
+    remove_partial(store)
+    return True
+
+
+def clear(store: Any) -> None:
+    """Delete the run at a path, URL or Zarr store."""
+    root = zarr.open_group(_address(store), mode="a", zarr_format=3)
+    sync(root.store.clear())
+
+
+def remove_partial(store: Any) -> None:
+    """Remove what a killed writer left of files it had not finished (they were never part of the run)."""
+    address = _address(store)
+    if isinstance(address, str) and "://" not in address:
+        for path in Path(address).rglob("*.partial"):
+            path.unlink(missing_ok=True)
+
+
+def label_of(store: Any) -> str:
+    """What a legend calls a run: its folder's name without `.zarr`."""
+    if isinstance(store, zarr.Group):
+        store = store.store_path
+    return str(store).rstrip("/").rpartition("/")[2].removesuffix(".zarr")
 
 
 def _address(store: Any) -> Any:

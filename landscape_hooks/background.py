@@ -1,0 +1,187 @@
+"""BackgroundWriter: takes copies of the weights in the training thread, writes them into the run in another.
+
+In: the model's tensors at a due step, copied at once into a ring of staging rows (training may change the
+weights as soon as `stage` returns). Out: committed rows of the trajectory. Short rows are written in groups,
+at most `GROUP_SECONDS` or `GROUP_BYTES` behind; long ones as soon as they come.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from landscape_hooks.parameters import ParameterLayout, copy_into
+from landscape_hooks.trajectory import Rows, TrajectoryWriter
+
+GROUP_SECONDS = 2.0
+GROUP_BYTES = 2**22
+GROUP_ROWS = 1024
+PATIENCE = 0.5
+
+
+@dataclass
+class Staged:
+    """A snapshot that waits in the ring."""
+
+    place: int
+    step: int
+    loss: float
+    epoch: float
+    learning_rate: Sequence[float]
+    wall_time: float
+    tail: bool
+
+
+@dataclass
+class Retain:
+    """The thinning schedule keeps only these steps from here on."""
+
+    steps: list[int]
+    stride: int
+
+
+@dataclass
+class Request:
+    """The training thread waits until everything before this is committed; `stop` ends the thread."""
+
+    stop: bool = False
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class BackgroundWriter:
+    """One thread that owns the `TrajectoryWriter`; the training thread talks to it through a queue."""
+
+    def __init__(self, writer: TrajectoryWriter, layout: ParameterLayout, buffer_layout: ParameterLayout) -> None:
+        self._writer = writer
+        self._layouts = (layout, buffer_layout)
+        row_bytes = max(1, writer.row_bytes)
+        self.group = int(min(max(1, GROUP_BYTES // row_bytes), GROUP_ROWS))
+        depth = max(2, 2 * self.group)
+        self._rings = tuple(
+            torch.zeros((depth, part.size), dtype=getattr(torch, kind))
+            for part, kind in zip(self._layouts, writer.dtypes, strict=True)
+        )
+        self._views: list[Any] = [None] * depth
+        self._free = threading.Semaphore(depth)
+        self._head = 0
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.error: BaseException | None = None
+        self.lost = 0
+        self._thread = threading.Thread(target=self._run, name="landscape-hooks writer", daemon=True)
+        self._thread.start()
+
+    # -- in the training thread -------------------------------------------------------------------------
+    def stage(
+        self, weights: Sequence[torch.Tensor], buffers: Sequence[torch.Tensor], *, wait: bool = True, **facts: Any
+    ) -> bool:
+        """Copy one snapshot into the ring; False if it is full and `wait` is not wanted. `facts` as in `Staged`."""
+        if not self._free.acquire(blocking=False):
+            if not wait:
+                return False
+            while not self._free.acquire(timeout=PATIENCE):
+                self._check_alive()
+        place, self._head = self._head, (self._head + 1) % len(self._views)
+        views = self._views[place]
+        if views is None:
+            views = [part.slots(ring[place]) for part, ring in zip(self._layouts, self._rings, strict=True)]
+            self._views[place] = views
+        copy_into(views[0], weights)
+        copy_into(views[1], buffers)
+        self._queue.put(Staged(place=place, **facts))
+        return True
+
+    def retain(self, steps: list[int], stride: int) -> None:
+        """Thin out what was staged so far."""
+        self._queue.put(Retain(steps, stride))
+
+    def flush(self) -> None:
+        """Wait until everything staged so far is committed (or lost to an error)."""
+        self._ask(Request())
+
+    def stop(self) -> None:
+        """Write what is left and end the thread."""
+        self._ask(Request(stop=True))
+        self._thread.join()
+
+    def _ask(self, request: Request) -> None:
+        if not self._thread.is_alive():
+            return
+        self._queue.put(request)
+        while not request.done.wait(PATIENCE):
+            if not self._thread.is_alive():
+                return
+
+    def _check_alive(self) -> None:
+        if not self._thread.is_alive():
+            raise RuntimeError("the writer thread has ended")
+
+    # -- in the writer thread ----------------------------------------------------------------------------
+    def _run(self) -> None:
+        waiting: list[Staged] = []
+        deadline = 0.0
+        while True:
+            try:
+                item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()) if waiting else None)
+            except queue.Empty:
+                item = None
+            if isinstance(item, Staged):
+                if not waiting:
+                    deadline = time.monotonic() + GROUP_SECONDS
+                waiting.append(item)
+                if len(waiting) < self.group and not item.tail:
+                    continue
+            self._attempt(waiting)
+            waiting = []
+            if isinstance(item, Retain):
+                self._attempt_retain(item)
+            if isinstance(item, Request):
+                item.done.set()
+                if item.stop:
+                    return
+
+    def _attempt(self, staged: list[Staged]) -> None:
+        """Write and commit; after a first error nothing more is tried, only counted."""
+        for run in self._contiguous(staged):
+            try:
+                if self.error is None:
+                    self._writer.append(self._rows(run))
+                else:
+                    self.lost += len(run)
+            except BaseException as error:
+                self.error = error
+                self.lost += len(run)
+            finally:
+                self._free.release(len(run))
+
+    def _attempt_retain(self, item: Retain) -> None:
+        try:
+            if self.error is None:
+                self._writer.retain(item.steps, item.stride)
+        except BaseException as error:
+            self.error = error
+
+    def _contiguous(self, staged: list[Staged]) -> list[list[Staged]]:
+        """Split where the ring wraps around."""
+        cut = next((i for i in range(1, len(staged)) if staged[i].place < staged[i - 1].place), len(staged))
+        return [part for part in (staged[:cut], staged[cut:]) if part]
+
+    def _rows(self, staged: list[Staged]) -> Rows:
+        part = slice(staged[0].place, staged[-1].place + 1)
+        groups = max(len(s.learning_rate) for s in staged)
+        rates = np.full((len(staged), groups), np.nan)
+        for i, s in enumerate(staged):
+            rates[i, : len(s.learning_rate)] = s.learning_rate
+        return Rows(
+            weights=self._rings[0][part].numpy(),
+            buffers=self._rings[1][part].numpy(),
+            scalars={name: [getattr(s, name) for s in staged] for name in ("step", "epoch", "loss", "wall_time")},
+            learning_rate=rates,
+            tail=staged[-1].tail,
+        )

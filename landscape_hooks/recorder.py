@@ -1,0 +1,449 @@
+"""record(): the one line in a training script. Recorder: what it attaches.
+
+In: a model, its optimizer, where to write. Out: a run whose trajectory grows while training goes on, with
+the first snapshot (before any step) and the last one always in it. The schedule says when, the hook counts
+real optimizer steps, the background writer does the rest; training is the same, bit for bit, with and without.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+
+from landscape_hooks import store as run_store
+from landscape_hooks.background import BackgroundWriter
+from landscape_hooks.errors import LandscapeError, ObjectiveError, RecordingWarning, RunError
+from landscape_hooks.hook import StepHook, unwrap_optimizer
+from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.schedule import NEVER, Schedule, Thinning, make_schedule
+from landscape_hooks.trajectory import TrajectoryWriter
+
+log = logging.getLogger(__name__)
+
+
+def record(
+    model: torch.nn.Module,
+    optimizer: Any,
+    store: Any,
+    *,
+    every: int | None = None,
+    keep: int = 200,
+    schedule: Schedule | Iterable[int] | int | Callable[[int], bool] | None = None,
+    criterion: Any = None,
+    objective: Any = None,
+    data: Any = None,
+    samples: int = 1024,
+    if_exists: Literal["error", "resume", "overwrite"] = "error",
+    step: int | None = None,
+    on_error: Literal["warn", "raise"] = "warn",
+    queue: Literal["block", "drop"] = "block",
+) -> Recorder:
+    """Record the path of an optimizer into a run, from now until `close()` or the end of the script.
+
+    Parameters
+    ----------
+    model
+        the module whose parameters and floating-point buffers are recorded, wrapped (DDP, compile, ...) or not.
+    optimizer
+        its torch optimizer, or a trainer's wrapper of one; of several (a list) the last one's steps count.
+        None: the training loop calls `recorder.step()` itself.
+    store
+        where to: a path, a URL or a Zarr store.
+    every
+        a snapshot every so many optimizer steps. Left out: at most `keep`, evenly spaced however long the training
+        turns out (when the run is full, every second snapshot goes and the distance doubles).
+    schedule
+        in place of both: a list of steps, a function step -> bool, or a `landscape_hooks.schedule.Schedule`.
+    criterion, objective, data, samples
+        the loss to draw later: `criterion(output, target)` for batches (input, target), or `objective(model, batch)`,
+        on the first `samples` samples of `data` (a DataLoader, an iterable of batches, one batch). Stored in the run.
+    if_exists
+        what to do where a run is already: refuse, go on with it, or delete it.
+    step
+        optimizer steps already taken (after a checkpoint was loaded). Left out: 0, and when resuming the step of the
+        last snapshot, if the model still holds its weights; otherwise `load_state_dict` has to say.
+    on_error
+        what trouble with writing does to the training: one warning, or an exception.
+    queue
+        when snapshots come faster than they can be written: wait, or drop (and count) them.
+
+    Raises
+    ------
+    RunError
+        there is a run already, or something that is no run; or it cannot be resumed.
+    LayoutError
+        the run to resume was recorded with another model, or the model has nothing to record.
+    """
+    plan = make_schedule(schedule, every=every, keep=keep)
+    _check_choice("if_exists", if_exists, ("error", "resume", "overwrite"))
+    _check_choice("on_error", on_error, ("warn", "raise"))
+    _check_choice("queue", queue, ("block", "drop"))
+    optimizers = _optimizers(optimizer)
+    layout, buffer_layout = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
+    resuming = run_store.prepare(store, if_exists)
+    if resuming:
+        root = run_store.open_run(store, mode="r+")
+        writer = _reopen(root, layout, buffer_layout, plan)
+    else:
+        root = run_store.create_run(store, {"schedule": plan.describe()})
+        try:
+            groups = sum(len(o.param_groups) for o in optimizers)
+            writer = TrajectoryWriter.create(root, layout, buffer_layout, groups=groups, slots=plan.limit or 0)
+            _capture(root, model, criterion=criterion, objective=objective, data=data, samples=samples)
+        except BaseException:
+            run_store.clear(store)
+            raise
+    recorder = Recorder(model, optimizers, writer, plan, layout, buffer_layout, on_error=on_error, queue=queue)
+    recorder._begin(step, resuming)
+    return recorder
+
+
+class Recorder:
+    """A recording in progress. Made by `record`; everything here is optional in a training loop."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        writer: TrajectoryWriter,
+        schedule: Schedule,
+        layout: ParameterLayout,
+        buffer_layout: ParameterLayout,
+        *,
+        on_error: str,
+        queue: str,
+    ) -> None:
+        self._model = model
+        self._optimizers = [weakref.ref(o) for o in optimizers]
+        self._rates: list[float] = []
+        self._writer = writer
+        self._schedule = schedule
+        self._layouts = (layout, buffer_layout)
+        self._on_error = on_error
+        self._wait = queue == "block"
+        self._background = BackgroundWriter(writer, layout, buffer_layout)
+        self._process = os.getpid()
+        self._loss: Any = float("nan")
+        self._epoch: Any = float("nan")
+        self._step = 0
+        self._last = -1
+        self._next = NEVER
+        self._skips: torch.Tensor | None = None
+        self._moved = False
+        self._fresh = True
+        self._active = True
+        self._closed = False
+        self.dropped = 0
+        self._hook = StepHook(optimizers[-1], self._after_step) if optimizers else None
+        if optimizers:
+            weakref.finalize(optimizers[-1], self._optimizer_gone).atexit = False
+        _keep_until_exit(self)
+
+    # -- what a training loop may call ------------------------------------------------------------------
+    def step(self) -> None:
+        """Say that one optimizer step was taken (only with `optimizer=None`)."""
+        if self._hook is not None:
+            raise LandscapeError(
+                "Found recorder.step() in a loop whose optimizer is hooked: every step would count twice",
+                mend="Leave the call out, or pass optimizer=None to record()",
+            )
+        self._after_step(None)
+
+    def log(self, *, loss: Any = None, epoch: float | None = None) -> None:
+        """Add the training loss (a number or a 0-d tensor) and the epoch to the next snapshot."""
+        if loss is not None:
+            self._loss = loss.detach() if isinstance(loss, torch.Tensor) else loss
+        if epoch is not None:
+            self._epoch = epoch
+
+    def flush(self) -> None:
+        """Wait until every snapshot taken so far is committed."""
+        if self._active:
+            self._background.flush()
+            self._report_error()
+
+    def close(self) -> None:
+        """Take the last snapshot, commit everything, and take the hook off. Safe to call twice.
+
+        Raises
+        ------
+        RunError
+            with `on_error="raise"`, if snapshots were lost.
+        """
+        if self._closed or os.getpid() != self._process:
+            return
+        self._closed = True
+        _LIVE.discard(self)
+        if self._hook is not None:
+            self._hook.remove()
+        if self._active and self._last != self._step and self._next != _PENDING:
+            self._guarded(self._snapshot, self._step, tail=True)
+        self._background.stop()
+        if self._background.error is None:
+            self._guarded(self._writer.close)
+        self._active = False
+        self._report_at_close()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except LandscapeError as trouble:
+            if error is None:
+                raise
+            error.add_note(f"The recorder could not finish either: {trouble}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs to resume without duplicates or gaps; commits everything up to this step."""
+        self.flush()
+        return {"step": self._step, "loss": _number(self._loss), "epoch": _number(self._epoch)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint: snapshots after its step are dropped, training takes them again."""
+        if self._moved:
+            raise RunError(
+                "Found optimizer steps before the recorder's state was loaded",
+                mend="Call load_state_dict right after record(), where the checkpoint is loaded",
+            )
+        self._loss, self._epoch = state["loss"], state["epoch"]
+        self._background.flush()
+        if self._fresh:
+            self._writer.truncate(-1)
+        self._restart(int(state["step"]))
+
+    # -- how it begins ---------------------------------------------------------------------------------
+    def _begin(self, step: int | None, resuming: bool) -> None:
+        self._fresh = not resuming
+        if step is None and resuming and self._writer.steps:
+            step = self._writer.steps[-1] if self._holds_last_snapshot() else None
+            if step is None:
+                self._next = _PENDING
+                return
+        self._restart(step or 0)
+
+    def _restart(self, step: int) -> None:
+        """Drop what lies after `step` and go on from there; the weights are those of `step` now."""
+        self._writer.truncate(step)
+        self._step = step
+        self._last = self._writer.steps[-1] if self._writer.steps else -1
+        if isinstance(self._schedule, Thinning):
+            self._schedule.restore(self._writer.steps, max(1, self._writer.commit.stride))
+        if self._last < 0:
+            self._schedule.admit(step)
+            self._guarded(self._snapshot, step)
+        elif self._last < step and self._schedule.next(step - 1) == step:
+            self._guarded(self._take, step)
+        self._next = self._schedule.next(step)
+
+    def _holds_last_snapshot(self) -> bool:
+        row = torch.from_numpy(self._writer.last_row()).to(getattr(torch, self._layouts[0].dtype))
+        return torch.equal(self._layouts[0].flatten(self._model).cpu(), row)
+
+    # -- at every step -------------------------------------------------------------------------------------
+    def _after_step(self, optimizer: Any) -> None:
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is not None and self._overflowed(found_inf):
+            return
+        self._step += 1
+        if self._step >= self._next:
+            self._guarded(self._due)
+
+    def _overflowed(self, found_inf: torch.Tensor) -> bool:
+        """A fused optimizer steps over infinite gradients without changing anything: that is no step.
+
+        Reading the flag from a GPU would stop it, so there overflows are summed up and read when a snapshot is due.
+        """
+        if found_inf.device.type == "cpu":
+            return bool(found_inf.item())
+        skipped = (found_inf != 0).sum()
+        self._skips = skipped if self._skips is None else self._skips + skipped
+        return False
+
+    def _due(self) -> None:
+        self._moved = True
+        if os.getpid() != self._process or not self._active:
+            return
+        if self._next == _PENDING:
+            raise RunError(
+                "The run is being resumed, but the model does not hold the weights of its last snapshot, "
+                "so the step to go on from is not known",
+                mend="Pass step= to record(), or the checkpoint's recorder.state_dict() to load_state_dict()",
+            )
+        if self._skips is not None:
+            self._step -= int(self._skips.item())
+            self._skips = None
+            if self._step < self._next:
+                return
+        self._report_error()
+        self._take(self._step)
+        self._next = self._schedule.next(self._step)
+
+    def _take(self, step: int) -> None:
+        """A snapshot at a due step, unless the schedule has thinned it out."""
+        stride = getattr(self._schedule, "stride", 0)
+        wanted = self._schedule.admit(step)
+        if isinstance(self._schedule, Thinning) and self._schedule.stride != stride:
+            self._background.retain(list(self._schedule.steps), self._schedule.stride)
+        if wanted:
+            self._snapshot(step)
+
+    def _snapshot(self, step: int, tail: bool = False) -> None:
+        if not self._active:
+            return
+        weights, buffers = (layout.tensors(self._model) for layout in self._layouts)
+        taken = self._background.stage(
+            weights,
+            buffers,
+            wait=self._wait or tail,
+            step=step,
+            loss=_number(self._loss),
+            epoch=_number(self._epoch),
+            learning_rate=self._learning_rates(),
+            wall_time=time.time(),
+            tail=tail,
+        )
+        if taken:
+            self._last = step
+            self._loss = float("nan")
+        else:
+            self.dropped += 1
+
+    def _learning_rates(self) -> list[float]:
+        optimizers = [ref() for ref in self._optimizers]
+        if all(o is not None for o in optimizers):
+            self._rates = [float(group.get("lr", "nan")) for o in optimizers if o for group in o.param_groups]
+        return self._rates
+
+    # -- trouble ---------------------------------------------------------------------------------------
+    def _guarded(self, action: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Training survives the recorder, unless it was asked not to."""
+        try:
+            action(*args, **kwargs)
+        except Exception as error:
+            self._stop_because(error)
+
+    def _report_error(self) -> None:
+        error = self._background.error
+        if error is not None and self._active:
+            self._stop_because(error)
+
+    def _stop_because(self, error: BaseException) -> None:
+        if not self._active:
+            return
+        self._active = False
+        self._next = NEVER
+        trouble = f"Recording stopped at step {self._step}, training goes on: {type(error).__name__}: {error}"
+        if self._on_error == "raise":
+            raise RunError(trouble, mend="What was committed before is intact") from error
+        warnings.warn(RecordingWarning(f"{trouble} What was committed before is intact."), stacklevel=2)
+
+    def _report_at_close(self) -> None:
+        error, lost = self._background.error, self._background.lost
+        if self.dropped:
+            text = f"{self.dropped} snapshots were dropped because they came faster than the store takes them"
+            warnings.warn(RecordingWarning(text), stacklevel=3)
+        if error is None:
+            return
+        found = (
+            f"The recording is incomplete: {lost} snapshots could not be written ({type(error).__name__}: {error}); "
+            f"{self._writer.commit.rows} are committed"
+        )
+        if self._on_error == "raise":
+            raise RunError(found) from error
+        warnings.warn(RecordingWarning(found), stacklevel=3)
+
+    def _optimizer_gone(self) -> None:
+        """The optimizer was collected: nothing will step any more. Not closed here, but by a thread of its own:
+        the garbage collector may be running in the midst of anything."""
+        if not self._closed and os.getpid() == self._process:
+            threading.Thread(target=self.close, name="landscape-hooks close").start()
+
+
+_PENDING = -1
+_LIVE: set[Recorder] = set()
+
+
+def _keep_until_exit(recorder: Recorder) -> None:
+    """Hold the recorder though nobody assigned it, and close it when the script ends.
+
+    Zarr writes through asyncio.to_thread, whose executor refuses work once threading's own exit callbacks
+    have run (long before `atexit`); a callback registered later than the executor's runs before it.
+    """
+    if not _LIVE and not getattr(_keep_until_exit, "registered", False):
+        import concurrent.futures.thread  # noqa: F401  (registers its callback now, so that ours runs first)
+
+        getattr(threading, "_register_atexit", atexit.register)(_close_all)
+        _keep_until_exit.registered = True  # type: ignore[attr-defined]
+    _LIVE.add(recorder)
+
+
+def _close_all() -> None:
+    for recorder in list(_LIVE):
+        try:
+            recorder.close()
+        except LandscapeError as error:
+            warnings.warn(RecordingWarning(str(error)))
+
+
+def _reopen(root: Any, layout: ParameterLayout, buffer_layout: ParameterLayout, plan: Schedule) -> TrajectoryWriter:
+    for key, mine, kind in (("layout", layout, "parameter"), ("buffer_layout", buffer_layout, "buffer")):
+        ParameterLayout.from_json(root.attrs[key], kind=kind).check(mine)
+    writer = TrajectoryWriter(root)
+    if writer.slots != (plan.limit or 0):
+        raise RunError(
+            f"The run keeps {writer.slots or 'every snapshot'}, this recorder {plan.limit or 'every snapshot'}",
+            expected="the same schedule when resuming",
+            mend="Pass the same every=, keep= or schedule= as before",
+        )
+    return writer
+
+
+def _capture(root: Any, model: torch.nn.Module, *, criterion: Any, objective: Any, data: Any, samples: int) -> None:
+    """Store the loss and its probe samples, so that the run can be analyzed without the training code."""
+    if criterion is None and objective is None:
+        if data is not None:
+            raise LandscapeError(
+                "Found data= without criterion= or objective=", expected="the loss that is to be computed on it"
+            )
+        return
+    if data is None:
+        raise LandscapeError("Found a criterion or objective without data=", expected="the data to compute the loss on")
+    from landscape_hooks.objective import capture
+
+    try:
+        capture(root, model, criterion=criterion, objective=objective, data=data, samples=samples)
+    except ObjectiveError as error:
+        text = (
+            f"The loss could not be stored in the run; recording goes on without it. {error} To analyze the run, name "
+            "the loss: landscape-hooks analyze RUN --objective module:function"
+        )
+        warnings.warn(RecordingWarning(text), stacklevel=3)
+
+
+def _optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
+    if optimizer is None:
+        return []
+    return [unwrap_optimizer(o) for o in (optimizer if isinstance(optimizer, (list, tuple)) else [optimizer])]
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise LandscapeError(f"Found {name}={value!r}", expected="one of " + ", ".join(map(repr, choices)))
+
+
+def _number(value: Any) -> float:
+    return float(value.item() if isinstance(value, torch.Tensor) else value)

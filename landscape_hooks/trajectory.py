@@ -1,0 +1,449 @@
+"""Trajectory: the recorded snapshots, read back as a sequence. TrajectoryWriter: how they get into the run.
+
+In: rows of flattened weights and buffers with their step (from the recorder). Out: the group `trajectory`
+of the run, and from it `Snapshot`s and blocks of the weight matrix for whoever analyzes it. A row counts only
+once the commit record, one attribute written last, says so. No torch here: reading needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from landscape_hooks import schema, store
+from landscape_hooks.errors import RunError
+from landscape_hooks.parameters import ParameterLayout
+
+SCALARS = ("step", "epoch", "loss", "wall_time")
+CHUNK_NUMBERS = 2**20
+SHARD_BYTES = 2**22
+GROWTH = 1024
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The optimizer's state of knowledge at one step.
+
+    Attributes
+    ----------
+    step
+        optimizer steps taken.
+    weights, buffers
+        (D,) and (B,) flattened parameters and floating-point buffers, in the order of the layouts.
+    loss, epoch
+        as logged by the training loop; NaN where it logged none.
+    learning_rate
+        (G,) learning rate of each parameter group, as used for this step.
+    wall_time
+        seconds since 1970-01-01 UTC.
+    """
+
+    step: int
+    weights: NDArray[Any]
+    buffers: NDArray[Any]
+    loss: float
+    epoch: float
+    learning_rate: NDArray[np.float64]
+    wall_time: float
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The commit record: which rows count. One attribute (`committed`) of the group `trajectory`, written last.
+
+    Attributes
+    ----------
+    rows
+        number of snapshots.
+    order
+        place (row of the arrays) of every snapshot, in order of step; None where that is 0, 1, ... rows - 1.
+    generation
+        goes up whenever places become free to be written again, before they are.
+    stride
+        of the thinning schedule; 0 without it.
+    tail
+        the last snapshot was taken off the schedule, because recording ended there.
+    """
+
+    rows: int = 0
+    order: tuple[int, ...] | None = None
+    generation: int = 0
+    stride: int = 0
+    tail: bool = False
+
+    KEY = "committed"
+
+    @classmethod
+    def read(cls, group: Any) -> Commit:
+        """The record as the store holds it now."""
+        fresh = zarr.open_group(group.store, path=group.path, mode="r", zarr_format=3)
+        found = dict(fresh.attrs).get(cls.KEY)
+        if not isinstance(found, dict):
+            raise RunError("The run's trajectory has no commit record", mend="Record it again")
+        order = found.get("order")
+        return cls(
+            rows=int(found["rows"]),
+            order=None if order is None else tuple(int(place) for place in order),
+            generation=int(found.get("generation", 0)),
+            stride=int(found.get("stride", 0)),
+            tail=bool(found.get("tail", False)),
+        )
+
+    def write(self, group: Any) -> None:
+        """Make it count."""
+        group.attrs[self.KEY] = asdict(self)
+
+    @property
+    def places(self) -> NDArray[np.intp]:
+        """(rows,) row of the arrays that each snapshot lies in."""
+        return np.arange(self.rows) if self.order is None else np.asarray(self.order, dtype=np.intp)
+
+
+class Trajectory(Sequence[Snapshot]):
+    """The snapshots of a run, in order of their step; only committed ones, as of the moment it was opened.
+
+    Weights stay in the store until a snapshot or a block is asked for.
+
+    Attributes
+    ----------
+    root
+        the run's Zarr group.
+    label
+        what a legend calls the run.
+    steps
+        (T,) optimizer steps taken at each snapshot.
+    epochs, losses
+        (T,) as logged by the training loop, NaN where nothing was.
+    learning_rates
+        (T, G) learning rate of each parameter group.
+    wall_times
+        (T,) seconds since 1970-01-01 UTC.
+    """
+
+    def __init__(self, root: Any, label: str = "") -> None:
+        self.root = root
+        self.label = label
+        if "trajectory" not in root:
+            raise RunError(
+                "The run has no trajectory",
+                expected="the group 'trajectory'",
+                mend="Record with landscape_hooks.record",
+            )
+        self._group = root["trajectory"]
+        while True:  # a recorder may thin out between the readings; then all are done again
+            self._commit = Commit.read(self._group)
+            self._places = self._commit.places
+            self.steps: NDArray[np.int64] = self._column("step")
+            self.epochs: NDArray[np.float64] = self._column("epoch")
+            self.losses: NDArray[np.float64] = self._column("loss")
+            self.learning_rates: NDArray[np.float64] = self._column("learning_rate")
+            self.wall_times: NDArray[np.float64] = self._column("wall_time")
+            if Commit.read(self._group).generation == self._commit.generation:
+                break
+
+    @classmethod
+    def open(cls, store_or_path: Any) -> Trajectory:
+        """Open the trajectory of a run (path, URL, Zarr store or group).
+
+        Raises
+        ------
+        RunError
+            it is not a run, or has no trajectory.
+        """
+        return cls(store.open_run(store_or_path), store.label_of(store_or_path))
+
+    # -- as a sequence --------------------------------------------------------------------------------
+    def __len__(self) -> int:
+        return self._commit.rows
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        return Snapshot(
+            step=int(self.steps[place]),
+            weights=self.block(slice(place, place + 1))[0],
+            buffers=self.buffers(slice(place, place + 1))[0],
+            loss=float(self.losses[place]),
+            epoch=float(self.epochs[place]),
+            learning_rate=self.learning_rates[place],
+            wall_time=float(self.wall_times[place]),
+        )
+
+    # -- what is known of every snapshot -----------------------------------------------------------------
+    @cached_property
+    def layout(self) -> ParameterLayout:
+        """Names, shapes and offsets of the parameters in `weights`."""
+        return ParameterLayout.from_json(self.root.attrs["layout"])
+
+    @cached_property
+    def buffer_layout(self) -> ParameterLayout:
+        """Names, shapes and offsets of the buffers in `buffers`."""
+        return ParameterLayout.from_json(self.root.attrs["buffer_layout"], kind="buffer")
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The data type that weights are read as: float32 or float64 (weights stored as float16 are widened)."""
+        return np.promote_types(self._group["weights"].dtype, np.float32)
+
+    # -- the matrix, in pieces ------------------------------------------------------------------------
+    def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[Any]:
+        """(n, c) weights of some snapshots and some parameters; only these are read from the store.
+
+        Raises
+        ------
+        RunError
+            a writer has thinned out one of these snapshots since the trajectory was opened.
+        """
+        return self._matrix("weights", rows, columns).astype(self.dtype, copy=False)
+
+    def buffers(self, rows: slice = slice(None)) -> NDArray[Any]:
+        """(n, B) buffers of some snapshots."""
+        return self._matrix("buffers", rows, slice(None))
+
+    def _matrix(self, name: str, rows: slice, columns: slice) -> NDArray[Any]:
+        array = self._group[name]
+        wanted = np.arange(len(self))[rows]
+        start, stop, stride = columns.indices(array.shape[1])
+        columns = slice(start, max(start, stop), stride)
+        places = self._places[wanted]
+        if not len(places) or stop <= start:
+            return np.empty((len(places), len(range(start, stop, stride))), dtype=array.dtype)
+        if self._commit.order is None and (len(places) < 2 or places[1] == places[0] + 1):
+            found = array[places[0] : places[-1] + 1, columns]
+        else:
+            found = np.empty((len(places), len(range(start, stop, stride))), dtype=array.dtype)
+            for i, place in enumerate(places):
+                found[i] = array[int(place), columns]
+        self._check_unchanged(wanted)
+        return found
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return self._group[name][: int(self._places.max(initial=-1)) + 1][self._places]
+
+    def _check_unchanged(self, wanted: NDArray[np.intp]) -> None:
+        """Refuse what was read if a writer reused one of the places in the meantime.
+
+        A place is written again only after the generation went up, and joins the order again only after its
+        step is written: so one look at the record after the reading decides.
+        """
+        now = Commit.read(self._group)
+        if now.generation == self._commit.generation:
+            return
+        here = {int(place): i for i, place in enumerate(now.places)}
+        last = int(now.places.max(initial=-1))
+        current = self._group["step"][: last + 1]
+        for i in wanted:
+            place = int(self._places[i])
+            if place not in here or current[place] != self.steps[i]:
+                raise _changed(f"the snapshot of step {int(self.steps[i])}")
+
+
+def _changed(what: str) -> RunError:
+    return RunError(
+        f"While it was being read, a recorder went on and replaced {what}",
+        mend="Open the trajectory again, or wait until the training has finished",
+    )
+
+
+# -- writing --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Rows:
+    """Snapshots to be written together: weights (n, D), buffers (n, B), and the scalars of each.
+
+    `stride` other than 0 thins the stored snapshots to multiples of it first. `tail` says that the last of
+    the rows is off the schedule.
+    """
+
+    weights: NDArray[Any]
+    buffers: NDArray[Any]
+    scalars: Mapping[str, Sequence[float]]
+    learning_rate: NDArray[np.float64]
+    tail: bool = False
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+class TrajectoryWriter:
+    """Writes snapshots into a run: data first, the commit record last, so that a kill leaves whole rows only."""
+
+    def __init__(self, root: Any) -> None:
+        self._group = root["trajectory"]
+        # write_empty_chunks is not part of what Zarr stores; without it a row of zeros next to a NaN fill
+        # is safe, but a row of NaNs (a diverged training) would be left out of the store.
+        self._arrays = {
+            name: self._group[name].with_config({"write_empty_chunks": True})
+            for name in ("weights", "buffers", "learning_rate", *SCALARS)
+        }
+        self.commit = Commit.read(self._group)
+        self.slots = int(self._group.attrs.get("slots", 0))
+        places = self.commit.places
+        self.steps: list[int] = [int(s) for s in self._arrays["step"][: places.max(initial=-1) + 1][places]]
+
+    @classmethod
+    def create(
+        cls,
+        root: Any,
+        layout: ParameterLayout,
+        buffer_layout: ParameterLayout,
+        *,
+        groups: int,
+        slots: int = 0,
+        dtype: str | None = None,
+        compressors: Any = None,
+    ) -> TrajectoryWriter:
+        """Start an empty trajectory in a run.
+
+        `slots` is the number of places of the thinning schedule; 0 for a trajectory that grows without limit.
+        """
+        root.attrs.update({"layout": layout.to_json(), "buffer_layout": buffer_layout.to_json()})
+        root.create_group("trajectory", attributes={"slots": slots})
+        rows = slots or GROWTH
+        config = {"write_empty_chunks": True}
+        for name, size, kind in (
+            ("weights", layout.size, dtype or layout.dtype),
+            ("buffers", buffer_layout.size, buffer_layout.dtype),
+        ):
+            chunks, shards = chunking(size, np.dtype(kind).itemsize, several_rows=not slots)
+            schema.create(
+                root,
+                f"trajectory/{name}",
+                (rows, size),
+                dtype=kind,
+                chunks=chunks,
+                shards=shards if shards != chunks else None,
+                compressors=compressors if name == "weights" else None,
+                config=config,
+            )
+        for name in SCALARS:
+            schema.create(root, f"trajectory/{name}", (rows,), chunks=(rows,), compressors=None, config=config)
+        schema.create(
+            root,
+            "trajectory/learning_rate",
+            (rows, groups),
+            chunks=(rows, max(1, groups)),
+            compressors=None,
+            config=config,
+        )
+        Commit(order=() if slots else None).write(root["trajectory"])
+        return cls(root)
+
+    @property
+    def dtypes(self) -> tuple[str, str]:
+        """Data types in which weights and buffers are stored."""
+        return str(self._arrays["weights"].dtype), str(self._arrays["buffers"].dtype)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one snapshot's weights and buffers."""
+        return sum(self._arrays[n].shape[1] * self._arrays[n].dtype.itemsize for n in ("weights", "buffers"))
+
+    def last_row(self) -> NDArray[Any]:
+        """(D,) weights of the last snapshot."""
+        return self._arrays["weights"][int(self.commit.places[-1])]
+
+    def append(self, rows: Rows) -> None:
+        """Write some snapshots and commit them together."""
+        places = self._free(len(rows))
+        self._grow(max(places) + 1, rows.learning_rate.shape[1])
+        for name, values in (("weights", rows.weights), ("buffers", rows.buffers)):
+            if values.shape[1]:
+                for first, last in _runs(places):
+                    start = places[first]
+                    self._arrays[name][start : start + last - first] = values[first:last]
+        for name in SCALARS:
+            self._write_column(name, places, np.asarray(rows.scalars[name]))
+        self._write_column("learning_rate", places, rows.learning_rate)
+        order = None if self.commit.order is None else (*self.commit.order, *places)
+        self._set(replace(self.commit, rows=self.commit.rows + len(rows), order=order, tail=rows.tail))
+        self.steps += [int(step) for step in rows.scalars["step"]]
+
+    def retain(self, steps: Iterable[int], stride: int) -> None:
+        """Keep only the snapshots of these steps; the places of the others become free."""
+        wanted = set(steps)
+        kept = [i for i, step in enumerate(self.steps) if step in wanted]
+        self._keep(kept, stride)
+
+    def truncate(self, step: int) -> None:
+        """Drop the snapshots after `step`, and one taken off the schedule: resuming takes them again."""
+        known = self.steps[:-1] if self.commit.tail else self.steps
+        self._keep([i for i, known_step in enumerate(known) if known_step <= step], self.commit.stride)
+
+    def close(self) -> None:
+        """Nothing more is coming: give back the places that were never used."""
+        if self.commit.order is None:
+            self._resize(max(1, self.commit.rows))
+
+    def _keep(self, kept: list[int], stride: int) -> None:
+        dropped = len(kept) < self.commit.rows
+        order = None if self.commit.order is None else tuple(self.commit.order[i] for i in kept)
+        generation = self.commit.generation + int(dropped)
+        commit = Commit(rows=len(kept), order=order, generation=generation, stride=stride)
+        if commit != self.commit:
+            self._set(commit)
+        self.steps = [self.steps[i] for i in kept]
+
+    def _free(self, count: int) -> list[int]:
+        if self.commit.order is None:
+            return list(range(self.commit.rows, self.commit.rows + count))
+        used = set(self.commit.order)
+        free = [place for place in range(self.slots) if place not in used][:count]
+        if len(free) < count:
+            raise RuntimeError(f"{count} snapshots for {len(free)} free places of {self.slots}")
+        return free
+
+    def _grow(self, rows: int, groups: int) -> None:
+        have = self._arrays["step"].shape[0]
+        if rows > have:
+            self._resize(max(rows, 2 * have))
+        rates = self._arrays["learning_rate"]
+        if groups > rates.shape[1]:
+            rates.resize((rates.shape[0], groups))
+
+    def _resize(self, rows: int) -> None:
+        for array in self._arrays.values():
+            if array.shape[0] != rows:
+                array.resize((rows, *array.shape[1:]))
+
+    def _write_column(self, name: str, places: list[int], values: NDArray[Any]) -> None:
+        array = self._arrays[name]
+        for first, last in _runs(places):
+            start = places[first]
+            target = slice(start, start + last - first)
+            if values.ndim == 1:
+                array[target] = values[first:last]
+            else:
+                array[target, : values.shape[1]] = values[first:last]
+
+    def _set(self, commit: Commit) -> None:
+        commit.write(self._group)
+        self.commit = commit
+
+
+def chunking(size: int, itemsize: int, *, several_rows: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(chunk, shard) of a (row, size) array.
+
+    A row is cut into even chunks of about a million numbers, so that a part of a row is read without the rest,
+    and stored as one file, so that it appears at once. Several short rows share a file where rows are only appended.
+    """
+    size = max(1, size)
+    pieces = max(1, round(size / CHUNK_NUMBERS))
+    width = -(-size // pieces)
+    rows = max(1, min(GROWTH, SHARD_BYTES // (size * itemsize))) if several_rows and pieces == 1 else 1
+    return (1, width), (rows, pieces * width)
+
+
+def _runs(places: Sequence[int]) -> list[tuple[int, int]]:
+    """Ranges of positions in which the places go up by one."""
+    cuts = [0, *(i for i in range(1, len(places)) if places[i] != places[i - 1] + 1), len(places)]
+    return list(pairwise(cuts))
