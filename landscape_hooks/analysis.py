@@ -165,7 +165,7 @@ def _open(store: Any) -> tuple[Any, Any]:
     from landscape_hooks.trajectory import Trajectory
 
     root = stores.open_run(store, mode="r+")
-    return root, Trajectory.open(root)
+    return root, Trajectory.open(store)
 
 
 def resolve_objective(root: Any, objective: Any, data: Any, samples: int | None) -> Any:

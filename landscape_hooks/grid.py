@@ -54,7 +54,7 @@ class Grid:
         of directions that the path hardly follows), and the shorter axis is widened about its middle to
         SLENDER times the longer one. It goes no further, for the loss far from the path is another story
         (usually a steep wall that flattens everything else). The spacing is then the least one that puts
-        a node on the origin, so that the surface holds the final snapshot's own loss.
+        a node on the origin (from three points an axis on), so that the surface holds the final snapshot's own loss.
 
         Parameters
         ----------
@@ -156,4 +156,6 @@ def _axis_through_zero(low: float, high: float, size: int) -> Floats:
         need_above = np.where(high > 0, high / (size - 1 - below), 0.0)
     spacing = np.maximum(need_below, need_above)
     best = int(np.argmin(spacing))
+    if not np.isfinite(spacing[best]):  # two points on both sides of the origin cannot hold it, too
+        return np.linspace(low, high, size)
     return (below - best) * spacing[best]

@@ -226,11 +226,11 @@ TABLE: tuple[Field, ...] = (
 
 
 def field(path: str) -> Field:
-    """The row of the table that describes the array at `path` (first match; KeyError where there is none)."""
-    for row in TABLE:
-        if row.path == path or fnmatchcase(path, row.path):
-            return row
-    raise KeyError(path)
+    """The row of the table that describes the array at `path` (the closest match; KeyError where there is none)."""
+    matches = [row for row in TABLE if fnmatchcase(path, row.path)]
+    if not matches:
+        raise KeyError(path)
+    return max(matches, key=lambda row: len(row.path))
 
 
 def create(

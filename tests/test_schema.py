@@ -21,6 +21,11 @@ def test_paths_have_one_row_each():
     assert len(paths) == len(set(paths))
 
 
+def test_the_closest_row_describes_an_array():
+    assert schema.field("surfaces/first/loss").dims == ("alpha", "beta")
+    assert schema.field("surfaces/first/paths/0/loss").dims == ("snapshot",)
+
+
 def test_unknown_array_and_wrong_rank_are_refused():
     root = zarr.group(zarr.storage.MemoryStore())
     with pytest.raises(KeyError):

@@ -1,0 +1,302 @@
+"""analyze() on real runs: the stored surface is what its definition says, and comes back after a kill."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from landscape_hooks import analysis, store
+from landscape_hooks.analysis import analyze
+from landscape_hooks.capture import capture
+from landscape_hooks.commands.analyze import analyze as command
+from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError, RunError, SurfaceError
+from landscape_hooks.objective import Objective
+from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.surface import Surface
+from landscape_hooks.trajectory import Rows, Trajectory, TrajectoryWriter
+
+
+class Quadratic(nn.Module):
+    """½(θ-c)ᵀH(θ-c) of its parameters θ; H and c are buffers, but of no running statistics."""
+
+    def __init__(self, size=30, seed=0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        factor = torch.randn(size, size, generator=generator) / size**0.5
+        self.register_buffer("hessian", factor @ factor.T + 0.1 * torch.eye(size))
+        self.register_buffer("centre", torch.randn(size, generator=generator))
+        self.theta = nn.Parameter(3 * torch.randn(size, generator=generator))
+
+    def forward(self, batch):
+        gap = self.theta - self.centre
+        return 0.5 * gap @ self.hessian @ gap + 0 * batch.sum()
+
+    def by_definition(self, weights):
+        gap = np.asarray(weights, dtype=float) - self.centre.double().numpy()
+        return 0.5 * gap @ self.hessian.double().numpy() @ gap
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 3)
+    )  # fmt: skip
+
+
+def samples(count=48):
+    generator = torch.Generator().manual_seed(1)
+    y = torch.randint(0, 3, (count,), generator=generator)
+    return 3 * (torch.randn(count, 1, 8, 8, generator=generator) + y[:, None, None, None]) + 4, y
+
+
+def train(path, model, step, *, snapshots=8, every=2, learning_rate=0.05, **objective):
+    """A short recorded training: snapshots written as the recorder writes them, the objective captured."""
+    layout, buffers = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
+    root = store.create_run(str(path))
+    writer = TrajectoryWriter.create(root, layout, buffers, groups=1)
+    capture(root, model, **objective) if objective else None
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)
+
+    def record(number, loss):
+        writer.append(
+            Rows(
+                layout.flatten(model).detach().numpy()[None].copy(),
+                buffers.flatten(model).detach().numpy()[None].copy(),
+                {"step": [number], "epoch": [number / 10], "loss": [loss], "wall_time": [1e9 + number]},
+                np.array([[learning_rate]]),
+            )
+        )
+
+    record(0, np.nan)
+    for number in range(1, (snapshots - 1) * every + 1):
+        optimizer.zero_grad()
+        loss = step(model)
+        loss.backward()
+        optimizer.step()
+        if number % every == 0:
+            record(number, float(loss.detach()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def quadratic_run(tmp_path_factory):
+    model = Quadratic()
+    batch = torch.zeros(4, 1)
+    path = tmp_path_factory.mktemp("runs") / "quadratic.zarr"
+    return train(path, model, lambda m: m(batch), objective=lambda m, b: m(b), data=batch), Quadratic()
+
+
+@pytest.fixture(scope="module")
+def bn_run(tmp_path_factory):
+    model, (x, y) = network().train(), samples()
+    path = tmp_path_factory.mktemp("runs") / "network.zarr"
+    loss = nn.CrossEntropyLoss()
+    return train(path, model, lambda m: loss(m(x), y), criterion=loss, data=[(x[:24], y[:24]), (x[24:], y[24:])])
+
+
+def run(path, **options):
+    return analyze(str(path), progress=False, **options)
+
+
+# -- what a surface is --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("directions", ["pca", "random"])
+@pytest.mark.parametrize("size", [(7, 4), 6])
+def test_a_quadratic_loss_gives_the_exact_paraboloid(quadratic_run, directions, size):
+    path, model = quadratic_run
+    options = {"norm": "none"} if directions == "random" else {}
+    surface = run(path, directions=directions, size=size, name="paraboloid", fresh=True, **options)
+    group = store.open_run(str(path))["surfaces/paraboloid"]
+    origin, vectors = group["origin"][...].astype(float), group["directions"][...].astype(float)
+    expected = [
+        [model.by_definition(origin + a * vectors[0] + b * vectors[1]) for b in surface.beta] for a in surface.alpha
+    ]
+    np.testing.assert_allclose(surface.loss, expected, rtol=1e-5)
+    snapshots = Trajectory.open(str(path))
+    np.testing.assert_allclose(surface.path_loss, [model.by_definition(s.weights) for s in snapshots], rtol=1e-5)
+    projected = origin + surface.path @ vectors
+    np.testing.assert_allclose(surface.path_plane_loss, [model.by_definition(w) for w in projected], rtol=1e-5)
+    gaps = [np.linalg.norm(s.weights - w) for s, w in zip(snapshots, projected, strict=True)]
+    np.testing.assert_allclose(surface.path_distance, gaps, atol=1e-4)
+    np.testing.assert_array_equal(surface.steps, snapshots.steps)
+
+
+@pytest.mark.parametrize("policy", ["batch", "fixed", "interpolate", "recalibrate"])
+def test_the_surface_at_the_origin_is_the_final_snapshots_loss(bn_run, policy):
+    surface = run(bn_run, size=(5, 6), batch_norm=policy, name=policy)
+    assert surface.attrs["batch_norm"] == policy
+    row, column = np.flatnonzero(surface.alpha == 0), np.flatnonzero(surface.beta == 0)
+    at_origin = surface.loss[row, column]
+    assert at_origin == surface.path_loss[-1] == surface.path_plane_loss[-1] == surface.attrs["origin_loss"]
+    assert surface.path_distance[-1] < 1e-6
+    final = Trajectory.open(str(bn_run))[-1]
+    statistics = {"fixed": "running", "interpolate": "running"}.get(policy, policy)
+    objective = Objective.load(store.open_run(str(bn_run)))
+    own = objective.evaluate(torch.from_numpy(final.weights), torch.from_numpy(final.buffers), statistics=statistics)
+    assert surface.path_loss[-1] == pytest.approx(own.mean, rel=1e-6)
+    assert surface.path[0, 0] <= 0
+
+
+def test_interpolated_statistics_bring_the_path_onto_the_surface(tmp_path):
+    """Three snapshots lie in their plane: under `interpolate` it shows each one's own evaluation loss."""
+    model, (x, y) = network().train(), samples()
+    loss = nn.CrossEntropyLoss()
+    path = train(tmp_path / "three.zarr", model, lambda m: loss(m(x), y), snapshots=3, criterion=loss, data=(x, y))
+    moved, fixed = (run(path, size=3, batch_norm=p, name=p) for p in ("interpolate", "fixed"))
+    objective, trajectory = Objective.load(store.open_run(str(path))), Trajectory.open(str(path))
+    own = [objective.evaluate(torch.from_numpy(s.weights), torch.from_numpy(s.buffers)).mean for s in trajectory]
+    np.testing.assert_allclose(moved.path_loss, own, rtol=1e-6)
+    np.testing.assert_allclose(moved.path_plane_loss, own, rtol=1e-4)
+    assert abs(fixed.path_plane_loss[0] - own[0]) > 0.1
+    assert moved.path_distance.max() < 1e-4
+
+
+def test_everything_that_defines_the_picture_is_stored(bn_run):
+    surface = run(bn_run, size=(3, 4), directions="random", seed=7)
+    assert surface.name == "random"
+    assert Surface.open(str(bn_run)).name == "random"
+    wanted = {"directions", "labels", "normalization", "centring", "batch_norm", "samples", "seed", "data_digest"}
+    wanted |= {"origin_step", "extent", "versions", "report"}
+    assert wanted <= set(surface.attrs)
+    assert surface.attrs["batch_norm"] == "batch"
+    assert surface.attrs["seed"] == 7
+    assert surface.attrs["samples"] == 48
+    assert surface.attrs["origin_step"] == 14
+    assert surface.attrs["extent"] == [surface.alpha[0], surface.alpha[-1], surface.beta[0], surface.beta[-1]]
+    assert surface.complete
+    assert (surface.loss_stderr > 0).all()
+    assert surface.alpha[0] <= -1
+    assert surface.alpha[-1] >= 1
+    assert len(surface.attrs["report"]) >= 3
+
+
+def test_probe_samples_and_data_can_be_others(bn_run):
+    fewer = run(bn_run, size=2, samples=24, name="fewer")
+    assert fewer.attrs["samples"] == 24
+    x, y = samples(72)
+    other = run(bn_run, size=2, data=[(x[48:], y[48:])], name="other")
+    assert other.attrs["samples"] == 24
+    assert other.attrs["data_digest"] != fewer.attrs["data_digest"]
+    model, (x, y) = network(), samples()
+    live = Objective(model, criterion=nn.CrossEntropyLoss(), data=[(x[:24], y[:24])])
+    np.testing.assert_allclose(run(bn_run, size=2, objective=live, name="live").loss, fewer.loss, rtol=1e-6)
+
+
+# -- interrupted and resumed --------------------------------------------------------------------------------
+def test_asking_again_computes_nothing_and_fresh_everything(bn_run, monkeypatch):
+    first = run(bn_run, size=4, name="again")
+    monkeypatch.setattr(analysis, "evaluate", lambda *a, **k: pytest.fail("evaluated") if len(a[1]) else iter(()))
+    again = run(bn_run, size=4, name="again")
+    np.testing.assert_array_equal(first.loss, again.loss)
+    monkeypatch.undo()
+    np.testing.assert_allclose(run(bn_run, size=4, name="again", fresh=True).loss, first.loss, rtol=1e-6)
+
+
+def test_ctrl_c_keeps_what_is_done_and_resuming_completes_it_bit_for_bit(bn_run, monkeypatch):
+    whole = run(bn_run, size=5, name="whole")
+    real = analysis.evaluate
+
+    def stopped(loss, points, **options):
+        for number, tile in enumerate(real(loss, points, **options)):
+            if number == 7:
+                raise KeyboardInterrupt
+            yield tile
+
+    monkeypatch.setattr(analysis, "evaluate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(bn_run, size=5, name="stopped")
+    monkeypatch.undo()
+    partial = Surface.open(str(bn_run), "stopped")
+    assert partial.evaluated.sum() == 7
+    assert not partial.complete
+    resumed = run(bn_run, size=5, name="stopped")
+    for key in ("loss", "loss_stderr", "evaluated", "path_loss", "path_plane_loss"):
+        np.testing.assert_array_equal(getattr(resumed, key), getattr(whole, key))
+
+
+def test_kill_9_at_any_moment_and_resuming_gives_the_same_bits(bn_run):
+    whole = run(bn_run, size=20, name="unkilled", batch_norm="recalibrate")
+    script = (
+        "from landscape_hooks import analysis; analysis.COMMIT_SECONDS = 0.0\n"
+        f"analysis.analyze({str(bn_run)!r}, size=20, name='killed', batch_norm='recalibrate', progress=False)"
+    )
+    left = [0]
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-c", script])
+        before = left[-1]
+        while process.poll() is None and left[-1] < before + 20:
+            time.sleep(0.01)
+            try:
+                left.append(int(Surface.open(str(bn_run), "killed").evaluated.sum()))
+            except (SurfaceError, KeyError, FileNotFoundError):
+                continue
+        process.kill()  # SIGKILL
+        process.wait()
+    assert 0 < left[-1] < 400  # it was killed in the middle, and what was done is still there
+    resumed = run(bn_run, size=20, name="killed", batch_norm="recalibrate")
+    for key in ("loss", "loss_stderr", "evaluated", "path_loss", "path_plane_loss", "path_distance"):
+        np.testing.assert_array_equal(getattr(resumed, key), getattr(whole, key))
+
+
+# -- errors -------------------------------------------------------------------------------------------------
+def test_errors_say_what_was_found_and_what_mends_it(bn_run, quadratic_run, tmp_path):
+    with pytest.raises(RunError, match="nothing at"):
+        run(tmp_path / "none.zarr")
+    with pytest.raises(PlaneError, match="directions 'pcb'"):
+        run(bn_run, directions="pcb")
+    with pytest.raises(ObjectiveError, match="policy 'train'"):
+        run(bn_run, batch_norm="train")
+    with pytest.raises(ObjectiveError, match="engine 'slurm'"):
+        run(bn_run, engine="slurm")
+    with pytest.raises(SurfaceError, match="name"):
+        run(bn_run, name="../up")
+    with pytest.raises(ObjectiveError, match="cannot be imported"):
+        run(bn_run, objective="nowhere:make")
+    with pytest.raises(ObjectiveError, match="module:function"):
+        run(bn_run, objective="nowhere")
+    with pytest.raises(ObjectiveError, match="device"):
+        run(bn_run, device="abacus")
+    other = Objective(nn.Linear(2, 3), criterion=nn.CrossEntropyLoss(), data=(torch.ones(2, 2), torch.zeros(2).long()))
+    with pytest.raises(LandscapeError, match=r"0\.weight"):
+        run(bn_run, objective=other)
+
+
+def test_a_run_with_one_snapshot_or_without_objective(tmp_path):
+    batch = torch.zeros(4, 1)
+    one = train(tmp_path / "one.zarr", Quadratic(), lambda m: m(batch), snapshots=1,
+                objective=lambda m, b: m(b), data=batch)  # fmt: skip
+    with pytest.raises(RunError, match="1 snapshot"):
+        run(one)
+    none = train(tmp_path / "none.zarr", Quadratic(), lambda m: m(batch))
+    with pytest.raises(ObjectiveError, match="--objective module:function"):
+        run(none)
+
+
+def test_nan_everywhere_is_an_error_and_a_hole_is_data(tmp_path):
+    batch = torch.full((4, 1), float("nan"))
+    path = train(tmp_path / "nan.zarr", Quadratic(), lambda m: m(torch.zeros(4, 1)), objective=lambda m, b: m(b),
+                 data=batch)  # fmt: skip
+    with pytest.raises(ObjectiveError, match="NaN at all 9 points"):
+        run(path, size=3)
+
+
+# -- the command --------------------------------------------------------------------------------------------
+def test_the_command_is_the_function(bn_run, monkeypatch, tmp_path):
+    (tmp_path / "my_data.py").write_text(
+        "import torch\ndef probe():\n    return [(torch.ones(5, 1, 8, 8), torch.zeros(5).long())]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(bn_run), "--size", "3x4", "--extent", "-1,1,-2,2", "--data", "my_data:probe", "--quiet"]
+    result = CliRunner().invoke(command, [*arguments, "--name", "cli", "--json"], catch_exceptions=False)
+    printed = json.loads(result.stdout)
+    assert printed["shape"] == [3, 4]
+    assert printed["attrs"]["extent"] == [-1, 1, -2, 2]
+    assert printed["attrs"]["samples"] == 5
+    plain = CliRunner().invoke(command, [*arguments, "--name", "cli"], catch_exceptions=False)
+    assert "variance" in plain.output
+    assert "random walk" in plain.output
