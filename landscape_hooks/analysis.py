@@ -24,7 +24,7 @@ from landscape_hooks.errors import ObjectiveError, PlaneError
 from landscape_hooks.evaluate import POLICIES, PlaneLoss, Tile, buffer_directions, evaluate, evaluate_path
 from landscape_hooks.grid import Grid, parse_extent, parse_size
 from landscape_hooks.plane import Plane
-from landscape_hooks.surface import Path, Surface, SurfaceWriter, check_name, label_of, names
+from landscape_hooks.surface import Path, Surface, SurfaceWriter, check_name, names
 from landscape_hooks.version import __version__
 
 COMMIT_SECONDS = 1.0
@@ -344,7 +344,7 @@ def _check_not_all_nan(surface: Surface) -> None:
 
 
 def _label(trajectory: Any, store: Any) -> str:
-    return str(getattr(trajectory, "label", "")) or label_of(store)
+    return str(getattr(trajectory, "label", "")) or stores.label_of(store)
 
 
 def _digest_of(trajectory: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,12 @@ def open_run(store: Any, *, mode: Any = "r") -> Any:
         return store
     address = _address(store)
     try:
-        root = zarr.open_group(address, mode=mode, zarr_format=3)
+        # read-only first: opening for writing would create a folder where there is none
+        root = zarr.open_group(address, mode="r", zarr_format=3)
         mark = root.attrs.get(KEY)
-    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
+        if mode != "r" and isinstance(mark, dict):
+            root = zarr.open_group(address, mode=mode, zarr_format=3)
+    except (OSError, KeyError, TypeError, ValueError) as error:
         missing = isinstance(address, str) and "://" not in address and not Path(address).exists()
         raise RunError(
             f"There is nothing at {store}" if missing else f"{store} is not a run ({type(error).__name__}: {error})",

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
@@ -276,8 +275,3 @@ def check_name(name: str) -> None:
             expected="letters, digits, '.', '_' and '-'",
             mend="Choose another --name",
         )
-
-
-def label_of(run: Any) -> str:
-    """What a legend calls a run: its folder's name without `.zarr`."""
-    return FilePath(str(run).rstrip("/")).name.removesuffix(".zarr")
