@@ -22,7 +22,7 @@ import torch
 
 from landscape_hooks import store as run_store
 from landscape_hooks.background import BackgroundWriter
-from landscape_hooks.errors import LandscapeError, ObjectiveError, RecordingWarning, RunError
+from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError, RecordingWarning, RunError
 from landscape_hooks.hook import StepHook, unwrap_optimizer
 from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.schedule import NEVER, Schedule, Thinning, make_schedule
@@ -422,10 +422,12 @@ def _capture(root: Any, model: torch.nn.Module, *, criterion: Any, objective: An
         return
     if data is None:
         raise LandscapeError("Found a criterion or objective without data=", expected="the data to compute the loss on")
-    from landscape_hooks.objective import capture
+    from landscape_hooks.capture import capture
 
     try:
         capture(root, model, criterion=criterion, objective=objective, data=data, samples=samples)
+    except DataError:
+        raise
     except ObjectiveError as error:
         text = (
             f"The loss could not be stored in the run; recording goes on without it. {error} To analyze the run, name "

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from landscape_hooks import Trajectory, record
-from landscape_hooks.errors import LandscapeError, LayoutError, RunError
+from landscape_hooks.errors import LandscapeError, LayoutError, RecordingWarning, RunError
 from landscape_hooks.parameters import ParameterLayout
 
 
@@ -293,3 +293,43 @@ def test_manifests_are_in_the_run(tmp_path):
     assert t.layout == ParameterLayout.of(model)
     assert t.buffer_layout == ParameterLayout.of_buffers(model)
     assert t.label == "run"
+
+
+def test_the_objective_travels_with_the_run(tmp_path):
+    from landscape_hooks import Objective
+
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(12, 5), torch.randint(0, 2, (12,))
+    criterion = nn.CrossEntropyLoss()
+    with record(model, optimizer, tmp_path / "run.zarr", every=2, criterion=criterion, data=[(x, y)], samples=10):
+        assert model.training
+        train(model, optimizer, 4)
+    t = Trajectory.open(tmp_path / "run.zarr")
+    objective = Objective.load(t.root)
+    assert objective.samples == 10
+    found = objective.evaluate(torch.from_numpy(t[-1].weights), torch.from_numpy(t[-1].buffers), statistics="running")
+    model.eval()
+    torch.testing.assert_close(torch.as_tensor(found.mean).float(), criterion(model(x[:10]), y[:10]).detach())
+
+
+def test_a_loss_that_cannot_be_captured_is_one_warning_with_the_way_out(tmp_path):
+    class Unexportable(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * float(x.numpy().sum())
+
+    model = Unexportable(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    data = [(torch.randn(8, 3), torch.randint(0, 2, (8,)))]
+    with pytest.warns(RecordingWarning, match="analyze RUN --objective module:function") as caught:
+        recorder = record(model, optimizer, tmp_path / "run.zarr", criterion=nn.CrossEntropyLoss(), data=data)
+    assert len(caught) == 1
+    recorder.close()
+    assert len(Trajectory.open(tmp_path / "run.zarr")) == 1
+
+
+def test_data_that_is_wrong_is_an_error_and_leaves_nothing_behind(tmp_path):
+    model = make_model()
+    with pytest.raises(LandscapeError, match="empty"):
+        record(model, None, tmp_path / "run.zarr", criterion=nn.CrossEntropyLoss(), data=[])
+    record(model, None, tmp_path / "run.zarr").close()
