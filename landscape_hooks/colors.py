@@ -1,0 +1,40 @@
+"""Colours: heights to RGB by matplotlib's colour maps. One lookup for the PLY writer, the viewer and the figures."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landscape_hooks.mesh import Mesh
+
+PATHS = ("#ff5a36", "#22c7f0", "#f7c531", "#d45cf5", "#57d977", "#ff8fb3", "#a5adff", "#c9a37a")
+"""Colours of the runs in a picture, first run first; they stay apart from the colour maps below them."""
+
+
+@lru_cache(maxsize=32)
+def table(name: str) -> NDArray[np.uint8]:
+    """(256, 3) the colours of matplotlib's colour map `name`, lowest first."""
+    from matplotlib import colormaps
+
+    return np.asarray(colormaps[name](np.arange(256), bytes=True)[:, :3])
+
+
+def of_mesh(mesh: Mesh, name: str = "viridis") -> NDArray[np.uint8]:
+    """(V, 3) the colour of every vertex by its height; the ends of the map are the ends of the transform."""
+    low, high = mesh.height.bounds
+    share = (mesh.vertices[:, 2] - low) / (high - low) if high > low else np.zeros(len(mesh.vertices))
+    return table(name)[np.clip(share * 256, 0, 255).astype(np.intp)]
+
+
+def rgb(text: str) -> tuple[float, float, float]:
+    """(r, g, b) in 0 … 1 of "#rrggbb"."""
+    red, green, blue = (int(text[k : k + 2], 16) / 255 for k in (1, 3, 5))
+    return red, green, blue
+
+
+def path_color(number: int) -> Any:
+    """The colour "#rrggbb" of run `number`."""
+    return PATHS[number % len(PATHS)]

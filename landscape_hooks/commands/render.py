@@ -1,0 +1,49 @@
+"""`landscape-hooks render`: the replay as a file, without a display."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("source", metavar="RUN|F.ply")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="F.png, F.gif, F.webp or F.mp4.")
+@click.option("--name", help="Surface of the run (left out: the latest).")
+@click.option("--size", default="1280x720", show_default=True, metavar="WxH", help="Size in pixels.")
+@click.option("--view", "view_text", default="", metavar="VIEW", help="Camera, as the window's key V prints it.")
+@click.option("--texture", default="viridis", show_default=True, help="Colour map, hypsometric, grey or wireframe.")
+@click.option("--contours", default="shader", show_default=True, help="shader, 'marching squares' or off.")
+@click.option("--theme", type=click.Choice(["dark", "light"]), default="dark", show_default=True)
+@click.option("--height", type=click.Choice(["auto", "log10", "linear", "clipped"]), default="auto", show_default=True)
+@click.option("--exaggeration", default=1.0, show_default=True, help="Stretches the height.")
+@click.option("--captions/--no-captions", default=True, help="Axes, colour bar, read-out and title.")
+@click.option("--transparent", is_flag=True, help="No background (PNG, WebP).")
+@click.option("--frames", default=72, show_default=True, help="Pictures of a film.")
+@click.option("--fps", default=18, show_default=True, help="Pictures a second.")
+@click.option("--turn", default=20.0, show_default=True, help="Degrees that the camera turns during a film.")
+@click.option("--at", default=1.0, show_default=True, help="Share of the replay that a picture shows, 0 to 1.")
+def render(
+    source: str, output: Path, name: str | None, size: str, view_text: str, texture: str, contours: str, theme: str,
+    height: str, exaggeration: float, captions: bool, transparent: bool, frames: int, fps: int, turn: float, at: float,
+) -> None:  # fmt: skip
+    """Draw the surface and the path into a picture or a film. Needs no display."""
+    from landscape_hooks.viewer import offscreen
+    from landscape_hooks.viewer.look import Look
+
+    look = Look(
+        texture=texture, contours=contours, theme=theme, height=height, exaggeration=exaggeration, captions=captions,
+        transparent=transparent,
+    )  # fmt: skip
+    offscreen.render(
+        source, output, size=_size(size), name=name, view=view_text, look=look, frames=frames, fps=fps, turn=turn, at=at
+    )
+    click.echo(f"wrote {output}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise click.BadParameter(f"found '{text}', expected WIDTHxHEIGHT, such as 1280x720", param_hint="--size")
+    return int(width), int(height)

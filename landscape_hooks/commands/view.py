@@ -1,0 +1,23 @@
+"""`landscape-hooks view`: the replay in a window."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("source", metavar="RUN|F.ply")
+@click.option("--name", help="Surface of the run (left out: the latest).")
+@click.option("--view", "view_text", default="", metavar="VIEW", help="Camera, as the key V prints it; also: top, iso.")
+@click.option("--texture", default="viridis", show_default=True, help="Texture at the start; the key C changes it.")
+@click.option("--theme", type=click.Choice(["dark", "light"]), default="dark", show_default=True)
+@click.option("--height", type=click.Choice(["auto", "log10", "linear", "clipped"]), default="auto", show_default=True)
+@click.option("--play/--no-play", default=True, help="Start playing at once.")
+def view(source: str, name: str | None, view_text: str, texture: str, theme: str, height: str, play: bool) -> None:
+    """Open a window that replays the optimizer's path over its loss surface. H shows the keys."""
+    from landscape_hooks.viewer import window
+    from landscape_hooks.viewer.look import Look
+
+    window.view(
+        source, name=name, view=view_text, look=Look(texture=texture, theme=theme, height=height), play=play
+    )

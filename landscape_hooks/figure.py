@@ -1,0 +1,289 @@
+"""Figures for a publication, by matplotlib: contours with the path, the surface in 3-D, the loss along the path.
+
+In: a Surface. Out: a matplotlib Figure, which saves itself as PNG, SVG or PDF.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landscape_hooks import colors
+from landscape_hooks.contours import levels, text_of
+from landscape_hooks.mesh import Height, Mesh
+from landscape_hooks.ply import axis_labels
+from landscape_hooks.surface import Path, Surface
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#1d2430"
+HALO = "#ffffff"
+
+
+def contour_figure(
+    surface: Surface,
+    *,
+    height: str = "auto",
+    clip: tuple[float, float] = (0.0, 100.0),
+    colormap: str = "viridis",
+    size: tuple[float, float] = (6.4, 5.2),
+) -> Figure:
+    """Filled contours of the loss with labelled lines, and the paths over them (cf. Li et al. 2018, fig. 9).
+
+    `size` is in inches. Grid points without a finite loss are hatched.
+
+    Raises
+    ------
+    SurfaceError
+        there is no finite loss to draw.
+    """
+    from matplotlib.figure import Figure
+
+    with _style():
+        mesh = Mesh.from_surface(surface, height=height, clip=clip)
+        figure = Figure(figsize=size, layout="constrained", dpi=150)
+        axes = figure.add_subplot()
+        _fill(figure, axes, surface, mesh, colormap)
+        _holes(axes, surface, mesh)
+        for number, path in enumerate(surface.paths):
+            _draw_path(axes, path, colors.path_color(number), alone=len(surface.paths) == 1)
+        _frame(axes, surface)
+        axes.set_title(_title(surface), loc="left", fontsize=11, fontweight="bold", color=INK, pad=22)
+        axes.text(0, 1.022, caption(surface, mesh.height), transform=axes.transAxes, fontsize=7.5, color="#5a6475")
+        if surface.paths:
+            axes.legend(loc="best", fontsize=8, framealpha=0.92, edgecolor="none", facecolor="white", borderpad=0.7)
+    return figure
+
+
+def caption(surface: Surface, height: Height) -> str:
+    """What defines the picture, in one line: the BatchNorm policy, the samples, the height."""
+    policy = surface.attrs.get("batch_norm")
+    parts = [f"BatchNorm: {policy}" if policy not in (None, "", "none") else "no running statistics"]
+    if surface.attrs.get("samples"):
+        parts.append(f"{surface.attrs['samples']} probe samples")
+    parts.append(height.statement.replace("height:", "scale:"))
+    return "  ·  ".join(parts)
+
+
+def _title(surface: Surface) -> str:
+    runs = [path.label for path in surface.paths if path.label]
+    what = {"pca": "the plane of its main directions", "random": "a random filter-normalised plane"}
+    plane = what.get(str(surface.attrs.get("directions")), f"the plane '{surface.attrs.get('directions')}'")
+    plane = plane.replace("its", "their") if len(runs) > 1 else plane
+    if surface.attrs.get("directions") not in what and not surface.attrs.get("directions"):
+        plane = "a plane"
+    return f"Loss around {', '.join(runs)} in {plane}" if runs else f"Loss in {plane}"
+
+
+def _style() -> Any:
+    from matplotlib import rc_context
+
+    return rc_context(
+        {
+            "font.family": "DejaVu Sans",
+            "font.size": 9,
+            "axes.edgecolor": "#8a93a3",
+            "axes.linewidth": 0.8,
+            "axes.labelcolor": INK,
+            "xtick.color": "#5a6475",
+            "ytick.color": "#5a6475",
+            "hatch.linewidth": 0.6,
+            "hatch.color": "#9aa3b2",
+            "svg.fonttype": "none",
+            "pdf.fonttype": 42,
+        }
+    )
+
+
+def _fill(figure: Figure, axes: Axes, surface: Surface, mesh: Mesh, colormap: str) -> None:
+    """Filled contours, lines with labels at the index levels, and the colour bar in loss units."""
+    from matplotlib import patheffects
+
+    heights = np.ma.masked_invalid(mesh.heights.T)
+    low, high = mesh.height.bounds
+    losses, index = levels(mesh.height, 24)
+    if not len(losses):
+        axes.text(0.5, 0.5, f"constant loss {text_of(low)}", transform=axes.transAxes, ha="center")
+        return
+    lines = mesh.height.of(losses)
+    steps = np.concatenate([[low], lines[(lines > low) & (lines < high)], [high]])
+    filled = axes.contourf(surface.alpha, surface.beta, heights, levels=steps, cmap=colormap, corner_mask=False)
+    for heavy in (False, True):
+        some = lines[index == heavy]
+        if not len(some):
+            continue
+        drawn = axes.contour(
+            surface.alpha,
+            surface.beta,
+            heights,
+            levels=some,
+            colors="white",
+            linewidths=0.9 if heavy else 0.35,
+            alpha=0.9 if heavy else 0.55,
+            corner_mask=False,
+        )
+        if heavy:
+            names = {float(level): text_of(float(mesh.height.inverse(level))) for level in drawn.levels}
+            for label in axes.clabel(drawn, fmt=names, fontsize=7, colors="white", inline_spacing=4):
+                label.set_path_effects([patheffects.withStroke(linewidth=1.6, foreground="#00000066")])
+    bar = figure.colorbar(filled, ax=axes, pad=0.02, aspect=32, spacing="proportional")
+    shown = lines[index] if index.sum() >= 3 else lines
+    bar.set_ticks(shown, labels=[text_of(float(mesh.height.inverse(level))) for level in shown])
+    bar.ax.minorticks_off()
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.set_label("loss on the probe samples", color=INK)
+
+
+def _holes(axes: Axes, surface: Surface, mesh: Mesh) -> None:
+    """Hatch the cells that have no finite loss, so that nothing looks like a value."""
+    whole = mesh.valid[:-1, :-1] & mesh.valid[1:, :-1] & mesh.valid[:-1, 1:] & mesh.valid[1:, 1:]
+    if whole.all():
+        return
+    axes.set_facecolor("#eef0f3")
+    patch = axes.patch
+    patch.set_hatch("////")
+    patch.set_edgecolor("#b3bac6")
+    present = surface.present
+    found = []
+    for name, mask in (
+        ("not computed", ~present),
+        ("NaN", present & np.isnan(surface.loss)),
+        ("infinite", present & np.isinf(surface.loss)),
+    ):
+        if mask.any():
+            found.append(f"{name}: {int(mask.sum())}")
+    axes.text(
+        0.99, 0.01, "hatched = " + ", ".join(found) + " points", transform=axes.transAxes, ha="right", fontsize=7,
+        color=INK, bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 2},
+    )  # fmt: skip
+
+
+def _draw_path(axes: Axes, path: Path, color: str, *, alone: bool) -> None:
+    """The path with a light casing, its snapshots as dots, start and end marked."""
+    from matplotlib import patheffects
+
+    points = path.coordinates
+    case = [patheffects.withStroke(linewidth=3.4, foreground=HALO), patheffects.Normal()]
+    name = path.label or "path"
+    axes.plot(
+        *points.T,
+        color=color,
+        linewidth=1.7,
+        solid_joinstyle="round",
+        path_effects=case,
+        label=f"{name}: {len(path)} snapshots",
+    )
+    if len(path) <= 400:
+        axes.plot(*points.T, linestyle="none", marker="o", markersize=2.2, color=color, markeredgewidth=0)
+    start = f"start: step {path.step[0]}, loss {text_of(float(path.loss[0]))}"
+    end = f"end: step {path.step[-1]}, loss {text_of(float(path.loss[-1]))}"
+    marks = ((0, "o", HALO, start, 7.0), (-1, "*", color, end, 13.0))
+    for which, marker, face, label, size in marks:
+        axes.plot(
+            *points[which],
+            linestyle="none",
+            marker=marker,
+            markersize=size,
+            markerfacecolor=face,
+            markeredgecolor=INK,
+            markeredgewidth=0.9,
+            label=label if alone else None,
+            zorder=5,
+        )
+
+
+def _frame(axes: Axes, surface: Surface) -> None:
+    labels = axis_labels(surface)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.set_xlim(surface.alpha[0], surface.alpha[-1])
+    axes.set_ylim(surface.beta[0], surface.beta[-1])
+    ratio = float(np.ptp(surface.beta) / np.ptp(surface.alpha))
+    if 0.4 <= ratio <= 1.6:  # equal units where that leaves a readable picture
+        axes.set_aspect("equal")
+    axes.tick_params(length=3, width=0.7)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def loss_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.6)) -> Figure:
+    """The loss along the path: at the snapshots, at their projections (what the surface shows), and the distance."""
+    from matplotlib.figure import Figure
+
+    with _style():
+        figure = Figure(figsize=size, layout="constrained", dpi=150)
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        every: list[NDArray[np.float64]] = []
+        for number, path in enumerate(surface.paths):
+            color, name = colors.path_color(number), path.label or "path"
+            upper.fill_between(
+                path.step, path.loss - path.loss_stderr, path.loss + path.loss_stderr, color=color, alpha=0.2, lw=0
+            )
+            upper.plot(path.step, path.loss, color=color, linewidth=1.8, label=f"{name}: loss at the snapshot")
+            upper.plot(
+                path.step, path.plane_loss, color=color, linewidth=1.1, linestyle=(0, (4, 2)),
+                label=f"{name}: loss at its projection (the surface)",
+            )  # fmt: skip
+            lower.plot(path.step, path.distance, color=color, linewidth=1.3)
+            every += [path.loss, path.plane_loss]
+        values = np.concatenate(every) if every else np.array([1.0])
+        values = values[np.isfinite(values)]
+        if len(values) and values.min() > 0 and values.max() / values.min() > 10:
+            upper.set_yscale("log")
+        upper.set_ylabel("loss on the probe samples")
+        lower.set_ylabel("distance\nfrom the plane")
+        lower.set_xlabel("optimizer step")
+        lower.set_ylim(bottom=0)
+        for axes in (upper, lower):
+            axes.grid(color="#e3e6eb", linewidth=0.6)
+            axes.set_axisbelow(True)
+            for side in ("top", "right"):
+                axes.spines[side].set_visible(False)
+        upper.set_title("Loss along the path", loc="left", fontsize=11, fontweight="bold", color=INK)
+        upper.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def surface_figure(
+    surface: Surface,
+    *,
+    height: str = "auto",
+    clip: tuple[float, float] = (0.0, 100.0),
+    colormap: str = "viridis",
+    view: tuple[float, float] = (32.0, -58.0),
+    size: tuple[float, float] = (6.4, 5.2),
+) -> Figure:
+    """The surface in 3-D as vector graphics, with the draped path; `view` is elevation and azimuth in degrees."""
+    from matplotlib.figure import Figure
+
+    with _style():
+        mesh = Mesh.from_surface(surface, height=height, clip=clip)
+        figure = Figure(figsize=size, layout="constrained", dpi=150)
+        axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
+        alpha, beta = np.meshgrid(surface.alpha, surface.beta, indexing="ij")
+        axes.plot_surface(
+            alpha, beta, mesh.heights, cmap=colormap, rcount=100, ccount=100, linewidth=0, antialiased=True,
+            vmin=mesh.height.bounds[0], vmax=mesh.height.bounds[1], alpha=0.96,
+        )  # fmt: skip
+        for number, path in enumerate(surface.paths):
+            drape = mesh.drape(path.coordinates)
+            lifted = drape.points + [0, 0, 0.01 * np.ptp(mesh.height.bounds)]
+            axes.plot(*lifted.T, color="white", linewidth=3.2, zorder=4)
+            axes.plot(*lifted.T, color=colors.path_color(number), linewidth=1.7, zorder=5, label=path.label or "path")
+        labels = axis_labels(surface)
+        axes.set_xlabel(labels[0], fontsize=8)
+        axes.set_ylabel(labels[1], fontsize=8)
+        axes.set_zlabel("loss", fontsize=8)
+        losses, index = levels(mesh.height, 20)
+        shown = losses[index] if index.sum() >= 3 else losses
+        axes.set_zticks(mesh.height.of(shown), labels=[text_of(float(loss)) for loss in shown])
+        axes.tick_params(labelsize=7, pad=1)
+        axes.view_init(*view)
+        axes.set_box_aspect((1.2, 1.0, 0.62))
+        axes.set_title(_title(surface), loc="left", fontsize=11, fontweight="bold", color=INK)
+        figure.text(0.02, 0.015, caption(surface, mesh.height), fontsize=7.5, color="#5a6475")
+    return figure

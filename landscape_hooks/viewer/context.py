@@ -1,0 +1,107 @@
+"""An OpenGL 3.3 context: of a window where there is a display, or of EGL where there is none.
+
+pyglet decides once a process whether it opens windows or renders headless, before `pyglet.window` is imported;
+`prepare` makes that decision and says so clearly when it came too late.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from landscape_hooks.errors import DisplayError
+
+_state: dict[str, Any] = {}
+
+
+def prepare(*, headless: bool) -> None:
+    """Decide how pyglet reaches OpenGL; the first decision of the process holds."""
+    import pyglet
+
+    if "headless" not in _state:
+        if "pyglet.window" in sys.modules:
+            headless = bool(pyglet.options.headless)
+        _state["headless"] = headless
+        pyglet.options.headless = headless
+        pyglet.options.debug_gl = False
+        pyglet.options.shadow_window = False
+        pyglet.options.audio = ("silent",)
+
+
+def is_headless() -> bool | None:
+    """Whether this process renders headless; None while that is open."""
+    return _state.get("headless")
+
+
+def offscreen() -> Any:
+    """A current OpenGL context without a visible window: EGL on Linux, a hidden window elsewhere.
+
+    Raises
+    ------
+    DisplayError
+        there is no OpenGL 3.3 by either way.
+    """
+    prepare(headless=sys.platform.startswith("linux"))
+    if "offscreen" not in _state:
+        try:
+            import pyglet.gl  # noqa: F401  (opens the library)
+            from pyglet.window import Window
+
+            Window._enable_event_queue = True  # else a second headless window of a process fails
+            _state["offscreen"] = Window(width=16, height=16, visible=False, config=_config(), vsync=False)
+        except Exception as error:
+            raise DisplayError(
+                f"OpenGL 3.3 is not available without a display ({type(error).__name__}: {error})",
+                expected="EGL with a driver, such as Mesa's llvmpipe",
+                mend="Install it (Debian, Ubuntu: apt install libegl1 libgl1-mesa-dri), or export a figure: "
+                "landscape-hooks export RUN --png F.png",
+            ) from error
+    _state["offscreen"].switch_to()
+    return _state["offscreen"]
+
+
+def window(**options: Any) -> Any:
+    """An OpenGL window on the display.
+
+    Raises
+    ------
+    DisplayError
+        there is no display, or no OpenGL 3.3 on it.
+    """
+    prepare(headless=False)
+    if is_headless():
+        raise DisplayError(
+            "This process has rendered without a display, and cannot open a window any more",
+            mend="Open the window from a process of its own: landscape-hooks view RUN",
+        )
+    try:
+        import pyglet.gl  # noqa: F401
+        from pyglet.window import Window
+    except Exception as error:
+        raise no_display(error) from error
+    from pyglet.window import NoSuchConfigException
+
+    try:
+        return Window(config=_config(), **options)
+    except NoSuchConfigException as error:
+        raise DisplayError(
+            f"The display has no OpenGL 3.3 ({error})",
+            mend="Render without it: landscape-hooks render RUN -o F.gif, or update the graphics driver",
+        ) from error
+    except Exception as error:
+        raise no_display(error) from error
+
+
+def no_display(error: Exception) -> DisplayError:
+    """The sentence for a machine without a screen."""
+    return DisplayError(
+        f"There is no display to open a window on ({type(error).__name__}: {error})",
+        mend="Render the replay into a file instead: landscape-hooks render RUN -o F.gif",
+    )
+
+
+def _config() -> Any:
+    """OpenGL 3.3 core. Smoothing happens in framebuffers of our own, so the window itself needs no multisampling."""
+    from pyglet.gl import Config
+
+    return Config(major_version=3, minor_version=3, forward_compatible=True, depth_size=24, double_buffer=True)

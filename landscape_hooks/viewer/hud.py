@@ -1,0 +1,265 @@
+"""HUD: captions, axes, colour bar, read-out and the plot of the losses, drawn over the scene.
+
+In: a Replay and the size of the picture. Out: shapes and text in the overlay's background list, the same in the
+window and in files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from imgui_bundle import imgui
+from numpy.typing import NDArray
+
+from landscape_hooks import colors
+from landscape_hooks.contours import text_of
+from landscape_hooks.figure import caption
+from landscape_hooks.ply import axis_labels
+from landscape_hooks.viewer.replay import Replay, describe_moment
+
+Floats = NDArray[np.float64]
+
+
+class Pen:
+    """Draws in pixels of a picture that is 720 high, whatever its real size."""
+
+    def __init__(self, target: Any, font: Any, unit: float) -> None:
+        self._list, self._font, self.unit = target, font, unit
+
+    @staticmethod
+    def ink(color: Sequence[float], alpha: float = 1.0) -> int:
+        """A colour as imgui packs it."""
+        return int(imgui.color_convert_float4_to_u32(imgui.ImVec4(*color[:3], alpha)))
+
+    def width(self, text: str, size: float = 14.0) -> float:
+        """Width of a text in pixels of the picture."""
+        return float(imgui.calc_text_size(text).x) * size * self.unit / imgui.get_font_size()
+
+    def text(
+        self, x: float, y: float, text: str, color: Any, *, size: float = 14.0, align: float = 0.0, alpha: float = 1.0
+    ) -> None:
+        """Text whose top is at `y`; `align` 0 starts, 0.5 is centred, 1 ends at `x`. Drawn on whole pixels."""
+        x -= align * self.width(text, size)
+        self._list.add_text(
+            self._font, size * self.unit, imgui.ImVec2(round(x), round(y)), self.ink(color, alpha), text
+        )
+
+    def line(self, a: Any, b: Any, color: Any, *, width: float = 1.0, alpha: float = 1.0) -> None:
+        """A straight line."""
+        self._list.add_line(imgui.ImVec2(*a), imgui.ImVec2(*b), self.ink(color, alpha), width * self.unit)
+
+    def polyline(self, points: Floats, color: Any, *, width: float = 1.0, alpha: float = 1.0) -> None:
+        """A line through points; a NaN breaks it."""
+        sound = np.isfinite(points).all(axis=1)
+        for part in np.split(np.arange(len(points)), np.flatnonzero(~sound)):
+            part = part[sound[part]]
+            if len(part) > 1:
+                spots = [imgui.ImVec2(float(x), float(y)) for x, y in points[part]]
+                self._list.add_polyline(spots, self.ink(color, alpha), width * self.unit, 0)
+
+    def box(self, a: Any, b: Any, color: Any, *, alpha: float = 1.0, rounding: float = 0.0) -> None:
+        """A filled rectangle."""
+        self._list.add_rect_filled(imgui.ImVec2(*a), imgui.ImVec2(*b), self.ink(color, alpha), rounding * self.unit)
+
+    def gradient(self, a: Any, b: Any, top: Any, bottom: Any) -> None:
+        """A rectangle from one colour to another."""
+        self._list.add_rect_filled_multi_color(
+            imgui.ImVec2(*a), imgui.ImVec2(*b), self.ink(top), self.ink(top), self.ink(bottom), self.ink(bottom)
+        )
+
+    def dot(self, x: float, y: float, radius: float, color: Any, alpha: float = 1.0) -> None:
+        """A filled circle."""
+        self._list.add_circle_filled(imgui.ImVec2(x, y), radius * self.unit, self.ink(color, alpha))
+
+
+class Hud:
+    """Draws the captions of a replay; `plot` is where the inset lies (x, y, width, height), for scrubbing in it."""
+
+    def __init__(self) -> None:
+        self.plot: tuple[float, float, float, float] | None = None
+
+    def draw(self, replay: Replay, font: Any, size: tuple[int, int], *, bottom: float = 0) -> None:
+        """Everything, into imgui's background list; the lowest `bottom` pixels stay free for a panel."""
+        size = (size[0], size[1] - round(bottom))
+        unit = min(max(min(size[1] / 720, size[0] / 1000), 0.55), 4.0)
+        pen = Pen(imgui.get_background_draw_list(), font, unit)
+        self._axes(pen, replay, (size[0], size[1] + round(bottom)))
+        self._title(pen, replay)
+        self._color_bar(pen, replay, size)
+        self.plot = None
+        if replay.landscape.paths:
+            self._inset(pen, replay, size)
+            self._read_out(pen, replay, size)
+
+    # -- words -----------------------------------------------------------------------------------------
+    def _title(self, pen: Pen, replay: Replay) -> None:
+        landscape, theme = replay.landscape, replay.look.colors
+        x, y = 22 * pen.unit, 16 * pen.unit
+        pen.text(x, y, landscape.title, theme.ink, size=19)
+        y += 27 * pen.unit
+        lines = [landscape.mesh.height.statement]
+        if landscape.surface is not None:
+            lines = caption(landscape.surface, landscape.mesh.height).split("  ·  ")
+            lines = ["  ·  ".join(lines[:-1]), landscape.mesh.height.statement]
+        if replay.look.exaggeration != 1:
+            lines[-1] += f", exaggerated x {replay.look.exaggeration:.3g}"
+        for line in lines:
+            pen.text(x, y, line, theme.faint, size=13)
+            y += 18 * pen.unit
+        if len(landscape.paths) > 1:
+            y += 6 * pen.unit
+            for number, path in enumerate(landscape.paths):
+                pen.dot(x + 6 * pen.unit, y + 8 * pen.unit, 5, colors.rgb(colors.path_color(number)))
+                pen.text(x + 18 * pen.unit, y, path.label or f"run {number + 1}", theme.ink, size=13)
+                y += 19 * pen.unit
+
+    def _read_out(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
+        theme = replay.look.colors
+        moment = describe_moment(replay)
+        texts = {
+            "step": f"{moment['step']}",
+            "epoch": f"{moment['epoch']:.2f}",
+            "learning rate": f"{moment['learning rate']:.3g}",
+            "true loss": text_of(moment["true loss"]),
+            "plane loss": text_of(moment["plane loss"]),
+            "off-plane": f"{moment['off-plane']:.3g}",
+        }
+        rows = [(name, text) for name, text in texts.items() if np.isfinite(moment[name])]
+        x, y = size[0] - 196 * pen.unit, size[1] - (20 + 19 * len(rows)) * pen.unit
+        for name, text in rows:
+            pen.text(x, y, name, theme.faint, size=13)
+            pen.text(size[0] - 22 * pen.unit, y, text, theme.ink, size=14, align=1)
+            y += 19 * pen.unit
+
+    # -- colour bar ------------------------------------------------------------------------------------
+    def _color_bar(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
+        mesh, theme, unit = replay.landscape.mesh, replay.look.colors, pen.unit
+        if mesh.grid is None or replay.look.texture == "grey":
+            return
+        width, height = 12 * unit, min(230 * unit, 0.42 * size[1])
+        x, y = size[0] - 96 * unit, 46 * unit
+        table = colors.table(replay.look.colormap) / 255.0
+        bands = 64
+        for k in range(bands):
+            upper, lower = table[255 - k * 255 // bands], table[255 - (k + 1) * 255 // bands]
+            pen.gradient((x, y + height * k / bands), (x + width, y + height * (k + 1) / bands), upper, lower)
+        pen.text(x + width, y - 24 * unit, "loss", theme.ink, size=13, align=1)
+        low, high = mesh.height.bounds
+        values, labels = replay.stage.ticks(2)
+        for value, label in zip(values, labels, strict=True):
+            if not low <= value <= high:
+                continue
+            level = y + height * (1 - (value - low) / (high - low))
+            pen.line((x + width, level), (x + width + 4 * unit, level), theme.faint)
+            pen.text(x + width + 8 * unit, level - 7.5 * unit, label, theme.ink, size=12.5)
+
+    # -- axes ------------------------------------------------------------------------------------------
+    def _axes(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
+        """Ticks along the floor's two near edges and up its outermost corner, labelled in data units."""
+        if not replay.look.floor:
+            return
+        stage, camera, theme = replay.stage, replay.camera, replay.look.colors
+        low, high = stage.corners
+        z = stage.floor
+        towards = -camera.forward
+        names = axis_labels(replay.landscape.surface) if replay.landscape.surface is not None else ["x", "y"]
+        for axis, other in ((0, 1), (1, 0)):
+            edge = high[other] if towards[other] > 0 else low[other]
+            outwards = np.zeros(3)
+            outwards[other] = np.sign(edge) or 1.0
+            values, labels = stage.ticks(axis)
+            spots = np.full((len(values), 3), z)
+            spots[:, axis] = (values - (stage.low + stage.high)[axis] / 2) * stage.scale[axis]
+            spots[:, other] = edge
+            self._tick_row(pen, camera, size, spots, labels, outwards, theme)
+            middle = np.full(3, z)
+            middle[axis], middle[other] = 0.0, edge
+            self._axis_name(pen, camera, size, middle + 0.30 * outwards, names[axis], theme)
+        self._height_axis(pen, replay, size)
+
+    @staticmethod
+    def _tick_row(pen: Pen, camera: Any, size: Any, spots: Floats, labels: Any, outwards: Floats, theme: Any) -> None:
+        inner, outer = camera.project(spots, size), camera.project(spots + 0.04 * outwards, size)
+        away = camera.project(spots + 0.11 * outwards, size)
+        for a, b, c, label in zip(inner, outer, away, labels, strict=True):
+            if np.isfinite([*a, *c]).all():
+                pen.line(a[:2], b[:2], theme.faint, alpha=0.8)
+                pen.text(c[0], c[1] - 7 * pen.unit, label, theme.faint, size=12.5, align=0.5)
+
+    @staticmethod
+    def _axis_name(pen: Pen, camera: Any, size: Any, spot: Floats, name: str, theme: Any) -> None:
+        x, y, _ = camera.project(spot, size)[0]
+        if np.isfinite([x, y]).all():
+            half = pen.width(name, 13.5) / 2
+            x = float(np.clip(x, half + 6, size[0] - half - 6))
+            pen.text(x, min(y - 7 * pen.unit, size[1] - 22 * pen.unit), name, theme.ink, size=13.5, align=0.5)
+
+    def _height_axis(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
+        stage, camera, theme = replay.stage, replay.camera, replay.look.colors
+        if replay.landscape.mesh.grid is None or camera.elevation > 75:
+            return
+        low, high = stage.corners
+        corners = np.array([[x, y, low[2]] for x in (low[0], high[0]) for y in (low[1], high[1])])
+        seen = camera.project(corners, size)
+        if not np.isfinite(seen).all():
+            return
+        corner = corners[int(np.argmin(seen[:, 0]))]
+        top = corner.copy()
+        top[2] = high[2]
+        bottom = corner.copy()
+        bottom[2] = stage.floor
+        a, b = camera.project([bottom, top], size)
+        pen.line(a[:2], b[:2], theme.faint, alpha=0.55)
+        values, labels = stage.ticks(2)
+        spots = np.tile(corner, (len(values), 1))
+        spots[:, 2] = stage.place(np.column_stack([np.zeros((len(values), 2)), values]))[:, 2]
+        for (x, y, _), label in zip(camera.project(spots, size), labels, strict=True):
+            if min(a[1], b[1]) - 1 <= y <= max(a[1], b[1]) + 1:
+                pen.line((x - 5 * pen.unit, y), (x, y), theme.faint, alpha=0.8)
+                pen.text(x - 9 * pen.unit, y - 7.5 * pen.unit, label, theme.faint, size=12.5, align=1)
+
+    # -- the plot of the losses ------------------------------------------------------------------------
+    def _inset(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
+        theme, unit = replay.look.colors, pen.unit
+        width, height = 268 * unit, 104 * unit
+        x, y = 22 * unit, size[1] - height - 40 * unit
+        self.plot = (x, y, width, height)
+        pen.box((x - 10 * unit, y - 30 * unit), (x + width + 10 * unit, y + height + 26 * unit), theme.panel,
+                alpha=0.0 if replay.look.transparent else 0.55, rounding=6)  # fmt: skip
+        everything = [v for path in replay.landscape.paths for v in (path.loss, path.plane_loss)]
+        values = np.concatenate(everything)
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return
+        logarithmic = values.min() > 0 and values.max() / values.min() > 10
+        change = np.log10 if logarithmic else np.asarray
+        low, high = float(change(values.min())), float(change(values.max()))
+        high = high if high > low else low + 1
+
+        def place(path: Any, losses: Floats) -> Floats:
+            span = max(len(path) - 1, 1)
+            clock = np.array([replay.timeline_share(k / span) for k in range(len(path))])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                share = (change(losses) - low) / (high - low)
+            return np.column_stack([x + width * clock, y + height * (1 - np.where(np.isfinite(share), share, np.nan))])
+
+        for number, path in enumerate(replay.landscape.paths):
+            color = colors.rgb(colors.path_color(number))
+            pen.polyline(place(path, path.plane_loss), color, width=1.8)
+            pen.polyline(place(path, path.loss), theme.ink if number == 0 else color, width=1.2, alpha=0.9)
+        cursor = x + width * replay.timeline.fraction
+        pen.line((cursor, y - 4 * unit), (cursor, y + height + 4 * unit), theme.ink, alpha=0.75)
+        pen.line((x, y + height + 4 * unit), (x + width, y + height + 4 * unit), theme.faint, alpha=0.5)
+        pen.text(x, y - 26 * unit, "loss", theme.faint, size=12.5)
+        first = colors.rgb(colors.path_color(0))
+        pen.line((x + 48 * unit, y - 17 * unit), (x + 66 * unit, y - 17 * unit), theme.ink, width=1.4)
+        pen.text(x + 72 * unit, y - 26 * unit, "true", theme.ink, size=12.5)
+        pen.line((x + 120 * unit, y - 17 * unit), (x + 138 * unit, y - 17 * unit), first, width=2)
+        pen.text(x + 144 * unit, y - 26 * unit, "on the surface", theme.ink, size=12.5)
+        steps = replay.landscape.paths[0].step
+        pen.text(x, y + height + 7 * unit, f"{steps[0]}", theme.faint, size=11.5)
+        pen.text(x + width, y + height + 7 * unit, f"{steps[-1]}", theme.faint, size=11.5, align=1)
+        pen.text(x + width / 2, y + height + 7 * unit, replay.timeline.clock, theme.faint, size=11.5, align=0.5)
+        pen.text(x + width, y - 26 * unit, text_of(float(values.max())), theme.faint, size=11.5, align=1)

@@ -1,0 +1,171 @@
+"""Offscreen: a replay as a file, without a display.
+
+In: a run, a PLY file or a Surface. Out: a picture, or a film of the marker going down the path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landscape_hooks.errors import LandscapeError
+from landscape_hooks.viewer import context
+from landscape_hooks.viewer.look import Look
+from landscape_hooks.viewer.replay import Replay
+from landscape_hooks.viewer.source import load
+
+Pixels = NDArray[np.uint8]
+
+STILLS = (".png", ".webp")
+FILMS = (".gif", ".webp", ".mp4")
+LARGEST = 8192
+
+
+class Canvas:
+    """Draws replays into memory at one size. Needs no display; takes the process's OpenGL context."""
+
+    def __init__(self, size: tuple[int, int], *, supersample: int = 2, samples: int = 4) -> None:
+        context.offscreen()
+        from landscape_hooks.viewer.gpu import Framebuffer
+        from landscape_hooks.viewer.hud import Hud
+        from landscape_hooks.viewer.overlay import Overlay
+
+        self.size, self._supersample = size, supersample
+        self._frame = Framebuffer(size[0] * supersample, size[1] * supersample, samples)
+        self._overlay = Overlay()
+        self._hud = Hud()
+        self._scene: Any = None
+
+    def draw(self, replay: Replay) -> Pixels:
+        """(height, width, 4) the picture of the replay as it stands, alpha not multiplied in."""
+        from landscape_hooks.viewer.scene import Scene
+
+        context.offscreen()
+        if self._scene is None:
+            self._scene = Scene(replay.landscape, replay.look)
+        self._scene.show(replay.landscape, replay.look)
+        self._frame.bind()
+        self._scene.draw(
+            replay.camera, self._frame.size, replay.timeline.position, line_scale=self._supersample * _unit(self.size)
+        )
+        if replay.look.captions:
+            self._overlay.frame(self.size, self._supersample)
+            self._hud.draw(replay, self._overlay.font, self.size)
+            self._overlay.draw()
+        return _smaller(self._frame.pixels(), self._supersample)
+
+    def close(self) -> None:
+        """Give everything back to the GPU."""
+        if self._scene is not None:
+            self._scene.delete()
+        self._overlay.delete()
+        self._frame.delete()
+
+
+def _unit(size: tuple[int, int]) -> float:
+    """Lines and markers keep their share of the picture: they are as wide as said at a height of 720."""
+    return float(np.clip(min(size[1] / 720, size[0] / 1000), 0.6, 8.0))
+
+
+def _smaller(pixels: Pixels, factor: int) -> Pixels:
+    """Mean over factor x factor pixels, then straight alpha."""
+    height, width = pixels.shape[0] // factor, pixels.shape[1] // factor
+    blocks = pixels.reshape(height, factor, width, factor, 4)
+    mean = blocks.astype(np.uint16).sum(axis=(1, 3)) / factor**2
+    alpha = mean[..., 3:]
+    if alpha.min() < 255:
+        mean[..., :3] = np.where(alpha > 0, mean[..., :3] * 255 / np.where(alpha > 0, alpha, 1), 0)
+    return np.round(np.clip(mean, 0, 255)).astype(np.uint8)
+
+
+def render(
+    source: Any,
+    output: str | Path,
+    *,
+    size: tuple[int, int] = (1280, 720),
+    name: str | None = None,
+    view: str = "",
+    look: Look | None = None,
+    supersample: int = 2,
+    frames: int = 72,
+    fps: int = 18,
+    turn: float = 20.0,
+    at: float = 1.0,
+) -> Path:
+    """Draw `source` into `output`: .png a picture, .gif or .mp4 the replay, .webp the replay (a picture if frames=1).
+
+    `view` is a camera as the window prints it, `at` the share of the replay that a picture shows, `turn` the degrees
+    that the camera turns during a film of `frames` pictures, `fps` a second.
+
+    Raises
+    ------
+    RunError, SurfaceError, PlyError
+        there is nothing to draw in the source.
+    DisplayError
+        OpenGL 3.3 is not available.
+    LandscapeError
+        the format or an option is not known.
+    """
+    output = Path(output)
+    suffix = output.suffix.lower()
+    film = suffix in FILMS and not (suffix == ".webp" and frames == 1)
+    if not film and suffix not in STILLS:
+        raise LandscapeError(
+            f"Found the output '{output.name}'", expected=f"a name that ends in {', '.join(sorted({*STILLS, *FILMS}))}"
+        )
+    if not all(16 <= side <= LARGEST for side in size):
+        raise LandscapeError(f"Found the size {size[0]}x{size[1]}", expected=f"16 to {LARGEST} pixels each way")
+    look = look or Look()
+    landscape = load(source, name=name, height=look.height)
+    replay = Replay.of(landscape, look, view=view, aspect=size[0] / size[1])
+    replay.timeline.scrub(at)
+    canvas = Canvas(size, supersample=supersample)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if film:
+            _write_film(output, film_of(canvas, replay, frames, turn), fps)
+        else:
+            _write_still(output, canvas.draw(replay), look)
+    finally:
+        canvas.close()
+    return output
+
+
+def film_of(canvas: Canvas, replay: Replay, frames: int, turn: float) -> Iterator[Pixels]:
+    """The pictures of a replay: the marker goes down while the camera turns, then the end stays for a moment."""
+    start = replay.camera
+    hold = frames // 6 if frames > 6 else 0
+    moving = max(frames - hold, 1)
+    for k in range(frames):
+        share = min(k / max(moving - 1, 1), 1.0)
+        replay.timeline.scrub(share)
+        replay.camera = start.orbit(turn * (0.5 - 0.5 * np.cos(np.pi * k / max(frames - 1, 1)) - 0.5), 0)
+        yield canvas.draw(replay)
+    replay.camera = start
+
+
+def _write_still(output: Path, pixels: Pixels, look: Look) -> None:
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    (image if look.transparent else image.convert("RGB")).save(output, **({"optimize": True} if output.suffix == ".png" else {}))
+
+
+def _write_film(output: Path, pictures: Iterator[Pixels], fps: int) -> None:
+    from PIL import Image
+
+    images = [Image.fromarray(pixels).convert("RGB") for pixels in pictures]
+    duration = round(1000 / fps)
+    if output.suffix.lower() == ".webp":
+        images[0].save(output, save_all=True, append_images=images[1:], duration=duration, loop=0, quality=80)
+        return
+    # One palette for the whole film: a palette a picture would make the background flicker.
+    middle = images[len(images) // 2]
+    palette = middle.quantize(255, method=Image.Quantize.MEDIANCUT)
+    small = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    small[0].save(output, save_all=True, append_images=small[1:], duration=duration, loop=0, optimize=True)

@@ -1,0 +1,263 @@
+"""Scene: a landscape drawn with OpenGL into whatever framebuffer is bound; the window and the files share it.
+
+In: Landscape, Look, Camera and a position of the replay. Out: pixels. It keeps buffers on the GPU and rebuilds only
+what a changed option touches.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyglet import gl
+
+from landscape_hooks import colors
+from landscape_hooks.contours import levels
+from landscape_hooks.viewer import geometry
+from landscape_hooks.viewer.camera import Camera
+from landscape_hooks.viewer.gpu import Table, Vertices, program, set_uniforms
+from landscape_hooks.viewer.look import Look
+from landscape_hooks.viewer.source import Landscape
+from landscape_hooks.viewer.stage import Stage
+
+COARSE = 60_000
+"""Triangles of the mesh that is drawn while the camera moves on a slow driver."""
+
+LIFT = 0.004
+WHOLE = 1e9
+
+
+class Scene:
+    """Needs a current OpenGL context."""
+
+    def __init__(self, landscape: Landscape, look: Look) -> None:
+        self._programs = {name: program(name) for name in ("surface", "line", "ball", "flat")}
+        self._parts: dict[str, Vertices] = {}
+        self._tables: dict[str, Table] = {}
+        self._blank = Vertices(self._programs["flat"], np.zeros(3, dtype=[("corner", "f4", 2)]))
+        self.landscape, self.look = landscape, look
+        self._build_all()
+
+    # -- what is drawn ---------------------------------------------------------------------------------
+    def show(self, landscape: Landscape, look: Look) -> None:
+        """Take another landscape or look."""
+        old, self.look = self.look, look
+        if landscape is not self.landscape or look.exaggeration != old.exaggeration:
+            self.landscape = landscape
+            self._build_all()
+            return
+        if (look.texture, look.theme) != (old.texture, old.theme):
+            self._build_colors()
+            self._build_lines()
+
+    def _build_all(self) -> None:
+        self.stage = Stage.of(self.landscape.mesh, self.look.exaggeration)
+        mesh = self.landscape.mesh
+        array = geometry.surface_array(mesh, self.stage)
+        self._part("surface", "surface", array, geometry.coarser(mesh, COARSE))
+        self._build_colors()
+        self._build_lines()
+        self._build_paths()
+
+    def _build_colors(self) -> None:
+        self._table("colors", colors.table(self.look.colormap))
+        mesh = self.landscape.mesh
+        losses, index = levels(mesh.height) if mesh.grid is not None else (np.empty(0), np.empty(0, dtype=bool))
+        self._levels = len(losses)
+        if self._levels:
+            self._table("level_of", geometry.level_tables(mesh, losses))
+            self._table("index_lines", index.astype(np.float32), smooth=False)
+
+    def _build_lines(self) -> None:
+        theme, mesh = self.look.colors, self.landscape.mesh
+        self._part("floor", "line", geometry.floor_array(self.stage, theme.faint))
+        for name in ("contours", "shadow"):
+            self._drop(name)
+        if mesh.grid is not None:
+            ink = (0.02, 0.03, 0.05) if theme.name == "dark" else (0.06, 0.07, 0.1)
+            self._part("contours", "line", geometry.contour_array(mesh, self.stage, ink, floor=False))
+            self._part("shadow", "line", geometry.contour_array(mesh, self.stage, None, floor=True))
+
+    def _build_paths(self) -> None:
+        for name in [name for name in self._parts if name.split()[0] in ("path", "true", "stems", "ends")]:
+            self._drop(name)
+        landscape = self.landscape
+        for number, (path, drape) in enumerate(zip(landscape.paths, landscape.drapes, strict=True)):
+            color = colors.rgb(colors.path_color(number))
+            array = geometry.path_array(drape, path, self.stage, color, landscape.lengths[number])
+            self._part(f"path {number}", "line", array)
+            line, stems = geometry.true_loss_arrays(path, landscape.mesh, self.stage, (1.0, 1.0, 1.0))
+            self._part(f"true {number}", "line", line)
+            self._part(f"stems {number}", "line", stems)
+            ends = [self.stage.place(drape.at(0)), self.stage.place(drape.at(len(path) - 1))] if len(path) else []
+            balls = np.concatenate(
+                [
+                    geometry.ball_array(ends[:1], (1, 1, 1), color, 5.0),
+                    geometry.ball_array(ends[1:], color, (1, 1, 1), 5.0),
+                ]
+            )
+            self._part(f"ends {number}", "ball", balls)
+
+    def _part(self, name: str, kind: str, data: NDArray[Any], indices: Any = None) -> None:
+        self._drop(name)
+        self._parts[name] = Vertices(self._programs[kind], data, indices, instanced=kind != "surface")
+
+    def _drop(self, name: str) -> None:
+        if name in self._parts:
+            self._parts.pop(name).delete()
+
+    def _table(self, name: str, data: NDArray[Any], *, smooth: bool = True) -> None:
+        if name in self._tables:
+            self._tables.pop(name).delete()
+        self._tables[name] = Table(data, smooth=smooth)
+
+    def delete(self) -> None:
+        """Give everything back to the GPU."""
+        for name in list(self._parts):
+            self._drop(name)
+        for table in self._tables.values():
+            table.delete()
+        self._blank.delete()
+
+    # -- drawing ---------------------------------------------------------------------------------------
+    def marker(self, position: float, number: int = 0) -> NDArray[np.float64]:
+        """(3,) scene point of the marker of run `number`, whose own replay goes along with the first one's."""
+        drape = self.landscape.drapes[number]
+        return self.stage.place(drape.at(self.own_position(position, number)))
+
+    def own_position(self, position: float, number: int) -> float:
+        """The position of run `number` at the share of the replay at which the first run is at `position`."""
+        last = max(len(self.landscape.paths[0]) - 1, 1)
+        return position / last * max(len(self.landscape.paths[number]) - 1, 0)
+
+    def draw(
+        self, camera: Camera, size: tuple[int, int], position: float, *, line_scale: float = 1.0, coarse: bool = False
+    ) -> None:
+        """Draw into the bound framebuffer of `size` pixels; `line_scale` is its pixels a pixel of the picture."""
+        gl.glViewport(0, 0, *size)
+        gl.glDisable(gl.GL_SCISSOR_TEST)
+        gl.glDepthMask(True)
+        gl.glClearColor(0, 0, 0, 0)
+        gl.glClear(gl.GL_COLOR_BUFFER_BIT | gl.GL_DEPTH_BUFFER_BIT)
+        common = {
+            "matrix": camera.matrix(size[0] / size[1]),
+            "viewport": (float(size[0]), float(size[1])),
+            "eye": camera.eye if not camera.orthographic else np.asarray(camera.target) - 50 * camera.forward,
+            "forward": camera.forward,
+            "orthographic": int(camera.orthographic),
+            "line_scale": float(line_scale),
+            "lift": LIFT,
+            "tail": -1.0,
+            "head": WHOLE,
+            "paint": (0.0, 0.0, 0.0, 0.0),
+            "opacity": 1.0,
+            "grow": 0.0,
+            "dash": 0.0,
+        }
+        for target in self._programs.values():
+            target.use()
+            set_uniforms(target, **common)
+        self._draw_background()
+        gl.glEnable(gl.GL_DEPTH_TEST)
+        gl.glDepthFunc(gl.GL_LEQUAL)
+        self._draw_surface(camera, coarse)
+        gl.glEnable(gl.GL_BLEND)
+        gl.glBlendFunc(gl.GL_ONE, gl.GL_ONE_MINUS_SRC_ALPHA)
+        gl.glDepthMask(False)
+        if self.look.floor:
+            self._lines("floor", lift=0.0)
+            self._lines("shadow", lift=0.0)
+        if self.look.contours == "marching squares":
+            self._lines("contours")
+        self._draw_paths(position)
+        gl.glDepthMask(True)
+        gl.glDisable(gl.GL_BLEND)
+
+    def _draw_background(self) -> None:
+        if self.look.transparent:
+            return
+        flat = self._programs["flat"]
+        flat.use()
+        set_uniforms(flat, top=self.look.colors.top, bottom=self.look.colors.bottom)
+        gl.glDisable(gl.GL_DEPTH_TEST)
+        self._blank.draw(gl.GL_TRIANGLES)
+
+    def _draw_surface(self, camera: Camera, coarse: bool) -> None:
+        target, look, mesh = self._programs["surface"], self.look, self.landscape.mesh
+        target.use()
+        mode = {"hypsometric": 1, "grey": 2, "wireframe": 3}.get(look.texture, 0)
+        if mode == 0 and mesh.colors is not None and look.texture == "viridis":
+            mode = 4
+        light = 0.75 * camera.up - 0.55 * camera.right - 0.35 * camera.forward + np.array([0, 0, 0.55])
+        set_uniforms(
+            target,
+            texture_mode=mode,
+            contour_mode=int(look.contours == "shader"),
+            has_grid=int(mesh.grid is not None),
+            shading=float(look.shading),
+            light=light / np.linalg.norm(light),
+            paper=look.colors.bottom,
+            table_size=256.0,
+            contour_ink=-1.0 if look.texture != "wireframe" else 1.0,
+            level_count=self._levels,
+            colors=0,
+            level_of=1,
+            index_lines=2,
+        )
+        for unit, name in enumerate(("colors", "level_of", "index_lines")):
+            if name in self._tables:
+                self._tables[name].bind(unit)
+        gl.glEnable(gl.GL_POLYGON_OFFSET_FILL)
+        gl.glPolygonOffset(1.0, 1.0)
+        self._parts["surface"].draw(gl.GL_TRIANGLES, level=int(coarse))
+        gl.glDisable(gl.GL_POLYGON_OFFSET_FILL)
+
+    def _lines(self, name: str, **uniforms: Any) -> None:
+        part = self._parts.get(name)
+        if part is None:
+            return
+        target = self._programs["line"]
+        target.use()
+        settings = {"opacity": 1.0, "grow": 0.0, "paint": (0.0,) * 4, "tail": -1.0, "head": WHOLE, "lift": LIFT}
+        set_uniforms(target, **(settings | uniforms))
+        part.draw(gl.GL_TRIANGLE_STRIP)
+
+    def _balls(self, part: Vertices, **uniforms: Any) -> None:
+        target = self._programs["ball"]
+        target.use()
+        set_uniforms(target, **({"opacity": 1.0, "lift": 3 * LIFT} | uniforms))
+        part.draw(gl.GL_TRIANGLE_STRIP)
+
+    def _draw_paths(self, position: float) -> None:
+        casing = (*self.look.colors.casing, 1.0)
+        for number in range(len(self.landscape.paths)):
+            head = self.own_position(position, number)
+            if self.look.xray:  # what a hill hides shines through
+                gl.glDepthFunc(gl.GL_GREATER)
+                self._lines(f"path {number}", opacity=0.30, head=head)
+                gl.glDepthFunc(gl.GL_LEQUAL)
+            self._lines(f"path {number}", opacity=0.28, tail=head)
+            if self.look.true_loss:
+                self._lines(f"stems {number}", opacity=0.8, head=head)
+                self._lines(f"true {number}", head=head, lift=1.5 * LIFT)
+            self._lines(f"path {number}", grow=2.6, paint=casing, opacity=0.85, head=head, lift=2 * LIFT)
+            self._lines(f"path {number}", head=head, lift=2.2 * LIFT)
+            if f"ends {number}" in self._parts:
+                self._balls(self._parts[f"ends {number}"])
+            self._draw_marker(position, number)
+
+    def _draw_marker(self, position: float, number: int) -> None:
+        point = self.marker(position, number)
+        if not np.isfinite(point).all():
+            return
+        color = colors.rgb(colors.path_color(number))
+        ball = Vertices(
+            self._programs["ball"], geometry.ball_array([point], (1.0, 0.98, 0.9), color, 8.5), instanced=True
+        )
+        if self.look.xray:
+            gl.glDepthFunc(gl.GL_GREATER)
+            self._balls(ball, opacity=0.35)
+            gl.glDepthFunc(gl.GL_LEQUAL)
+        self._balls(ball, lift=4 * LIFT)
+        ball.delete()

@@ -1,0 +1,83 @@
+#version 330 core
+// Colour of the surface: a texture (colour map, tint, grey, wire, the file's colours), light, and iso-lines.
+in vec3 v_position;
+in vec3 v_normal;
+in float v_share;
+in float v_occlusion;
+in vec2 v_cell;
+in vec3 v_tint;
+uniform int texture_mode;       // 0 colour map, 1 hypsometric, 2 grey, 3 wire, 4 the file's colours
+uniform int contour_mode;       // 1 draws iso-lines here
+uniform int has_grid;
+uniform float shading;          // 0 flat … 1 full hill-shade
+uniform float line_scale;       // pixels of the framebuffer a pixel of the picture
+uniform vec3 eye;
+uniform vec3 light;             // towards the light
+uniform vec3 paper;             // background, for the wire texture
+uniform float table_size;
+uniform float contour_ink;      // < 0 dark lines, > 0 light lines
+uniform sampler2D colors;
+uniform sampler2D level_of;     // share of the height -> number of the contour line, whole on a line
+uniform sampler2D index_lines;  // number of the line -> 1 where it is a heavier one
+uniform int level_count;
+out vec4 color;
+
+vec3 look_up(float share) {
+    return texture(colors, vec2((clamp(share, 0.0, 1.0) * (table_size - 1.0) + 0.5) / table_size, 0.5)).rgb;
+}
+
+float level_at(float share) {
+    float size = float(textureSize(level_of, 0).x);
+    return texture(level_of, vec2((clamp(share, 0.0, 1.0) * (size - 1.0) + 0.5) / size, 0.5)).r;
+}
+
+float line(float distance_px, float half_width) {
+    return 1.0 - smoothstep(half_width - 0.5, half_width + 0.5, distance_px);
+}
+
+void main() {
+    vec3 n = normalize(v_normal);
+    vec3 to_eye = normalize(eye - v_position);
+    bool below = dot(n, to_eye) < 0.0;
+    if (below) n = -n;
+
+    float level = level_count > 0 ? level_at(v_share) : 0.0;
+    float level_width = max(fwidth(level), 1e-6);
+    vec2 cell_width = max(fwidth(v_cell), vec2(1e-6));
+
+    vec3 base;
+    if (texture_mode == 1 && level_count > 0) base = look_up((floor(level) + 0.5) / float(level_count + 1));
+    else if (texture_mode == 2) base = vec3(0.74);
+    else if (texture_mode == 3) base = mix(paper, look_up(v_share), 0.12);
+    else if (texture_mode == 4) base = v_tint;
+    else base = look_up(v_share);
+
+    float key = max(dot(n, light), 0.0);
+    float sky = 0.5 + 0.5 * n.z;
+    float shade = 0.50 * v_occlusion * (0.55 + 0.45 * sky) + 0.66 * key;
+    vec3 halfway = normalize(light + to_eye);
+    float gloss = pow(max(dot(n, halfway), 0.0), 42.0) * 0.13;
+    vec3 lit = base * mix(0.95, shade, shading) + vec3(gloss) * shading;
+    float rim = pow(1.0 - max(dot(n, to_eye), 0.0), 3.0);
+    lit += base * rim * 0.10 * shading;
+    if (below) lit *= 0.62;
+
+    if (texture_mode == 3) {
+        vec2 away = abs(fract(v_cell - 0.5) - 0.5) / cell_width;
+        float wire = has_grid == 1 ? line(min(away.x, away.y), 0.55 * line_scale) : 0.0;
+        // where the lines come closer than a few pixels they fade, or they would fill the picture
+        wire *= clamp(1.6 - 3.0 * max(cell_width.x, cell_width.y), 0.15, 1.0);
+        lit = mix(lit, look_up(v_share) * (0.65 + 0.45 * key), wire);
+    }
+    if (contour_mode == 1 && level_count > 0) {
+        float nearest = floor(level + 0.5);
+        if (nearest > 0.5 && nearest < float(level_count) + 0.5) {
+            float heavy = texelFetch(index_lines, ivec2(int(nearest) - 1, 0), 0).r;
+            float distance_px = abs(level - nearest) / level_width;
+            float ink = line(distance_px, (heavy > 0.5 ? 0.95 : 0.45) * line_scale) * (heavy > 0.5 ? 0.80 : 0.42);
+            ink *= clamp(1.5 - 2.5 * level_width, 0.0, 1.0);
+            lit = mix(lit, contour_ink < 0.0 ? lit * 0.22 : mix(lit, vec3(1.0), 0.85), ink);
+        }
+    }
+    color = vec4(clamp(lit, 0.0, 1.0), 1.0);
+}

@@ -1,0 +1,86 @@
+"""Source: whatever the user points at, as something to draw: a run, a PLY file, or a Surface.
+
+In: a path or a Surface. Out: a Landscape, which is a mesh, its paths, and what a caption says about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path as FilePath
+from typing import Any
+
+import numpy as np
+
+from landscape_hooks.mesh import Drape, Mesh
+from landscape_hooks.ply import read_ply
+from landscape_hooks.surface import Path, Surface, label_of
+
+CLIP = (1.0, 95.0)
+"""Percentiles at which the height 'clipped' cuts."""
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """A mesh with its paths laid on it; `surface` is None for a mesh of another program."""
+
+    mesh: Mesh
+    surface: Surface | None
+    title: str
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The paths, first run first."""
+        return self.surface.paths if self.surface is not None else ()
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """What defines the surface."""
+        return self.surface.attrs if self.surface is not None else {}
+
+    @cached_property
+    def drapes(self) -> tuple[Drape, ...]:
+        """The paths on the mesh."""
+        return tuple(self.mesh.drape(path.coordinates) for path in self.paths)
+
+    @cached_property
+    def lengths(self) -> tuple[float, ...]:
+        """Extent of every path in the plane: what an off-plane distance is compared with."""
+        return tuple(
+            float(np.linalg.norm(np.ptp(path.coordinates, axis=0))) if len(path) else 0.0 for path in self.paths
+        )
+
+    def with_height(self, kind: str) -> Landscape:
+        """The same under another height: auto, log10, linear, or clipped (auto within percentiles)."""
+        if self.surface is None:
+            return self
+        return Landscape(_mesh(self.surface, kind), self.surface, self.title)
+
+
+def _mesh(surface: Surface, kind: str) -> Mesh:
+    return Mesh.from_surface(
+        surface, height="auto" if kind == "clipped" else kind, clip=CLIP if kind == "clipped" else (0.0, 100.0)
+    )
+
+
+def load(source: Any, *, name: str | None = None, height: str = "auto") -> Landscape:
+    """Open a run (its surface `name`, left out: the latest), a PLY file or a Surface.
+
+    Raises
+    ------
+    RunError, SurfaceError, PlyError
+        it is neither, or there is nothing to draw in it.
+    """
+    if isinstance(source, Landscape):
+        return source
+    if isinstance(source, Surface):
+        return Landscape(_mesh(source, height), source, source.name or "surface")
+    path = FilePath(str(source))
+    if path.is_file():
+        found = read_ply(path)
+        if isinstance(found, Mesh):
+            return Landscape(found, None, path.name)
+        return Landscape(_mesh(found, height), found, path.name)
+    surface = Surface.open(source, name)
+    return Landscape(_mesh(surface, height), surface, f"{label_of(source)} · {surface.name}")

@@ -1,0 +1,81 @@
+"""Stage: from the plane's coordinates and heights into the scene's box and back. Pure arithmetic.
+
+The longer side of the plane becomes 2 scene units. Both sides have the same scale unless the plane is so narrow
+that nothing would be seen; weights and losses have no common unit, so the height has a scale of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landscape_hooks.contours import levels, nice_step, text_of
+from landscape_hooks.mesh import Height, Mesh
+
+Floats = NDArray[np.float64]
+
+NARROWEST = 0.6
+TALL = 0.8
+GAP = 0.12
+"""Height of the relief, and its distance from the floor, in scene units."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`low` and `high` (3,) are the corners of the data; a scene point is (data - middle) · scale."""
+
+    low: Floats
+    high: Floats
+    scale: Floats
+    height: Height
+
+    @classmethod
+    def of(cls, mesh: Mesh, exaggeration: float = 1.0) -> Stage:
+        """The stage of a mesh."""
+        low, high = mesh.bounds
+        if mesh.grid is not None:
+            low[2], high[2] = mesh.height.bounds
+        extent = np.where(high > low, high - low, 1.0)
+        longer = max(extent[0], extent[1])
+        sides = np.maximum(extent[:2] / longer, NARROWEST) * 2
+        tall = TALL if mesh.grid is not None else float(np.clip(2 * extent[2] / longer, 0.15, 2.2))
+        scale = np.array([*(sides / extent[:2]), tall * exaggeration / extent[2]])
+        return cls(low, high, scale, mesh.height)
+
+    def place(self, points: Any) -> Floats:
+        """(N, 3) scene points of (N, 3) alpha, beta, height."""
+        return (np.asarray(points, dtype=np.float64) - (self.low + self.high) / 2) * self.scale
+
+    def data(self, points: Any) -> Floats:
+        """(N, 3) alpha, beta, height of scene points: the inverse of `place`."""
+        return np.asarray(points, dtype=np.float64) / self.scale + (self.low + self.high) / 2
+
+    @property
+    def corners(self) -> tuple[Floats, Floats]:
+        """Lowest and highest corner of the relief in the scene."""
+        return self.place(self.low), self.place(self.high)
+
+    @property
+    def floor(self) -> float:
+        """Height of the floor in the scene."""
+        return float(self.corners[0][2]) - GAP
+
+    def ticks(self, axis: int, count: int = 5) -> tuple[Floats, list[str]]:
+        """Round values on an axis (in the plane's units, or as heights) and their labels in data units."""
+        low, high = float(self.low[axis]), float(self.high[axis])
+        if axis == 2 and self.height.kind == "log10":
+            losses, index = levels(self.height, 20)
+            chosen = losses[index]
+            if len(chosen) > 2 * count:
+                chosen = chosen[np.isclose(np.log10(chosen) % 1, 0)]
+            if len(chosen) < 2:
+                chosen = losses[:: max(1, len(losses) // count)]
+            return self.height.of(chosen), [text_of(float(loss)) for loss in chosen]
+        if not high > low:
+            return np.array([low]), [text_of(low)]
+        step = nice_step((high - low) / count)
+        numbers = np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1)
+        return numbers * step, [f"{n * step:.6g}" for n in numbers]

@@ -1,0 +1,265 @@
+"""Window: pyglet's events and clock connected to the Replay. It draws on demand: an idle window costs nothing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from landscape_hooks.viewer import context, controls
+from landscape_hooks.viewer.look import Look
+from landscape_hooks.viewer.replay import Replay
+from landscape_hooks.viewer.source import load
+
+DOUBLE_CLICK = 0.35
+ORBIT = 0.35
+"""Degrees a pixel."""
+
+
+class ReplayWindow:
+    """A window that shows a replay. `run` returns when it is closed."""
+
+    def __init__(self, replay: Replay, *, size: tuple[int, int] = (1280, 760), visible: bool = True) -> None:
+        self.window = context.window(
+            width=size[0], height=size[1], caption=f"{replay.landscape.title} - landscape-hooks", resizable=True,
+            visible=visible, vsync=False,
+        )  # fmt: skip
+        from pyglet.window import key, mouse
+
+        from landscape_hooks.viewer.hud import Hud
+        from landscape_hooks.viewer.overlay import Overlay
+        from landscape_hooks.viewer.panels import Panels
+        from landscape_hooks.viewer.scene import Scene
+
+        self._key, self._mouse = key, mouse
+        self.replay = replay
+        self.scene = Scene(replay.landscape, replay.look)
+        self.overlay, self.hud, self.panels = Overlay(), Hud(), Panels()
+        self._frame: Any = None
+        self._drag = ""
+        self._clicked = (0.0, 0, 0)
+        self._dirty = 3
+        self._drawn = time.perf_counter()
+        self.window.set_minimum_size(320, 240)
+        self.window.push_handlers(
+            **{name: getattr(self, name) for name in dir(self) if name.startswith("on_")}
+        )
+
+    # -- the loop --------------------------------------------------------------------------------------
+    def run(self) -> None:
+        """Show the window until it is closed."""
+        import pyglet
+
+        pyglet.clock.schedule_interval(self._tick, 1 / 60)
+        pyglet.app.run(interval=None)
+        pyglet.clock.unschedule(self._tick)
+
+    def _tick(self, seconds: float) -> None:
+        if self.replay.timeline.advance(min(seconds, 0.25)):
+            self.touch(1)
+        if self._dirty:
+            self.window.switch_to()
+            self.on_draw()
+            self.window.flip()
+
+    def touch(self, frames: int = 3) -> None:
+        """Ask for a few pictures: imgui needs more than one to follow a click."""
+        self._dirty = max(self._dirty, frames)
+
+    def on_draw(self) -> None:
+        """Draw one picture into the window."""
+        now = time.perf_counter()
+        seconds, self._drawn = now - self._drawn, now
+        self._dirty = max(self._dirty - 1, 0)
+        size, pixels = self.window.get_size(), self.window.get_framebuffer_size()
+        if min(*size, *pixels) < 1:
+            return
+        scale = pixels[0] / size[0]
+        frame = self._framebuffer(pixels)
+        self.scene.show(self.replay.landscape, self.replay.look)
+        frame.bind()
+        self.scene.draw(
+            self.replay.camera, pixels, self.replay.timeline.position, line_scale=scale, coarse=bool(self._drag)
+        )
+        frame.show()
+        self.overlay.frame(size, scale, min(seconds, 0.1))
+        if self.replay.look.captions:
+            self.hud.draw(self.replay, self.overlay.font, size, bottom=44)
+        self.panels.draw(self.replay, size)
+        self.overlay.draw()
+
+    def _framebuffer(self, pixels: tuple[int, int]) -> Any:
+        from landscape_hooks.viewer.gpu import Framebuffer
+
+        if self._frame is None or self._frame.size != tuple(pixels):
+            if self._frame is not None:
+                self._frame.delete()
+            self._frame = Framebuffer(*pixels, samples=4)
+        return self._frame
+
+    # -- events ----------------------------------------------------------------------------------------
+    @property
+    def _io(self) -> Any:
+        from imgui_bundle import imgui
+
+        imgui.set_current_context(self.overlay.context)
+        return imgui.get_io()
+
+    def _tell(self, kind: str, *values: Any) -> bool:
+        """Pass an event of the mouse to the panels; returns whether they want it."""
+        from landscape_hooks.viewer.panels import handle
+
+        io = self._io
+        handle(io, kind, *values)
+        self.touch()
+        return bool(io.want_capture_mouse)
+
+    def _down(self, y: float) -> float:
+        return self.window.height - 1 - y
+
+    def _number(self, button: int) -> int:
+        return {self._mouse.LEFT: 0, self._mouse.RIGHT: 1, self._mouse.MIDDLE: 2}.get(button, 0)
+
+    def on_mouse_motion(self, x: int, y: int, dx: int, dy: int) -> None:
+        """Follow the mouse."""
+        self._tell("move", x, self._down(y))
+
+    def on_mouse_press(self, x: int, y: int, button: int, modifiers: int) -> None:
+        """Begin to orbit, pan or scrub; a double click puts the point into the middle."""
+        self._tell("move", x, self._down(y))
+        if self._tell("press", self._number(button)):
+            return
+        if self._in_plot(x, self._down(y)):
+            self._drag = "scrub"
+            self._scrub(x)
+            return
+        now, (before, old_x, old_y) = time.perf_counter(), self._clicked
+        self._clicked = (now, x, y)
+        if button == self._mouse.LEFT and now - before < DOUBLE_CLICK and abs(x - old_x) + abs(y - old_y) < 8:
+            point = self.pick(x, self._down(y))
+            if point is not None:
+                self.replay.camera = self.replay.camera.look_at(point)
+        pans = button != self._mouse.LEFT or modifiers & self._key.MOD_SHIFT
+        self._drag = "pan" if pans else "orbit"
+
+    def on_mouse_drag(self, x: int, y: int, dx: int, dy: int, buttons: int, modifiers: int) -> None:
+        """Orbit, pan or scrub."""
+        self._tell("move", x, self._down(y))
+        if self._drag == "orbit":
+            self.replay.camera = self.replay.camera.orbit(-ORBIT * dx, -ORBIT * dy)
+        elif self._drag == "pan":
+            self.replay.camera = self.replay.camera.pan(dx, -dy, self.window.height)
+        elif self._drag == "scrub":
+            self._scrub(x)
+
+    def on_mouse_release(self, x: int, y: int, button: int, modifiers: int) -> None:
+        """End of a drag: the picture gets its full quality."""
+        self._tell("release", self._number(button))
+        self._drag = ""
+
+    def on_mouse_scroll(self, x: int, y: int, scroll_x: float, scroll_y: float) -> None:
+        """Zoom to the cursor."""
+        if self._tell("wheel", scroll_x, scroll_y):
+            return
+        self.replay.camera = self.replay.camera.zoom(1.12**scroll_y, self.pick(x, self._down(y)))
+
+    def on_mouse_leave(self, x: int, y: int) -> None:
+        """The mouse is elsewhere."""
+        self._tell("move", -1e6, -1e6)
+
+    def on_key_press(self, symbol: int, modifiers: int) -> bool | None:
+        """Look the key up in the table."""
+        self.touch()
+        name = self._key.symbol_string(symbol)
+        if name == "ESCAPE":
+            if self.panels.help:
+                self.panels.help = False
+                return True
+            self.window.close()
+            return True
+        if name == "H":
+            self.panels.help = not self.panels.help
+        elif name == "V":
+            print(f"--view {self.replay.camera.text}", flush=True)
+        elif name == "S":
+            print(f"saved {self.save()}", flush=True)
+        else:
+            row = controls.find(name, bool(modifiers & self._key.MOD_SHIFT))
+            if row is not None:
+                row.does(self.replay, self.window.get_size())
+        return True
+
+    def on_resize(self, width: int, height: int) -> None:
+        """A window of another size."""
+        self.touch()
+
+    def on_expose(self) -> None:
+        """Another window was in front."""
+        self.touch()
+
+    def on_close(self) -> None:
+        """Closed by the desktop."""
+        self.window.close()
+
+    # -- helpers of the events -------------------------------------------------------------------------
+    def pick(self, x: float, y: float) -> Any:
+        """(3,) the scene point under a pixel from the top left, or None beside the surface."""
+        if self._frame is None:
+            return None
+        self.window.switch_to()
+        size, pixels = self.window.get_size(), self._frame.size
+        scale = pixels[0] / size[0]
+        depth = self._frame.depth(int(x * scale), int(y * scale))
+        if depth >= 0.99999:
+            return None
+        return self.replay.camera.unproject(x, y, 2 * depth - 1, size)
+
+    def _in_plot(self, x: float, y: float) -> bool:
+        if self.hud.plot is None or not self.replay.look.captions:
+            return False
+        left, upper, width, height = self.hud.plot
+        return left <= x <= left + width and upper <= y <= upper + height
+
+    def _scrub(self, x: float) -> None:
+        if self.hud.plot is not None:
+            left, _, width, _ = self.hud.plot
+            self.replay.timeline.playing = False
+            self.replay.timeline.scrub((x - left) / width)
+
+    def save(self) -> Path:
+        """Save the picture as it is into the working folder, under a name that is free."""
+        from PIL import Image
+
+        number = 1
+        while (path := Path(f"landscape-{number:03d}.png")).exists():
+            number += 1
+        self.window.switch_to()
+        pixels = self._framebuffer(self.window.get_framebuffer_size()).pixels()
+        Image.fromarray(pixels).convert("RGB").save(path)
+        return path
+
+
+def view(
+    source: Any,
+    *,
+    name: str | None = None,
+    view: str = "",
+    look: Look | None = None,
+    size: tuple[int, int] = (1280, 760),
+    play: bool = True,
+) -> None:
+    """Open a window with the replay of a run, a PLY file or a Surface, and return when it is closed.
+
+    Raises
+    ------
+    RunError, SurfaceError, PlyError
+        there is nothing to draw in the source.
+    DisplayError
+        there is no display, or no OpenGL 3.3.
+    """
+    look = look or Look()
+    landscape = load(source, name=name, height=look.height)
+    replay = Replay.of(landscape, look, view=view, aspect=size[0] / size[1])
+    if play and len(replay.timeline) > 1:
+        replay.timeline.position, replay.timeline.playing = 0.0, True
+    ReplayWindow(replay, size=size).run()
