@@ -6,6 +6,7 @@ In: a Mesh made from a surface. Out: polylines that lie on the mesh, and the lev
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import contourpy
 import numpy as np
@@ -42,18 +43,18 @@ def levels(height: Height, count: int = 20) -> tuple[Floats, NDArray[np.bool_]]:
         step = nice_step((high - low) / count)
         first, last = int(np.floor(low / step)) + 1, int(np.ceil(high / step))
         numbers = np.arange(first, last)
-        return numbers * step, numbers % INDEX_EVERY == 0
+        return numbers * step, np.asarray(numbers % INDEX_EVERY == 0)
     per_decade = count / (high - low)
     divisions = min((1, 2, 5, 10, 20, 50, 100), key=lambda n: abs(np.log(n / per_decade)))
     numbers = np.arange(int(np.floor(low * divisions)) + 1, int(np.ceil(high * divisions)))
-    losses = 10.0 ** (numbers / divisions)
+    losses: Floats = np.asarray(10.0 ** (numbers / divisions), dtype=np.float64)
     if divisions < 10:
-        return losses, numbers % divisions == 0
+        return losses, np.asarray(numbers % divisions == 0)
     # The index lines are 1, 2 and 5 times a power of ten themselves, not the equal ratios 1.995 and 5.01.
     tenths = numbers * 10 % (divisions * 10) // divisions
     index = (numbers * 10 % divisions == 0) & np.isin(tenths, (0, 3, 7))
     nominal = np.where(tenths == 3, 2.0, np.where(tenths == 7, 5.0, 1.0)) * 10.0 ** np.floor(numbers / divisions)
-    return np.where(index, nominal, losses), index
+    return np.asarray(np.where(index, nominal, losses)), np.asarray(index)
 
 
 def nice_step(raw: float) -> float:
@@ -67,7 +68,7 @@ def contours(mesh: Mesh, count: int = 20) -> list[Contour]:
     assert mesh.grid is not None
     losses, index = levels(mesh.height, count)
     heights = np.ma.masked_invalid(mesh.heights)
-    generator = contourpy.contour_generator(
+    generator: Any = contourpy.contour_generator(
         mesh.grid.beta, mesh.grid.alpha, heights, quad_as_tri=True, line_type=contourpy.LineType.Separate
     )
     found = []

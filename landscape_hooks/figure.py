@@ -122,6 +122,7 @@ def _fill(figure: Figure, axes: Axes, surface: Surface, mesh: Mesh, colormap: st
             heights,
             levels=some,
             colors="white",
+            linestyles="solid",
             linewidths=0.9 if heavy else 0.35,
             alpha=0.9 if heavy else 0.55,
             corner_mask=False,
@@ -130,11 +131,12 @@ def _fill(figure: Figure, axes: Axes, surface: Surface, mesh: Mesh, colormap: st
             names = {float(level): text_of(float(mesh.height.inverse(level))) for level in drawn.levels}
             for label in axes.clabel(drawn, fmt=names, fontsize=7, colors="white", inline_spacing=4):
                 label.set_path_effects([patheffects.withStroke(linewidth=1.6, foreground="#00000066")])
-    bar = figure.colorbar(filled, ax=axes, pad=0.02, aspect=32, spacing="proportional")
+    beside = axes.inset_axes((1.025, 0.0, 0.03, 1.0))  # as high as the axes, whatever their aspect
+    bar = figure.colorbar(filled, cax=beside, spacing="proportional")
     shown = lines[index] if index.sum() >= 3 else lines
-    bar.set_ticks(shown, labels=[text_of(float(mesh.height.inverse(level))) for level in shown])
+    bar.set_ticks(shown.tolist(), labels=[text_of(float(mesh.height.inverse(level))) for level in shown])
     bar.ax.minorticks_off()
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.set_label("loss on the probe samples", color=INK)
 
 
@@ -244,7 +246,8 @@ def loss_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.6)) -> 
             for side in ("top", "right"):
                 axes.spines[side].set_visible(False)
         upper.set_title("Loss along the path", loc="left", fontsize=11, fontweight="bold", color=INK)
-        upper.legend(fontsize=8, frameon=False)
+        if surface.paths:
+            upper.legend(fontsize=8, frameon=False)
     return figure
 
 
@@ -271,7 +274,7 @@ def surface_figure(
         )  # fmt: skip
         for number, path in enumerate(surface.paths):
             drape = mesh.drape(path.coordinates)
-            lifted = drape.points + [0, 0, 0.01 * np.ptp(mesh.height.bounds)]
+            lifted = drape.points + np.array([0, 0, 0.01 * np.ptp(mesh.height.bounds)])
             axes.plot(*lifted.T, color="white", linewidth=3.2, zorder=4)
             axes.plot(*lifted.T, color=colors.path_color(number), linewidth=1.7, zorder=5, label=path.label or "path")
         labels = axis_labels(surface)

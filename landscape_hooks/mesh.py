@@ -25,6 +25,9 @@ Floats = NDArray[np.float64]
 LOG_FROM = 50.0
 """max/min of the loss from which on the height is its logarithm: above it a linear height is a flat sheet."""
 
+EDGE = 1e-9
+"""Share of a cell by which rounding may put a point beyond the edge of the grid."""
+
 KINDS = ("auto", "log10", "linear")
 
 
@@ -172,9 +175,9 @@ class Mesh:
         points = np.stack([alpha.ravel(), beta.ravel(), heights.ravel()], axis=1)
         centres = (points[c00] + points[c10] + points[c01] + points[c11]) / 4
         centre = np.arange(len(centres), dtype=np.int32) + rows * columns
-        faces = np.stack(
-            [np.stack(triangle, axis=1) for triangle in _fan(c00, c10, c01, c11, centre)], axis=1
-        ).reshape(-1, 3)
+        faces = np.stack([np.stack(triangle, axis=1) for triangle in _fan(c00, c10, c01, c11, centre)], axis=1).reshape(
+            -1, 3
+        )
         return cls(
             vertices=np.concatenate([points, centres]),
             faces=faces.astype(np.int32),
@@ -221,7 +224,8 @@ class Mesh:
         j, v = _cell(grid.beta, points[:, 1])
         h = self.heights
         h00, h10, h01, h11 = h[i, j], h[i + 1, j], h[i, j + 1], h[i + 1, j + 1]
-        inside = (u >= 0) & (u <= 1) & (v >= 0) & (v <= 1)
+        inside = (np.abs(u - 0.5) <= 0.5 + EDGE) & (np.abs(v - 0.5) <= 0.5 + EDGE)
+        u, v = np.clip(u, 0, 1), np.clip(v, 0, 1)
         # Barycentric weights of the four triangles in one formula: at most two corners and the centre weigh in.
         edge = 2 * np.minimum(np.minimum(u, 1 - u), np.minimum(v, 1 - v))
         value = (
@@ -240,7 +244,9 @@ class Mesh:
         """
         coordinates = np.asarray(coordinates, dtype=np.float64)
         if len(coordinates) < 2:
-            return Drape(np.column_stack([coordinates, self.height_at(coordinates)]), np.arange(float(len(coordinates))))
+            return Drape(
+                np.column_stack([coordinates, self.height_at(coordinates)]), np.arange(float(len(coordinates)))
+            )
         position = np.unique(np.concatenate([self._crossings(coordinates), np.arange(float(len(coordinates)))]))
         points = np.column_stack([np.interp(position, np.arange(len(coordinates)), coordinates[:, k]) for k in (0, 1)])
         return Drape(np.column_stack([points, self.height_at(points)]), position)

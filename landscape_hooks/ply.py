@@ -133,7 +133,7 @@ def _plain(value: Any) -> Any:
 
 
 def _axis(values: NDArray[np.float64]) -> dict[str, Any] | list[float]:
-    even = {"start": float(values[0]), "stop": float(values[-1]), "num": len(values)}
+    even: dict[str, Any] = {"start": float(values[0]), "stop": float(values[-1]), "num": len(values)}
     return even if np.array_equal(np.linspace(**even), values) else [float(v) for v in values]
 
 

@@ -18,6 +18,4 @@ def view(source: str, name: str | None, view_text: str, texture: str, theme: str
     from landscape_hooks.viewer import window
     from landscape_hooks.viewer.look import Look
 
-    window.view(
-        source, name=name, view=view_text, look=Look(texture=texture, theme=theme, height=height), play=play
-    )
+    window.view(source, name=name, view=view_text, look=Look(texture=texture, theme=theme, height=height), play=play)

@@ -102,6 +102,7 @@ def no_display(error: Exception) -> DisplayError:
 
 def _config() -> Any:
     """OpenGL 3.3 core. Smoothing happens in framebuffers of our own, so the window itself needs no multisampling."""
-    from pyglet.gl import Config
+    from pyglet import gl
 
-    return Config(major_version=3, minor_version=3, forward_compatible=True, depth_size=24, double_buffer=True)
+    make: Any = gl.Config
+    return make(major_version=3, minor_version=3, forward_compatible=True, depth_size=24, double_buffer=True)

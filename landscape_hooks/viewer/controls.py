@@ -31,16 +31,10 @@ class Key:
         return f"Shift {name}" if self.shift else name
 
 
-def _look(**change: Any) -> Action:
-    def act(replay: Replay, size: tuple[int, int]) -> None:
-        replay.set_look(replace(replay.look, **change))
-
-    return act
-
-
 def _toggle(name: str) -> Action:
     def act(replay: Replay, size: tuple[int, int]) -> None:
-        replay.set_look(replace(replay.look, **{name: not getattr(replay.look, name)}))
+        change: dict[str, Any] = {name: not getattr(replay.look, name)}
+        replay.set_look(replace(replay.look, **change))
 
     return act
 

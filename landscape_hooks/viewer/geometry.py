@@ -57,7 +57,7 @@ def surface_array(mesh: Mesh, stage: Stage) -> NDArray[Any]:
 def shares(mesh: Mesh) -> Floats:
     """(V,) place of every vertex in the range that is coloured, 0 … 1: the height, or another mesh's quality."""
     if mesh.grid is None:
-        low, high = np.nanmin(mesh.loss), np.nanmax(mesh.loss)
+        low, high = float(np.nanmin(mesh.loss)), float(np.nanmax(mesh.loss))
         value = np.nan_to_num(mesh.loss, nan=low)
     else:
         (low, high), value = mesh.height.bounds, mesh.vertices[:, 2]
@@ -65,7 +65,7 @@ def shares(mesh: Mesh) -> Floats:
 
 
 def occlusion(mesh: Mesh, stage: Stage) -> Floats:
-    """(V,) light from the sky that reaches each vertex, about 0.5 in a pit … 1: how far it lies below its surroundings."""
+    """(V,) light from the sky at each vertex: 1, or less where it lies below its surroundings."""
     if mesh.grid is None:
         return np.ones(len(mesh.vertices))
     heights = np.where(mesh.valid, mesh.heights, mesh.height.bounds[1]) * stage.scale[2]

@@ -153,7 +153,11 @@ class Framebuffer:
         self._read = self._make(0) if self.samples else self._draw
 
     def _make(self, samples: int) -> Any:
-        frame, color, depth = new_name(gl.glGenFramebuffers), new_name(gl.glGenRenderbuffers), new_name(gl.glGenRenderbuffers)
+        frame, color, depth = (
+            new_name(gl.glGenFramebuffers),
+            new_name(gl.glGenRenderbuffers),
+            new_name(gl.glGenRenderbuffers),
+        )
         gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, frame)
         for name, kind, place in (
             (color, gl.GL_RGBA8, gl.GL_COLOR_ATTACHMENT0),

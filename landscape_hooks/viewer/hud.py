@@ -31,11 +31,15 @@ class Pen:
     @staticmethod
     def ink(color: Sequence[float], alpha: float = 1.0) -> int:
         """A colour as imgui packs it."""
-        return int(imgui.color_convert_float4_to_u32(imgui.ImVec4(*color[:3], alpha)))
+        return int(imgui.color_convert_float4_to_u32(imgui.ImVec4(color[0], color[1], color[2], alpha)))
 
     def width(self, text: str, size: float = 14.0) -> float:
         """Width of a text in pixels of the picture."""
-        return float(imgui.calc_text_size(text).x) * size * self.unit / imgui.get_font_size()
+        return float(imgui.calc_text_size(text).x) * self._pixels(size) / imgui.get_font_size()
+
+    def _pixels(self, size: float) -> int:
+        """Size of a font in whole pixels: between them small dots get lost."""
+        return max(round(size * self.unit), 9)
 
     def text(
         self, x: float, y: float, text: str, color: Any, *, size: float = 14.0, align: float = 0.0, alpha: float = 1.0
@@ -43,7 +47,7 @@ class Pen:
         """Text whose top is at `y`; `align` 0 starts, 0.5 is centred, 1 ends at `x`. Drawn on whole pixels."""
         x -= align * self.width(text, size)
         self._list.add_text(
-            self._font, size * self.unit, imgui.ImVec2(round(x), round(y)), self.ink(color, alpha), text
+            self._font, self._pixels(size), imgui.ImVec2(round(x), round(y)), self.ink(color, alpha), text
         )
 
     def line(self, a: Any, b: Any, color: Any, *, width: float = 1.0, alpha: float = 1.0) -> None:
@@ -52,7 +56,7 @@ class Pen:
 
     def polyline(self, points: Floats, color: Any, *, width: float = 1.0, alpha: float = 1.0) -> None:
         """A line through points; a NaN breaks it."""
-        sound = np.isfinite(points).all(axis=1)
+        sound = np.asarray(np.isfinite(points).all(axis=1))
         for part in np.split(np.arange(len(points)), np.flatnonzero(~sound)):
             part = part[sound[part]]
             if len(part) > 1:

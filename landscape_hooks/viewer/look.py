@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from landscape_hooks import colors
 from landscape_hooks.errors import LandscapeError
@@ -81,12 +82,19 @@ class Look:
     @property
     def colormap(self) -> str:
         """The colour map of the texture, or the one below it."""
-        return self.texture if self.texture in TEXTURES[:5] else "gist_earth" if self.texture == "hypsometric" else "viridis"
+        return (
+            self.texture
+            if self.texture in TEXTURES[:5]
+            else "gist_earth"
+            if self.texture == "hypsometric"
+            else "viridis"
+        )
 
     def next(self, name: str, by: int = 1) -> Look:
         """The same with the next texture, contours, theme or height."""
         known = {"texture": TEXTURES, "contours": CONTOURS, "theme": tuple(THEMES), "height": HEIGHTS}[name]
-        return replace(self, **{name: known[(known.index(getattr(self, name)) + by) % len(known)]})
+        change: dict[str, Any] = {name: known[(known.index(getattr(self, name)) + by) % len(known)]}
+        return replace(self, **change)
 
     def exaggerated(self, factor: float) -> Look:
         """The same with a height `factor` times as large."""

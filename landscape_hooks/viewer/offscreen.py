@@ -6,7 +6,6 @@ In: a run, a PLY file or a Surface. Out: a picture, or a film of the marker goin
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +95,12 @@ def render(
     fps: int = 18,
     turn: float = 20.0,
     at: float = 1.0,
+    progress: bool = False,
 ) -> Path:
     """Draw `source` into `output`: .png a picture, .gif or .mp4 the replay, .webp the replay (a picture if frames=1).
 
     `view` is a camera as the window prints it, `at` the share of the replay that a picture shows, `turn` the degrees
-    that the camera turns during a film of `frames` pictures, `fps` a second.
+    that the camera turns during a film of `frames` pictures, `fps` a second; `progress` shows a bar.
 
     Raises
     ------
@@ -128,7 +128,10 @@ def render(
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         if film:
-            _write_film(output, film_of(canvas, replay, frames, turn), fps)
+            from tqdm import tqdm
+
+            pictures = film_of(canvas, replay, frames, turn)
+            _write_film(output, tqdm(pictures, "render", frames, unit="picture", disable=not progress), fps)
         else:
             _write_still(output, canvas.draw(replay), look)
     finally:
@@ -153,7 +156,7 @@ def _write_still(output: Path, pixels: Pixels, look: Look) -> None:
     from PIL import Image
 
     image = Image.fromarray(pixels)
-    (image if look.transparent else image.convert("RGB")).save(output, **({"optimize": True} if output.suffix == ".png" else {}))
+    (image if look.transparent else image.convert("RGB")).save(output, optimize=True)
 
 
 def _write_film(output: Path, pictures: Iterator[Pixels], fps: int) -> None:

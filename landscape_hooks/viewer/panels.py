@@ -29,11 +29,22 @@ class Panels:
     def __init__(self) -> None:
         self.help = False
         self.places: dict[str, tuple[float, float, float, float]] = {}
+        self._areas: list[tuple[float, float, float, float]] = []
+
+    def cover(self, x: float, y: float) -> bool:
+        """Whether a panel lies over a point. (imgui's own answer is that of the picture before.)"""
+        return any(left <= x <= left + w and upper <= y <= upper + h for left, upper, w, h in self._areas)
+
+    def _end(self) -> None:
+        place, extent = imgui.get_window_pos(), imgui.get_window_size()
+        self._areas.append((place.x, place.y, extent.x, extent.y))
+        imgui.end()
 
     def draw(self, replay: Replay, size: tuple[int, int]) -> None:
         """All panels, into the current imgui frame."""
         self._style(replay)
         self.places.clear()
+        self._areas.clear()
         self._bar(replay, size)
         if self.help:
             self._help(size)
@@ -84,7 +95,7 @@ class Panels:
             replay.set_look(replace(replay.look, texture=TEXTURES[at]))
         if self._button("Help", "help", "keys and mouse (H)"):
             self.help = not self.help
-        imgui.end()
+        self._end()
 
     @staticmethod
     def _moment(replay: Replay) -> str:
@@ -95,7 +106,9 @@ class Panels:
         return f"step {paths[0].step[index]}  ({index + 1} of {len(paths[0])})"
 
     def _help(self, size: tuple[int, int]) -> None:
-        imgui.set_next_window_pos(imgui.ImVec2(size[0] / 2, size[1] / 2), imgui.Cond_.always.value, imgui.ImVec2(0.5, 0.5))
+        imgui.set_next_window_pos(
+            imgui.ImVec2(size[0] / 2, size[1] / 2), imgui.Cond_.always.value, imgui.ImVec2(0.5, 0.5)
+        )
         _, opened = imgui.begin(
             "Keys and mouse",
             True,
@@ -109,13 +122,13 @@ class Panels:
         if imgui.begin_table("keys", 4, imgui.TableFlags_.sizing_fixed_fit.value):
             for k in range(half):
                 imgui.table_next_row()
-                for row in rows[k :: half][:2]:
+                for row in rows[k::half][:2]:
                     imgui.table_next_column()
                     imgui.text_disabled(row[0])
                     imgui.table_next_column()
                     imgui.text(row[1])
             imgui.end_table()
-        imgui.end()
+        self._end()
         if opened is False:
             self.help = False
 

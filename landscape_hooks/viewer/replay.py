@@ -33,7 +33,7 @@ class Replay:
         camera = Camera.parse(view, home)
         paths = landscape.paths
         if paths:
-            timeline = Timeline.of(paths[0].step, paths[0].epoch, paths[0].coordinates)
+            timeline = Timeline.of(paths[0].step.astype(np.float64), paths[0].epoch, paths[0].coordinates)
         else:
             timeline = Timeline({"step": np.zeros(0)})
         timeline.position = timeline.last

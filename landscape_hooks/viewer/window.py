@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -41,9 +44,7 @@ class ReplayWindow:
         self._dirty = 3
         self._drawn = time.perf_counter()
         self.window.set_minimum_size(320, 240)
-        self.window.push_handlers(
-            **{name: getattr(self, name) for name in dir(self) if name.startswith("on_")}
-        )
+        self.window.push_handlers(**{name: getattr(self, name) for name in dir(self) if name.startswith("on_")})
 
     # -- the loop --------------------------------------------------------------------------------------
     def run(self) -> None:
@@ -105,14 +106,12 @@ class ReplayWindow:
         imgui.set_current_context(self.overlay.context)
         return imgui.get_io()
 
-    def _tell(self, kind: str, *values: Any) -> bool:
-        """Pass an event of the mouse to the panels; returns whether they want it."""
+    def _tell(self, kind: str, *values: Any) -> None:
+        """Pass an event of the mouse to the panels."""
         from landscape_hooks.viewer.panels import handle
 
-        io = self._io
-        handle(io, kind, *values)
+        handle(self._io, kind, *values)
         self.touch()
-        return bool(io.want_capture_mouse)
 
     def _down(self, y: float) -> float:
         return self.window.height - 1 - y
@@ -127,7 +126,8 @@ class ReplayWindow:
     def on_mouse_press(self, x: int, y: int, button: int, modifiers: int) -> None:
         """Begin to orbit, pan or scrub; a double click puts the point into the middle."""
         self._tell("move", x, self._down(y))
-        if self._tell("press", self._number(button)):
+        self._tell("press", self._number(button))
+        if self.panels.cover(x, self._down(y)):
             return
         if self._in_plot(x, self._down(y)):
             self._drag = "scrub"
@@ -159,7 +159,8 @@ class ReplayWindow:
 
     def on_mouse_scroll(self, x: int, y: int, scroll_x: float, scroll_y: float) -> None:
         """Zoom to the cursor."""
-        if self._tell("wheel", scroll_x, scroll_y):
+        self._tell("wheel", scroll_x, scroll_y)
+        if self.panels.cover(x, self._down(y)):
             return
         self.replay.camera = self.replay.camera.zoom(1.12**scroll_y, self.pick(x, self._down(y)))
 
@@ -258,8 +259,29 @@ def view(
         there is no display, or no OpenGL 3.3.
     """
     look = look or Look()
+    if context.is_headless():
+        _in_own_process(source, name, view, look, play)
+        return
     landscape = load(source, name=name, height=look.height)
     replay = Replay.of(landscape, look, view=view, aspect=size[0] / size[1])
     if play and len(replay.timeline) > 1:
         replay.timeline.position, replay.timeline.playing = 0.0, True
     ReplayWindow(replay, size=size).run()
+
+
+def _in_own_process(source: Any, name: str | None, view: str, look: Look, play: bool) -> None:
+    """pyglet cannot open windows any more where it has rendered without a display, so another process does."""
+    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+        raise context.no_display(RuntimeError("DISPLAY is not set"))
+    if not isinstance(source, str | Path):
+        raise context.no_display(RuntimeError("this process renders headless"))
+    arguments = [str(source), "--texture", look.texture, "--theme", look.theme, "--height", look.height]
+    arguments += ["--name", name] if name else []
+    arguments += ["--view", view] if view else []
+    arguments += ["--play" if play else "--no-play"]
+    done = subprocess.run([sys.executable, "-m", "landscape_hooks", "view", *arguments], capture_output=True, text=True)
+    sys.stdout.write(done.stdout)
+    if done.returncode:
+        raise context.no_display(
+            RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "failed")
+        )

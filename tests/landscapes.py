@@ -1,0 +1,73 @@
+"""Surfaces with known values, for the tests of everything that draws them. No training, no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+from typing import Any
+
+import numpy as np
+
+from landscape_hooks import store
+from landscape_hooks.surface import Path, Surface, SurfaceWriter
+
+
+def bowl(alpha: Any, beta: Any) -> Any:
+    """A loss with one valley and some ripples, 0.02 … about 5."""
+    ripple = 0.5 * np.sin(1.3 * alpha + 0.3) * np.cos(1.1 * beta)
+    return 0.02 * np.exp(0.55 * np.hypot(0.9 * alpha, 1.2 * beta) ** 1.1 + ripple + 0.5)
+
+
+def descent(snapshots: int = 40, label: str = "sgd", turn: float = 1.0) -> Path:
+    """A path from (-5, 2.4 turn) to the origin, off the plane on its way."""
+    t = np.linspace(0, 1, snapshots)
+    coordinates = np.stack([-5 * (1 - t) ** 1.6 + 0.25 * np.sin(9 * t) * (1 - t), 2.4 * turn * (1 - t) ** 2], axis=1)
+    plane_loss = bowl(*coordinates.T)
+    return Path(
+        coordinates=coordinates,
+        step=np.arange(snapshots) * 10,
+        loss=plane_loss * (1 + 0.6 * np.sin(np.pi * t) ** 2),
+        plane_loss=plane_loss,
+        distance=1.2 * np.sin(np.pi * t),
+        epoch=t * 8,
+        learning_rate=np.full(snapshots, 0.05),
+        loss_stderr=plane_loss * 0.05,
+        label=label,
+    )
+
+
+def surface(
+    rows: int = 21, columns: int = 16, *, holes: bool = False, paths: tuple[Path, ...] | None = None
+) -> Surface:
+    """The bowl on a non-square grid; with `holes`, some points are not computed, NaN or inf."""
+    alpha, beta = np.linspace(-6, 3, rows), np.linspace(-3, 3.5, columns)
+    loss = bowl(*np.meshgrid(alpha, beta, indexing="ij"))
+    evaluated = np.ones(loss.shape, dtype=bool)
+    if holes:
+        evaluated[4:7, 3:5] = False
+        loss[4:7, 3:5] = np.nan
+        loss[-3:, -2:] = np.inf
+        loss[1, 1] = np.nan
+        loss[2, 12] = -np.inf
+    return Surface(
+        alpha=alpha,
+        beta=beta,
+        loss=loss,
+        loss_stderr=0.03 * np.where(np.isfinite(loss), loss, np.nan),
+        evaluated=evaluated,
+        explained_variance_ratio=np.array([0.83, 0.11]),
+        paths=(descent(),) if paths is None else paths,
+        attrs={"directions": "pca", "labels": ["PC 1", "PC 2"], "batch_norm": "batch", "samples": 512, "report": []},
+        name="pca",
+    )
+
+
+def write_run(folder: FilePath, made: Surface) -> FilePath:
+    """A run on disk that holds the surface."""
+    root = store.create_run(folder)
+    arrays = {"explained_variance_ratio": made.explained_variance_ratio}
+    writer = SurfaceWriter.create(root, made.name, made.alpha, made.beta, made.attrs, arrays)
+    index = np.flatnonzero(made.evaluated)
+    writer.write(index, made.loss.ravel()[index], made.loss_stderr.ravel()[index])
+    writer.write_paths(root, made.paths)
+    writer.finish(root, {})
+    return folder

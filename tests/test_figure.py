@@ -1,0 +1,50 @@
+"""The figures by what they contain, and by what they look like."""
+
+import numpy as np
+import pytest
+
+from landscape_hooks.figure import contour_figure, loss_figure, surface_figure
+from tests.landscapes import descent, surface
+
+
+def test_the_contour_figure_states_policy_height_and_variance_and_draws_the_path():
+    made = surface()
+    axes = contour_figure(made).axes[0]
+    words = " ".join(text.get_text() for text in axes.texts)
+    assert "BatchNorm: batch" in words
+    assert "log10" in words
+    assert "512 probe samples" in words
+    assert "83.0 %" in axes.get_xlabel()
+    assert "11.0 %" in axes.get_ylabel()
+    np.testing.assert_array_equal(np.column_stack(axes.lines[0].get_data()), made.path)
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert any("start: step 0" in text for text in legend)
+    assert any("end: step 390" in text for text in legend)
+
+
+def test_lines_are_labelled_in_units_of_the_loss():
+    words = {text.get_text() for text in contour_figure(surface()).axes[0].texts}
+    assert {"0.1", "0.5", "1"} <= words
+
+
+def test_what_is_missing_is_hatched_and_counted():
+    axes = contour_figure(surface(holes=True)).axes[0]
+    words = " ".join(text.get_text() for text in axes.texts)
+    assert "not computed: 6" in words
+    assert "NaN: 1" in words
+    assert "infinite: 7" in words
+    assert axes.patch.get_hatch()
+
+
+@pytest.mark.parametrize("draw", [contour_figure, surface_figure, loss_figure])
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_every_figure_is_written_in_every_format(tmp_path, draw, suffix):
+    draw(surface(12, 9, paths=(descent(), descent(9, "adam", -1.0)))).savefig(tmp_path / f"f.{suffix}")
+    assert (tmp_path / f"f.{suffix}").stat().st_size > 5000
+
+
+def test_a_constant_loss_and_no_path_are_still_a_figure(tmp_path):
+    made = surface(6, 5, paths=())
+    flat = type(made)(**{**made.__dict__, "loss": np.full(made.shape, 2.0)})
+    contour_figure(flat).savefig(tmp_path / "flat.png")
+    loss_figure(flat).savefig(tmp_path / "loss.png")

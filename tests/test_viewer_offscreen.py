@@ -1,0 +1,163 @@
+"""The picture by its pixels, drawn through EGL without a display."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from landscape_hooks import colors
+from landscape_hooks.errors import LandscapeError
+from landscape_hooks.ply import write_ply
+from landscape_hooks.viewer.camera import Camera
+from landscape_hooks.viewer.look import TEXTURES, Look
+from landscape_hooks.viewer.offscreen import Canvas, render
+from landscape_hooks.viewer.replay import Replay
+from landscape_hooks.viewer.source import load
+from tests.landscapes import surface, write_run
+
+SIZE = (480, 320)
+PLAIN = Look(captions=False)
+
+
+@pytest.fixture(scope="module")
+def canvas():
+    made = Canvas(SIZE, supersample=1)
+    yield made
+    made.close()
+
+
+def replay(look=PLAIN, **options):
+    return Replay.of(load(surface(**options)), look, aspect=SIZE[0] / SIZE[1])
+
+
+def spot(pixels, x, y, reach=2):
+    """Mean colour around a pixel."""
+    return pixels[round(y) - reach : round(y) + reach + 1, round(x) - reach : round(x) + reach + 1, :3].mean(
+        axis=(0, 1)
+    )
+
+
+def near(color, pixels, x, y, reach=4):
+    """Distance of the most similar pixel around a place from a colour."""
+    area = pixels[round(y) - reach : round(y) + reach + 1, round(x) - reach : round(x) + reach + 1, :3].astype(float)
+    return np.abs(area - np.array(color) * 255).max(axis=-1).min()
+
+
+def test_the_marker_is_where_the_camera_projects_it(canvas):
+    made = replay()
+    for share in (0.0, 0.5, 1.0):
+        made.timeline.scrub(share)
+        pixels = canvas.draw(made)
+        point = made.stage.place(made.landscape.drapes[0].at(made.timeline.position))
+        x, y, _ = made.camera.project([point], SIZE)[0]
+        assert spot(pixels, x, y, 1).min() > 150, f"a white ball at {share}"
+
+
+def test_the_path_is_drawn_up_to_the_marker_and_faint_beyond(canvas):
+    made = replay()
+    made.timeline.scrub(0.6)
+    pixels = canvas.draw(made)
+    color = np.array(colors.rgb(colors.path_color(0)))
+    places = [made.landscape.drapes[0].at(k) for k in (6.0, 10.0)]
+    for x, y, _ in made.camera.project(made.stage.place(places), SIZE):
+        assert near(color, pixels, x, y) < 40
+    beyond = made.camera.project(made.stage.place([made.landscape.drapes[0].at(27.0)]), SIZE)[0]
+    assert near(color, pixels, *beyond[:2]) > 40
+
+
+def test_colours_follow_the_loss(canvas):
+    made = replay(replace(PLAIN, shading=0.0, contours="off"))
+    made.camera = Camera(distance=4).top()
+    pixels = canvas.draw(made)
+    stage, mesh = made.stage, made.landscape.mesh
+    table = colors.table("viridis").astype(float)
+    low, high = mesh.height.bounds
+    grid = [(-5.0, -2.5), (2.0, 2.0), (2.0, -2.0), (-3.0, -2.0)]
+    heights = mesh.height_at(np.array(grid))
+    places = made.camera.project(stage.place(np.column_stack([grid, heights])), SIZE)
+    for (x, y, _), height in zip(places, heights, strict=True):
+        expected = table[int((height - low) / (high - low) * 255)] * 0.95
+        np.testing.assert_allclose(spot(pixels, x, y), expected, atol=8)
+
+
+@pytest.mark.parametrize("texture", TEXTURES)
+def test_every_texture_gives_another_picture(canvas, texture):
+    first = canvas.draw(replay(replace(PLAIN, texture="viridis")))
+    other = canvas.draw(replay(replace(PLAIN, texture=texture)))
+    difference = np.abs(first.astype(int) - other).mean()
+    assert (difference < 0.01) == (texture == "viridis")
+
+
+def test_contours_of_the_shader_and_by_marching_squares_lie_on_the_same_places(canvas):
+    bare = canvas.draw(replay(replace(PLAIN, contours="off"))).astype(int)
+    masks = []
+    for mode in ("shader", "marching squares"):
+        drawn = canvas.draw(replay(replace(PLAIN, contours=mode))).astype(int)
+        masks.append(np.abs(drawn - bare).max(axis=-1) > 40)
+    shader, marching = masks
+    assert shader.mean() > 0.004
+    grown = np.zeros_like(marching)
+    for dx in (-2, -1, 0, 1, 2):
+        for dy in (-2, -1, 0, 1, 2):
+            grown |= np.roll(marching, (dy, dx), axis=(0, 1))
+    assert (shader & grown).sum() > 0.9 * shader.sum()
+
+
+def test_a_transparent_background_has_no_alpha_and_the_surface_has(canvas):
+    made = replay(replace(PLAIN, transparent=True, floor=False))
+    pixels = canvas.draw(made)
+    assert pixels[:10, :10, 3].max() == 0
+    x, y, _ = made.camera.project([[0.0, 0.0, 0.0]], SIZE)[0]
+    assert pixels[round(y), round(x), 3] == 255
+
+
+def test_a_hole_shows_what_is_behind_it(canvas):
+    whole, open_ = (replay(replace(PLAIN, floor=False, contours="off"), holes=h) for h in (False, True))
+    for made in (whole, open_):
+        made.camera = Camera(distance=4).top()
+    stage = whole.stage
+    x, y, _ = whole.camera.project(stage.place([[-3.75, -1.5, -1.0]]), SIZE)[0]
+    assert np.abs(spot(canvas.draw(whole), x, y) - spot(canvas.draw(open_), x, y)).max() > 30
+
+
+def test_captions_are_text_over_the_picture(canvas):
+    bare, words = canvas.draw(replay()), canvas.draw(replay(Look()))
+    changed = np.abs(bare[..., :3].astype(int) - words[..., :3]).max(axis=-1) > 60
+    assert changed[:40, :150].sum() > 60, "the title"
+    assert changed[-60:, -120:].sum() > 60, "the read-out"
+
+
+def test_pictures_repeat_to_the_bit(canvas):
+    first, again = canvas.draw(replay(Look())), canvas.draw(replay(Look()))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_render_writes_a_picture_of_a_run_and_of_a_ply(tmp_path):
+    made = surface()
+    run = write_run(tmp_path / "run.zarr", made)
+    ply = write_ply(made, tmp_path / "f.ply")[0]
+    for source, name in ((run, "run.png"), (ply, "ply.png"), (made, "surface.webp")):
+        image = Image.open(render(source, tmp_path / name, size=(320, 180), frames=1))
+        assert image.size == (320, 180)
+        assert np.asarray(image.convert("RGB")).std() > 10
+
+
+def test_a_gif_replays_the_path(tmp_path):
+    path = render(surface(), tmp_path / "f.gif", size=(200, 120), frames=6, supersample=1, turn=0)
+    film = Image.open(path)
+    assert film.n_frames >= 5
+    pictures = []
+    for k in range(film.n_frames):
+        film.seek(k)
+        pictures.append(np.asarray(film.convert("RGB")).astype(int))
+    assert np.abs(pictures[0] - pictures[2]).max() > 60
+
+
+def test_what_cannot_be_rendered_is_named(tmp_path):
+    with pytest.raises(LandscapeError, match=r"f\.bmp"):
+        render(surface(), tmp_path / "f.bmp")
+    with pytest.raises(LandscapeError, match="size 5x5"):
+        render(surface(), tmp_path / "f.png", size=(5, 5))
+    with pytest.raises(LandscapeError, match="plaid"):
+        Look(texture="plaid")

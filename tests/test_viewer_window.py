@@ -1,0 +1,150 @@
+"""A real window on a virtual display. Each scene runs in a process of its own: pyglet decides once a process."""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def display():
+    program = shutil.which("Xvfb")
+    if program is None:
+        pytest.skip("Xvfb, the virtual X display, is not installed")
+    reader, writer = os.pipe()
+    server = subprocess.Popen(
+        [program, "-displayfd", str(writer), "-screen", "0", "1400x900x24", "-nolisten", "tcp"],
+        pass_fds=(writer,), stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        number = stream.readline().strip()
+    if not number:
+        pytest.skip("Xvfb does not start here")
+    yield f":{number}"
+    server.terminate()
+    server.wait()
+
+
+OPENING = """
+    import numpy as np
+    from pyglet.window import key, mouse
+    from landscape_hooks.viewer.look import Look
+    from landscape_hooks.viewer.replay import Replay
+    from landscape_hooks.viewer.source import load
+    from landscape_hooks.viewer.window import ReplayWindow
+    from tests.landscapes import surface
+    replay = Replay.of(load(surface()), Look())
+    shown = ReplayWindow(replay, size=(800, 500))
+    window = shown.window
+
+    def picture():
+        import ctypes
+        from pyglet import gl
+        window.dispatch_events()
+        for _ in range(3):
+            shown.on_draw()
+        data = np.empty((500, 800, 4), dtype=np.uint8)
+        gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, 0)
+        gl.glReadPixels(0, 0, 800, 500, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, ctypes.c_void_p(data.ctypes.data))
+        window.flip()
+        return data[::-1, :, :3].astype(int)
+
+    def event(name, *values):
+        window.dispatch_event(name, *values)
+        window.dispatch_events()
+
+    def click(name):
+        x, y, width, height = shown.panels.places[name]
+        at = int(x + width / 2), int(500 - 1 - y - height / 2)
+        event("on_mouse_motion", *at, 0, 0)
+        picture()
+        event("on_mouse_press", *at, mouse.LEFT, 0)
+        picture()
+        event("on_mouse_release", *at, mouse.LEFT, 0)
+        picture()
+
+    first = picture()
+"""
+
+
+def run(display, scene):
+    code = textwrap.dedent(OPENING) + textwrap.dedent(scene)
+    environment = {**os.environ, "DISPLAY": display, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_window_shows_the_surface_and_a_button_changes_its_texture(display):
+    run(
+        display,
+        """
+        assert first.std() > 20
+        middle = first[150:350, 300:500].reshape(-1, 3)
+        assert (middle[:, 1] > middle[:, 0] + 20).mean() > 0.3, "viridis: green and blue"
+        click("texture")
+        assert replay.look.texture == "cividis"
+        assert np.abs(picture() - first).mean() > 3
+        """,
+    )
+
+
+def test_mouse_and_keys_move_camera_and_time(display):
+    run(
+        display,
+        """
+        start = replay.camera
+        event("on_mouse_press", 400, 300, mouse.LEFT, 0)
+        event("on_mouse_drag", 460, 320, 60, 20, mouse.LEFT, 0)
+        event("on_mouse_release", 460, 320, mouse.LEFT, 0)
+        assert replay.camera.azimuth != start.azimuth and replay.camera.elevation < start.elevation
+        assert np.abs(picture() - first).mean() > 1
+        turned = replay.camera
+        event("on_mouse_press", 400, 300, mouse.LEFT, key.MOD_SHIFT)
+        event("on_mouse_drag", 430, 310, 30, 10, mouse.LEFT, key.MOD_SHIFT)
+        event("on_mouse_release", 430, 310, mouse.LEFT, 0)
+        assert replay.camera.target != turned.target and replay.camera.azimuth == turned.azimuth
+        event("on_mouse_scroll", 400, 300, 0, 2)
+        assert replay.camera.distance < turned.distance
+        event("on_key_press", key.R, 0)
+        assert replay.camera == replay.home
+        event("on_key_press", key.HOME, 0)
+        assert replay.timeline.position == 0
+        event("on_key_press", key.RIGHT, 0)
+        event("on_key_press", key.RIGHT, key.MOD_SHIFT)
+        assert replay.timeline.position == 11
+        event("on_key_press", key.SPACE, 0)
+        assert replay.timeline.playing
+        shown._tick(0.5)
+        assert replay.timeline.position > 11
+        click("play")
+        assert not replay.timeline.playing
+        click("scrub")
+        assert 0.4 < replay.timeline.fraction < 0.6
+        x, y, width, height = shown.hud.plot
+        at = int(x + 0.25 * width), int(500 - 1 - y - height / 2)
+        event("on_mouse_press", *at, mouse.LEFT, 0)
+        event("on_mouse_release", *at, mouse.LEFT, 0)
+        assert abs(replay.timeline.fraction - 0.25) < 0.02
+        """,
+    )
+
+
+def test_without_a_display_view_names_render(tmp_path):
+    from tests.landscapes import surface, write_run
+
+    store = write_run(tmp_path / "run.zarr", surface())
+    environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    done = subprocess.run(
+        [sys.executable, "-m", "landscape_hooks", "view", str(store)],
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "landscape-hooks render" in done.stderr
+    assert "Traceback" not in done.stderr
