@@ -43,7 +43,7 @@ def levels(height: Height, count: int = 20) -> tuple[Floats, NDArray[np.bool_]]:
         step = nice_step((high - low) / count)
         first, last = int(np.floor(low / step)) + 1, int(np.ceil(high / step))
         numbers = np.arange(first, last)
-        return numbers * step, np.asarray(numbers % INDEX_EVERY == 0)
+        return numbers.astype(np.float64) * step, np.asarray(numbers % INDEX_EVERY == 0)
     per_decade = count / (high - low)
     divisions = min((1, 2, 5, 10, 20, 50, 100), key=lambda n: abs(np.log(n / per_decade)))
     numbers = np.arange(int(np.floor(low * divisions)) + 1, int(np.ceil(high * divisions)))
@@ -54,7 +54,7 @@ def levels(height: Height, count: int = 20) -> tuple[Floats, NDArray[np.bool_]]:
     tenths = numbers * 10 % (divisions * 10) // divisions
     index = (numbers * 10 % divisions == 0) & np.isin(tenths, (0, 3, 7))
     nominal = np.where(tenths == 3, 2.0, np.where(tenths == 7, 5.0, 1.0)) * 10.0 ** np.floor(numbers / divisions)
-    return np.asarray(np.where(index, nominal, losses)), np.asarray(index)
+    return np.asarray(np.where(index, nominal, losses), dtype=np.float64), np.asarray(index, dtype=np.bool_)
 
 
 def nice_step(raw: float) -> float:

@@ -15,7 +15,8 @@ import numpy as np
 
 from landscape_hooks.mesh import Drape, Mesh
 from landscape_hooks.ply import read_ply
-from landscape_hooks.surface import Path, Surface, label_of
+from landscape_hooks.store import label_of
+from landscape_hooks.surface import Path, Surface
 
 CLIP = (1.0, 95.0)
 """Percentiles at which the height 'clipped' cuts."""
