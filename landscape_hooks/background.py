@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,15 @@ class Retain:
 
     steps: list[int]
     stride: int
+
+
+@dataclass
+class Amend:
+    """What a trainer said about a step only after it."""
+
+    step: int
+    loss: float | None
+    epoch: float | None
 
 
 @dataclass
@@ -101,6 +110,10 @@ class BackgroundWriter:
         """Thin out what was staged so far."""
         self._queue.put(Retain(steps, stride))
 
+    def amend(self, step: int, loss: float | None, epoch: float | None) -> None:
+        """Complete the snapshot of `step`, staged or already written."""
+        self._queue.put(Amend(step, loss, epoch))
+
     def flush(self) -> None:
         """Wait until everything staged so far is committed (or lost to an error)."""
         self._ask(Request())
@@ -137,10 +150,16 @@ class BackgroundWriter:
                 waiting.append(item)
                 if len(waiting) < self.group and not item.tail:
                     continue
+            if isinstance(item, Amend) and waiting and waiting[-1].step == item.step:
+                waiting[-1].loss = waiting[-1].loss if item.loss is None else item.loss
+                waiting[-1].epoch = waiting[-1].epoch if item.epoch is None else item.epoch
+                continue
             self._attempt(waiting)
             waiting = []
             if isinstance(item, Retain):
-                self._attempt_retain(item)
+                self._attempt_update(self._writer.retain, item.steps, item.stride)
+            if isinstance(item, Amend):
+                self._attempt_update(self._writer.amend, item.step, loss=item.loss, epoch=item.epoch)
             if isinstance(item, Request):
                 item.done.set()
                 if item.stop:
@@ -160,10 +179,10 @@ class BackgroundWriter:
             finally:
                 self._free.release(len(run))
 
-    def _attempt_retain(self, item: Retain) -> None:
+    def _attempt_update(self, update: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         try:
             if self.error is None:
-                self._writer.retain(item.steps, item.stride)
+                update(*args, **kwargs)
         except BaseException as error:
             self.error = error
 

@@ -45,6 +45,7 @@ def record(
     samples: int = 1024,
     if_exists: Literal["error", "resume", "overwrite"] = "error",
     step: int | None = None,
+    counter: Callable[[], int] | None = None,
     on_error: Literal["warn", "raise"] = "warn",
     queue: Literal["block", "drop"] = "block",
 ) -> Recorder:
@@ -55,7 +56,8 @@ def record(
     model
         the module whose parameters and floating-point buffers are recorded, wrapped (DDP, compile, ...) or not.
     optimizer
-        its torch optimizer, or a trainer's wrapper of one; of several (a list) the last one's steps count.
+        its torch optimizer, or a trainer's wrapper of one; of several (a list) the last one's steps count, or those
+        of all with a `counter`.
         None: the training loop calls `recorder.step()` itself.
     store
         where to: a path, a URL or a Zarr store.
@@ -72,6 +74,9 @@ def record(
     step
         optimizer steps already taken (after a checkpoint was loaded). Left out: 0, and when resuming the step of the
         last snapshot, if the model still holds its weights; otherwise `load_state_dict` has to say.
+    counter
+        a trainer's own count of optimizer steps, asked after each of them (steps that mixed precision skipped are
+        usually in it). Left out: the steps are counted here.
     on_error
         what trouble with writing does to the training: one warning, or an exception.
     queue
@@ -103,7 +108,10 @@ def record(
         except BaseException:
             run_store.clear(store)
             raise
-    recorder = Recorder(model, optimizers, writer, plan, layout, buffer_layout, on_error=on_error, queue=queue)
+    recorder = Recorder(
+        model, optimizers, writer, plan, layout, buffer_layout, counter=counter, on_error=on_error, queue=queue
+    )
+    recorder.root = root
     recorder._begin(step, resuming)
     return recorder
 
@@ -120,12 +128,16 @@ class Recorder:
         layout: ParameterLayout,
         buffer_layout: ParameterLayout,
         *,
+        counter: Callable[[], int] | None,
         on_error: str,
         queue: str,
     ) -> None:
         self._model = model
         self._optimizers = [weakref.ref(o) for o in optimizers]
         self._rates: list[float] = []
+        self.root: Any = None
+        self._counter = counter
+        self._held: tuple[int, list[list[torch.Tensor]]] | None = None
         self._writer = writer
         self._schedule = schedule
         self._layouts = (layout, buffer_layout)
@@ -144,7 +156,8 @@ class Recorder:
         self._active = True
         self._closed = False
         self.dropped = 0
-        self._hook = StepHook(optimizers[-1], self._after_step) if optimizers else None
+        counted = optimizers if counter is not None else optimizers[-1:]
+        self._hooks = [StepHook(o, self._after_step) for o in counted]
         if optimizers:
             weakref.finalize(optimizers[-1], self._optimizer_gone).atexit = False
         _keep_until_exit(self)
@@ -152,19 +165,61 @@ class Recorder:
     # -- what a training loop may call ------------------------------------------------------------------
     def step(self) -> None:
         """Say that one optimizer step was taken (only with `optimizer=None`)."""
-        if self._hook is not None:
+        if self._hooks:
             raise LandscapeError(
                 "Found recorder.step() in a loop whose optimizer is hooked: every step would count twice",
                 mend="Leave the call out, or pass optimizer=None to record()",
             )
         self._after_step(None)
 
-    def log(self, *, loss: Any = None, epoch: float | None = None) -> None:
-        """Add the training loss (a number or a 0-d tensor) and the epoch to the next snapshot."""
+    def log(
+        self,
+        *,
+        loss: Any = None,
+        epoch: float | None = None,
+        learning_rate: float | Sequence[float] | None = None,
+        step: int | None = None,
+    ) -> None:
+        """Add the training loss (a number or a 0-d tensor) and the epoch to the next snapshot.
+
+        `learning_rate` (of each parameter group) is for `optimizer=None`. With `step` the loss and epoch are those
+        of a step already taken, for trainers that say them afterwards: they complete the snapshot of that step, if it
+        is the last one taken, and are nobody's otherwise.
+        """
+        if step is not None:
+            if step == self._last and self._active:
+                self._background.amend(step, None if loss is None else _number(loss), epoch)
+            return
+        if learning_rate is not None:
+            rates = learning_rate if isinstance(learning_rate, Sequence) else [learning_rate]
+            self._rates = [float(rate) for rate in rates]
         if loss is not None:
             self._loss = loss.detach() if isinstance(loss, torch.Tensor) else loss
         if epoch is not None:
             self._epoch = epoch
+
+    def capture(self, *, criterion: Any = None, objective: Any = None, data: Any, samples: int = 1024) -> None:
+        """Store the loss and its probe samples now, in place of those the run may have.
+
+        For trainers that show their validation data only once the training is under way. Parameters as for `record`.
+
+        Raises
+        ------
+        ObjectiveError
+            the model cannot be exported, or the data does not fit it.
+        """
+        from landscape_hooks.capture import capture
+
+        capture(self.root, self._model, criterion=criterion, objective=objective, data=data, samples=samples)
+
+    def hold(self) -> None:
+        """Keep a copy of the weights: the last snapshot, should no further step come before `close()`.
+
+        For trainers that change the weights when training is over (averages copied back, the best ones restored).
+        """
+        if self._active and self._last != self._step and self._next != _PENDING:
+            kept = [[t.detach().clone() for t in layout.tensors(self._model)] for layout in self._layouts]
+            self._held = (self._step, kept)
 
     def flush(self) -> None:
         """Wait until every snapshot taken so far is committed."""
@@ -184,8 +239,8 @@ class Recorder:
             return
         self._closed = True
         _LIVE.discard(self)
-        if self._hook is not None:
-            self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         if self._active and self._last != self._step and self._next != _PENDING:
             self._guarded(self._snapshot, self._step, tail=True)
         self._background.stop()
@@ -258,7 +313,7 @@ class Recorder:
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None and self._overflowed(found_inf):
             return
-        self._step += 1
+        self._step = self._step + 1 if self._counter is None else self._counter()
         if self._step >= self._next:
             self._guarded(self._due)
 
@@ -283,7 +338,7 @@ class Recorder:
                 "so the step to go on from is not known",
                 mend="Pass step= to record(), or the checkpoint's recorder.state_dict() to load_state_dict()",
             )
-        if self._skips is not None:
+        if self._skips is not None and self._counter is None:
             self._step -= int(self._skips.item())
             self._skips = None
             if self._step < self._next:
@@ -304,7 +359,10 @@ class Recorder:
     def _snapshot(self, step: int, tail: bool = False) -> None:
         if not self._active:
             return
-        weights, buffers = (layout.tensors(self._model) for layout in self._layouts)
+        if tail and self._held is not None and self._held[0] == step:
+            weights, buffers = self._held[1]
+        else:
+            weights, buffers = (layout.tensors(self._model) for layout in self._layouts)
         taken = self._background.stage(
             weights,
             buffers,
@@ -324,7 +382,7 @@ class Recorder:
 
     def _learning_rates(self) -> list[float]:
         optimizers = [ref() for ref in self._optimizers]
-        if all(o is not None for o in optimizers):
+        if optimizers and all(o is not None for o in optimizers):
             self._rates = [float(group.get("lr", "nan")) for o in optimizers if o for group in o.param_groups]
         return self._rates
 

@@ -368,6 +368,14 @@ class TrajectoryWriter:
         self._set(replace(self.commit, rows=self.commit.rows + len(rows), order=order, tail=rows.tail))
         self.steps += [int(step) for step in rows.scalars["step"]]
 
+    def amend(self, step: int, **scalars: float | None) -> None:
+        """Fill in scalars of a committed snapshot that became known after it; nothing if it was thinned out."""
+        if step in self.steps:
+            place = int(self.commit.places[self.steps.index(step)])
+            for name, value in scalars.items():
+                if value is not None:
+                    self._arrays[name][place] = value
+
     def retain(self, steps: Iterable[int], stride: int) -> None:
         """Keep only the snapshots of these steps; the places of the others become free."""
         wanted = set(steps)
