@@ -66,7 +66,7 @@ def directions(
     return Directions(
         origin=origin,
         vectors=(vectors * flip[:, None]).astype(origin.dtype),
-        labels=tuple(f"PC {c + 1} ({spectrum[c]:.1%} of the variance)" for c in components),  # type: ignore[arg-type]
+        labels=tuple(f"PC {c + 1}" for c in components),  # type: ignore[arg-type]
         normalization="orthonormal",
         centring="mean of the snapshots",
         coefficients=coefficients * flip[:, None],
