@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import zarr
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import LocalStore, MemoryStore
 
 from landscape_hooks.errors import RunError
 from landscape_hooks.schema import FORMAT
@@ -102,6 +106,23 @@ def remove_partial(store: Any) -> None:
     if isinstance(address, str) and "://" not in address:
         for path in Path(address).rglob("*.partial"):
             path.unlink(missing_ok=True)
+
+
+def put_files(store: Any, files: Sequence[tuple[str, Any]]) -> None:
+    """Put whole files (key, bytes as a NumPy array) into an opened Zarr store, all at a time; each appears at once."""
+    buffer = default_buffer_prototype().buffer
+    # what a memory store is given it keeps; the caller's array will be written again
+    keeps = isinstance(store, MemoryStore)
+    values = [(key, buffer.from_array_like(data.copy() if keeps else data)) for key, data in files]
+    if isinstance(store, LocalStore) and hasattr(store, "set_sync"):  # without a detour through the event loop
+        for key, value in values:
+            store.set_sync(key, value)
+        return
+
+    async def put() -> None:
+        await asyncio.gather(*(store.set(key, value) for key, value in values))
+
+    sync(put())
 
 
 def label_of(store: Any) -> str:
