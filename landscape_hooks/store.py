@@ -20,11 +20,19 @@ from landscape_hooks.version import __version__
 KEY = "landscape_hooks"
 
 
-def create_run(store: Any, attributes: dict[str, Any] | None = None) -> Any:
-    """Create an empty run at a path, URL or Zarr store; whatever lies there must have been cleared before."""
-    root = zarr.create_group(_address(store), zarr_format=3)
-    root.attrs.put({KEY: {"format": FORMAT, "version": __version__}, **(attributes or {})})
-    return root
+def create_run(store: Any, attributes: dict[str, Any] | None = None, *, finished: bool = True) -> Any:
+    """Create an empty run at a path, URL or Zarr store; whatever lies there must have been cleared before.
+
+    With `finished=False` it is marked as being created until `finish_creation`: a process that is killed in
+    between leaves something that nobody takes for a run.
+    """
+    mark = {"format": FORMAT, "version": __version__, **({} if finished else {"creating": True})}
+    return zarr.create_group(_address(store), zarr_format=3, attributes={KEY: mark, **(attributes or {})})
+
+
+def finish_creation(root: Any) -> None:
+    """From here on it is a run."""
+    root.attrs[KEY] = {key: value for key, value in root.attrs[KEY].items() if key != "creating"}
 
 
 def open_run(store: Any, *, mode: Any = "r") -> Any:
@@ -54,6 +62,11 @@ def open_run(store: Any, *, mode: Any = "r") -> Any:
             expected=f"the attribute '{KEY}' with the number of the format",
             mend="Point at the folder that landscape_hooks.record wrote",
         )
+    if mark.get("creating"):
+        raise RunError(
+            f"{store} is a run that is being created, or whose creation was interrupted",
+            mend="Wait for record() to return, or record again (nothing was recorded here yet)",
+        )
     if mark["format"] > FORMAT:
         raise RunError(
             f"{store} has format {mark['format']}",
@@ -71,16 +84,8 @@ def prepare(store: Any, if_exists: str) -> bool:
     RunError
         there is a run and `if_exists` is "error", or there is something that is not a run, which is never deleted.
     """
-    address = _address(store)
-    if isinstance(address, str) and "://" not in address:
-        path = Path(address)
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            return False
-    else:
-        try:
-            zarr.open_group(address, mode="r", zarr_format=3)
-        except (FileNotFoundError, KeyError):
-            return False
+    if _is_free(store):
+        return False
     open_run(store)
     if if_exists == "error":
         raise RunError(
@@ -94,6 +99,30 @@ def prepare(store: Any, if_exists: str) -> bool:
     return True
 
 
+def _is_free(store: Any) -> bool:
+    """Whether nothing is there, or only what a process left that was killed while it created a run."""
+    address = _address(store)
+    if is_local(address):
+        path = Path(address)
+        if not path.exists() or (path.is_dir() and all(p.suffix == ".partial" for p in path.iterdir())):
+            return True
+    try:
+        mark = zarr.open_group(address, mode="r", zarr_format=3).attrs.get(KEY)
+    except (FileNotFoundError, KeyError):
+        return not is_local(address)
+    except (NotADirectoryError, TypeError, ValueError):
+        return False
+    if isinstance(mark, dict) and mark.get("creating"):
+        clear(store)
+        return True
+    return False
+
+
+def is_local(address: Any) -> bool:
+    """Whether an address is a path of this machine."""
+    return isinstance(address, str) and "://" not in address
+
+
 def clear(store: Any) -> None:
     """Delete the run at a path, URL or Zarr store."""
     root = zarr.open_group(_address(store), mode="a", zarr_format=3)
@@ -103,7 +132,7 @@ def clear(store: Any) -> None:
 def remove_partial(store: Any) -> None:
     """Remove what a killed writer left of files it had not finished (they were never part of the run)."""
     address = _address(store)
-    if isinstance(address, str) and "://" not in address:
+    if is_local(address):
         for path in Path(address).rglob("*.partial"):
             path.unlink(missing_ok=True)
 
