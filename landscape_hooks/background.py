@@ -73,10 +73,9 @@ class BackgroundWriter:
         row_bytes = max(1, writer.row_bytes)
         self.group = int(min(max(1, GROUP_BYTES // row_bytes), GROUP_ROWS))
         depth = max(2, 2 * self.group)
-        self._rings = tuple(
-            torch.zeros((depth, part.size), dtype=getattr(torch, kind))
-            for part, kind in zip(self._layouts, writer.dtypes, strict=True)
-        )
+        self._files, values = writer.staging(depth)
+        buffers = torch.zeros((depth, buffer_layout.size), dtype=getattr(torch, writer.dtypes[1]))
+        self._rings = (torch.from_numpy(values), buffers)
         self._views: list[Any] = [None] * depth
         self._free = threading.Semaphore(depth)
         self._head = 0
@@ -199,6 +198,7 @@ class BackgroundWriter:
             rates[i, : len(s.learning_rate)] = s.learning_rate
         return Rows(
             weights=self._rings[0][part].numpy(),
+            files=self._files[part],
             buffers=self._rings[1][part].numpy(),
             scalars={name: [getattr(s, name) for s in staged] for name in ("step", "epoch", "loss", "wall_time")},
             learning_rate=rates,

@@ -100,11 +100,12 @@ def record(
         root = run_store.open_run(store, mode="r+")
         writer = _reopen(root, layout, buffer_layout, plan)
     else:
-        root = run_store.create_run(store, {"schedule": plan.describe()})
+        root = run_store.create_run(store, {"schedule": plan.describe()}, finished=False)
         try:
             groups = sum(len(o.param_groups) for o in optimizers)
             writer = TrajectoryWriter.create(root, layout, buffer_layout, groups=groups, slots=plan.limit or 0)
             _capture(root, model, criterion=criterion, objective=objective, data=data, samples=samples)
+            run_store.finish_creation(root)
         except BaseException:
             run_store.clear(store)
             raise

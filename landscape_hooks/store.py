@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import zarr
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import LocalStore, MemoryStore
 
 from landscape_hooks.errors import RunError
 from landscape_hooks.schema import FORMAT
@@ -15,11 +19,19 @@ from landscape_hooks.version import __version__
 KEY = "landscape_hooks"
 
 
-def create_run(store: Any, attributes: dict[str, Any] | None = None) -> Any:
-    """Create an empty run at a path, URL or Zarr store; whatever lies there must have been cleared before."""
-    root = zarr.create_group(_address(store), zarr_format=3)
-    root.attrs.put({KEY: {"format": FORMAT, "version": __version__}, **(attributes or {})})
-    return root
+def create_run(store: Any, attributes: dict[str, Any] | None = None, *, finished: bool = True) -> Any:
+    """Create an empty run at a path, URL or Zarr store; whatever lies there must have been cleared before.
+
+    With `finished=False` it is marked as being created until `finish_creation`: a process that is killed in
+    between leaves something that nobody takes for a run.
+    """
+    mark = {"format": FORMAT, "version": __version__, **({} if finished else {"creating": True})}
+    return zarr.create_group(_address(store), zarr_format=3, attributes={KEY: mark, **(attributes or {})})
+
+
+def finish_creation(root: Any) -> None:
+    """From here on it is a run."""
+    root.attrs[KEY] = {key: value for key, value in root.attrs[KEY].items() if key != "creating"}
 
 
 def open_run(store: Any, *, mode: Any = "r") -> Any:
@@ -52,6 +64,11 @@ def open_run(store: Any, *, mode: Any = "r") -> Any:
             expected=f"the attribute '{KEY}' with the number of the format",
             mend="Point at the folder that landscape_hooks.record wrote",
         )
+    if mark.get("creating"):
+        raise RunError(
+            f"{store} is a run that is being created, or whose creation was interrupted",
+            mend="Wait for record() to return, or record again (nothing was recorded here yet)",
+        )
     if mark["format"] > FORMAT:
         raise RunError(
             f"{store} has format {mark['format']}",
@@ -69,16 +86,8 @@ def prepare(store: Any, if_exists: str) -> bool:
     RunError
         there is a run and `if_exists` is "error", or there is something that is not a run, which is never deleted.
     """
-    address = _address(store)
-    if isinstance(address, str) and "://" not in address:
-        path = Path(address)
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            return False
-    else:
-        try:
-            zarr.open_group(address, mode="r", zarr_format=3)
-        except (FileNotFoundError, KeyError):
-            return False
+    if _is_free(store):
+        return False
     open_run(store)
     if if_exists == "error":
         raise RunError(
@@ -92,6 +101,30 @@ def prepare(store: Any, if_exists: str) -> bool:
     return True
 
 
+def _is_free(store: Any) -> bool:
+    """Whether nothing is there, or only what a process left that was killed while it created a run."""
+    address = _address(store)
+    if is_local(address):
+        path = Path(address)
+        if not path.exists() or (path.is_dir() and all(p.suffix == ".partial" for p in path.iterdir())):
+            return True
+    try:
+        mark = zarr.open_group(address, mode="r", zarr_format=3).attrs.get(KEY)
+    except (FileNotFoundError, KeyError):
+        return not is_local(address)
+    except (NotADirectoryError, TypeError, ValueError):
+        return False
+    if isinstance(mark, dict) and mark.get("creating"):
+        clear(store)
+        return True
+    return False
+
+
+def is_local(address: Any) -> bool:
+    """Whether an address is a path of this machine."""
+    return isinstance(address, str) and "://" not in address
+
+
 def clear(store: Any) -> None:
     """Delete the run at a path, URL or Zarr store."""
     root = zarr.open_group(_address(store), mode="a", zarr_format=3)
@@ -101,9 +134,26 @@ def clear(store: Any) -> None:
 def remove_partial(store: Any) -> None:
     """Remove what a killed writer left of files it had not finished (they were never part of the run)."""
     address = _address(store)
-    if isinstance(address, str) and "://" not in address:
+    if is_local(address):
         for path in Path(address).rglob("*.partial"):
             path.unlink(missing_ok=True)
+
+
+def put_files(store: Any, files: Sequence[tuple[str, Any]]) -> None:
+    """Put whole files (key, bytes as a NumPy array) into an opened Zarr store, all at a time; each appears at once."""
+    buffer = default_buffer_prototype().buffer
+    # what a memory store is given it keeps; the caller's array will be written again
+    keeps = isinstance(store, MemoryStore)
+    values = [(key, buffer.from_array_like(data.copy() if keeps else data)) for key, data in files]
+    if isinstance(store, LocalStore) and hasattr(store, "set_sync"):  # without a detour through the event loop
+        for key, value in values:
+            store.set_sync(key, value)
+        return
+
+    async def put() -> None:
+        await asyncio.gather(*(store.set(key, value) for key, value in values))
+
+    sync(put())
 
 
 def label_of(store: Any) -> str:

@@ -8,22 +8,20 @@ once the commit record, one attribute written last, says so. No torch here: read
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks import schema, store
+from landscape_hooks.commit import Commit
 from landscape_hooks.errors import RunError
 from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.rowfiles import SHARD_BYTES, RowFiles, chunking
 
 SCALARS = ("step", "epoch", "loss", "wall_time")
-CHUNK_NUMBERS = 2**20
-SHARD_BYTES = 2**22
 GROWTH = 1024
 
 
@@ -52,58 +50,6 @@ class Snapshot:
     epoch: float
     learning_rate: NDArray[np.float64]
     wall_time: float
-
-
-@dataclass(frozen=True)
-class Commit:
-    """The commit record: which rows count. One attribute (`committed`) of the group `trajectory`, written last.
-
-    Attributes
-    ----------
-    rows
-        number of snapshots.
-    order
-        place (row of the arrays) of every snapshot, in order of step; None where that is 0, 1, ... rows - 1.
-    generation
-        goes up whenever places become free to be written again, before they are.
-    stride
-        of the thinning schedule; 0 without it.
-    tail
-        the last snapshot was taken off the schedule, because recording ended there.
-    """
-
-    rows: int = 0
-    order: tuple[int, ...] | None = None
-    generation: int = 0
-    stride: int = 0
-    tail: bool = False
-
-    KEY = "committed"
-
-    @classmethod
-    def read(cls, group: Any) -> Commit:
-        """The record as the store holds it now."""
-        fresh = zarr.open_group(group.store, path=group.path, mode="r", zarr_format=3)
-        found = dict(fresh.attrs).get(cls.KEY)
-        if not isinstance(found, dict):
-            raise RunError("The run's trajectory has no commit record", mend="Record it again")
-        order = found.get("order")
-        return cls(
-            rows=int(found["rows"]),
-            order=None if order is None else tuple(int(place) for place in order),
-            generation=int(found.get("generation", 0)),
-            stride=int(found.get("stride", 0)),
-            tail=bool(found.get("tail", False)),
-        )
-
-    def write(self, group: Any) -> None:
-        """Make it count."""
-        group.attrs[self.KEY] = asdict(self)
-
-    @property
-    def places(self) -> NDArray[np.intp]:
-        """(rows,) row of the arrays that each snapshot lies in."""
-        return np.arange(self.rows) if self.order is None else np.asarray(self.order, dtype=np.intp)
 
 
 class Trajectory(Sequence[Snapshot]):
@@ -260,8 +206,8 @@ def _changed(what: str) -> RunError:
 class Rows:
     """Snapshots to be written together: weights (n, D), buffers (n, B), and the scalars of each.
 
-    `stride` other than 0 thins the stored snapshots to multiples of it first. `tail` says that the last of
-    the rows is off the schedule.
+    `tail` says that the last of them is off the schedule; `files` is the staging memory of `weights`, if they
+    lie in such memory (`TrajectoryWriter.staging`).
     """
 
     weights: NDArray[Any]
@@ -269,6 +215,7 @@ class Rows:
     scalars: Mapping[str, Sequence[float]]
     learning_rate: NDArray[np.float64]
     tail: bool = False
+    files: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -289,6 +236,7 @@ class TrajectoryWriter:
         self.slots = int(self._group.attrs.get("slots", 0))
         places = self.commit.places
         self.steps: list[int] = [int(s) for s in self._arrays["step"][: places.max(initial=-1) + 1][places]]
+        self._files = {name: RowFiles(array, places.tolist()) for name, array in self._arrays.items()}
 
     @classmethod
     def create(
@@ -310,16 +258,18 @@ class TrajectoryWriter:
         root.create_group("trajectory", attributes={"slots": slots})
         rows = slots or GROWTH
         config = {"write_empty_chunks": True}
-        for name, size, kind in (
-            ("weights", layout.size, dtype or layout.dtype),
-            ("buffers", buffer_layout.size, buffer_layout.dtype),
+        kind = np.dtype(dtype or layout.dtype)
+        short = not slots and layout.size * kind.itemsize <= SHARD_BYTES // 2
+        for name, size, stored in (
+            ("weights", layout.size, kind),
+            ("buffers", buffer_layout.size, np.dtype(buffer_layout.dtype)),
         ):
-            chunks, shards = chunking(size, np.dtype(kind).itemsize, several_rows=not slots)
+            chunks, shards = chunking(size, stored.itemsize, several_rows=short)
             schema.create(
                 root,
                 f"trajectory/{name}",
                 (rows, size),
-                dtype=kind,
+                dtype=stored,
                 chunks=chunks,
                 shards=shards if shards != chunks else None,
                 compressors=compressors if name == "weights" else None,
@@ -352,18 +302,20 @@ class TrajectoryWriter:
         """(D,) weights of the last snapshot."""
         return self._arrays["weights"][int(self.commit.places[-1])]
 
+    def staging(self, depth: int) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        """Memory for `depth` rows of weights that is written as it lies: (files, values); see `RowFiles.staging`."""
+        return self._files["weights"].staging(depth)
+
     def append(self, rows: Rows) -> None:
         """Write some snapshots and commit them together."""
         places = self._free(len(rows))
         self._grow(max(places) + 1, rows.learning_rate.shape[1])
-        for name, values in (("weights", rows.weights), ("buffers", rows.buffers)):
-            if values.shape[1]:
-                for first, last in _runs(places):
-                    start = places[first]
-                    self._arrays[name][start : start + last - first] = values[first:last]
+        puts = self._files["weights"].put(places, rows.weights, rows.files)
+        puts += self._files["buffers"].put(places, rows.buffers)
+        puts += self._files["learning_rate"].put(places, rows.learning_rate)
         for name in SCALARS:
-            self._write_column(name, places, np.asarray(rows.scalars[name]))
-        self._write_column("learning_rate", places, rows.learning_rate)
+            puts += self._files[name].put(places, np.asarray(rows.scalars[name]))
+        store.put_files(self._group.store, puts)
         order = None if self.commit.order is None else (*self.commit.order, *places)
         self._set(replace(self.commit, rows=self.commit.rows + len(rows), order=order, tail=rows.tail))
         self.steps += [int(step) for step in rows.scalars["step"]]
@@ -400,6 +352,9 @@ class TrajectoryWriter:
         if commit != self.commit:
             self._set(commit)
         self.steps = [self.steps[i] for i in kept]
+        if dropped:
+            for files in self._files.values():
+                files.forget(commit.places.tolist())
 
     def _free(self, count: int) -> list[int]:
         if self.commit.order is None:
@@ -423,35 +378,6 @@ class TrajectoryWriter:
             if array.shape[0] != rows:
                 array.resize((rows, *array.shape[1:]))
 
-    def _write_column(self, name: str, places: list[int], values: NDArray[Any]) -> None:
-        array = self._arrays[name]
-        for first, last in _runs(places):
-            start = places[first]
-            target = slice(start, start + last - first)
-            if values.ndim == 1:
-                array[target] = values[first:last]
-            else:
-                array[target, : values.shape[1]] = values[first:last]
-
     def _set(self, commit: Commit) -> None:
         commit.write(self._group)
         self.commit = commit
-
-
-def chunking(size: int, itemsize: int, *, several_rows: bool) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(chunk, shard) of a (row, size) array.
-
-    A row is cut into even chunks of about a million numbers, so that a part of a row is read without the rest,
-    and stored as one file, so that it appears at once. Several short rows share a file where rows are only appended.
-    """
-    size = max(1, size)
-    pieces = max(1, round(size / CHUNK_NUMBERS))
-    width = -(-size // pieces)
-    rows = max(1, min(GROWTH, SHARD_BYTES // (size * itemsize))) if several_rows and pieces == 1 else 1
-    return (1, width), (rows, pieces * width)
-
-
-def _runs(places: Sequence[int]) -> list[tuple[int, int]]:
-    """Ranges of positions in which the places go up by one."""
-    cuts = [0, *(i for i in range(1, len(places)) if places[i] != places[i - 1] + 1), len(places)]
-    return list(pairwise(cuts))

@@ -8,7 +8,8 @@ from torch import nn
 from landscape_hooks import store
 from landscape_hooks.errors import RunError
 from landscape_hooks.parameters import ParameterLayout
-from landscape_hooks.trajectory import Rows, Trajectory, TrajectoryWriter, chunking
+from landscape_hooks.rowfiles import chunking
+from landscape_hooks.trajectory import Rows, Trajectory, TrajectoryWriter
 
 GROUPS = 2
 

@@ -1,0 +1,67 @@
+"""Commit: the record that says which rows of the trajectory count. Writer and reader meet here, nowhere else.
+
+In: one attribute of the group `trajectory`. Out: the places of the committed snapshots, in order of step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from landscape_hooks.errors import RunError
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The commit record: which rows count. One attribute (`committed`) of the group `trajectory`, written last.
+
+    Attributes
+    ----------
+    rows
+        number of snapshots.
+    order
+        place (row of the arrays) of every snapshot, in order of step; None where that is 0, 1, ... rows - 1.
+    generation
+        goes up whenever places become free to be written again, before they are.
+    stride
+        of the thinning schedule; 0 without it.
+    tail
+        the last snapshot was taken off the schedule, because recording ended there.
+    """
+
+    rows: int = 0
+    order: tuple[int, ...] | None = None
+    generation: int = 0
+    stride: int = 0
+    tail: bool = False
+
+    KEY = "committed"
+
+    @classmethod
+    def read(cls, group: Any) -> Commit:
+        """The record as the store holds it now."""
+        fresh = zarr.open_group(group.store, path=group.path, mode="r", zarr_format=3)
+        found = dict(fresh.attrs).get(cls.KEY)
+        if not isinstance(found, dict):
+            raise RunError("The run's trajectory has no commit record", mend="Record it again")
+        order = found.get("order")
+        return cls(
+            rows=int(found["rows"]),
+            order=None if order is None else tuple(int(place) for place in order),
+            generation=int(found.get("generation", 0)),
+            stride=int(found.get("stride", 0)),
+            tail=bool(found.get("tail", False)),
+        )
+
+    def write(self, group: Any) -> None:
+        """Make it count."""
+        group.attrs[self.KEY] = asdict(self)
+
+    @property
+    def places(self) -> NDArray[np.intp]:
+        """(rows,) row of the arrays that each snapshot lies in."""
+        return np.arange(self.rows) if self.order is None else np.asarray(self.order, dtype=np.intp)
