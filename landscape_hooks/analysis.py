@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from landscape_hooks import engines, report
+from landscape_hooks import calibration, engines, report
 from landscape_hooks import store as stores
 from landscape_hooks.directions import NAMES, Directions
 from landscape_hooks.errors import ObjectiveError, PlaneError
 from landscape_hooks.evaluate import POLICIES, PlaneLoss, Tile, buffer_directions, evaluate, evaluate_path
 from landscape_hooks.grid import Grid, parse_extent, parse_size
+from landscape_hooks.plan import Plan
 from landscape_hooks.plane import Plane
 from landscape_hooks.surface import Path, Surface, SurfaceWriter, check_name, names
 from landscape_hooks.version import __version__
@@ -50,6 +51,9 @@ def analyze(
     device: Any = None,
     progress: bool = True,
     fresh: bool = False,
+    workers: int | None = None,
+    tune: bool = True,
+    precision: str = "float32",
 ) -> Surface:
     """Draw the loss surface that a recorded run descended; store it in the run and return it.
 
@@ -88,6 +92,12 @@ def analyze(
         show a bar with the time left on the standard error stream.
     fresh
         compute anew what a stored surface of the same definition already has.
+    workers
+        processes; left out, as many as pay.
+    tune
+        try what is fastest here first (calibration.py); else the plain loop over the recorded batches.
+    precision
+        "float32" (the model's own types) or "bfloat16" (autocast; faster, and coarser).
 
     Returns
     -------
@@ -119,7 +129,6 @@ def analyze(
     )
     device = _device(device)
     loss = _plane_loss(target.to(device), plane.to(device), trajectory, policy, found)
-    origin_loss = loss.check_repeatable()
     name = name or directions
     attrs = {
         "directions": directions,
@@ -128,7 +137,6 @@ def analyze(
         "centring": found.centring,
         "origin": "final snapshot",
         "origin_step": int(trajectory.steps[-1]),
-        "origin_loss": origin_loss,
         "batch_norm": policy,
         "samples": int(target.samples),
         "data_digest": target.digest,
@@ -138,6 +146,7 @@ def analyze(
         "solver": found.attrs.get("solver", ""),
         "engine": engine,
         "device": str(device),
+        "precision": precision,
         "trajectory_digest": _digest_of(trajectory),
         "direction_attrs": found.attrs,
         "versions": _versions(),
@@ -149,14 +158,19 @@ def analyze(
         "explained_variance_ratio": moments.explained_variance_ratio(),
         "spectrum": found.spectrum,
     }
-    writer = _begin(root, name, grid, attrs, arrays, fresh=fresh)
-    with _bar(progress, writer.evaluated.size + 2 * len(trajectory), name) as tick:
+    count = grid.alpha.size * grid.beta.size + 2 * len(trajectory)
+    writer, plan = _begin(
+        root, name, grid, attrs, arrays, fresh=fresh, plan=lambda: _plan(loss, count, workers, tune, precision)
+    )
+    loss = plan.apply(loss)
+    origin_loss = loss.check_repeatable()
+    with _bar(progress, count, name) as tick:
         _fill(writer, grid, loss, run_engine, tick)
-        path = evaluate_path(loss, trajectory, label=_label(trajectory, store), tick=tick)
+        path = evaluate_path(loss, trajectory, label=_label(trajectory, store), engine=run_engine, tick=tick)
     writer.write_paths(root, [path])
     surface = _read(root, name)
     _check_not_all_nan(surface)
-    writer.finish(root, {"report": report.sentences(surface)})
+    writer.finish(root, {"origin_loss": origin_loss, "report": [*report.sentences(surface), plan.sentence()]})
     return _read(root, name)
 
 
@@ -277,13 +291,34 @@ def _plane_loss(objective: Any, plane: Plane, trajectory: Any, policy: str, foun
 
 # -- the stored surface -------------------------------------------------------------------------------------
 def _begin(
-    root: Any, name: str, grid: Grid, attrs: dict[str, Any], arrays: dict[str, NDArray[Any]], *, fresh: bool
-) -> SurfaceWriter:
-    """Start the surface, or go on with one that is defined by exactly the same."""
+    root: Any,
+    name: str,
+    grid: Grid,
+    attrs: dict[str, Any],
+    arrays: dict[str, NDArray[Any]],
+    *,
+    fresh: bool,
+    plan: Callable[[], Plan],
+) -> tuple[SurfaceWriter, Plan]:
+    """Start the surface, or go on with one that is defined by exactly the same, in the way it was begun."""
     definition = _definition(grid, attrs, arrays)
-    if not fresh and name in names(root) and root[f"surfaces/{name}"].attrs.get("definition") == definition:
-        return SurfaceWriter.resume(root, name)
-    return SurfaceWriter.create(root, name, grid.alpha, grid.beta, {**attrs, "definition": definition}, arrays)
+    if not fresh and name in names(root):
+        stored = dict(root[f"surfaces/{name}"].attrs)
+        if stored.get("definition") == definition:
+            return SurfaceWriter.resume(root, name), Plan(**stored["plan"])
+    chosen = plan()
+    attrs = {**attrs, "definition": definition, "plan": chosen.to_json()}
+    return SurfaceWriter.create(root, name, grid.alpha, grid.beta, attrs, arrays), chosen
+
+
+def _plan(loss: PlaneLoss, count: int, workers: int | None, tune: bool, precision: str) -> Plan:
+    if workers is not None and workers < 1:
+        raise ObjectiveError(f"Found workers={workers}", expected="at least 1")
+    if precision not in ("float32", "bfloat16"):
+        raise ObjectiveError(f"Found the precision '{precision}'", expected="float32 or bfloat16")
+    if not tune:
+        return calibration.plain(loss, workers=workers or 1, precision=precision)
+    return calibration.choose(loss, count, workers=workers, precision=precision)
 
 
 def _definition(grid: Grid, attrs: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:

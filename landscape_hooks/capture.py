@@ -137,7 +137,8 @@ def _attempt(
         values = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in
                   {s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"}]  # fmt: skip
         for value, per in zip(values, group.per_sample, strict=True):
-            if per and not isinstance(value.shape[0], torch.SymInt):
+            # a size that `len(x)` turned into a number is still a SymInt, but no longer free
+            if per and not (isinstance(value.shape[0], torch.SymInt) and value.shape[0].node.maybe_as_int() is None):
                 return None
     return program
 

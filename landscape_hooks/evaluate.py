@@ -6,6 +6,7 @@ the order in which they finish; where they are computed is the engine's affair (
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import ObjectiveError, PlaneError
+from landscape_hooks.objective import Evaluation
+from landscape_hooks.plan import Plan, threads
 from landscape_hooks.plane import Plane
 from landscape_hooks.surface import Path
 
@@ -72,7 +75,8 @@ class PlaneLoss:
             )
         self.objective, self.plane, self.policy = objective, plane, policy
         self.statistics = POLICIES[policy]
-        self.buffers = torch.as_tensor(buffers)
+        self.plan = Plan()
+        self.buffers = torch.as_tensor(buffers).to(plane.origin.device)
         self.buffer_directions = None
         if policy == "interpolate":
             if buffer_directions is None:
@@ -81,18 +85,36 @@ class PlaneLoss:
                     expected="--directions pca or points for --batch-norm interpolate",
                     mend="Choose --batch-norm fixed, batch or recalibrate",
                 )
-            moves = _entries_mask(objective, ("mean", "var"))
-            self.buffer_directions = torch.as_tensor(buffer_directions).to(self.buffers.dtype) * moves
-            self._variances = _entries_mask(objective, ("var",))
+            moves = _entries_mask(objective, ("mean", "var")).to(self.buffers.device)
+            self.buffer_directions = torch.as_tensor(buffer_directions).to(self.buffers) * moves
+            self._variances = _entries_mask(objective, ("var",)).to(self.buffers.device)
 
-    def at(self, alpha: float, beta: float) -> Any:
+    def computed(self, objective: Any, plan: Plan) -> PlaneLoss:
+        """The same loss of another objective, or by another plan."""
+        other = copy.copy(self)
+        other.objective, other.plan = objective, plan
+        return other
+
+    def at(self, alpha: float, beta: float) -> Evaluation:
         """The Evaluation at (alpha, beta)."""
-        return self._evaluate(self.plane.point(alpha, beta), self.buffers_at(alpha, beta))
+        mean, stderr = self.measure_at(alpha, beta).tolist()
+        return Evaluation(mean, stderr, self.objective.samples)
 
-    def of_snapshot(self, weights: Any, buffers: Any) -> Any:
+    def of_snapshot(self, weights: Any, buffers: Any) -> Evaluation:
         """The Evaluation at a snapshot's own weights (D,); its own buffers (B,) count under "interpolate" only."""
-        own = self.policy == "interpolate"
-        return self._evaluate(torch.as_tensor(weights), torch.as_tensor(buffers) if own else self.buffers)
+        mean, stderr = self.measure_snapshot(weights, buffers).tolist()
+        return Evaluation(mean, stderr, self.objective.samples)
+
+    def measure_at(self, alpha: float, beta: float) -> torch.Tensor:
+        """(2,) loss and standard error at (alpha, beta), left on the device."""
+        weights = self.plane.point(float(alpha), float(beta))
+        return self._measure(weights, self.buffers_at(float(alpha), float(beta)))
+
+    def measure_snapshot(self, weights: Any, buffers: Any) -> torch.Tensor:
+        """(2,) the same of a snapshot itself."""
+        device = self.plane.origin.device
+        own = torch.as_tensor(buffers).to(device) if self.policy == "interpolate" else self.buffers
+        return self._measure(torch.as_tensor(weights).to(device), own)
 
     def buffers_at(self, alpha: float, beta: float) -> torch.Tensor:
         """(B,) buffers that go with the weights at (alpha, beta)."""
@@ -109,7 +131,8 @@ class PlaneLoss:
         ObjectiveError
             the two differ: something random or stateful is in the loss, and a surface would show noise.
         """
-        first, second = self.at(0.0, 0.0).mean, self.at(0.0, 0.0).mean
+        with threads(self.plan.threads):
+            first, second = self.at(0.0, 0.0).mean, self.at(0.0, 0.0).mean
         if first != second and not (np.isnan(first) and np.isnan(second)):
             raise ObjectiveError(
                 f"The loss at the same weights was {first!r} and then {second!r}",
@@ -118,39 +141,43 @@ class PlaneLoss:
             )
         return first
 
-    def _evaluate(self, weights: torch.Tensor, buffers: torch.Tensor) -> Any:
+    def _measure(self, weights: torch.Tensor, buffers: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return self.objective.evaluate(weights, buffers, statistics=self.statistics)
+            return self.objective.measure(weights, buffers, statistics=self.statistics)
 
 
-def evaluate(loss: PlaneLoss, points: Floats, *, engine: Callable[..., Iterator[Tile]] | None = None) -> Iterator[Tile]:
+def evaluate(loss: PlaneLoss, points: Floats, *, engine: Any = None) -> Iterator[Tile]:
     """Yield the losses at points (N, 2) in tiles as they finish, in any order.
 
-    A NaN or infinite loss is a result like any other.
+    `engine` is a module of engines/; left out, the one of this machine. A NaN or infinite loss is a result like
+    any other.
     """
-    if engine is None:
-        from landscape_hooks.engines import local
-
-        engine = local.run
-    yield from engine(loss, np.asarray(points, dtype=float).reshape(-1, 2))
+    yield from (engine or _local()).points(loss, np.asarray(points, dtype=float).reshape(-1, 2))
 
 
 def evaluate_path(
-    loss: PlaneLoss, trajectory: Any, *, label: str = "", tick: Callable[[int], None] = lambda n: None
+    loss: PlaneLoss,
+    trajectory: Any,
+    *,
+    label: str = "",
+    engine: Any = None,
+    tick: Callable[[int], object] = lambda n: None,
 ) -> Path:
     """A run's trajectory as the plane sees it: its coordinates, its true loss, and the loss the plane shows there.
 
     `tick(n)` is called whenever n evaluations are done; there are two a snapshot.
     """
+    engine = engine or _local()
     coordinates, distance = loss.plane.project(trajectory)
-    true, stderr, shown = (np.empty(len(trajectory)) for _ in range(3))
-    for number in range(len(trajectory)):
-        snapshot = trajectory[number]
-        own = loss.of_snapshot(snapshot.weights, snapshot.buffers)
-        true[number], stderr[number] = own.mean, own.stderr
-        shown[number] = loss.at(*coordinates[number]).mean
-        tick(2)
-    rates = np.asarray(trajectory.learning_rates, dtype=float).reshape(len(trajectory), -1)
+    count = len(trajectory)
+    true, stderr, shown = (np.full(count, np.nan) for _ in range(3))
+    for tile in engine.snapshots(loss, trajectory, range(count)):
+        true[tile.index], stderr[tile.index] = tile.loss, tile.stderr
+        tick(len(tile.index))
+    for tile in engine.points(loss, coordinates):
+        shown[tile.index] = tile.loss
+        tick(len(tile.index))
+    rates = np.asarray(trajectory.learning_rates, dtype=float).reshape(count, -1)
     return Path(
         coordinates=coordinates,
         step=np.asarray(trajectory.steps),
@@ -158,10 +185,16 @@ def evaluate_path(
         plane_loss=shown,
         distance=distance,
         epoch=np.asarray(trajectory.epochs, dtype=float),
-        learning_rate=rates[:, 0] if rates.shape[1] else np.full(len(trajectory), np.nan),
+        learning_rate=rates[:, 0] if rates.shape[1] else np.full(count, np.nan),
         loss_stderr=stderr,
         label=label,
     )
+
+
+def _local() -> Any:
+    from landscape_hooks.engines import local
+
+    return local
 
 
 def buffer_directions(trajectory: Any, coefficients: Floats) -> Floats:

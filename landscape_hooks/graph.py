@@ -17,7 +17,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -112,15 +112,23 @@ class LossGraph:
     def __post_init__(self) -> None:
         last: dict[str, str] = {}
         for node in self.nodes:
-            for ref in _references((node.args, node.kwargs)):
+            for ref in references((node.args, node.kwargs)):
                 last[ref] = node.name
-        kept = set(_references(self.outputs))
+        kept = set(references(self.outputs))
         for ref, user in last.items():
             if ref not in kept:
                 self._last_use.setdefault(user, []).append(ref)
         self._unused = {node.name for node in self.nodes} - kept - last.keys()
         for node in self.nodes:
             node.function = None if node.scope is not None else _resolve(node.op)
+
+    def relaxed(self) -> LossGraph:
+        """The same graph for tensors in any memory format: a `view` that such a tensor does not allow copies."""
+        graph = LossGraph(self.inputs, [replace(node) for node in self.nodes], self.outputs)
+        for node in graph.nodes:
+            if node.op in ("aten.view.default", "aten._unsafe_view.default"):
+                node.function = torch.reshape
+        return graph
 
     # -- running ---------------------------------------------------------------------------------------
     def __call__(
@@ -241,10 +249,10 @@ class LossGraph:
         graph = cls(inputs, nodes, _decode(plain["outputs"]))
         known = {i.name for i in inputs}
         for node in nodes:
-            if missing := [r for r in _references((node.args, node.kwargs)) if r not in known]:
+            if missing := [r for r in references((node.args, node.kwargs)) if r not in known]:
                 raise ValueError(f"node {node.name} uses {missing[0]}, which no earlier node computes")
             known.add(node.name)
-        if missing := [r for r in _references(graph.outputs) if r not in known]:
+        if missing := [r for r in references(graph.outputs) if r not in known]:
             raise ValueError(f"the result {missing[0]} is computed nowhere")
         return graph
 
@@ -420,13 +428,13 @@ def _context(op: str, options: Mapping[str, Any]) -> AbstractContextManager[Any]
     raise ValueError(f"scope {op!r} is unknown")
 
 
-def _references(value: Any) -> list[str]:
+def references(value: Any) -> list[str]:
     if isinstance(value, Ref):
         return [value.name]
     if isinstance(value, list | tuple):
-        return [name for v in value for name in _references(v)]
+        return [name for v in value for name in references(v)]
     if isinstance(value, Mapping):
-        return [name for v in value.values() for name in _references(v)]
+        return [name for v in value.values() for name in references(v)]
     return []
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -23,6 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, ObjectiveError
+from landscape_hooks.folding import Fold
+from landscape_hooks.folding import fold as merge
 from landscape_hooks.graph import LossGraph
 from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.probe import Probe, read_tensor
@@ -53,6 +56,10 @@ class Kernel(Protocol):
     def running_statistics(self) -> dict[str, str]: ...
 
     def to(self, device: torch.device) -> Kernel: ...
+
+    def tuned(self, *, layout: str, fold: bool) -> Kernel: ...
+
+    def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]: ...
 
 
 class Objective:
@@ -130,6 +137,7 @@ class Objective:
         self.running_statistics = kernel.running_statistics()
         self.device = torch.device("cpu")
         self.chunk = _CHUNK
+        self.layout_format, self.precision = "contiguous", "float32"
 
     @classmethod
     def load(cls, root: Any) -> Objective:
@@ -203,6 +211,30 @@ class Objective:
             device=device,
         )
 
+    def tuned(
+        self, *, layout: str = "contiguous", chunk: int | None = None, fold: bool = False, precision: str = "float32"
+    ) -> Objective:
+        """The same loss computed in another way.
+
+        Parameters
+        ----------
+        layout
+            memory format of images and convolution weights: "contiguous" or "channels_last".
+        chunk
+            samples at a time, where nothing depends on the batch.
+        fold
+            merge batch normalisation with known statistics into the convolution before it (folding.py).
+        precision
+            "float32" leaves the model's own types alone; "bfloat16" runs it under autocast.
+        """
+        return self._with(
+            layout_format=layout,
+            chunk=chunk or self.chunk,
+            precision=precision,
+            kernel=self.kernel.tuned(layout=layout, fold=fold),
+            probe=self.probe.map(lambda t: _laid_out(t, layout)),
+        )
+
     def _with(self, **changes: Any) -> Objective:
         other = object.__new__(type(self))
         other.__dict__.update({**self.__dict__, **changes})
@@ -215,22 +247,30 @@ class Objective:
         The standard error is that of a mean over samples where the loss is known for each sample, and over
         batches where it is known for each batch only.
         """
+        mean, stderr = self.measure(weights, buffers, statistics=statistics).tolist()
+        return Evaluation(mean, stderr, self.samples)
+
+    def measure(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> Tensor:
+        """(2,) mean and standard error as in `evaluate`, in float64, left on the device: nothing waits for it."""
         values, counts = [], []
-        with torch.no_grad():
+        with torch.no_grad(), self._precision():
             for value, n in self._values(weights, buffers, statistics):
                 values.append(value.reshape(-1).double())
                 counts.append(n)
-            flat = torch.cat(values).cpu()
-        if self.per_sample:
-            mean = flat.mean()
-            stderr = flat.std() / math.sqrt(len(flat)) if len(flat) > 1 else torch.tensor(math.nan)
-        else:
-            share = torch.tensor(counts, dtype=torch.float64) / sum(counts)
-            mean = (share * flat).sum()
-            square = (share**2).sum()
-            spread = (share * (flat - mean) ** 2).sum() / (1 - square)
-            stderr = (spread * square).sqrt() if len(flat) > 1 else torch.tensor(math.nan)
-        return Evaluation(float(mean), float(stderr), self.samples)
+            flat = torch.cat(values)
+            if self.per_sample:
+                mean, stderr = flat.mean(), flat.std() / math.sqrt(len(flat)) if len(flat) > 1 else None
+            else:
+                share = torch.tensor(counts, dtype=torch.float64, device=flat.device) / sum(counts)
+                mean, square = (share * flat).sum(), float((share**2).sum())
+                spread = (share * (flat - mean) ** 2).sum() / (1 - square) if len(flat) > 1 else None
+                stderr = (spread * square).sqrt() if spread is not None else None
+            return torch.stack([mean, torch.full_like(mean, math.nan) if stderr is None else stderr])
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
 
     def terms(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> Iterator[Tensor]:
         """Terms (0-d tensors) whose sum is the mean loss; differentiable, one batch in memory at a time."""
@@ -249,6 +289,9 @@ class Objective:
         if statistics == "recalibrate" and self.running_statistics:
             state |= self._measured(state)
         mode = "batch" if statistics == "batch" and self.running_statistics else "running"
+        if self.layout_format != "contiguous":
+            state = {name: _laid_out(tensor, self.layout_format) for name, tensor in state.items()}
+        state = self.kernel.prepare(state, mode)
         free = self.per_sample and mode == "running" and not whole_batches and self.attrs.get("dynamic", True)
         for leaves, n in self.probe.chunks(self.chunk) if free else self.probe.batches():
             yield self._call(state, leaves, mode), n
@@ -280,15 +323,33 @@ class GraphKernel:
 
     graph: LossGraph
     device: torch.device | None = None
+    folded: LossGraph | None = None
+    folds: tuple[Fold, ...] = ()
 
     def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor:
-        return self.graph(state, leaves, statistics=statistics, device=self.device)
+        folded = self.folded is not None and statistics == "running"
+        graph = self.folded if self.folded is not None and folded else self.graph
+        return graph(state, leaves, statistics=statistics, device=self.device)
 
     def running_statistics(self) -> dict[str, str]:
         return self.graph.running_statistics()
 
     def to(self, device: torch.device) -> GraphKernel:
         return replace(self, device=device)
+
+    def tuned(self, *, layout: str, fold: bool) -> GraphKernel:
+        """With other operations for the same values: see Objective.tuned."""
+        graph = self.graph if layout == "contiguous" else self.graph.relaxed()
+        merged, folds = merge(graph) if fold else (None, [])
+        if merged is not None and layout != "contiguous":
+            merged = merged.relaxed()
+        return replace(self, graph=graph, folded=merged if folds else None, folds=tuple(folds))
+
+    def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]:
+        """Add what is computed once a point, not once a batch: the merged weights."""
+        if self.folded is None or statistics != "running":
+            return state
+        return state | {name: tensor for fold in self.folds for name, tensor in fold.apply(state).items()}
 
 
 @dataclass(frozen=True)
@@ -322,6 +383,20 @@ class ModuleKernel:
 
     def to(self, device: torch.device) -> ModuleKernel:
         return replace(self, module=self.module.to(device))
+
+    def tuned(self, *, layout: str, fold: bool) -> ModuleKernel:
+        """Live code is run as it is; the layout of what it is given is the caller's affair."""
+        return self
+
+    def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]:
+        return state
+
+
+def _laid_out(tensor: Tensor, layout: str) -> Tensor:
+    """Images and their filters in the memory format; anything else as it is."""
+    if layout == "contiguous" or tensor.ndim not in (4, 5):
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last if tensor.ndim == 4 else torch.channels_last_3d)
 
 
 def _statistics_layers(module: nn.Module) -> dict[str, Any]:

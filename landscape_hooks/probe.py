@@ -100,6 +100,11 @@ class Probe:
         groups = [Group([t.to(device) for t in g.leaves], g.per_sample, g.sizes) for g in self.groups]
         return Probe(groups, self.names, self.digest)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Probe:
+        """The same samples with every tensor changed in what does not change its values (its memory format)."""
+        groups = [Group([change(t) for t in g.leaves], g.per_sample, g.sizes) for g in self.groups]
+        return Probe(groups, self.names, self.digest)
+
     def head(self, samples: int) -> Probe:
         """The first `samples` samples."""
         groups, left = [], samples

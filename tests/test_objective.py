@@ -282,3 +282,23 @@ def test_a_loss_that_changes_its_input_in_place_is_still_repeatable(objective_of
         expected = nn.functional.mse_loss(model.linear(2 * data[0]), data[1]).item()
     for _ in range(3):
         assert objective.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_model_that_asks_for_the_length_of_its_batch_is_captured_for_that_length():
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, x):
+            x = torch.relu(x)
+            return self.head(x.view(len(x), -1))
+
+    torch.manual_seed(0)
+    model = Flat()
+    data = TensorDataset(torch.randn(40, 4, 4), torch.randint(0, 3, (40,)))
+    objective = captured(model, criterion=nn.CrossEntropyLoss(), data=DataLoader(data, batch_size=16))
+    assert objective.samples == 32  # whole batches only
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(model(data.tensors[0][:32]), data.tensors[1][:32]).item()
+    assert objective.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-6)

@@ -1,12 +1,14 @@
 """Where points are evaluated: a family with one interface.
 
-An engine is `run(loss: PlaneLoss, points (N, 2)) -> Iterator[Tile]`: it yields finished tiles in any order, each
-point exactly once, and the value at a point does not depend on which points are computed beside it.
+An engine is a module with two functions that yield finished tiles in any order, each point exactly once; the value
+at a point does not depend on which points are computed beside it:
+
+- `points(loss: PlaneLoss, points (N, 2)) -> Iterator[Tile]`: losses at points of the plane;
+- `snapshots(loss: PlaneLoss, trajectory, numbers) -> Iterator[Tile]`: losses at snapshots themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +17,7 @@ from landscape_hooks.errors import ObjectiveError
 NAMES = ("local", "ray")
 
 
-def get(name: str) -> Callable[..., Any]:
+def get(name: str) -> Any:
     """The engine of that name.
 
     Raises
@@ -26,7 +28,7 @@ def get(name: str) -> Callable[..., Any]:
     if name not in NAMES:
         raise ObjectiveError(f"Found the engine '{name}'", expected=f"one of {', '.join(NAMES)}")
     try:
-        return import_module(f"landscape_hooks.engines.{name}").run
+        return import_module(f"landscape_hooks.engines.{name}")
     except ModuleNotFoundError as error:
         raise ObjectiveError(
             f"The engine '{name}' needs a package that is not installed ({error.name})",

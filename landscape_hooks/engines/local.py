@@ -1,17 +1,181 @@
-"""The engine of this machine."""
+"""The engine of this machine: in this process, or in worker processes that share its weights.
+
+Workers are forked, so that each sees the plane and the probe samples without a copy; weights of snapshots
+reach them through shared memory. Each point is computed whole by one worker with the plan's number of threads:
+its value depends neither on how many there are nor on who computed what.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.evaluate import PlaneLoss, Tile
+from landscape_hooks.plan import forks, threads
+
+AHEAD = 2
+"""Tiles in each worker's hands: one being computed, one waiting."""
 
 
-def run(loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:
-    """Yield one point after the other."""
-    for number, (alpha, beta) in enumerate(points):
-        value = loss.at(float(alpha), float(beta))
-        yield Tile(np.array([number]), np.array([value.mean]), np.array([value.stderr]))
+def points(loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:
+    """Yield the losses at points (N, 2) of the plane."""
+    tile = loss.plan.tile
+    tiles = [np.arange(i, min(i + tile, len(points))) for i in range(0, len(points), tile)]
+    if _alone(loss, len(tiles)):
+        with threads(loss.plan.threads):
+            for index in tiles:
+                yield _tile(index, torch.stack([loss.measure_at(*points[i]) for i in index]))
+        return
+    yield from _shared(loss, tiles, lambda slot, index: ("points", points[index]), slots=None)
+
+
+def snapshots(loss: PlaneLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
+    """Yield the losses at the snapshots `numbers` themselves; the tile's index counts within `numbers`."""
+    if _alone(loss, len(numbers)):
+        with threads(loss.plan.threads):
+            for i, number in enumerate(numbers):
+                snapshot = trajectory[number]
+                value = loss.measure_snapshot(snapshot.weights, snapshot.buffers)
+                yield _tile(np.array([i]), value[None])
+        return
+    slots = _Slots(loss, AHEAD * loss.plan.workers)
+
+    def job(slot: int, index: NDArray[np.intp]) -> tuple[str, Any]:
+        slots.fill(slot, trajectory[numbers[int(index[0])]])
+        return "slot", slot
+
+    yield from _shared(loss, [np.array([i]) for i in range(len(numbers))], job, slots=slots)
+
+
+class _Slots:
+    """Weights and buffers in memory that parent and workers share."""
+
+    def __init__(self, loss: PlaneLoss, count: int) -> None:
+        dtype = loss.plane.origin.dtype
+        self.weights = torch.empty(count, loss.plane.size, dtype=dtype).share_memory_()
+        self.buffers = torch.empty(count, len(loss.buffers), dtype=loss.buffers.dtype).share_memory_()
+
+    def fill(self, slot: int, snapshot: Any) -> None:
+        self.weights[slot].copy_(torch.from_numpy(np.ascontiguousarray(snapshot.weights)))
+        self.buffers[slot].copy_(torch.from_numpy(np.ascontiguousarray(snapshot.buffers)))
+
+
+def _alone(loss: PlaneLoss, tiles: int) -> bool:
+    return loss.plan.workers <= 1 or tiles <= 1 or not forks()
+
+
+def _tile(index: NDArray[np.intp], values: torch.Tensor) -> Tile:
+    """One transfer from the device for the whole tile."""
+    array = values.cpu().numpy()
+    return Tile(index, array[:, 0], array[:, 1])
+
+
+def _shared(
+    loss: PlaneLoss,
+    tiles: list[NDArray[np.intp]],
+    job: Callable[[int, NDArray[np.intp]], tuple[str, Any]],
+    slots: _Slots | None,
+) -> Iterator[Tile]:
+    """Hand tiles to forked workers as they become free, and yield what comes back."""
+    workers = [_Worker(loss, slots) for _ in range(min(loss.plan.workers, len(tiles)))]
+    free = {id(w): [AHEAD * n + k for k in range(AHEAD)] for n, w in enumerate(workers)}
+    todo = iter(tiles)
+    try:
+        for _ in range(AHEAD):
+            for worker in workers:
+                _hand(worker, todo, job, free)
+        while any(worker.held for worker in workers):
+            ready = wait([w.connection for w in workers if w.held] + [w.process.sentinel for w in workers if w.held])
+            for worker in workers:
+                if worker.connection in ready:
+                    slot, index, values = worker.receive()
+                    free[id(worker)].append(slot)
+                    _hand(worker, todo, job, free)
+                    yield _tile(index, values)
+                elif worker.process.sentinel in ready:
+                    raise _died(worker)
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def _hand(worker: _Worker, todo: Iterator[NDArray[np.intp]], job: Callable[..., Any], free: dict[int, Any]) -> None:
+    index = next(todo, None)
+    if index is not None:
+        slot = free[id(worker)].pop(0)
+        worker.send(slot, index, job(slot, index))
+
+
+class _Worker:
+    """A forked process at the other end of a pipe."""
+
+    def __init__(self, loss: PlaneLoss, slots: _Slots | None) -> None:
+        context = multiprocessing.get_context("fork")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(loss, theirs, slots, os.getpid()), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.held: list[tuple[int, NDArray[np.intp]]] = []
+
+    def send(self, slot: int, index: NDArray[np.intp], job: tuple[str, Any]) -> None:
+        self.held.append((slot, index))
+        self.connection.send(job)
+
+    def receive(self) -> tuple[int, NDArray[np.intp], torch.Tensor]:
+        slot, index = self.held.pop(0)
+        try:
+            answer = self.connection.recv()
+        except EOFError:
+            raise _died(self) from None
+        if isinstance(answer, tuple):
+            kind, words = answer
+            raise ObjectiveError(words if kind == "found" else f"The loss cannot be computed ({kind}: {words})")
+        return slot, index, torch.from_numpy(answer)
+
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
+
+
+def _serve(loss: PlaneLoss, connection: Any, slots: _Slots | None, parent: int) -> None:
+    """A worker's life: compute what comes until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(loss.plan.threads)
+    while True:
+        while not connection.poll(1.0):
+            if os.getppid() != parent:
+                return
+        try:
+            kind, what = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            if kind == "points":
+                values = torch.stack([loss.measure_at(*point) for point in what])
+            else:
+                assert slots is not None
+                values = loss.measure_snapshot(slots.weights[what], slots.buffers[what])[None]
+            connection.send(values.numpy())
+        except LandscapeError as error:
+            connection.send(("found", str(error)))
+        except Exception as error:
+            connection.send((type(error).__name__, str(error)))
+
+
+def _died(worker: _Worker) -> ObjectiveError:
+    worker.process.join(1)
+    return ObjectiveError(
+        f"A worker process ended unexpectedly (exit code {worker.process.exitcode})",
+        expected="workers that live as long as the analysis",
+        mend="If memory ran out, say the same again with fewer processes (--workers 1): it goes on where it stopped",
+    )

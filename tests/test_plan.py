@@ -1,0 +1,177 @@
+"""Other ways of computing give the same losses: folding, memory format, chunks, worker processes."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from torch import nn
+
+from landscape_hooks import calibration
+from landscape_hooks.capture import capture
+from landscape_hooks.engines import local
+from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.evaluate import PlaneLoss
+from landscape_hooks.folding import fold
+from landscape_hooks.objective import Objective
+from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.plan import Plan
+from landscape_hooks.plane import Plane
+
+
+class Net(nn.Module):
+    """Convolutions with and without BatchNorm behind them, a shared result, a residual, a view."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm_a = nn.BatchNorm2d(4)
+        self.b = nn.Conv2d(4, 4, 3, padding="same", bias=False, groups=2)
+        self.norm_b = nn.BatchNorm2d(4, affine=False)
+        self.c = nn.Conv2d(4, 4, 1)
+        self.norm_c = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4 * 4 * 4, 3)
+
+    def forward(self, x):
+        x = torch.relu_(self.norm_a(self.a(x)))
+        x = x + self.norm_b(self.b(x))
+        y = self.c(x)
+        x = nn.functional.max_pool2d(self.norm_c(y) + y, 2)
+        return self.head(x.view(x.shape[0], -1))
+
+
+@pytest.fixture(scope="module", params=["captured", "live"])
+def loss_of(request):
+    torch.manual_seed(0)
+    net = Net()
+    x, y = 2 * torch.randn(40, 1, 8, 8) + 1, torch.randint(0, 3, (40,))
+    for _ in range(4):
+        net.train()(x)
+    data = [(x[:16], y[:16]), (x[16:32], y[16:32]), (x[32:], y[32:])]
+    layout, buffers = ParameterLayout.of(net), ParameterLayout.of_buffers(net)
+    if request.param == "live":
+        objective = Objective(net, criterion=nn.CrossEntropyLoss(), data=data)
+    else:
+        root = zarr.group(zarr.storage.MemoryStore())
+        root.attrs.put({"layout": layout.to_json(), "buffer_layout": buffers.to_json()})
+        capture(root, net, criterion=nn.CrossEntropyLoss(), data=data)
+        objective = Objective.load(root)
+    theta = layout.flatten(net)
+    plane = Plane(theta, 0.3 * torch.randn(2, len(theta)))
+    return lambda policy: PlaneLoss(objective, plane, buffers.flatten(net), policy, torch.randn(2, buffers.size) * 0.1)
+
+
+def test_what_can_be_folded_is(loss_of):
+    kernel = loss_of("fixed").objective.kernel
+    if not hasattr(kernel, "graph"):
+        pytest.skip("live code is run as it is")
+    graph, folds = fold(kernel.graph)
+    assert [f.weight for f in folds] == ["a.weight", "b.weight"]  # the result of c is used twice
+    assert len(graph.nodes) == len(kernel.graph.nodes) - 2
+
+
+@pytest.mark.parametrize("policy", ["batch", "fixed", "interpolate", "recalibrate"])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(chunk=16, fold=True),
+        Plan(chunk=7, layout="channels_last"),
+        Plan(chunk=100, layout="channels_last", fold=True),
+    ],
+)
+def test_every_way_gives_the_same_loss(loss_of, policy, plan):
+    torch.manual_seed(1)
+    loss = loss_of(policy)
+    for point in [(0.0, 0.0), (0.8, -0.5), (5.0, 5.0)]:
+        plain, other = loss.at(*point), plan.apply(loss).at(*point)
+        assert other.mean == pytest.approx(plain.mean, rel=1e-5)
+        assert other.stderr == pytest.approx(plain.stderr, rel=1e-4)
+
+
+def test_bfloat16_is_coarser_and_says_so(loss_of):
+    loss = loss_of("fixed")
+    coarse = Plan(precision="bfloat16").apply(loss).at(0.3, 0.3).mean
+    exact = loss.at(0.3, 0.3).mean
+    assert coarse != exact
+    assert coarse == pytest.approx(exact, rel=0.1)
+
+
+@pytest.mark.skipif(not local.forks(), reason="worker processes need fork")
+@pytest.mark.parametrize("policy", ["batch", "interpolate"])
+def test_workers_give_the_same_bits_as_one_process(loss_of, policy):
+    torch.manual_seed(2)
+    loss = Plan(layout="channels_last").apply(loss_of(policy))
+    points = np.random.default_rng(0).normal(size=(11, 2))
+    alone = np.full(11, np.nan)
+    for tile in local.points(loss, points):
+        alone[tile.index] = tile.loss
+    for workers, tile_size in ((2, 1), (3, 4), (20, 1)):
+        shared = np.full(11, np.nan)
+        other = loss.computed(loss.objective, replace(loss.plan, workers=workers, tile=tile_size))
+        for tile in local.points(other, points):
+            assert np.isnan(shared[tile.index]).all()  # each point once
+            shared[tile.index] = tile.loss
+        np.testing.assert_array_equal(shared, alone)
+
+
+class Broken(nn.Module):
+    def __init__(self, failure):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(3))
+        self.failure, self.parent = failure, os.getpid()
+
+    def forward(self, batch):
+        if os.getpid() != self.parent:
+            self.failure()
+        return self.w.sum() + 0 * batch.sum()
+
+
+def _raise():
+    raise RuntimeError("out of paper")
+
+
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not local.forks(), reason="worker processes need fork")
+@pytest.mark.parametrize(("failure", "words"), [(_raise, "out of paper"), (_die, "--workers 1")])
+def test_a_worker_that_fails_is_an_error_not_a_hang(failure, words):
+    objective = Objective(Broken(failure), objective=lambda m, b: m(b), data=torch.ones(2, 1))
+    loss = PlaneLoss(objective, Plane(torch.zeros(3), torch.eye(3)[:2]), torch.zeros(0), "none")
+    loss = loss.computed(objective, Plan(workers=2))
+    start = time.monotonic()
+    with pytest.raises(ObjectiveError, match=words):
+        list(local.points(loss, np.zeros((6, 2))))
+    assert time.monotonic() - start < 60
+
+
+def test_calibration_chooses_a_way_that_agrees(loss_of, monkeypatch):
+    """Forced to search although the work is little."""
+    loss = loss_of("fixed")
+    before = torch.get_num_threads()
+    plan = calibration.choose(loss, 10**9)
+    assert torch.get_num_threads() == before
+    assert plan.seconds > 0
+    assert plan.speedup > 0
+    assert "process" in plan.sentence()
+    assert plan.apply(loss).at(0.5, 0.5).mean == pytest.approx(loss.at(0.5, 0.5).mean, rel=1e-5)
+    assert Plan(**plan.to_json()).apply(loss).at(0.1, 0.2) == plan.apply(loss).at(0.1, 0.2)
+
+
+def test_a_way_that_gives_other_values_is_not_taken(loss_of, monkeypatch):
+    loss = loss_of("fixed")
+    real = Plan.apply
+
+    def wrong(plan, loss):
+        found = real(plan, loss)
+        if plan.layout == "channels_last":
+            found.buffers = found.buffers + 1
+        return found
+
+    monkeypatch.setattr(Plan, "apply", wrong)
+    assert calibration.choose(loss, 10**9).layout == "contiguous"
