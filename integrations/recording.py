@@ -1,0 +1,176 @@
+"""Recording: what every adapter holds: the options of `record` until the fit begins, the recorder while it runs.
+
+In: the adapter's arguments, then the model, the optimizer and the step at which the trainer begins. Out: one
+`Recorder`. What is the same for every trainer is here: who records of several processes, when a run is gone on
+with, how a loss found by the adapter gets into the run, and what is said where a framework is not installed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from landscape_hooks.errors import LandscapeError, RecordingWarning
+
+Found = Mapping[str, Any]
+"""A loss and its data, as `record` takes them: criterion or objective, and data."""
+
+
+class Recording:
+    """The recorder of one fit, or the wish for one.
+
+    Parameters
+    ----------
+    store
+        where to, as for `record`.
+    options
+        everything else that `record` takes.
+    """
+
+    def __init__(self, store: Any, **options: Any) -> None:
+        self.store = store
+        self.options = options
+        self.recorder: Any = None
+        self._state: dict[str, Any] | None = None
+
+    def begin(
+        self,
+        model: Any,
+        optimizer: Any,
+        *,
+        step: int = 0,
+        epoch: float | None = None,
+        counter: Callable[[], int] | None = None,
+        learning_rate: Any = None,
+        main: bool = True,
+        find: Callable[[], Iterable[Found]] | None = None,
+    ) -> None:
+        """Start the recorder, or go on with the run where the trainer goes on.
+
+        `step` is how many optimizer steps the trainer has behind it; more than 0, or a state from its checkpoint,
+        means that it resumes, and so does the run. `main` is whether this process is rank zero. `find` yields losses
+        to try, the best first; it is asked only where the user gave none.
+        """
+        if not main and not _is_sharded(model):
+            return
+        from landscape_hooks.recorder import record
+
+        state, self._state = self._state, None
+        options = dict(self.options)
+        resuming = step > 0 or state is not None
+        if resuming:
+            options["if_exists"] = "resume"
+        start = None if state is not None or not resuming else step
+        self.recorder = record(model, optimizer, self.store, step=start, counter=counter, **options)
+        if learning_rate is not None:
+            self.recorder.log(learning_rate=learning_rate)
+        if state is not None:
+            self.recorder.load_state_dict({**state, "step": step or state["step"]})
+        if epoch is not None:
+            self.recorder.log(epoch=epoch, step=step)
+        if find is not None and not self.gives_loss and not self.has_loss:
+            self.capture(find)
+
+    @property
+    def gives_loss(self) -> bool:
+        """Whether the user said which loss to draw."""
+        return any(self.options.get(name) is not None for name in ("criterion", "objective"))
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether the run carries one already."""
+        root = None if self.recorder is None else self.recorder.root
+        return root is not None and "objective" in root and bool(root["objective"].attrs.get("complete"))
+
+    def capture(self, find: Callable[[], Iterable[Found]]) -> bool:
+        """Store the first of the losses found that can be; one warning where none can. Training always goes on."""
+        troubles = []
+        try:
+            for found in find():
+                if self.options.get("data") is not None:
+                    found = {**found, "data": self.options["data"]}
+                try:
+                    self.recorder.capture(**found, samples=self.options.get("samples", 1024))
+                    return True
+                except LandscapeError as error:
+                    troubles.append(str(error))
+        except Exception as error:  # the trainer's or the user's own code, run earlier than they expect
+            troubles.append(f"{type(error).__name__}: {error}")
+        why = troubles[0] if troubles else "The trainer shows no loss and no data."
+        text = (
+            f"The loss could not be stored in the run; recording goes on without it. {why} Give objective= and data=."
+        )
+        warnings.warn(RecordingWarning(text), stacklevel=3)
+        return False
+
+    # -- while it runs ---------------------------------------------------------------------------------
+    def log(self, **values: Any) -> None:
+        """As `Recorder.log`; nothing where this process records nothing."""
+        if self.recorder is not None:
+            self.recorder.log(**values)
+
+    def hold(self) -> None:
+        """As `Recorder.hold`."""
+        if self.recorder is not None:
+            self.recorder.hold()
+
+    def close(self) -> None:
+        """Commit everything and let the recorder go; safe to call twice."""
+        recorder, self.recorder = self.recorder, None
+        if recorder is not None:
+            recorder.close()
+
+    # -- in the trainer's checkpoint ---------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """The recorder's state, everything before it committed; what was loaded, before the fit begins."""
+        if self.recorder is not None:
+            return self.recorder.state_dict()
+        return dict(self._state or {})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Kept until the fit begins."""
+        self._state = dict(state) if state else None
+
+
+def missing(framework: str, extra: str, error: ImportError) -> type:
+    """A base class in place of the framework's, which says on use what to install."""
+
+    class Missing:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            raise LandscapeError(
+                f"{framework} cannot be imported ({error})", mend=f"pip install 'landscape-hooks[{extra}]'"
+            ) from error
+
+    return Missing
+
+
+def probe_loader(loader: Any, *, shuffled: bool = False) -> Any:
+    """A loader of the same batches for the probe: no workers, nothing that training holds is touched.
+
+    In the order of the dataset, or `shuffled` by a fixed seed (training data may be sorted by class). A sampler
+    that says which samples there are (a subset, weights) is kept.
+    """
+    from torch import Generator
+    from torch.utils.data import (
+        BatchSampler,
+        DataLoader,
+        DistributedSampler,
+        IterableDataset,
+        RandomSampler,
+        SequentialSampler,
+    )
+
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return loader
+    dataset, batches = loader.dataset, loader.batch_sampler
+    size = loader.batch_size or getattr(batches, "batch_size", None)
+    plain = isinstance(loader.sampler, SequentialSampler | RandomSampler | DistributedSampler)
+    if size is None or not plain or (batches is not None and type(batches) is not BatchSampler):
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=loader.collate_fn) if batches else loader
+    sampler = RandomSampler(dataset, generator=Generator().manual_seed(0)) if shuffled else SequentialSampler(dataset)
+    return DataLoader(dataset, batch_size=size, sampler=sampler, collate_fn=loader.collate_fn)
+
+
+def _is_sharded(model: Any) -> bool:
+    return any(hasattr(p, "full_tensor") for p in model.parameters())
