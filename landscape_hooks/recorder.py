@@ -224,7 +224,7 @@ class Recorder:
 
     def flush(self) -> None:
         """Wait until every snapshot taken so far is committed."""
-        if self._active:
+        if self._active and os.getpid() == self._process:
             self._background.flush()
             self._report_error()
 
@@ -316,6 +316,7 @@ class Recorder:
             return
         self._step = self._step + 1 if self._counter is None else self._counter()
         if self._step >= self._next:
+            self._report_error()
             self._guarded(self._due)
 
     def _overflowed(self, found_inf: torch.Tensor) -> bool:
@@ -344,7 +345,6 @@ class Recorder:
             self._skips = None
             if self._step < self._next:
                 return
-        self._report_error()
         self._take(self._step)
         self._next = self._schedule.next(self._step)
 

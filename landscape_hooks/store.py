@@ -139,6 +139,18 @@ def remove_partial(store: Any) -> None:
             path.unlink(missing_ok=True)
 
 
+def check_there(store: Any) -> None:
+    """Refuse to write into a local run whose folder was removed; zarr would make it anew, without what it held.
+
+    Raises
+    ------
+    RunError
+        the folder is gone.
+    """
+    if isinstance(store, LocalStore) and not (store.root / "zarr.json").exists():
+        raise RunError(f"The run's folder {store.root} is gone", expected="it to stay while it is recorded")
+
+
 def put_files(store: Any, files: Sequence[tuple[str, Any]]) -> None:
     """Put whole files (key, bytes as a NumPy array) into an opened Zarr store, all at a time; each appears at once."""
     buffer = default_buffer_prototype().buffer

@@ -308,6 +308,7 @@ class TrajectoryWriter:
 
     def append(self, rows: Rows) -> None:
         """Write some snapshots and commit them together."""
+        store.check_there(self._group.store)
         places = self._free(len(rows))
         self._grow(max(places) + 1, rows.learning_rate.shape[1])
         puts = self._files["weights"].put(places, rows.weights, rows.files)
