@@ -218,6 +218,7 @@ class Recorder:
 
         For trainers that change the weights when training is over (averages copied back, the best ones restored).
         """
+        self._settle_overflows()
         if self._active and self._last != self._step and self._next != _PENDING:
             kept = [[t.detach().clone() for t in layout.tensors(self._model)] for layout in self._layouts]
             self._held = (self._step, kept)
@@ -242,6 +243,7 @@ class Recorder:
         _LIVE.discard(self)
         for hook in self._hooks:
             hook.remove()
+        self._settle_overflows()
         if self._active and self._last != self._step and self._next != _PENDING:
             self._guarded(self._snapshot, self._step, tail=True)
         self._background.stop()
@@ -266,6 +268,7 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to resume without duplicates or gaps; commits everything up to this step."""
         self.flush()
+        self._settle_overflows()
         return {"step": self._step, "loss": _number(self._loss), "epoch": _number(self._epoch)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -329,6 +332,11 @@ class Recorder:
         skipped = (found_inf != 0).sum()
         self._skips = skipped if self._skips is None else self._skips + skipped
         return False
+
+    def _settle_overflows(self) -> None:
+        if self._skips is not None:
+            self._step -= int(self._skips.item())
+            self._skips = None
 
     def _due(self) -> None:
         self._moved = True
