@@ -48,7 +48,7 @@ def contour_figure(
         figure = Figure(figsize=size, layout="constrained", dpi=150)
         axes = figure.add_subplot()
         _fill(figure, axes, surface, mesh, colormap)
-        _holes(axes, surface, mesh)
+        _holes(axes, mesh)
         for number, path in enumerate(surface.paths):
             _draw_path(axes, path, colors.path_color(number), alone=len(surface.paths) == 1)
         _frame(axes, surface)
@@ -140,24 +140,15 @@ def _fill(figure: Figure, axes: Axes, surface: Surface, mesh: Mesh, colormap: st
     bar.set_label("loss on the probe samples", color=INK)
 
 
-def _holes(axes: Axes, surface: Surface, mesh: Mesh) -> None:
+def _holes(axes: Axes, mesh: Mesh) -> None:
     """Hatch the cells that have no finite loss, so that nothing looks like a value."""
-    whole = mesh.valid[:-1, :-1] & mesh.valid[1:, :-1] & mesh.valid[:-1, 1:] & mesh.valid[1:, 1:]
-    if whole.all():
+    if not mesh.open_cells.any():
         return
     axes.set_facecolor("#eef0f3")
     patch = axes.patch
     patch.set_hatch("////")
     patch.set_edgecolor("#b3bac6")
-    present = surface.present
-    found = []
-    for name, mask in (
-        ("not computed", ~present),
-        ("NaN", present & np.isnan(surface.loss)),
-        ("infinite", present & np.isinf(surface.loss)),
-    ):
-        if mask.any():
-            found.append(f"{name}: {int(mask.sum())}")
+    found = [f"{name}: {count}" for name, count in mesh.missing.items()]
     axes.text(
         0.99, 0.01, "hatched = " + ", ".join(found) + " points", transform=axes.transAxes, ha="right", fontsize=7,
         color=INK, bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 2},

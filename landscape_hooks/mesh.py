@@ -198,6 +198,21 @@ class Mesh:
         assert self.grid is not None
         return np.isfinite(self.loss[: self.grid.loss.size]).reshape(self.grid.shape)
 
+    @property
+    def missing(self) -> dict[str, int]:
+        """How many grid points have no finite loss, by reason; nothing where all have."""
+        if self.grid is None:
+            return {}
+        present, loss = self.grid.present, self.grid.loss
+        reasons = {"not computed": ~present, "NaN": present & np.isnan(loss), "infinite": present & np.isinf(loss)}
+        return {name: int(mask.sum()) for name, mask in reasons.items() if mask.any()}
+
+    @property
+    def open_cells(self) -> NDArray[np.bool_]:
+        """(A - 1, B - 1) cells that have no triangles, because a corner has no finite loss."""
+        valid = self.valid
+        return ~(valid[:-1, :-1] & valid[1:, :-1] & valid[:-1, 1:] & valid[1:, 1:])
+
     @cached_property
     def heights(self) -> Floats:
         """(A, B) heights of the grid, NaN where there is no finite loss."""

@@ -156,7 +156,7 @@ def axis_labels(surface: Surface) -> list[str]:
     labels = [str(label) for label in surface.attrs.get("labels", ("alpha", "beta"))]
     shares = surface.explained_variance_ratio
     return [
-        f"{label} ({100 * share:.1f} % of the variance)" if np.isfinite(share) else label
+        f"{label} ({100 * share:.1f}% of the variance)" if np.isfinite(share) and "%" not in label else label
         for label, share in zip(labels, shares, strict=False)
     ] + labels[len(shares) :]
 

@@ -14,8 +14,8 @@ def test_the_contour_figure_states_policy_height_and_variance_and_draws_the_path
     assert "BatchNorm: batch" in words
     assert "log10" in words
     assert "512 probe samples" in words
-    assert "83.0 %" in axes.get_xlabel()
-    assert "11.0 %" in axes.get_ylabel()
+    assert "83.0%" in axes.get_xlabel()
+    assert "11.0%" in axes.get_ylabel()
     np.testing.assert_array_equal(np.column_stack(axes.lines[0].get_data()), made.path)
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert any("start: step 0" in text for text in legend)

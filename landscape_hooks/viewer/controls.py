@@ -82,6 +82,13 @@ def _exaggerate(factor: float) -> Action:
     return act
 
 
+def _switch(name: str) -> Action:
+    def act(replay: Replay, size: tuple[int, int]) -> None:
+        setattr(replay, name, not getattr(replay, name))
+
+    return act
+
+
 def _loop(timeline: Any) -> None:
     timeline.loop = not timeline.loop
 
@@ -105,6 +112,8 @@ KEYS: tuple[Key, ...] = (
     Key("PLUS", "closer", _camera(lambda c: c.zoom(1.15)), label="+"),
     Key("EQUAL", "closer", _camera(lambda c: c.zoom(1.15)), label="="),
     Key("MINUS", "farther", _camera(lambda c: c.zoom(1 / 1.15)), label="-"),
+    Key("U", "turntable on or off", _switch("turntable")),
+    Key("F", "follow the marker", _switch("follow")),
     Key("R", "reset the view", reset),
     Key("T", "map from above", top),
     Key("I", "isometric", isometric),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks import colors
-from landscape_hooks.contours import contours
+from landscape_hooks.contours import Contour
 from landscape_hooks.mesh import Drape, Mesh
 from landscape_hooks.surface import Path
 from landscape_hooks.viewer.stage import Stage
@@ -112,6 +112,30 @@ def coarser(mesh: Mesh, limit: int) -> list[Triangles]:
     return [full, np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])]
 
 
+def lid_array(mesh: Mesh, stage: Stage) -> tuple[NDArray[Any], Triangles] | None:
+    """SURFACE and triangles of a lid over the open cells, which is drawn hatched: it says that nothing is known there.
+
+    Its rim lies on the surface; in between it takes the height of the nearest grid points that have one.
+    """
+    if mesh.grid is None or not mesh.open_cells.any() or not mesh.valid.any():
+        return None
+    heights = mesh.heights.copy()
+    while np.isnan(heights).any():
+        padded = np.pad(heights, 1, constant_values=np.nan)
+        around = np.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
+        known = np.isfinite(around)
+        mean = np.where(known, around, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        heights = np.where(np.isnan(heights) & known.any(axis=0), mean, heights)
+    alpha, beta = np.meshgrid(mesh.grid.alpha, mesh.grid.beta, indexing="ij")
+    out = np.zeros(heights.size, dtype=SURFACE)
+    out["position"] = stage.place(np.column_stack([alpha.ravel(), beta.ravel(), heights.ravel()]))
+    out["normal"] = (0.0, 0.0, 1.0)
+    number = np.arange(heights.size, dtype=np.uint32).reshape(heights.shape)
+    cells = mesh.open_cells
+    a, b, c, d = number[:-1, :-1][cells], number[1:, :-1][cells], number[1:, 1:][cells], number[:-1, 1:][cells]
+    return out, np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
+
+
 # -- lines --------------------------------------------------------------------------------------------------
 def line_array(
     points: Floats, color: Any, width: float, *, along: Floats | None = None, alpha: Floats | float = 1.0
@@ -142,12 +166,14 @@ def segments_array(pairs: Floats, color: Any, width: float, *, along: Any = 0.0,
     return out[np.isfinite(pairs).all(axis=(1, 2))]
 
 
-def contour_array(mesh: Mesh, stage: Stage, color: Any, *, floor: bool) -> NDArray[Any]:
-    """LINE of the marching-squares contours, on the mesh or projected onto the floor."""
+def contour_array(
+    lines: list[Contour], mesh: Mesh, stage: Stage, *, color: Any = None, colormap: str = "viridis", floor: bool
+) -> NDArray[Any]:
+    """LINE of the marching-squares contours, on the mesh or projected onto the floor; without `color` by their loss."""
     parts = []
-    table = colors.table("viridis") / 255.0
+    table = colors.table(colormap) / 255.0
     low, high = mesh.height.bounds
-    for contour in contours(mesh):
+    for contour in lines:
         share = (contour.height - low) / (high - low) if high > low else 0.5
         ink = table[int(share * 255)] if color is None else color
         for line in contour.lines:

@@ -17,6 +17,7 @@ from landscape_hooks import colors
 from landscape_hooks.contours import text_of
 from landscape_hooks.figure import caption
 from landscape_hooks.ply import axis_labels
+from landscape_hooks.viewer.labels import place_labels
 from landscape_hooks.viewer.replay import Replay, describe_moment
 
 Floats = NDArray[np.float64]
@@ -83,18 +84,25 @@ class Hud:
 
     def __init__(self) -> None:
         self.plot: tuple[float, float, float, float] | None = None
+        self._labelled: tuple[Any, list[tuple[float, float, str]]] = (None, [])
 
     def draw(self, replay: Replay, font: Any, size: tuple[int, int], *, bottom: float = 0) -> None:
         """Everything, into imgui's background list; the lowest `bottom` pixels stay free for a panel."""
         size = (size[0], size[1] - round(bottom))
         unit = min(max(min(size[1] / 720, size[0] / 1000), 0.55), 4.0)
         pen = Pen(imgui.get_background_draw_list(), font, unit)
-        self._axes(pen, replay, (size[0], size[1] + round(bottom)))
-        self._title(pen, replay)
-        self._color_bar(pen, replay, size)
+        whole = (size[0], size[1] + round(bottom))
         self.plot = None
         if replay.landscape.paths:
-            self._inset(pen, replay, size)
+            width, height = 240 * unit, 104 * unit
+            self.plot = (22 * unit, size[1] - height - 40 * unit, width, height)
+        self._axes(pen, replay, whole)
+        if replay.look.contours != "off":
+            self._labels(pen, replay, whole)
+        self._title(pen, replay)
+        self._color_bar(pen, replay, size)
+        if replay.landscape.paths:
+            self._inset(pen, replay)
             self._read_out(pen, replay, size)
 
     # -- words -----------------------------------------------------------------------------------------
@@ -107,8 +115,11 @@ class Hud:
         if landscape.surface is not None:
             lines = caption(landscape.surface, landscape.mesh.height).split("  ·  ")
             lines = ["  ·  ".join(lines[:-1]), landscape.mesh.height.statement]
+        if landscape.mesh.missing:
+            counts = ", ".join(f"{count} {name}" for name, count in landscape.mesh.missing.items())
+            lines.append(f"hatched: {counts} (grid points)")
         if replay.look.exaggeration != 1:
-            lines[-1] += f", exaggerated x {replay.look.exaggeration:.3g}"
+            lines[0 if len(lines) == 1 else 1] += f", exaggerated x {replay.look.exaggeration:.3g}"
         for line in lines:
             pen.text(x, y, line, theme.faint, size=13)
             y += 18 * pen.unit
@@ -119,6 +130,32 @@ class Hud:
                 pen.text(x + 18 * pen.unit, y, path.label or f"run {number + 1}", theme.ink, size=13)
                 y += 19 * pen.unit
 
+    def hover(self, replay: Replay, font: Any, size: tuple[int, int], mouse: tuple[float, float], point: Any) -> None:
+        """Coordinates and loss of the scene point under the mouse, and the step of the nearest snapshot."""
+        mesh, theme = replay.landscape.mesh, replay.look.colors
+        unit = min(max(min(size[1] / 720, size[0] / 1000), 0.55), 4.0)
+        pen = Pen(imgui.get_foreground_draw_list(), font, unit)
+        alpha, beta, height = replay.stage.data(point)
+        if mesh.grid is None:
+            lines = [f"x {alpha:.4g}   y {beta:.4g}   z {height:.4g}"]
+        else:
+            found = mesh.height_at(np.array([[alpha, beta]]))[0]
+            known = np.isfinite(found)
+            loss = text_of(float(mesh.height.inverse(found))) if known else "not known"
+            lines = [f"alpha {alpha:.3f}   beta {beta:.3f}", f"loss {loss}"]
+            if replay.landscape.paths:
+                path = replay.landscape.paths[0]
+                away = np.linalg.norm(path.coordinates - [alpha, beta], axis=1)
+                nearest = int(np.nanargmin(away))
+                lines.append(f"nearest step {path.step[nearest]}, {away[nearest]:.3g} away")
+        width = max(pen.width(line, 12.5) for line in lines) + 20 * unit
+        tall = (10 + 18 * len(lines)) * unit
+        x = mouse[0] + 18 if mouse[0] + 18 + width < size[0] else mouse[0] - 18 - width
+        y = min(mouse[1] + 14, size[1] - tall - 4)
+        pen.box((x, y), (x + width, y + tall), theme.panel, alpha=0.90, rounding=5)
+        for k, line in enumerate(lines):
+            pen.text(x + 10 * unit, y + (5 + 18 * k) * unit, line, theme.ink, size=12.5)
+
     def _read_out(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
         theme = replay.look.colors
         moment = describe_moment(replay)
@@ -128,7 +165,7 @@ class Hud:
             "learning rate": f"{moment['learning rate']:.3g}",
             "true loss": text_of(moment["true loss"]),
             "plane loss": text_of(moment["plane loss"]),
-            "off-plane": f"{moment['off-plane']:.3g}",
+            "off-plane": f"{moment['off-plane']:.3g}" if moment["off-plane"] > 1e-9 else "0",
         }
         rows = [(name, text) for name, text in texts.items() if np.isfinite(moment[name])]
         x, y = size[0] - 196 * pen.unit, size[1] - (20 + 19 * len(rows)) * pen.unit
@@ -149,7 +186,7 @@ class Hud:
         for k in range(bands):
             upper, lower = table[255 - k * 255 // bands], table[255 - (k + 1) * 255 // bands]
             pen.gradient((x, y + height * k / bands), (x + width, y + height * (k + 1) / bands), upper, lower)
-        pen.text(x + width, y - 24 * unit, "loss", theme.ink, size=13, align=1)
+        pen.text(x, y - 24 * unit, "loss", theme.ink, size=13)
         low, high = mesh.height.bounds
         values, labels = replay.stage.ticks(2)
         for value, label in zip(values, labels, strict=True):
@@ -180,25 +217,29 @@ class Hud:
             self._tick_row(pen, camera, size, spots, labels, outwards, theme)
             middle = np.full(3, z)
             middle[axis], middle[other] = 0.0, edge
-            self._axis_name(pen, camera, size, middle + 0.30 * outwards, names[axis], theme)
+            self._axis_name(pen, camera, size, middle, outwards, names[axis], theme)
         self._height_axis(pen, replay, size)
 
     @staticmethod
     def _tick_row(pen: Pen, camera: Any, size: Any, spots: Floats, labels: Any, outwards: Floats, theme: Any) -> None:
-        inner, outer = camera.project(spots, size), camera.project(spots + 0.04 * outwards, size)
-        away = camera.project(spots + 0.11 * outwards, size)
-        for a, b, c, label in zip(inner, outer, away, labels, strict=True):
-            if np.isfinite([*a, *c]).all():
+        inner, outer = camera.project(spots, size), camera.project(spots + 0.035 * outwards, size)
+        for a, b, label in zip(inner, outer, labels, strict=True):
+            if np.isfinite([*a, *b]).all():
                 pen.line(a[:2], b[:2], theme.faint, alpha=0.8)
-                pen.text(c[0], c[1] - 7 * pen.unit, label, theme.faint, size=12.5, align=0.5)
+                x, y, align = _beside(pen, a, b, 9)
+                pen.text(x, y, label, theme.faint, size=12.5, align=align)
 
-    @staticmethod
-    def _axis_name(pen: Pen, camera: Any, size: Any, spot: Floats, name: str, theme: Any) -> None:
-        x, y, _ = camera.project(spot, size)[0]
-        if np.isfinite([x, y]).all():
-            half = pen.width(name, 13.5) / 2
-            x = float(np.clip(x, half + 6, size[0] - half - 6))
-            pen.text(x, min(y - 7 * pen.unit, size[1] - 22 * pen.unit), name, theme.ink, size=13.5, align=0.5)
+    def _axis_name(
+        self, pen: Pen, camera: Any, size: Any, spot: Floats, outwards: Floats, name: str, theme: Any
+    ) -> None:
+        a, b = camera.project(np.stack([spot, spot + 0.1 * outwards]), size)
+        if np.isfinite([*a, *b]).all():
+            x, y, align = _beside(pen, a, b, 46)
+            width = pen.width(name, 13.5)
+            x = float(np.clip(x - align * width, 8, max(size[0] - width - 8, 8)))
+            if self.plot is not None and y > self.plot[1] - 50 * pen.unit:  # beside the plot of the losses
+                x = max(x, self.plot[0] + self.plot[2] + 72 * pen.unit)
+            pen.text(x, min(y, size[1] - 22 * pen.unit), name, theme.ink, size=13.5)
 
     def _height_axis(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
         stage, camera, theme = replay.stage, replay.camera, replay.look.colors
@@ -224,13 +265,30 @@ class Hud:
                 pen.line((x - 5 * pen.unit, y), (x, y), theme.faint, alpha=0.8)
                 pen.text(x - 9 * pen.unit, y - 7.5 * pen.unit, label, theme.faint, size=12.5, align=1)
 
+    def _labels(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
+        """The loss of the heavier contour lines, where they are seen."""
+        landscape, stage = replay.landscape, replay.stage
+        if landscape.mesh.grid is None:
+            return
+        key = (id(landscape), replay.camera, size, replay.look.exaggeration)
+        if self._labelled[0] != key:
+            path = [replay.camera.project(stage.place(drape.points[::4]), size)[:, :2] for drape in landscape.drapes]
+            avoid = np.concatenate(path) if path else np.empty((0, 2))
+            places = place_labels(landscape.mesh, landscape.lines, avoid, stage, replay.camera, size)
+            self._labelled = (key, places)
+        dark = replay.look.texture == "wireframe" and replay.look.theme == "dark"
+        for x, y, text in self._labelled[1]:
+            half, high = pen.width(text, 11.5) / 2 + 4 * pen.unit, 8 * pen.unit
+            back = replay.look.colors.panel if dark else (0.05, 0.06, 0.09)
+            pen.box((x - half, y - high), (x + half, y + high), back, alpha=0.62, rounding=4)
+            pen.text(x, y - 7 * pen.unit, text, (1.0, 1.0, 1.0), size=11.5, align=0.5)
+
     # -- the plot of the losses ------------------------------------------------------------------------
-    def _inset(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
+    def _inset(self, pen: Pen, replay: Replay) -> None:
         theme, unit = replay.look.colors, pen.unit
-        width, height = 268 * unit, 104 * unit
-        x, y = 22 * unit, size[1] - height - 40 * unit
-        self.plot = (x, y, width, height)
-        pen.box((x - 10 * unit, y - 30 * unit), (x + width + 10 * unit, y + height + 26 * unit), theme.panel,
+        assert self.plot is not None
+        x, y, width, height = self.plot
+        pen.box((x - 10 * unit, y - 30 * unit), (x + width + 62 * unit, y + height + 26 * unit), theme.panel,
                 alpha=0.0 if replay.look.transparent else 0.55, rounding=6)  # fmt: skip
         everything = [v for path in replay.landscape.paths for v in (path.loss, path.plane_loss)]
         values = np.concatenate(everything)
@@ -266,4 +324,16 @@ class Hud:
         pen.text(x, y + height + 7 * unit, f"{steps[0]}", theme.faint, size=11.5)
         pen.text(x + width, y + height + 7 * unit, f"{steps[-1]}", theme.faint, size=11.5, align=1)
         pen.text(x + width / 2, y + height + 7 * unit, replay.timeline.clock, theme.faint, size=11.5, align=0.5)
-        pen.text(x + width, y - 26 * unit, text_of(float(values.max())), theme.faint, size=11.5, align=1)
+        pen.text(
+            x + width + 54 * unit, y - 26 * unit, "log" if logarithmic else "linear", theme.faint, size=11.5, align=1
+        )
+        for value, level in ((values.max(), y), (values.min(), y + height)):
+            pen.text(x + width + 6 * unit, level - 7 * unit, text_of(float(value)), theme.faint, size=11.5)
+
+
+def _beside(pen: Pen, a: Any, b: Any, distance: float) -> tuple[float, float, float]:
+    """Place and alignment of a text beyond `b` as seen from `a`, so that it does not lie on the line between them."""
+    way = np.asarray(b[:2]) - np.asarray(a[:2])
+    way = way / max(float(np.linalg.norm(way)), 1e-9)
+    x, y = np.asarray(b[:2]) + distance * pen.unit * way
+    return float(x), float(y) - 8 * pen.unit, 0.5 - 0.5 * float(np.clip(1.6 * way[0], -1, 1))

@@ -55,7 +55,25 @@ class Panels:
         style = imgui.get_style()
         style.window_rounding = style.frame_rounding = style.grab_rounding = 5
         style.window_border_size = 0
-        style.set_color_(imgui.Col_.window_bg.value, imgui.ImVec4(*theme.panel, 0.86))
+        accent = (0.27, 0.49, 0.86)
+        quiet = tuple(0.86 * p + 0.14 * i for p, i in zip(theme.panel, theme.ink, strict=True))
+        for which, color, alpha in (
+            ("window_bg", theme.panel, 0.94),
+            ("text", theme.ink, 1.0),
+            ("text_disabled", theme.faint, 1.0),
+            ("button", quiet, 1.0),
+            ("button_hovered", accent, 0.75),
+            ("button_active", accent, 1.0),
+            ("frame_bg", quiet, 0.8),
+            ("frame_bg_hovered", quiet, 1.0),
+            ("frame_bg_active", quiet, 1.0),
+            ("slider_grab", accent, 1.0),
+            ("slider_grab_active", accent, 1.0),
+            ("title_bg", quiet, 1.0),
+            ("title_bg_active", quiet, 1.0),
+            ("popup_bg", theme.panel, 0.97),
+        ):
+            style.set_color_(getattr(imgui.Col_, which).value, imgui.ImVec4(color[0], color[1], color[2], alpha))
 
     def _mark(self, name: str) -> None:
         low, high = imgui.get_item_rect_min(), imgui.get_item_rect_max()

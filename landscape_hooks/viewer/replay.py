@@ -25,6 +25,11 @@ class Replay:
     camera: Camera
     timeline: Timeline
     home: Camera
+    turntable: bool = False
+    follow: bool = False
+
+    TURN = 12.0
+    """Degrees a second of the turntable."""
 
     @classmethod
     def of(cls, landscape: Landscape, look: Look, *, view: str = "", aspect: float = 16 / 9) -> Replay:
@@ -50,6 +55,26 @@ class Replay:
             self.landscape = self.landscape.with_height(look.height)
         self.look = look
 
+    def advance(self, seconds: float) -> bool:
+        """Let time pass; returns whether the picture changes."""
+        changed = self.timeline.advance(seconds)
+        if self.turntable:
+            self.camera = self.camera.orbit(self.TURN * seconds, 0)
+            changed = True
+        if self.follow and self.landscape.paths:
+            point = self.stage.place(self.landscape.drapes[0].at(self.timeline.position))
+            if np.isfinite(point).all():
+                share = 1 - np.exp(-4 * seconds)
+                target = (1 - share) * np.asarray(self.camera.target) + share * point
+                changed |= bool(np.linalg.norm(target - self.camera.target) > 1e-4)
+                self.camera = self.camera.look_at(target)
+        return changed
+
+    @property
+    def moving(self) -> bool:
+        """Whether the picture changes by itself."""
+        return self.timeline.playing or self.turntable
+
     def timeline_share(self, share: float) -> float:
         """Place on the clock, 0 … 1, of a share of the snapshots."""
         reading = self.timeline.clocks[self.timeline.clock]
@@ -66,19 +91,48 @@ class Replay:
 
 
 def start_camera(landscape: Landscape, aspect: float, captions: bool) -> Camera:
-    """Look along the path, from beyond its end a little to the side, so that neither hill nor marker hides it."""
+    """The side from which most of the path and of the surface's upper side is seen, and the box fills the picture.
+
+    Only views over a corner of the box: they show both axes, and leave the corners of the picture to the captions.
+    """
     stage = Stage.of(landscape.mesh)
-    azimuth = 35.0
-    if landscape.paths and len(landscape.paths[0]) > 1:
-        points = landscape.drapes[0].points
-        points = points[np.isfinite(points[:, 2])]
-        if len(points) > 1:
-            way = (stage.place(points[0]) - stage.place(points[-1]))[:2]
-            if np.linalg.norm(way) > 1e-6:
-                # the eye looks towards the start of the path, turned aside by a third of a right angle
-                azimuth = float(np.degrees(np.arctan2(-way[0], way[1]))) - 28.0
-    camera = Camera(azimuth=(azimuth + 180) % 360 - 180, elevation=33.0)
-    return fitted(camera, stage, aspect, captions)
+    turns = [quarter + turn for quarter in (-180, -90, 0, 90) for turn in (22, 30, 38, 45, 52, 60, 68)]
+    candidates = [fitted(Camera(azimuth=a, elevation=33.0), stage, aspect, captions) for a in turns]
+    return max(candidates, key=lambda camera: _shows(landscape, stage, camera, aspect))
+
+
+def _shows(landscape: Landscape, stage: Stage, camera: Camera, aspect: float) -> float:
+    """How well a camera shows a landscape: length of the path in the picture, and area of the surface that faces it."""
+    mesh = landscape.mesh
+    some = mesh.faces[:: max(1, len(mesh.faces) // 4000)]
+    corners = stage.place(mesh.vertices[some])
+    seen = camera.project(corners.reshape(-1, 3), (aspect, 1.0))[:, :2].reshape(-1, 3, 2)
+    one, two = seen[:, 1] - seen[:, 0], seen[:, 2] - seen[:, 0]
+    area = (one[:, 1] * two[:, 0] - one[:, 0] * two[:, 1]) / 2  # positive where the upper side is seen
+    area *= len(mesh.faces) / max(len(some), 1)
+    score = float(np.nansum(np.maximum(area, 0)) - 0.5 * np.nansum(np.maximum(-area, 0))) / aspect
+    if not landscape.paths:
+        return score
+    normals = mesh.normals(stage.scale)[: mesh.loss.size]
+    points = [stage.place(drape.points) for drape in landscape.drapes]
+    length = 0.0
+    for drape, place in zip(landscape.drapes, points, strict=True):
+        if len(place) < 2:
+            continue
+        spots = camera.project(place, (aspect, 1.0))[:, :2]
+        nearest = _nearest(mesh, drape.points[:-1])
+        facing = np.maximum(normals[nearest] @ -camera.forward, 0.0)
+        steps = np.linalg.norm(np.diff(spots, axis=0), axis=1)
+        length += float(np.nansum(steps * np.minimum(facing * 2, 1)))
+    return score + 0.35 * length / len(points)
+
+
+def _nearest(mesh: Any, points: Any) -> Any:
+    """Numbers of the grid points next to (N, 3) points of the plane."""
+    grid = mesh.grid
+    rows = np.abs(points[:, :1] - grid.alpha).argmin(axis=1)
+    columns = np.abs(points[:, 1:2] - grid.beta).argmin(axis=1)
+    return rows * len(grid.beta) + columns
 
 
 def fitted(camera: Camera, stage: Stage, aspect: float, captions: bool) -> Camera:

@@ -56,6 +56,10 @@ class Scene:
         mesh = self.landscape.mesh
         array = geometry.surface_array(mesh, self.stage)
         self._part("surface", "surface", array, geometry.coarser(mesh, COARSE))
+        self._drop("lid")
+        lid = geometry.lid_array(mesh, self.stage)
+        if lid is not None:
+            self._part("lid", "surface", *lid)
         self._build_colors()
         self._build_lines()
         self._build_paths()
@@ -75,9 +79,11 @@ class Scene:
         for name in ("contours", "shadow"):
             self._drop(name)
         if mesh.grid is not None:
-            ink = (0.02, 0.03, 0.05) if theme.name == "dark" else (0.06, 0.07, 0.1)
-            self._part("contours", "line", geometry.contour_array(mesh, self.stage, ink, floor=False))
-            self._part("shadow", "line", geometry.contour_array(mesh, self.stage, None, floor=True))
+            ink = (0.02, 0.03, 0.05) if self.look.texture != "wireframe" else theme.ink
+            lines, stage = self.landscape.lines, self.stage
+            self._part("contours", "line", geometry.contour_array(lines, mesh, stage, color=ink, floor=False))
+            shadow = geometry.contour_array(lines, mesh, stage, colormap=self.look.colormap, floor=True)
+            self._part("shadow", "line", shadow)
 
     def _build_paths(self) -> None:
         for name in [name for name in self._parts if name.split()[0] in ("path", "true", "stems", "ends")]:
@@ -211,6 +217,9 @@ class Scene:
         gl.glEnable(gl.GL_POLYGON_OFFSET_FILL)
         gl.glPolygonOffset(1.0, 1.0)
         self._parts["surface"].draw(gl.GL_TRIANGLES, level=int(coarse))
+        if "lid" in self._parts:
+            set_uniforms(target, texture_mode=5, hatch=look.colors.faint)
+            self._parts["lid"].draw(gl.GL_TRIANGLES)
         gl.glDisable(gl.GL_POLYGON_OFFSET_FILL)
 
     def _lines(self, name: str, **uniforms: Any) -> None:
@@ -239,6 +248,10 @@ class Scene:
                 gl.glDepthFunc(gl.GL_LEQUAL)
             self._lines(f"path {number}", opacity=0.28, tail=head)
             if self.look.true_loss:
+                gl.glDepthFunc(gl.GL_GREATER)  # it may lie below the surface: the plane then shows too high a loss
+                self._lines(f"stems {number}", opacity=0.35, head=head)
+                self._lines(f"true {number}", opacity=0.55, head=head, lift=0.0)
+                gl.glDepthFunc(gl.GL_LEQUAL)
                 self._lines(f"stems {number}", opacity=0.8, head=head)
                 self._lines(f"true {number}", head=head, lift=1.5 * LIFT)
             self._lines(f"path {number}", grow=2.6, paint=casing, opacity=0.85, head=head, lift=2 * LIFT)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape_hooks.contours import Contour, contours
 from landscape_hooks.mesh import Drape, Mesh
 from landscape_hooks.ply import read_ply
 from landscape_hooks.store import label_of
@@ -44,6 +45,11 @@ class Landscape:
     def drapes(self) -> tuple[Drape, ...]:
         """The paths on the mesh."""
         return tuple(self.mesh.drape(path.coordinates) for path in self.paths)
+
+    @cached_property
+    def lines(self) -> list[Contour]:
+        """The contour lines on the mesh; none for a mesh that is not a grid."""
+        return contours(self.mesh) if self.mesh.grid is not None else []
 
     @cached_property
     def lengths(self) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ from landscape_hooks.mesh import Height, Mesh
 
 Floats = NDArray[np.float64]
 
-NARROWEST = 0.6
+NARROWEST = 0.7
 TALL = 0.8
 GAP = 0.12
 """Height of the relief, and its distance from the floor, in scene units."""

@@ -18,6 +18,12 @@ DOUBLE_CLICK = 0.35
 ORBIT = 0.35
 """Degrees a pixel."""
 
+SAMPLES = 4
+"""Samples a pixel, where the driver has them."""
+
+SLOW = 0.030
+"""Seconds that a picture may take before the moving picture is drawn the fast way."""
+
 
 class ReplayWindow:
     """A window that shows a replay. `run` returns when it is closed."""
@@ -39,6 +45,9 @@ class ReplayWindow:
         self.scene = Scene(replay.landscape, replay.look)
         self.overlay, self.hud, self.panels = Overlay(), Hud(), Panels()
         self._frame: Any = None
+        self._frames: dict[int, Any] = {}
+        self._hover: Any = None
+        self._slow, self._judged, self._awake = False, 0, False
         self._drag = ""
         self._clicked = (0.0, 0, 0)
         self._dirty = 3
@@ -51,51 +60,83 @@ class ReplayWindow:
         """Show the window until it is closed."""
         import pyglet
 
-        pyglet.clock.schedule_interval(self._tick, 1 / 60)
+        self.touch()
         pyglet.app.run(interval=None)
         pyglet.clock.unschedule(self._tick)
 
     def _tick(self, seconds: float) -> None:
-        if self.replay.timeline.advance(min(seconds, 0.25)):
+        if self.replay.advance(min(seconds, 0.25)):
             self.touch(1)
         if self._dirty:
             self.window.switch_to()
             self.on_draw()
             self.window.flip()
+        elif not (self.replay.moving or self.replay.follow or self._drag):
+            self._sleep()
 
     def touch(self, frames: int = 3) -> None:
-        """Ask for a few pictures: imgui needs more than one to follow a click."""
+        """Ask for a few pictures (imgui needs more than one to follow a click) and wake the clock."""
         self._dirty = max(self._dirty, frames)
+        if not self._awake:
+            import pyglet
+
+            self._awake = True
+            pyglet.clock.schedule_interval(self._tick, 1 / 60)
+
+    def _sleep(self) -> None:
+        """Nothing moves: no clock runs until the next event, and an idle window takes no CPU."""
+        import pyglet
+
+        pyglet.clock.unschedule(self._tick)
+        self._awake = False
 
     def on_draw(self) -> None:
         """Draw one picture into the window."""
         now = time.perf_counter()
         seconds, self._drawn = now - self._drawn, now
-        self._dirty = max(self._dirty - 1, 0)
         size, pixels = self.window.get_size(), self.window.get_framebuffer_size()
         if min(*size, *pixels) < 1:
             return
         scale = pixels[0] / size[0]
-        frame = self._framebuffer(pixels)
-        self.scene.show(self.replay.landscape, self.replay.look)
-        frame.bind()
-        self.scene.draw(
-            self.replay.camera, pixels, self.replay.timeline.position, line_scale=scale, coarse=bool(self._drag)
-        )
-        frame.show()
+        fast = self._slow and (bool(self._drag) or self.replay.moving)
+        self._dirty = max(self._dirty - 1, int(fast and not self.replay.moving))
+        self.draw_scene(pixels, scale, fast=fast)
         self.overlay.frame(size, scale, min(seconds, 0.1))
         if self.replay.look.captions:
             self.hud.draw(self.replay, self.overlay.font, size, bottom=44)
+        if self._hover is not None and not self._drag:
+            self.hud.hover(self.replay, self.overlay.font, size, *self._hover)
         self.panels.draw(self.replay, size)
         self.overlay.draw()
+        self._judge(time.perf_counter() - now, fast)
 
-    def _framebuffer(self, pixels: tuple[int, int]) -> Any:
+    def draw_scene(self, pixels: tuple[int, int], scale: float, *, fast: bool) -> None:
+        """The scene without panels; `fast` leaves out smoothing, and takes the coarser of two meshes."""
+        self.scene.show(self.replay.landscape, self.replay.look)
+        frame = self._framebuffer(pixels, 0 if fast else SAMPLES)
+        frame.bind()
+        self.scene.draw(self.replay.camera, pixels, self.replay.timeline.position, line_scale=scale, coarse=fast)
+        frame.show()
+
+    def _judge(self, seconds: float, fast: bool) -> None:
+        """Find out on the first pictures whether this driver needs the fast way while something moves."""
+        if self._judged < 3 and not fast:
+            from pyglet import gl
+
+            start = time.perf_counter()
+            gl.glFinish()
+            self._judged += 1
+            self._slow = seconds + time.perf_counter() - start > SLOW
+
+    def _framebuffer(self, pixels: tuple[int, int], samples: int) -> Any:
         from landscape_hooks.viewer.gpu import Framebuffer
 
-        if self._frame is None or self._frame.size != tuple(pixels):
-            if self._frame is not None:
-                self._frame.delete()
-            self._frame = Framebuffer(*pixels, samples=4)
+        found = self._frames.get(samples)
+        if found is None or found.size != tuple(pixels):
+            if found is not None:
+                found.delete()
+            self._frames[samples] = Framebuffer(*pixels, samples=samples)
+        self._frame = self._frames[samples]
         return self._frame
 
     # -- events ----------------------------------------------------------------------------------------
@@ -120,8 +161,11 @@ class ReplayWindow:
         return {self._mouse.LEFT: 0, self._mouse.RIGHT: 1, self._mouse.MIDDLE: 2}.get(button, 0)
 
     def on_mouse_motion(self, x: int, y: int, dx: int, dy: int) -> None:
-        """Follow the mouse."""
+        """Follow the mouse; over the surface a read-out tells what is there."""
         self._tell("move", x, self._down(y))
+        place = (float(x), float(self._down(y)))
+        point = None if self.panels.cover(*place) or self._in_plot(*place) else self.pick(*place)
+        self._hover = None if point is None else (place, point)
 
     def on_mouse_press(self, x: int, y: int, button: int, modifiers: int) -> None:
         """Begin to orbit, pan or scrub; a double click puts the point into the middle."""
@@ -153,7 +197,7 @@ class ReplayWindow:
             self._scrub(x)
 
     def on_mouse_release(self, x: int, y: int, button: int, modifiers: int) -> None:
-        """End of a drag: the picture gets its full quality."""
+        """End of a drag: the picture gets its full quality again."""
         self._tell("release", self._number(button))
         self._drag = ""
 
@@ -166,6 +210,7 @@ class ReplayWindow:
 
     def on_mouse_leave(self, x: int, y: int) -> None:
         """The mouse is elsewhere."""
+        self._hover = None
         self._tell("move", -1e6, -1e6)
 
     def on_key_press(self, symbol: int, modifiers: int) -> bool | None:
@@ -227,6 +272,20 @@ class ReplayWindow:
             self.replay.timeline.playing = False
             self.replay.timeline.scrub((x - left) / width)
 
+    def picture(self) -> Any:
+        """(height, width, 4) the scene with its captions, without the panels."""
+        self.window.switch_to()
+        size, pixels = self.window.get_size(), self.window.get_framebuffer_size()
+        scale = pixels[0] / size[0]
+        self.draw_scene(pixels, scale, fast=False)
+        self._frame.bind()
+        self.overlay.frame(size, scale)
+        if self.replay.look.captions:
+            self.hud.draw(self.replay, self.overlay.font, size)
+        self.overlay.draw()
+        self.touch()
+        return self._frame.pixels()
+
     def save(self) -> Path:
         """Save the picture as it is into the working folder, under a name that is free."""
         from PIL import Image
@@ -234,9 +293,7 @@ class ReplayWindow:
         number = 1
         while (path := Path(f"landscape-{number:03d}.png")).exists():
             number += 1
-        self.window.switch_to()
-        pixels = self._framebuffer(self.window.get_framebuffer_size()).pixels()
-        Image.fromarray(pixels).convert("RGB").save(path)
+        Image.fromarray(self.picture()).convert("RGB").save(path)
         return path
 
 

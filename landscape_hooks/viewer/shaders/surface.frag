@@ -14,6 +14,7 @@ uniform float line_scale;       // pixels of the framebuffer a pixel of the pict
 uniform vec3 eye;
 uniform vec3 light;             // towards the light
 uniform vec3 paper;             // background, for the wire texture
+uniform vec3 hatch;
 uniform float table_size;
 uniform float contour_ink;      // < 0 dark lines, > 0 light lines
 uniform sampler2D colors;
@@ -36,6 +37,12 @@ float line(float distance_px, float half_width) {
 }
 
 void main() {
+    if (texture_mode == 5) {    // nothing is known here: stripes, and nothing between them
+        float stripe = fract((v_position.x + v_position.y) * 16.0);
+        if (stripe > 0.42) discard;
+        color = vec4(hatch, 1.0);
+        return;
+    }
     vec3 n = normalize(v_normal);
     vec3 to_eye = normalize(eye - v_position);
     bool below = dot(n, to_eye) < 0.0;
@@ -54,9 +61,9 @@ void main() {
 
     float key = max(dot(n, light), 0.0);
     float sky = 0.5 + 0.5 * n.z;
-    float shade = 0.50 * v_occlusion * (0.55 + 0.45 * sky) + 0.66 * key;
+    float shade = v_occlusion * (0.30 + 0.24 * sky) + 0.50 * key;
     vec3 halfway = normalize(light + to_eye);
-    float gloss = pow(max(dot(n, halfway), 0.0), 42.0) * 0.13;
+    float gloss = pow(max(dot(n, halfway), 0.0), 42.0) * 0.10;
     vec3 lit = base * mix(0.95, shade, shading) + vec3(gloss) * shading;
     float rim = pow(1.0 - max(dot(n, to_eye), 0.0), 3.0);
     lit += base * rim * 0.10 * shading;

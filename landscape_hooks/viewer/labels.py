@@ -1,0 +1,71 @@
+"""Labels: where the index contour lines carry their loss, so that each is seen and none lies on another. Pure numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landscape_hooks.contours import Contour, text_of
+from landscape_hooks.mesh import Mesh
+from landscape_hooks.viewer.camera import Camera
+from landscape_hooks.viewer.stage import Stage
+
+Floats = NDArray[np.float64]
+
+CANDIDATES = 24
+"""Places that are tried on each line."""
+
+APART = 70.0
+"""Pixels between two labels, or a label and the path, at a height of 720."""
+
+
+def place_labels(
+    mesh: Mesh, lines: list[Contour], avoid: Floats, stage: Stage, camera: Camera, size: tuple[int, int]
+) -> list[tuple[float, float, str]]:
+    """Pixel x, y (from the top left) and text of every index line that has a free place in the picture.
+
+    `avoid` (N, 2) are pixels that labels keep away from: the path.
+    """
+    placed: list[tuple[float, float, str]] = []
+    apart = APART * size[1] / 720
+    taken = avoid[np.isfinite(avoid).all(axis=1)]
+    for contour in lines:
+        if not contour.index or not contour.lines:
+            continue
+        line = max(contour.lines, key=len)
+        if len(line) < 6:
+            continue
+        some = line[np.linspace(0.12 * len(line), 0.88 * len(line), min(CANDIDATES, len(line))).astype(int)]
+        spots = stage.place(some)
+        pixels = camera.project(spots, size)[:, :2]
+        seen = visible(mesh, stage, camera, spots)
+        margin = 0.06 * min(size)
+        seen &= ((pixels > margin) & (pixels < np.array(size) - margin)).all(axis=1)
+        if not seen.any():
+            continue
+        away = np.full(len(pixels), np.inf)
+        for other in (taken, np.array([p[:2] for p in placed]).reshape(-1, 2)):
+            if len(other):
+                away = np.minimum(away, np.linalg.norm(pixels[:, None] - other[None], axis=2).min(axis=1))
+        middle = np.linalg.norm(pixels - np.array(size) / 2, axis=1)
+        score = np.where(seen & (away > apart * 0.6), np.minimum(away, 3 * apart) - 0.25 * middle, -np.inf)
+        best = int(np.argmax(score))
+        if np.isfinite(score[best]):
+            placed.append((float(pixels[best, 0]), float(pixels[best, 1]), text_of(contour.loss)))
+    return placed
+
+
+def visible(mesh: Mesh, stage: Stage, camera: Camera, spots: Floats, samples: int = 48) -> Any:
+    """(N,) whether nothing of the surface is between scene points on it and the eye; it is seen from above, too."""
+    towards = camera.eye - spots if not camera.orthographic else np.broadcast_to(-camera.forward * 4, spots.shape)
+    _, high = stage.corners
+    rise = np.where(np.abs(towards[:, 2]) > 1e-9, (high[2] - spots[:, 2]) / towards[:, 2], np.inf)
+    reach = np.clip(np.where(rise > 0, rise, 1.0), 0.0, 1.0)
+    shares = np.linspace(0.02, 1, samples)[None, :, None]
+    between = spots[:, None] + shares * (reach[:, None, None] * towards[:, None])
+    ground = mesh.height_at(stage.data(between.reshape(-1, 3))[:, :2])
+    height = stage.data(between.reshape(-1, 3))[:, 2]
+    hidden = np.where(np.isfinite(ground), ground > height + 0.004 * np.ptp(mesh.height.bounds), False)
+    return ~hidden.reshape(len(spots), samples).any(axis=1)
