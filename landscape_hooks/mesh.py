@@ -186,19 +186,19 @@ class Mesh:
             grid=surface,
         )
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[Floats, Floats]:
         """Lowest and highest alpha, beta, height."""
         used = self.vertices if self.grid is not None else self.vertices[np.unique(self.faces)]
         return used.min(axis=0), used.max(axis=0)
 
-    @property
+    @cached_property
     def valid(self) -> NDArray[np.bool_]:
         """(A, B) grid points that hold a finite loss."""
         assert self.grid is not None
         return np.isfinite(self.loss[: self.grid.loss.size]).reshape(self.grid.shape)
 
-    @property
+    @cached_property
     def missing(self) -> dict[str, int]:
         """How many grid points have no finite loss, by reason; nothing where all have."""
         if self.grid is None:

@@ -161,3 +161,40 @@ def test_what_cannot_be_rendered_is_named(tmp_path):
         render(surface(), tmp_path / "f.png", size=(5, 5))
     with pytest.raises(LandscapeError, match="plaid"):
         Look(texture="plaid")
+
+
+def test_webp_and_mp4_hold_every_picture(tmp_path):
+    webp = Image.open(render(surface(), tmp_path / "f.webp", size=(160, 100), frames=5, supersample=1))
+    assert webp.n_frames == 5
+    av = pytest.importorskip("av", reason="PyAV, the extra 'video', is not installed")
+    with av.open(str(render(surface(), tmp_path / "f.mp4", size=(160, 100), frames=5, supersample=1))) as film:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert len(pictures) == 5
+    assert pictures[0].shape == (100, 160, 3)
+    assert pictures[0].std() > 10
+    with pytest.raises(LandscapeError, match="even numbers"):
+        render(surface(), tmp_path / "odd.mp4", size=(161, 100))
+
+
+def test_an_interrupted_film_leaves_no_file(tmp_path, monkeypatch):
+    from landscape_hooks.viewer import offscreen
+
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(offscreen.Canvas, "draw", broken)
+    with pytest.raises(KeyboardInterrupt):
+        render(surface(), tmp_path / "f.gif", size=(160, 100))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_supersampling_smooths_and_keeps_the_picture():
+    pictures = []
+    for factor in (1, 2):
+        canvas = Canvas((240, 160), supersample=factor, samples=0)
+        pictures.append(canvas.draw(replay()).astype(float)[..., :3])
+        canvas.close()
+    rough, smooth = pictures
+    assert np.abs(rough - smooth).mean() < 6
+    edges = [np.abs(np.diff(picture, axis=0)).max(axis=-1) for picture in pictures]
+    assert (edges[1] > 120).sum() < (edges[0] > 120).sum()

@@ -7,6 +7,7 @@ numpy arrays that act on column vectors, with OpenGL's clip space (x, y, z in -w
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,29 +38,29 @@ class Camera:
     orthographic: bool = False
 
     # -- matrices --------------------------------------------------------------------------------------
-    @property
+    @cached_property
     def forward(self) -> Floats:
         """(3,) unit vector from the eye to the target."""
         a, e = np.radians(self.azimuth), np.radians(self.elevation)
         return np.array([np.sin(a) * -np.cos(e), np.cos(a) * np.cos(e), -np.sin(e)])
 
-    @property
+    @cached_property
     def right(self) -> Floats:
         """(3,) unit vector to the right in the picture; horizontal, so it exists looking straight down, too."""
         a = np.radians(self.azimuth)
         return np.array([np.cos(a), np.sin(a), 0.0])
 
-    @property
+    @cached_property
     def up(self) -> Floats:
         """(3,) unit vector upwards in the picture."""
         return np.cross(self.right, self.forward)
 
-    @property
+    @cached_property
     def eye(self) -> Floats:
         """(3,) position of the eye."""
         return np.asarray(self.target) - self.distance * self.forward
 
-    @property
+    @cached_property
     def view(self) -> Floats:
         """(4, 4) from the scene to the eye."""
         matrix = np.eye(4)

@@ -186,6 +186,10 @@ class Framebuffer:
         self._blit(self._read, frame, gl.GL_COLOR_BUFFER_BIT)
         gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, frame)
 
+    def copy_to(self, other: Framebuffer) -> None:
+        """Copy picture and depth, with their samples, into another framebuffer of the same size and samples."""
+        self._blit(self._draw, other._draw, gl.GL_COLOR_BUFFER_BIT | gl.GL_DEPTH_BUFFER_BIT)
+
     def _blit(self, source: Any, target: Any, mask: int) -> None:
         gl.glBindFramebuffer(gl.GL_READ_FRAMEBUFFER, source)
         gl.glBindFramebuffer(gl.GL_DRAW_FRAMEBUFFER, target)

@@ -5,7 +5,7 @@ In: a run, a PLY file or a Surface. Out: a picture, or a film of the marker goin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,8 @@ class Canvas:
         if self._scene is None:
             self._scene = Scene(replay.landscape, replay.look)
         self._scene.show(replay.landscape, replay.look)
-        self._frame.bind()
-        self._scene.draw(
-            replay.camera, self._frame.size, replay.timeline.position, line_scale=self._supersample * _unit(self.size)
-        )
+        scale = self._supersample * _unit(self.size)
+        self._scene.draw(replay.camera, self._frame, replay.timeline.position, line_scale=scale)
         if replay.look.captions:
             self._overlay.frame(self.size, self._supersample)
             self._hud.draw(replay, self._overlay.font, self.size)
@@ -120,6 +118,10 @@ def render(
         )
     if not all(16 <= side <= LARGEST for side in size):
         raise LandscapeError(f"Found the size {size[0]}x{size[1]}", expected=f"16 to {LARGEST} pixels each way")
+    if frames < 1 or not 0 < fps <= 100:
+        raise LandscapeError(f"Found {frames} frames at {fps} a second", expected="at least one, and 1 to 100 a second")
+    if suffix == ".mp4":
+        _check_mp4(size)
     look = look or Look()
     landscape = load(source, name=name, height=look.height)
     replay = Replay.of(landscape, look, view=view, aspect=size[0] / size[1])
@@ -131,7 +133,7 @@ def render(
             from tqdm import tqdm
 
             pictures = film_of(canvas, replay, frames, turn)
-            _write_film(output, tqdm(pictures, "render", frames, unit="picture", disable=not progress), fps)
+            _write_film(output, tqdm(pictures, "render", frames, unit="picture", disable=not progress), fps, look)
         else:
             _write_still(output, canvas.draw(replay), look)
     finally:
@@ -159,16 +161,76 @@ def _write_still(output: Path, pixels: Pixels, look: Look) -> None:
     (image if look.transparent else image.convert("RGB")).save(output, optimize=True)
 
 
-def _write_film(output: Path, pictures: Iterator[Pixels], fps: int) -> None:
+def _write_film(output: Path, pictures: Iterable[Pixels], fps: int, look: Look) -> None:
+    suffix = output.suffix.lower()
+    partial = output.with_name(f".{output.stem}.partial{suffix}")  # an interrupted film is not taken for a whole one
+    try:
+        if suffix == ".mp4":
+            _write_mp4(partial, pictures, fps)
+        elif suffix == ".webp":
+            _write_webp(partial, pictures, fps, look)
+        else:
+            _write_gif(partial, pictures, fps)
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_webp(output: Path, pictures: Iterable[Pixels], fps: int, look: Look) -> None:
+    from PIL import Image
+
+    mode = "RGBA" if look.transparent else "RGB"
+    images = [Image.fromarray(pixels).convert(mode) for pixels in pictures]
+    images[0].save(
+        output, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, quality=82, method=3
+    )
+
+
+def _write_gif(output: Path, pictures: Iterable[Pixels], fps: int) -> None:
+    """One palette for the whole film, taken from all of it: a palette a picture would make the background flicker."""
     from PIL import Image
 
     images = [Image.fromarray(pixels).convert("RGB") for pixels in pictures]
-    duration = round(1000 / fps)
-    if output.suffix.lower() == ".webp":
-        images[0].save(output, save_all=True, append_images=images[1:], duration=duration, loop=0, quality=80)
-        return
-    # One palette for the whole film: a palette a picture would make the background flicker.
-    middle = images[len(images) // 2]
-    palette = middle.quantize(255, method=Image.Quantize.MEDIANCUT)
+    some = images[:: max(1, len(images) // 6)]
+    sample = Image.new("RGB", (some[0].width, some[0].height * len(some)))
+    for number, image in enumerate(some):
+        sample.paste(image, (0, number * image.height))
+    palette = sample.quantize(255, method=Image.Quantize.MEDIANCUT, kmeans=1)
     small = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-    small[0].save(output, save_all=True, append_images=small[1:], duration=duration, loop=0, optimize=True)
+    small[0].save(
+        output, save_all=True, append_images=small[1:], duration=max(round(1000 / fps), 20), loop=0, optimize=False
+    )
+
+
+def _write_mp4(output: Path, pictures: Iterable[Pixels], fps: int) -> None:
+    """H.264 in the pixel format that every player takes."""
+    import av
+
+    with av.open(str(output), "w") as container:
+        stream: Any = None
+        for pixels in pictures:
+            if stream is None:
+                stream = container.add_stream("libx264", rate=fps, options={"crf": "18", "preset": "medium"})
+                stream.height, stream.width = pixels.shape[:2]
+                stream.pix_fmt = "yuv420p"
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[..., :3]), format="rgb24")
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        if stream is not None:
+            for packet in stream.encode():
+                container.mux(packet)
+
+
+def _check_mp4(size: tuple[int, int]) -> None:
+    """Before the pictures are drawn: PyAV is there, and the size is one that H.264 takes."""
+    if size[0] % 2 or size[1] % 2:
+        raise LandscapeError(
+            f"Found the size {size[0]}x{size[1]} for an MP4", expected="even numbers: H.264 halves its colours"
+        )
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise LandscapeError(
+            "An MP4 needs PyAV, which is not installed",
+            mend="Install it: pip install 'landscape-hooks[video]', or render a GIF or WebP",
+        ) from error

@@ -16,7 +16,7 @@ from landscape_hooks import colors
 from landscape_hooks.contours import levels
 from landscape_hooks.viewer import geometry
 from landscape_hooks.viewer.camera import Camera
-from landscape_hooks.viewer.gpu import Table, Vertices, program, set_uniforms
+from landscape_hooks.viewer.gpu import Framebuffer, Table, Vertices, program, set_uniforms
 from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.source import Landscape
 from landscape_hooks.viewer.stage import Stage
@@ -37,12 +37,15 @@ class Scene:
         self._tables: dict[str, Table] = {}
         self._blank = Vertices(self._programs["flat"], np.zeros(3, dtype=[("corner", "f4", 2)]))
         self.landscape, self.look = landscape, look
+        self._kept: Any = None
         self._build_all()
 
     # -- what is drawn ---------------------------------------------------------------------------------
     def show(self, landscape: Landscape, look: Look) -> None:
         """Take another landscape or look."""
         old, self.look = self.look, look
+        if landscape is not self.landscape or look != old:
+            self._kept = None
         if landscape is not self.landscape or look.exaggeration != old.exaggeration:
             self.landscape = landscape
             self._build_all()
@@ -138,14 +141,56 @@ class Scene:
         return position / last * max(len(self.landscape.paths[number]) - 1, 0)
 
     def draw(
-        self, camera: Camera, size: tuple[int, int], position: float, *, line_scale: float = 1.0, coarse: bool = False
+        self,
+        camera: Camera,
+        target: Framebuffer,
+        position: float,
+        *,
+        line_scale: float = 1.0,
+        coarse: bool = False,
+        still: Framebuffer | None = None,
     ) -> None:
-        """Draw into the bound framebuffer of `size` pixels; `line_scale` is its pixels a pixel of the picture."""
-        gl.glViewport(0, 0, *size)
+        """Draw into `target`; `line_scale` is its pixels a pixel of the picture.
+
+        With `still`, a second framebuffer like `target`, all that the replay does not move is drawn there, once for
+        as long as neither camera nor look changes: only the path is drawn for every moment.
+        """
+        if still is None:
+            target.bind()
+            self._draw_still(camera, target.size, line_scale, coarse)
+        else:
+            key = (camera, self.look, id(self.landscape), id(still), line_scale, coarse)
+            if self._kept != key:
+                still.bind()
+                self._draw_still(camera, target.size, line_scale, coarse)
+                self._kept = key
+            still.copy_to(target)
+            target.bind()
+        self._set_common(camera, target.size, line_scale)
+        self._blend(True)
+        self._draw_paths(position)
+        self._blend(False)
+
+    def _draw_still(self, camera: Camera, size: tuple[int, int], line_scale: float, coarse: bool) -> None:
+        """Background, surface, floor and contour lines."""
         gl.glDisable(gl.GL_SCISSOR_TEST)
         gl.glDepthMask(True)
         gl.glClearColor(0, 0, 0, 0)
         gl.glClear(gl.GL_COLOR_BUFFER_BIT | gl.GL_DEPTH_BUFFER_BIT)
+        self._set_common(camera, size, line_scale)
+        self._draw_background()
+        gl.glEnable(gl.GL_DEPTH_TEST)
+        gl.glDepthFunc(gl.GL_LEQUAL)
+        self._draw_surface(camera, coarse)
+        self._blend(True)
+        if self.look.floor:
+            self._lines("floor", lift=0.0)
+            self._lines("shadow", lift=0.0)
+        if self.look.contours == "marching squares":
+            self._lines("contours")
+        self._blend(False)
+
+    def _set_common(self, camera: Camera, size: tuple[int, int], line_scale: float) -> None:
         common = {
             "matrix": camera.matrix(size[0] / size[1]),
             "viewport": (float(size[0]), float(size[1])),
@@ -153,32 +198,22 @@ class Scene:
             "forward": camera.forward,
             "orthographic": int(camera.orthographic),
             "line_scale": float(line_scale),
-            "lift": LIFT,
-            "tail": -1.0,
-            "head": WHOLE,
-            "paint": (0.0, 0.0, 0.0, 0.0),
-            "opacity": 1.0,
-            "grow": 0.0,
             "dash": 0.0,
         }
         for target in self._programs.values():
             target.use()
             set_uniforms(target, **common)
-        self._draw_background()
-        gl.glEnable(gl.GL_DEPTH_TEST)
-        gl.glDepthFunc(gl.GL_LEQUAL)
-        self._draw_surface(camera, coarse)
-        gl.glEnable(gl.GL_BLEND)
-        gl.glBlendFunc(gl.GL_ONE, gl.GL_ONE_MINUS_SRC_ALPHA)
-        gl.glDepthMask(False)
-        if self.look.floor:
-            self._lines("floor", lift=0.0)
-            self._lines("shadow", lift=0.0)
-        if self.look.contours == "marching squares":
-            self._lines("contours")
-        self._draw_paths(position)
-        gl.glDepthMask(True)
-        gl.glDisable(gl.GL_BLEND)
+
+    @staticmethod
+    def _blend(on: bool) -> None:
+        """Blending of colours that are multiplied by their alpha, over a depth that stays as it is."""
+        if on:
+            gl.glEnable(gl.GL_DEPTH_TEST)
+            gl.glEnable(gl.GL_BLEND)
+            gl.glBlendFunc(gl.GL_ONE, gl.GL_ONE_MINUS_SRC_ALPHA)
+        else:
+            gl.glDisable(gl.GL_BLEND)
+        gl.glDepthMask(not on)
 
     def _draw_background(self) -> None:
         if self.look.transparent:

@@ -35,7 +35,7 @@ class Stage:
     @classmethod
     def of(cls, mesh: Mesh, exaggeration: float = 1.0) -> Stage:
         """The stage of a mesh."""
-        low, high = mesh.bounds
+        low, high = (end.copy() for end in mesh.bounds)
         if mesh.grid is not None:
             low[2], high[2] = mesh.height.bounds
         extent = np.where(high > low, high - low, 1.0)

@@ -113,9 +113,11 @@ class ReplayWindow:
     def draw_scene(self, pixels: tuple[int, int], scale: float, *, fast: bool) -> None:
         """The scene without panels; `fast` leaves out smoothing, and takes the coarser of two meshes."""
         self.scene.show(self.replay.landscape, self.replay.look)
-        frame = self._framebuffer(pixels, 0 if fast else SAMPLES)
-        frame.bind()
-        self.scene.draw(self.replay.camera, pixels, self.replay.timeline.position, line_scale=scale, coarse=fast)
+        frame, still = self._framebuffers(pixels, 0 if fast else SAMPLES)
+        coarse = fast and bool(self._drag or self.replay.turntable)
+        self.scene.draw(
+            self.replay.camera, frame, self.replay.timeline.position, line_scale=scale, coarse=coarse, still=still
+        )
         frame.show()
 
     def _judge(self, seconds: float, fast: bool) -> None:
@@ -128,16 +130,17 @@ class ReplayWindow:
             self._judged += 1
             self._slow = seconds + time.perf_counter() - start > SLOW
 
-    def _framebuffer(self, pixels: tuple[int, int], samples: int) -> Any:
+    def _framebuffers(self, pixels: tuple[int, int], samples: int) -> tuple[Any, Any]:
+        """The framebuffer that is shown, and the one that keeps what does not move."""
         from landscape_hooks.viewer.gpu import Framebuffer
 
         found = self._frames.get(samples)
-        if found is None or found.size != tuple(pixels):
-            if found is not None:
-                found.delete()
-            self._frames[samples] = Framebuffer(*pixels, samples=samples)
-        self._frame = self._frames[samples]
-        return self._frame
+        if found is None or found[0].size != tuple(pixels):
+            for one in found or ():
+                one.delete()
+            self._frames[samples] = found = tuple(Framebuffer(*pixels, samples=samples) for _ in range(2))
+        self._frame = found[0]
+        return found
 
     # -- events ----------------------------------------------------------------------------------------
     @property

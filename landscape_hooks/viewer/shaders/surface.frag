@@ -48,12 +48,11 @@ void main() {
     bool below = dot(n, to_eye) < 0.0;
     if (below) n = -n;
 
-    float level = level_count > 0 ? level_at(v_share) : 0.0;
-    float level_width = max(fwidth(level), 1e-6);
-    vec2 cell_width = max(fwidth(v_cell), vec2(1e-6));
+    bool leveled = level_count > 0 && (contour_mode == 1 || texture_mode == 1);
+    float level = leveled ? level_at(v_share) : 0.0;
 
     vec3 base;
-    if (texture_mode == 1 && level_count > 0) base = look_up((floor(level) + 0.5) / float(level_count + 1));
+    if (texture_mode == 1 && leveled) base = look_up((floor(level) + 0.5) / float(level_count + 1));
     else if (texture_mode == 2) base = vec3(0.74);
     else if (texture_mode == 3) base = mix(paper, look_up(v_share), 0.12);
     else if (texture_mode == 4) base = v_tint;
@@ -63,20 +62,24 @@ void main() {
     float sky = 0.5 + 0.5 * n.z;
     float shade = v_occlusion * (0.30 + 0.24 * sky) + 0.50 * key;
     vec3 halfway = normalize(light + to_eye);
-    float gloss = pow(max(dot(n, halfway), 0.0), 42.0) * 0.10;
+    float glint = max(dot(n, halfway), 0.0);
+    glint *= glint; glint *= glint; glint *= glint; glint *= glint;
+    float gloss = glint * glint * 0.10;
     vec3 lit = base * mix(0.95, shade, shading) + vec3(gloss) * shading;
-    float rim = pow(1.0 - max(dot(n, to_eye), 0.0), 3.0);
-    lit += base * rim * 0.10 * shading;
+    float rim = 1.0 - max(dot(n, to_eye), 0.0);
+    lit += base * (rim * rim * rim * 0.10 * shading);
     if (below) lit *= 0.62;
 
     if (texture_mode == 3) {
+        vec2 cell_width = max(fwidth(v_cell), vec2(1e-6));
         vec2 away = abs(fract(v_cell - 0.5) - 0.5) / cell_width;
         float wire = has_grid == 1 ? line(min(away.x, away.y), 0.55 * line_scale) : 0.0;
         // where the lines come closer than a few pixels they fade, or they would fill the picture
         wire *= clamp(1.6 - 3.0 * max(cell_width.x, cell_width.y), 0.15, 1.0);
         lit = mix(lit, look_up(v_share) * (0.65 + 0.45 * key), wire);
     }
-    if (contour_mode == 1 && level_count > 0) {
+    if (contour_mode == 1 && leveled) {
+        float level_width = max(fwidth(level), 1e-6);
         float nearest = floor(level + 0.5);
         if (nearest > 0.5 && nearest < float(level_count) + 0.5) {
             float heavy = texelFetch(index_lines, ivec2(int(nearest) - 1, 0), 0).r;
