@@ -13,9 +13,19 @@ import click
 @click.option("--theme", type=click.Choice(["dark", "light"]), default="dark", show_default=True)
 @click.option("--height", type=click.Choice(["auto", "log10", "linear", "clipped"]), default="auto", show_default=True)
 @click.option("--play/--no-play", default=True, help="Start playing at once.")
-def view(source: str, name: str | None, view_text: str, texture: str, theme: str, height: str, play: bool) -> None:
+@click.option("--follow", is_flag=True, help="Show new snapshots of a training that is still running.")
+def view(
+    source: str, name: str | None, view_text: str, texture: str, theme: str, height: str, play: bool, follow: bool
+) -> None:
     """Open a window that replays the optimizer's path over its loss surface. H shows the keys."""
     from landscape_hooks.viewer import window
     from landscape_hooks.viewer.look import Look
 
-    window.view(source, name=name, view=view_text, look=Look(texture=texture, theme=theme, height=height), play=play)
+    window.view(
+        source,
+        name=name,
+        view=view_text,
+        look=Look(texture=texture, theme=theme, height=height),
+        play=play,
+        follow=follow,
+    )

@@ -28,6 +28,7 @@ class Panels:
 
     def __init__(self) -> None:
         self.help = False
+        self.notice = ""
         self.places: dict[str, tuple[float, float, float, float]] = {}
         self._areas: list[tuple[float, float, float, float]] = []
 
@@ -46,6 +47,8 @@ class Panels:
         self.places.clear()
         self._areas.clear()
         self._bar(replay, size)
+        if self.notice:
+            self._notice(size)
         if self.help:
             self._help(size)
 
@@ -122,6 +125,13 @@ class Panels:
             return "no path"
         index = replay.timeline.index
         return f"step {paths[0].step[index]}  ({index + 1} of {len(paths[0])})"
+
+    def _notice(self, size: tuple[int, int]) -> None:
+        """One line of trouble above the bar: the run cannot be read at the moment."""
+        imgui.set_next_window_pos(imgui.ImVec2(size[0] / 2, size[1] - BAR - 8), 0, imgui.ImVec2(0.5, 1.0))
+        imgui.begin("notice", None, _FIXED | imgui.WindowFlags_.always_auto_resize.value)
+        imgui.text(self.notice)
+        self._end()
 
     def _help(self, size: tuple[int, int]) -> None:
         imgui.set_next_window_pos(

@@ -49,6 +49,17 @@ class Replay:
         """The stage of the landscape under the look's exaggeration."""
         return Stage.of(self.landscape.mesh, self.look.exaggeration)
 
+    def grow(self, landscape: Landscape) -> None:
+        """Take a landscape with more snapshots; a replay that stood at its end goes on to the new end."""
+        at_end = self.timeline.position >= self.timeline.last
+        self.landscape = landscape if landscape.height == self.look.height else landscape.with_height(self.look.height)
+        path = self.landscape.paths[0]
+        clocks = Timeline.of(path.step.astype(np.float64), path.epoch, path.coordinates).clocks
+        self.timeline.clocks = clocks
+        if self.timeline.clock not in clocks:
+            self.timeline.clock = "step"
+        self.timeline.position = self.timeline.last if at_end else min(self.timeline.position, self.timeline.last)
+
     def set_look(self, look: Look) -> None:
         """Change the look; another height makes another mesh."""
         if look.height != self.look.height:

@@ -46,6 +46,9 @@ class Scene:
         old, self.look = self.look, look
         if landscape is not self.landscape or look != old:
             self._kept = None
+        if landscape is not self.landscape and landscape.mesh.faces is self.landscape.mesh.faces:
+            self.landscape = landscape  # the same surface with longer paths
+            self._build_paths()
         if landscape is not self.landscape or look.exaggeration != old.exaggeration:
             self.landscape = landscape
             self._build_all()

@@ -6,7 +6,7 @@ In: a path or a Surface. Out: a Landscape, which is a mesh, its paths, and what 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
@@ -30,6 +30,7 @@ class Landscape:
     mesh: Mesh
     surface: Surface | None
     title: str
+    height: str = "auto"
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -62,7 +63,14 @@ class Landscape:
         """The same under another height: auto, log10, linear, or clipped (auto within percentiles)."""
         if self.surface is None:
             return self
-        return Landscape(_mesh(self.surface, kind), self.surface, self.title)
+        return Landscape(_mesh(self.surface, kind), self.surface, self.title, kind)
+
+    def of_surface(self, surface: Surface) -> Landscape:
+        """The same for another surface, under the same height; where only the paths differ, on the same mesh."""
+        old = self.surface
+        same = old is not None and surface.loss is old.loss
+        mesh = replace(self.mesh, grid=surface) if same else _mesh(surface, self.height)
+        return Landscape(mesh, surface, self.title, self.height)
 
 
 def _mesh(surface: Surface, kind: str) -> Mesh:
@@ -82,12 +90,12 @@ def load(source: Any, *, name: str | None = None, height: str = "auto") -> Lands
     if isinstance(source, Landscape):
         return source
     if isinstance(source, Surface):
-        return Landscape(_mesh(source, height), source, source.name or "surface")
+        return Landscape(_mesh(source, height), source, source.name or "surface", height)
     path = FilePath(str(source))
     if path.is_file():
         found = read_ply(path)
         if isinstance(found, Mesh):
             return Landscape(found, None, path.name)
-        return Landscape(_mesh(found, height), found, path.name)
+        return Landscape(_mesh(found, height), found, path.name, height)
     surface = Surface.open(source, name)
-    return Landscape(_mesh(surface, height), surface, f"{label_of(source)} · {surface.name}")
+    return Landscape(_mesh(surface, height), surface, f"{label_of(source)} · {surface.name}", height)

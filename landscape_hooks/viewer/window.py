@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from landscape_hooks.viewer import context, controls
+from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.replay import Replay
 from landscape_hooks.viewer.source import load
@@ -44,6 +45,7 @@ class ReplayWindow:
         self.replay = replay
         self.scene = Scene(replay.landscape, replay.look)
         self.overlay, self.hud, self.panels = Overlay(), Hud(), Panels()
+        self._follower: Any = None
         self._frame: Any = None
         self._frames: dict[int, Any] = {}
         self._hover: Any = None
@@ -63,6 +65,9 @@ class ReplayWindow:
         self.touch()
         pyglet.app.run(interval=None)
         pyglet.clock.unschedule(self._tick)
+        if self._follower is not None:
+            pyglet.clock.unschedule(self._take)
+            self._follower.stop()
 
     def _tick(self, seconds: float) -> None:
         if self.replay.advance(min(seconds, 0.25)):
@@ -82,6 +87,25 @@ class ReplayWindow:
 
             self._awake = True
             pyglet.clock.schedule_interval(self._tick, 1 / 60)
+
+    def follow(self, follower: Any) -> None:
+        """Show what a follower finds, until the window is closed."""
+        import pyglet
+
+        self._follower = follower
+        follower.start()
+        pyglet.clock.schedule_interval(self._take, 0.25)
+
+    def _take(self, seconds: float) -> None:
+        """Take what the follower found."""
+        found = self._follower.latest()
+        if found is not None:
+            self.replay.grow(found)
+            self.touch()
+        trouble = self._follower.trouble
+        if trouble != self.panels.notice:
+            self.panels.notice = trouble
+            self.touch()
 
     def _sleep(self) -> None:
         """Nothing moves: no clock runs until the next event, and an idle window takes no CPU."""
@@ -308,8 +332,11 @@ def view(
     look: Look | None = None,
     size: tuple[int, int] = (1280, 760),
     play: bool = True,
+    follow: bool = False,
 ) -> None:
     """Open a window with the replay of a run, a PLY file or a Surface, and return when it is closed.
+
+    With `follow`, snapshots that a running training adds to the run appear while the window is open.
 
     Raises
     ------
@@ -320,16 +347,19 @@ def view(
     """
     look = look or Look()
     if context.is_headless():
-        _in_own_process(source, name, view, look, play)
+        _in_own_process(source, name, view, look, play, follow)
         return
     landscape = load(source, name=name, height=look.height)
     replay = Replay.of(landscape, look, view=view, aspect=size[0] / size[1])
-    if play and len(replay.timeline) > 1:
+    if play and not follow and len(replay.timeline) > 1:
         replay.timeline.position, replay.timeline.playing = 0.0, True
-    ReplayWindow(replay, size=size).run()
+    shown = ReplayWindow(replay, size=size)
+    if follow:
+        shown.follow(Follower(source, landscape))
+    shown.run()
 
 
-def _in_own_process(source: Any, name: str | None, view: str, look: Look, play: bool) -> None:
+def _in_own_process(source: Any, name: str | None, view: str, look: Look, play: bool, follow: bool) -> None:
     """pyglet cannot open windows any more where it has rendered without a display, so another process does."""
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
         raise context.no_display(RuntimeError("DISPLAY is not set"))
@@ -338,7 +368,7 @@ def _in_own_process(source: Any, name: str | None, view: str, look: Look, play: 
     arguments = [str(source), "--texture", look.texture, "--theme", look.theme, "--height", look.height]
     arguments += ["--name", name] if name else []
     arguments += ["--view", view] if view else []
-    arguments += ["--play" if play else "--no-play"]
+    arguments += ["--play" if play else "--no-play", *(["--follow"] if follow else [])]
     done = subprocess.run([sys.executable, "-m", "landscape_hooks", "view", *arguments], capture_output=True, text=True)
     sys.stdout.write(done.stdout)
     if done.returncode:

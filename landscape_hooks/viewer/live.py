@@ -1,0 +1,141 @@
+"""Live: new snapshots of a training that is still running, on the plane of the latest analysis.
+
+In: a run. Out: the Landscape with a longer path. It only reads: the training is not disturbed. What an analysis has
+not evaluated yet (the loss at a new snapshot, and at its projection) stays unknown.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landscape_hooks import store, surface
+from landscape_hooks.errors import RunError, SurfaceError
+from landscape_hooks.surface import Path, Surface
+from landscape_hooks.trajectory import Trajectory
+from landscape_hooks.viewer.source import Landscape
+
+Floats = NDArray[np.float64]
+
+INTERVAL = 0.5
+"""Seconds between two looks into the run."""
+
+COLUMNS = 1 << 22
+"""Parameters that are read at a time."""
+
+
+class Follower:
+    """Looks into a run every `INTERVAL` seconds on a thread of its own; `latest` hands over what is new."""
+
+    def __init__(self, run: Any, landscape: Landscape) -> None:
+        if landscape.surface is None:
+            raise SurfaceError(f"{run} is not a run", expected="a run with a surface, to follow its training")
+        store.open_run(run)
+        self._run, self._seen = run, landscape
+        self._name = landscape.surface.name
+        self._height = landscape.height
+        self._found: Landscape | None = None
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self.trouble = ""
+        self._thread = threading.Thread(target=self._watch, name="landscape-follower", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and wait for it."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    def latest(self) -> Landscape | None:
+        """The landscape with the snapshots that came since the last call, or None."""
+        with self._lock:
+            found, self._found = self._found, None
+        return found
+
+    def _watch(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            try:
+                found = self.look()
+            except (RunError, OSError, KeyError, ValueError) as error:
+                # A snapshot thinned out while it was read, or a run that is gone: the picture stays, and says so.
+                self.trouble = str(error)
+                continue
+            self.trouble = ""
+            if found is not None:
+                with self._lock:
+                    self._found = found
+
+    def look(self) -> Landscape | None:
+        """One look: the landscape with the new snapshots, or None if there are none."""
+        root = store.open_run(self._run)
+        assert self._seen.surface is not None
+        latest = surface.resolve_name(root, None)
+        base = self._seen.surface
+        if latest != self._name or _digest(root, latest) != base.attrs.get("trajectory_digest"):
+            base = Surface.open(root)  # a newer analysis takes the place of the old one
+            self._name = base.name
+            self._seen = replace(self._seen.of_surface(base), title=self._seen.title)
+            extended = extend(root, base) or base
+        else:
+            found = extend(root, base)
+            if found is None:
+                return None
+            extended = found
+        self._seen = self._seen.of_surface(extended)
+        return self._seen
+
+
+def _digest(root: Any, name: str) -> Any:
+    return root[f"surfaces/{name}"].attrs.get("trajectory_digest")
+
+
+def extend(root: Any, base: Surface) -> Surface | None:
+    """`base` with the snapshots of the run that its first path does not have yet; None if there are none."""
+    trajectory = Trajectory.open(root)
+    path = base.paths[0] if base.paths else None
+    known = path.step if path is not None else np.empty(0, dtype=np.int64)
+    rows = np.flatnonzero(~np.isin(trajectory.steps, known))
+    if not len(rows) or path is None:
+        return None
+    coordinates, distance = project(root[f"surfaces/{base.name}"], trajectory, rows)
+    unknown = np.full(len(rows), np.nan)
+    added = {
+        "coordinates": coordinates,
+        "step": np.asarray(trajectory.steps)[rows],
+        "epoch": np.asarray(trajectory.epochs)[rows],
+        "learning_rate": np.asarray(trajectory.learning_rates)[rows, 0],
+        "distance": distance,
+        "loss": unknown,
+        "plane_loss": unknown,
+        "loss_stderr": unknown,
+    }
+    order = np.argsort(np.concatenate([path.step, added["step"]]), kind="stable")
+    arrays = {name: np.concatenate([getattr(path, name), added[name]])[order] for name in Path.ARRAYS}
+    return replace(base, paths=(Path(**arrays, label=path.label), *base.paths[1:]))
+
+
+def project(group: Any, trajectory: Trajectory, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """Coordinates (N, 2) of snapshots on a surface's plane, by least squares, and their distances (N,) from it."""
+    gram, products, squares = np.zeros((2, 2)), np.zeros((len(rows), 2)), np.zeros(len(rows))
+    size = group["origin"].shape[0]
+    for start in range(0, size, COLUMNS):
+        columns = slice(start, min(start + COLUMNS, size))
+        origin = group["origin"][columns].astype(np.float64)
+        directions = group["directions"][:, columns].astype(np.float64)
+        gram += directions @ directions.T
+        for number, row in enumerate(rows):
+            weights = trajectory.block(slice(int(row), int(row) + 1), columns)[0]
+            away = weights.astype(np.float64) - origin
+            products[number] += directions @ away
+            squares[number] += away @ away
+    coordinates = products @ np.linalg.pinv(gram, hermitian=True)
+    along = np.einsum("nk,kl,nl->n", coordinates, gram, coordinates)
+    return coordinates, np.sqrt(np.maximum(squares - along, 0.0))
