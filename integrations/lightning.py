@@ -168,7 +168,7 @@ def _losses(trainer: Any, module: Any) -> Iterator[Found]:
                 yield {"objective": loss, "data": _prepared(trainer, module, probe_loader(loader), most)}
         if trainer.train_dataloader is not None and module.automatic_optimization:
             loader, _ = _first(trainer.train_dataloader)
-            data = _prepared(trainer, module, probe_loader(loader, shuffled=True))
+            data = _prepared(trainer, module, probe_loader(loader))
             yield {"objective": StepLoss("training_step"), "data": data}
 
 

@@ -32,6 +32,7 @@ class Recording:
         self.store = store
         self.options = options
         self.recorder: Any = None
+        self.found = False
         self._state: dict[str, Any] | None = None
 
     def begin(
@@ -83,7 +84,7 @@ class Recording:
         root = None if self.recorder is None else self.recorder.root
         return root is not None and "objective" in root and bool(root["objective"].attrs.get("complete"))
 
-    def capture(self, find: Callable[[], Iterable[Found]]) -> bool:
+    def capture(self, find: Callable[[], Iterable[Found]]) -> None:
         """Store the first of the losses found that can be; one warning where none can. Training always goes on."""
         troubles = []
         try:
@@ -92,7 +93,8 @@ class Recording:
                     found = {**found, "data": self.options["data"]}
                 try:
                     self.recorder.capture(**found, samples=self.options.get("samples", 1024))
-                    return True
+                    self.found = True
+                    return
                 except LandscapeError as error:
                     troubles.append(str(error))
         except Exception as error:  # the trainer's or the user's own code, run earlier than they expect
@@ -102,7 +104,6 @@ class Recording:
             f"The loss could not be stored in the run; recording goes on without it. {why} Give objective= and data=."
         )
         warnings.warn(RecordingWarning(text), stacklevel=3)
-        return False
 
     # -- while it runs ---------------------------------------------------------------------------------
     def log(self, **values: Any) -> None:
@@ -129,8 +130,11 @@ class Recording:
         return dict(self._state or {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Kept until the fit begins."""
-        self._state = dict(state) if state else None
+        """Kept until the fit begins, where it has not yet."""
+        if self.recorder is not None and state:
+            self.recorder.load_state_dict(dict(state))
+        else:
+            self._state = dict(state) if state else None
 
 
 def missing(framework: str, extra: str, error: ImportError) -> type:
@@ -145,11 +149,11 @@ def missing(framework: str, extra: str, error: ImportError) -> type:
     return Missing
 
 
-def probe_loader(loader: Any, *, shuffled: bool = False) -> Any:
+def probe_loader(loader: Any) -> Any:
     """A loader of the same batches for the probe: no workers, nothing that training holds is touched.
 
-    In the order of the dataset, or `shuffled` by a fixed seed (training data may be sorted by class). A sampler
-    that says which samples there are (a subset, weights) is kept.
+    In the order of the dataset, or shuffled by a fixed seed where the loader shuffles (its data may be sorted by
+    class). A sampler that says which samples there are (a subset, weights) is kept.
     """
     from torch import Generator
     from torch.utils.data import (
@@ -165,10 +169,13 @@ def probe_loader(loader: Any, *, shuffled: bool = False) -> Any:
         return loader
     dataset, batches = loader.dataset, loader.batch_sampler
     size = loader.batch_size or getattr(batches, "batch_size", None)
-    plain = isinstance(loader.sampler, SequentialSampler | RandomSampler | DistributedSampler)
+    order = getattr(batches, "sampler", loader.sampler)
+    plain = isinstance(order, SequentialSampler | RandomSampler | DistributedSampler)
     if size is None or not plain or (batches is not None and type(batches) is not BatchSampler):
         return DataLoader(dataset, batch_sampler=batches, collate_fn=loader.collate_fn) if batches else loader
-    sampler = RandomSampler(dataset, generator=Generator().manual_seed(0)) if shuffled else SequentialSampler(dataset)
+    sampler: Any = SequentialSampler(dataset)
+    if isinstance(order, RandomSampler) or getattr(order, "shuffle", False):
+        sampler = RandomSampler(dataset, generator=Generator().manual_seed(0))
     return DataLoader(dataset, batch_size=size, sampler=sampler, collate_fn=loader.collate_fn)
 
 

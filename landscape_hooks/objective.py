@@ -534,7 +534,11 @@ def private_copy(model: nn.Module) -> nn.Module:
             value = tensor.detach().to("cpu", copy=True)
             memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if type(tensor) is nn.Parameter else value
     try:
-        return copy.deepcopy(inner, memo).eval()
+        private = copy.deepcopy(inner, memo).eval()
+        for module in private.modules():
+            if "_original_forward" in module.__dict__:  # accelerate's autocast, around the forward of its class
+                module.__dict__.pop("forward", None)
+        return private
     except Exception as error:
         raise ObjectiveError(f"The model cannot be copied ({type(error).__name__}: {error})", mend=WAY_OUT) from error
 

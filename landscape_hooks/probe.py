@@ -326,7 +326,8 @@ def _with_digest(groups: list[Group], names: list[str]) -> Probe:
 def _random_state_kept(data: Any) -> Iterator[None]:
     """Iterating a loader draws from global generators and from its own: put all of them back."""
     sampler = getattr(data, "sampler", None)
-    owners = [data, sampler, getattr(data, "batch_sampler", None), getattr(sampler, "sampler", None)]
+    batches = getattr(data, "batch_sampler", None)
+    owners = [data, sampler, batches, getattr(sampler, "sampler", None), getattr(batches, "sampler", None)]
     generators = {id(g): g for o in owners if isinstance(g := getattr(o, "generator", None), torch.Generator)}
     kept = [(g, g.get_state()) for g in generators.values()]
     python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
