@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
-from landscape_hooks.errors import RunError
+from landscape_hooks.errors import LandscapeError, RunError
 from landscape_hooks.schema import FORMAT
 from landscape_hooks.version import __version__
 
@@ -127,8 +129,13 @@ def is_local(address: Any) -> bool:
 
 def clear(store: Any) -> None:
     """Delete the run at a path, URL or Zarr store."""
-    root = zarr.open_group(_address(store), mode="a", zarr_format=3)
-    sync(root.store.clear())
+    target = zarr.open_group(_address(store), mode="a", zarr_format=3).store
+
+    async def delete() -> None:
+        # FsspecStore.clear stops half-way at a folder whose last file it has just removed
+        await asyncio.gather(*[target.delete(key) async for key in target.list()])
+
+    sync(target.clear() if isinstance(target, LocalStore | MemoryStore) else delete())
 
 
 def remove_partial(store: Any) -> None:
@@ -137,6 +144,62 @@ def remove_partial(store: Any) -> None:
     if is_local(address):
         for path in Path(address).rglob("*.partial"):
             path.unlink(missing_ok=True)
+
+
+class DurableStore(LocalStore):
+    """A local folder whose files are on the disk, not only on their way there, before the next one is begun.
+
+    zarr's own LocalStore survives a kill of the process; this one survives a loss of power, too.
+    """
+
+    def set_sync(self, key: str, value: Any) -> None:
+        path = self.root / key
+        made = [parent for parent in path.parents if not parent.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for parent in made:
+            _sync_folder(parent.parent)
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+        try:
+            with partial.open("wb") as file:
+                file.write(value.as_buffer_like())
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+    async def _set(self, key: str, value: Any, exclusive: bool = False) -> None:
+        if not self._is_open:
+            await self._open()
+        self._check_writable()
+        await asyncio.to_thread(self.set_sync, key, value)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def durable(store: Any) -> Any:
+    """The local folder `store` as a `DurableStore`.
+
+    Raises
+    ------
+    LandscapeError
+        it is not a local folder.
+    """
+    if not is_local(_address(store)):
+        raise LandscapeError(
+            f'Found durability="fsync" for {store}',
+            expected="a folder of this machine",
+            mend="Leave it out: object stores keep what they have confirmed",
+        )
+    return DurableStore(Path(store))
 
 
 def check_there(store: Any) -> None:
@@ -176,4 +239,4 @@ def label_of(store: Any) -> str:
 
 
 def _address(store: Any) -> Any:
-    return str(store) if isinstance(store, Path) else store
+    return str(store) if isinstance(store, os.PathLike) else store

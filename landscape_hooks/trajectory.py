@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from zarr.codecs import BloscCname, BloscCodec, BloscShuffle
 
 from landscape_hooks import schema, store
 from landscape_hooks.commit import Commit
@@ -23,6 +24,7 @@ from landscape_hooks.rowfiles import SHARD_BYTES, RowFiles, chunking
 
 SCALARS = ("step", "epoch", "loss", "wall_time")
 GROWTH = 1024
+COMPRESSORS: dict[str, Any] = {"lz4": BloscCname.lz4, "zstd": BloscCname.zstd}
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ class TrajectoryWriter:
         groups: int,
         slots: int = 0,
         dtype: str | None = None,
-        compressors: Any = None,
+        compress: str | None = None,
     ) -> TrajectoryWriter:
         """Start an empty trajectory in a run.
 
@@ -257,6 +259,9 @@ class TrajectoryWriter:
         root.attrs.update({"layout": layout.to_json(), "buffer_layout": buffer_layout.to_json()})
         root.create_group("trajectory", attributes={"slots": slots})
         rows = slots or GROWTH
+        compressors = None
+        if compress is not None:
+            compressors = BloscCodec(cname=COMPRESSORS[compress], clevel=5, shuffle=BloscShuffle.bitshuffle)
         config = {"write_empty_chunks": True}
         kind = np.dtype(dtype or layout.dtype)
         short = not slots and layout.size * kind.itemsize <= SHARD_BYTES // 2
