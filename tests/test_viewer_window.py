@@ -5,8 +5,11 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +137,127 @@ def test_mouse_and_keys_move_camera_and_time(display):
         assert abs(replay.timeline.fraction - 0.25) < 0.02
         """,
     )
+
+
+def test_a_thousand_random_events_do_no_harm(display):
+    run(
+        display,
+        """
+        import random
+        from landscape_hooks.viewer.controls import KEYS
+        chance = random.Random(20)
+        names = [row.key for row in KEYS] + ["H", "V", "F12", "Q", "_1"]
+        window.set_size(420, 300)
+        x = y = 100
+        for number in range(1000):
+            kind = chance.choice(["move", "press", "drag", "release", "wheel", "key", "key", "leave", "resize", "tick"])
+            x, y = chance.randrange(-20, 440), chance.randrange(-20, 320)
+            button, held = chance.choice([1, 2, 4]), chance.choice([0, key.MOD_SHIFT, key.MOD_CTRL])
+            dx, dy = chance.randrange(-80, 80), chance.randrange(-80, 80)
+            if kind == "move":
+                event("on_mouse_motion", x, y, dx, dy)
+            elif kind == "press":
+                event("on_mouse_press", x, y, button, held)
+            elif kind == "drag":
+                event("on_mouse_drag", x, y, dx, dy, button, held)
+            elif kind == "release":
+                event("on_mouse_release", x, y, button, held)
+            elif kind == "wheel":
+                event("on_mouse_scroll", x, y, chance.uniform(-3, 3), chance.uniform(-9, 9))
+            elif kind == "key":
+                event("on_key_press", getattr(key, chance.choice(names)), held)
+            elif kind == "leave":
+                event("on_mouse_leave", x, y)
+            elif kind == "resize" and chance.random() < 0.1:
+                window.set_size(chance.randrange(320, 500), chance.randrange(240, 360))
+            elif kind == "tick":
+                shown._tick(chance.choice([0.0, 0.016, 3.0]))
+            if number % 10 == 0:
+                shown.on_draw()
+                window.flip()
+            assert np.isfinite(replay.camera.matrix(1.5)).all()
+            assert 0 <= replay.timeline.position <= replay.timeline.last
+        window.set_size(800, 500)
+        event("on_key_press", key.R, 0)
+        shown.panels.help = False
+        assert picture().std() > 10
+        """,
+    )
+
+
+def test_a_session_with_the_real_mouse_and_keyboard(display, tmp_path):
+    """xdotool presses keys and buttons of the X server; nothing of the program is called from here."""
+    from tests.landscapes import surface, write_run
+
+    tool = shutil.which("xdotool")
+    if tool is None:
+        pytest.skip("xdotool, which moves a real mouse, is not installed")
+    store = write_run(tmp_path / "run.zarr", surface())
+    environment = {**os.environ, "DISPLAY": display}
+    session = subprocess.Popen(
+        [sys.executable, "-m", "landscape_hooks", "view", str(store), "--no-play"],
+        env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def do(*words):
+        return subprocess.run([tool, *map(str, words)], env=environment, capture_output=True, text=True, timeout=60)
+
+    try:
+        found = do("search", "--sync", "--onlyvisible", "--name", "landscape-hooks").stdout.split()
+        assert found, "the window is there"
+        do("windowfocus", found[0])
+        time.sleep(2)
+
+        def press(name):
+            do("key", name)
+            time.sleep(0.6)
+
+        press("s")
+        press("v")
+        do("mousemove", 640, 380)
+        do("mousedown", 1)
+        do("mousemove", 740, 380)
+        do("mouseup", 1)
+        press("v")
+        do("mousemove", 1150, 735)
+        time.sleep(0.5)
+        do("mousedown", 1)
+        time.sleep(0.3)
+        do("mouseup", 1)
+        time.sleep(0.5)
+        press("r")
+        press("s")
+        press("Escape")
+        out, errors = session.communicate(timeout=60)
+    finally:
+        if session.poll() is None:
+            session.kill()
+    assert session.returncode == 0, errors
+    views = [line for line in out.splitlines() if line.startswith("--view")]
+    assert len(views) == 2
+    assert views[0] != views[1], "the drag turned the camera"
+    first, second = (np.asarray(Image.open(tmp_path / f"landscape-00{k}.png")).astype(int) for k in (1, 2))
+    assert first.std() > 20
+    assert np.abs(first - second).mean() > 1, "the button changed the texture"
+
+
+def test_an_idle_window_takes_no_cpu(display):
+    out = run(
+        display,
+        """
+        import resource, time
+        import pyglet
+        def used():
+            got = resource.getrusage(resource.RUSAGE_SELF)
+            return got.ru_utime + got.ru_stime
+        marks = []
+        pyglet.clock.schedule_once(lambda dt: marks.append(used()), 1.0)
+        pyglet.clock.schedule_once(lambda dt: (marks.append(used()), window.close()), 3.0)
+        shown.run()
+        print(marks[1] - marks[0])
+        """,
+    )
+    assert float(out.split()[-1]) < 0.2, "seconds of CPU in two seconds"
 
 
 def test_without_a_display_view_names_render(tmp_path):

@@ -36,6 +36,8 @@ class Replay:
         """The replay of a landscape at its end, seen from where its first path shows best (or from `view`)."""
         home = start_camera(landscape, aspect, look.captions)
         camera = Camera.parse(view, home)
+        if view and "d=" not in view and "at=" not in view:
+            camera = fitted(camera, Stage.of(landscape.mesh), aspect, look.captions)
         paths = landscape.paths
         if paths:
             timeline = Timeline.of(paths[0].step.astype(np.float64), paths[0].epoch, paths[0].coordinates)
@@ -158,6 +160,7 @@ def fitted(camera: Camera, stage: Stage, aspect: float, captions: bool) -> Camer
     nearer = (corners - middle) @ -camera.forward
     slope = np.tan(np.radians(camera.fov) / 2)
     margin = 0.80 if captions else 0.90
+    nearer = nearer if not camera.orthographic else 0 * nearer
     distance = np.max(np.maximum(across / (slope * aspect), upwards / slope) / margin + nearer)
     return replace(camera, distance=float(distance))
 
