@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from landscape_hooks import calibration, engines, report
+from landscape_hooks import calibration, engines, gram, report
 from landscape_hooks import store as stores
 from landscape_hooks.directions import NAMES, Directions
 from landscape_hooks.errors import ObjectiveError, PlaneError
@@ -117,7 +117,7 @@ def analyze(
     target = resolve_objective(root, objective, data, samples)
     _check_fits(trajectory, target)
     policy = _policy(batch_norm, target)
-    found = _directions(trajectory, directions, solver=solver, components=components, norm=norm, seed=seed)
+    found = _directions(root, trajectory, directions, solver=solver, components=components, norm=norm, seed=seed)
     plane = Plane(found.origin, found.vectors)
     moments = plane.moments(trajectory)
     coordinates, _ = moments.solve()
@@ -271,14 +271,17 @@ def _device(device: Any) -> torch.device:
 
 # -- the plane ----------------------------------------------------------------------------------------------
 def _directions(
-    trajectory: Any, kind: str, *, solver: str, components: Sequence[int], norm: str, seed: int
+    root: Any, trajectory: Any, kind: str, *, solver: str, components: Sequence[int], norm: str, seed: int
 ) -> Directions:
     from landscape_hooks.directions import pca, random
 
     if kind == "pca":
-        return pca.directions(trajectory, components=components, solver=solver)
+        pca.check(trajectory, components, solver)
+        large = solver == "incremental" or (solver == "auto" and len(trajectory) >= pca.LARGE)
+        known = None if large else gram.stored(root, trajectory)
+        return pca.directions(trajectory, components=components, solver=solver, gram=known)
     if kind == "random":
-        return random.directions(pca.last_weights(trajectory), trajectory.layout, seed=seed, norm=norm)
+        return random.directions(gram.last_weights(trajectory), trajectory.layout, seed=seed, norm=norm)
     raise PlaneError(f"Found the directions '{kind}'", expected="pca or random")
 
 

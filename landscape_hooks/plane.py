@@ -7,23 +7,35 @@ unit length; coordinates are multiples of them, found by least squares.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from landscape_hooks.errors import PlaneError
+from landscape_hooks.plan import cores
 
 Floats = NDArray[np.float64]
 
-BLOCK_BYTES = 96 * 2**20
-"""Memory for one block of displacements in float64. A streamed pass holds two or three blocks at a time."""
+READ_BYTES = 832 * 2**20
+"""Memory for what is read from the store at a time, over all threads."""
+
+SPAN_BYTES = 32 * 2**20
+"""What a thread reads at a time where the stored chunks are small."""
+
+BLOCK_BYTES = 8 * 2**20
+"""Displacements in float64 that a thread works on at a time: what a cache holds."""
+
+Result = TypeVar("Result")
 
 
 class Moments:
-    """Sums over parameters that determine a projection; displacements are added block by block.
+    """Sums over parameters that determine a projection; those of blocks add up.
 
     Holds the Gram matrix of the directions (2, 2), the inner products with N displacements (N, 2), and the
     displacements' squared norms (N,): everything least squares needs, in float64, however large D is.
@@ -35,13 +47,23 @@ class Moments:
         self.squares: Floats = np.zeros(count)
         self.mean_square = 0.0
 
-    def add(self, displacements: Floats, directions: Floats) -> None:
-        """Add a block: displacements (N, c) and the same parameters of the directions (2, c), float64."""
-        self.gram += directions @ directions.T
-        self.products += displacements @ directions.T
-        self.squares += np.einsum("nc,nc->n", displacements, displacements)
+    @classmethod
+    def of(cls, displacements: Floats, directions: Floats) -> Moments:
+        """Those of one block: displacements (N, c) and the same parameters of the directions (2, c), float64."""
+        self = cls(len(displacements))
+        self.gram = directions @ directions.T
+        self.products = displacements @ directions.T
+        self.squares = np.einsum("nc,nc->n", displacements, displacements)
         mean = displacements.mean(axis=0)
-        self.mean_square += float(mean @ mean)
+        self.mean_square = float(mean @ mean)
+        return self
+
+    def add(self, other: Moments) -> None:
+        """Add those of other parameters."""
+        self.gram += other.gram
+        self.products += other.products
+        self.squares += other.squares
+        self.mean_square += other.mean_square
 
     def solve(self) -> tuple[Floats, Floats]:
         """Coordinates (N, 2) of the nearest points of the plane and the distances (N,) to them.
@@ -138,37 +160,47 @@ class Plane:
 
     def moments(self, weights: Any) -> Moments:
         """The sums that `project` solves, from weights (N, D) or a Trajectory."""
-        moments = Moments(len(weights))
-        for columns, block in displacement_blocks(weights, self.origin.cpu().numpy()):
-            moments.add(block, self.directions[:, columns].cpu().double().numpy())
-        return moments
+        directions = self.directions.cpu()
+
+        def part(columns: slice, block: Floats) -> Moments:
+            return Moments.of(block, directions[:, columns].double().numpy())
+
+        total = Moments(len(weights))
+        for moments in map_displacements(weights, self.origin.cpu().numpy(), part):
+            total.add(moments)
+        return total
 
 
-def displacement_blocks(
-    weights: Any, origin: NDArray[Any], rows: slice = slice(None)
-) -> Iterator[tuple[slice, Floats]]:
-    """Yield (columns, displacements (N, c) float64 from `origin`) over all parameters, c as memory allows.
+def map_displacements(
+    weights: Any, origin: NDArray[Any], work: Callable[[slice, Floats], Result], rows: slice = slice(None)
+) -> Iterator[Result]:
+    """Yield work(columns, displacements (N, c) float64 from `origin`) for all blocks of parameters, in order.
 
-    The next block is read while the caller works on the one before.
+    `weights` is a Trajectory, an array or a tensor. Blocks are read and worked on in one thread a core (as far as
+    memory allows), each with a BLAS of one thread: reading and arithmetic overlap, and two pools of threads do
+    not wait for each other.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     if isinstance(weights, torch.Tensor):
         weights = weights.detach().cpu().numpy()
     count = len(range(*rows.indices(len(weights))))
+    spans, workers = column_spans(len(origin), count, column_chunk(weights))
 
-    def read(columns: slice) -> Floats:
-        values = weights.block(rows, columns) if hasattr(weights, "block") else np.asarray(weights)[rows, columns]
-        return np.subtract(values, origin[columns], dtype=np.float64)
+    def whole(span: slice) -> list[Result]:
+        block = weights.block(rows, span) if hasattr(weights, "block") else np.asarray(weights)[rows, span]
+        width = max(1, BLOCK_BYTES // (8 * max(count, 1)))
+        found = []
+        for start in range(span.start, span.stop, width):
+            part = slice(start, min(start + width, span.stop))
+            values = block[:, part.start - span.start : part.stop - span.start]
+            found.append(work(part, np.subtract(values, origin[part], dtype=np.float64)))
+        return found
 
-    spans = column_spans(len(origin), count, column_chunk(weights))
-    with ThreadPoolExecutor(1) as reader:
-        pending = [reader.submit(read, span) for span in spans[:1]]
-        for number, span in enumerate(spans):
-            block = pending.pop().result()
-            if number + 1 < len(spans):
-                pending.append(reader.submit(read, spans[number + 1]))
-            yield span, block
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        waiting = deque(pool.submit(whole, span) for span in spans[:workers])
+        for span in [*spans[workers:], *[None] * len(waiting)]:
+            yield from waiting.popleft().result()
+            if span is not None:
+                waiting.append(pool.submit(whole, span))
 
 
 def column_chunk(weights: Any) -> int:
@@ -178,11 +210,18 @@ def column_chunk(weights: Any) -> int:
     return int(weights.root["trajectory/weights"].chunks[1])
 
 
-def column_spans(size: int, count: int, chunk: int) -> list[slice]:
-    """Cut `size` parameters into spans of whole chunks whose `count` rows in float64 fit BLOCK_BYTES."""
-    width = max(1, BLOCK_BYTES // (8 * max(count, 1)))
-    width = max(chunk, width // chunk * chunk)
-    return [slice(start, min(start + width, size)) for start in range(0, size, width)]
+def column_spans(size: int, count: int, chunk: int) -> tuple[list[slice], int]:
+    """Cut `size` parameters into spans of `count` rows, and how many of them are in memory at a time.
+
+    Spans are whole stored chunks, except where not even one fits into memory (several hundred snapshots of a
+    large model): then a chunk is read more than once. They do not depend on the number of cores, so that sums
+    over them do not either.
+    """
+    row = 4 * max(count, 1)
+    width = max(1, SPAN_BYTES // row)
+    width = min(max(chunk, width // chunk * chunk), max(1, READ_BYTES // row))
+    spans = [slice(start, min(start + width, size)) for start in range(0, size, width)]
+    return spans, max(1, min(READ_BYTES // (row * width), cores(), len(spans)))
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -89,6 +89,17 @@ TABLE: tuple[Field, ...] = (
         "a loss graph as JSON: a list of ATen operations (no code, no pickle)",
     ),
     Field("objective/constants/*", ("...",), "as recorded", "-", 0, "a constant tensor of the loss graphs"),
+    # -- what an analysis keeps ------------------------------------------------------------------------
+    Field(
+        "gram/matrix",
+        ("snapshot", "snapshot_"),
+        "float64",
+        "weight²",
+        NAN,
+        "inner products of the snapshots' displacements from the first one (valid once the group is `complete`)",
+    ),
+    Field("gram/step", ("snapshot",), "int64", "optimizer step", -1, "the snapshots of the rows: their steps"),
+    Field("gram/wall_time", ("snapshot",), "float64", "s", NAN, "and their times, which together identify them"),
     # -- surfaces --------------------------------------------------------------------------------------
     Field(
         "surfaces/*/alpha",

@@ -6,10 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
+from landscape_hooks import gram, store
 from landscape_hooks import plane as plane_module
 from landscape_hooks.directions import pca
 from landscape_hooks.errors import PlaneError, RunError
+from landscape_hooks.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.plane import Plane
+from landscape_hooks.trajectory import Rows, Trajectory, TrajectoryWriter
 
 
 def walk(count=12, size=300, seed=0, dtype=np.float64):
@@ -85,12 +88,45 @@ def test_small_displacements_of_large_weights_survive_float32():
 def test_new_rows_extend_a_known_gram_matrix(monkeypatch):
     monkeypatch.setattr(plane_module, "BLOCK_BYTES", 8 * 12 * 50)
     weights = walk()
-    whole = pca.gram_matrix(weights)
+    whole = gram.matrix(weights)
     first = weights - weights[0]
     np.testing.assert_allclose(whole, first @ first.T)
-    known = pca.gram_matrix(weights[:7])
-    np.testing.assert_allclose(pca.gram_matrix(weights, known), whole, rtol=1e-12)
-    np.testing.assert_array_equal(pca.gram_matrix(weights, whole), whole)
+    np.testing.assert_allclose(gram.matrix(weights, gram.matrix(weights[:7])), whole, rtol=1e-12)
+    rows = np.array([0, 3, 4, 9])
+    np.testing.assert_allclose(gram.matrix(weights, whole[np.ix_(rows, rows)], rows), whole, rtol=1e-12)
+    np.testing.assert_array_equal(gram.matrix(weights, whole), whole)
+
+
+def test_the_run_keeps_its_gram_matrix_and_computes_new_rows_only(tmp_path, monkeypatch):
+    weights = walk().astype(np.float32)
+    path = str(tmp_path / "run.zarr")
+    layout = ParameterLayout([ParameterEntry("w", (300,), "float32", 0, 300)])
+    writer = TrajectoryWriter.create(store.create_run(path), layout, ParameterLayout([], kind="buffer"), groups=1)
+
+    def append(first, last):
+        n = last - first
+        scalars = {"step": range(first, last), "epoch": [0.0] * n, "loss": [0.0] * n, "wall_time": range(first, last)}
+        writer.append(Rows(weights[first:last], np.empty((n, 0), np.float32), scalars, np.zeros((n, 1))))
+
+    append(0, 8)
+    root = store.open_run(path, mode="r+")
+    expected = gram.matrix(weights)
+    np.testing.assert_allclose(gram.stored(root, Trajectory.open(path)), expected[:8, :8], rtol=1e-6)
+    asked = []
+    real = gram.matrix
+    monkeypatch.setattr(gram, "matrix", lambda t, known=None, rows=None: asked.append(rows) or real(t, known, rows))
+    gram.stored(root, Trajectory.open(path))
+    assert asked == []
+    append(8, 12)
+    np.testing.assert_allclose(gram.stored(root, Trajectory.open(path)), expected, rtol=1e-6)
+    np.testing.assert_array_equal(asked[0], np.arange(8))
+    writer.truncate(5)  # recorded again from there: other weights, other times
+    weights[6:] += 1
+    n = 4
+    scalars = {"step": range(6, 10), "epoch": [0.0] * n, "loss": [0.0] * n, "wall_time": range(106, 110)}
+    writer.append(Rows(weights[6:10], np.empty((n, 0), np.float32), scalars, np.zeros((n, 1))))
+    np.testing.assert_allclose(gram.stored(root, Trajectory.open(path)), real(weights[:10]), rtol=1e-6)
+    np.testing.assert_array_equal(asked[1], np.arange(6))
 
 
 def test_what_has_no_components_is_refused():

@@ -11,6 +11,7 @@ would lose the differences of nearby snapshots to cancellation.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 
 from landscape_hooks.directions import Directions
 from landscape_hooks.errors import PlaneError, RunError
-from landscape_hooks.plane import displacement_blocks
+from landscape_hooks.gram import last_weights, matrix
+from landscape_hooks.plane import map_displacements
 
 Floats = NDArray[np.float64]
 
@@ -60,57 +62,30 @@ def directions(
     if solver == "auto":
         solver = "gram" if len(trajectory) < LARGE else "incremental"
     fit = _fit_gram if solver == "gram" else _fit_incremental
-    origin, vectors, coefficients, variance, total = fit(trajectory, components, gram)
-    flip = np.where(first_coordinates(trajectory, origin, vectors) > 0, -1.0, 1.0)
+    return fit(trajectory, list(components), gram)
+
+
+def _result(
+    origin: NDArray[Any],
+    vectors: Any,
+    coefficients: Floats,
+    variance: Floats,
+    total: float,
+    solver: str,
+    chosen: list[int],
+) -> Directions:
     spectrum = variance / total
     return Directions(
         origin=origin,
-        vectors=(vectors * flip[:, None]).astype(origin.dtype),
-        labels=tuple(f"PC {c + 1}" for c in components),  # type: ignore[arg-type]
+        vectors=vectors,
+        labels=(f"PC {chosen[0] + 1}", f"PC {chosen[1] + 1}"),
         normalization="orthonormal",
         centring="mean of the snapshots",
-        coefficients=coefficients * flip[:, None],
-        explained_variance_ratio=spectrum[list(components)],
+        coefficients=coefficients,
+        explained_variance_ratio=spectrum[chosen],
         spectrum=spectrum,
-        attrs={
-            "solver": solver,
-            "components": [int(c) for c in components],
-            "sign": "first snapshot at negative coordinates",
-        },
+        attrs={"solver": solver, "components": chosen, "sign": "first snapshot at coordinates below 0"},
     )
-
-
-def gram_matrix(trajectory: Any, known: Floats | None = None) -> Floats:
-    """(T, T) Gram matrix of the displacements from the first snapshot, in float64.
-
-    Where the first `len(known)` rows are `known`, only the others are computed.
-    """
-    count, old = len(trajectory), 0 if known is None else len(known)
-    gram = np.zeros((count, count))
-    for _, block in displacement_blocks(trajectory, first_weights(trajectory)):
-        if old:
-            gram[old:] += block[old:] @ block.T
-        else:
-            gram += block @ block.T  # BLAS syrk: half the products
-    if old:
-        gram[:old, :old], gram[:old, old:] = known, gram[old:, :old].T
-    return gram
-
-
-def first_weights(trajectory: Any) -> NDArray[Any]:
-    """(D,) weights of the first snapshot, at least float32."""
-    return _row(trajectory, 0)
-
-
-def last_weights(trajectory: Any) -> NDArray[Any]:
-    """(D,) weights of the last snapshot, at least float32."""
-    return _row(trajectory, len(trajectory) - 1)
-
-
-def first_coordinates(trajectory: Any, origin: NDArray[Any], vectors: NDArray[Any]) -> Floats:
-    """(2,) inner products of the first snapshot's displacement with the directions: what fixes their signs."""
-    start = np.subtract(first_weights(trajectory), origin, dtype=np.float64)
-    return np.array([float(np.dot(v.astype(np.float64), start)) for v in vectors])
 
 
 def eigen(gram: Floats) -> tuple[Floats, Floats]:
@@ -134,42 +109,53 @@ def check(trajectory: Any, components: Sequence[int], solver: str) -> None:
         )
 
 
-def _fit_gram(trajectory: Any, components: Sequence[int], gram: Floats | None) -> tuple[Any, ...]:
-    gram = gram_matrix(trajectory) if gram is None else gram
+def _fit_gram(trajectory: Any, chosen: list[int], gram: Floats | None) -> Directions:
+    gram = matrix(trajectory) if gram is None else gram
     if not np.isfinite(gram).all():
         bad = np.flatnonzero(~np.isfinite(np.diag(gram)))
         raise RunError(
             f"Snapshot {bad[0] if len(bad) else 0} of the run holds NaN or inf",
             expected="finite weights",
-            mend="The training diverged there: analyze the steps before it (--until STEP)",
+            mend="The training diverged there: record again, or look at the last finite snapshots with --until STEP",
         )
     values, vectors = eigen(gram)
-    _check_rank(values, components)
-    chosen = list(components)
+    _check_rank(values, chosen)
     coefficients = (vectors[:, chosen] / np.sqrt(values[chosen])).T
+    # the coefficients sum to zero: the point that displacements are taken from does not matter
+    coefficients *= _signs(coefficients @ (gram[:, 0] - gram[:, -1]))
     origin = last_weights(trajectory)
     found = np.empty((2, len(origin)), dtype=origin.dtype)
-    for columns, block in displacement_blocks(trajectory, origin):
+
+    def combine(columns: slice, block: Floats) -> None:
         found[:, columns] = coefficients @ block
-    return origin, found, coefficients, values / len(gram), values.sum() / len(gram)
+
+    deque(map_displacements(trajectory, origin, combine), maxlen=0)
+    return _result(origin, found, coefficients, values / len(gram), values.sum() / len(gram), "gram", chosen)
 
 
-def _fit_incremental(trajectory: Any, components: Sequence[int], gram: Floats | None) -> tuple[Any, ...]:
+def _signs(first: Floats) -> Floats:
+    """(2, 1) factors that bring the first snapshot to coordinates below 0: the one place that fixes signs."""
+    return np.where(first > 0, -1.0, 1.0)[:, None]
+
+
+def _fit_incremental(trajectory: Any, chosen: list[int], gram: Floats | None) -> Directions:
     from sklearn.decomposition import IncrementalPCA
 
-    kept = min(max(KEPT, max(components) + 1), len(trajectory), len(first_weights(trajectory)))
-    fit = IncrementalPCA(n_components=kept)
     origin = last_weights(trajectory)
+    kept = min(max(KEPT, max(chosen) + 1), len(trajectory), len(origin))
+    fit = IncrementalPCA(n_components=kept)
     batches = _batches(len(trajectory), max(5 * kept, 50))
     for rows in batches:
         fit.partial_fit(_displacements(trajectory, origin, rows))
     values = fit.explained_variance_ * (len(trajectory) - 1)
-    _check_rank(values, components)
-    vectors = fit.components_[list(components)]
+    _check_rank(values, chosen)
+    vectors = fit.components_[chosen]
     scores = np.concatenate([(_displacements(trajectory, origin, rows) - fit.mean_) @ vectors.T for rows in batches])
-    total = float(fit.var_.sum()) * len(trajectory)
-    coefficients = (scores / np.square(scores).sum(axis=0)).T
-    return origin, vectors, coefficients, values / len(trajectory), total / len(trajectory)
+    flip = _signs(scores[0] + vectors @ fit.mean_)
+    coefficients = (scores / np.square(scores).sum(axis=0)).T * flip
+    total = float(fit.var_.sum())
+    found = (vectors * flip).astype(origin.dtype)
+    return _result(origin, found, coefficients, values / len(trajectory), total, "incremental", chosen)
 
 
 def _batches(count: int, size: int) -> list[slice]:
@@ -180,7 +166,7 @@ def _batches(count: int, size: int) -> list[slice]:
 
 
 def _displacements(trajectory: Any, origin: NDArray[Any], rows: slice) -> Floats:
-    return np.concatenate([block for _, block in displacement_blocks(trajectory, origin, rows)], axis=1)
+    return np.concatenate(list(map_displacements(trajectory, origin, lambda columns, block: block, rows)), axis=1)
 
 
 def _check_rank(values: Floats, components: Sequence[int]) -> None:
@@ -192,12 +178,3 @@ def _check_rank(values: Floats, components: Sequence[int]) -> None:
             expected=f"at least {max(components) + 1} for the principal components {components[0]} and {components[1]}",
             mend="Record more snapshots, or choose --directions random, or draw a line (--line)",
         )
-
-
-def _row(trajectory: Any, row: int) -> NDArray[Any]:
-    values = (
-        trajectory.block(slice(row, row + 1), slice(None))[0]
-        if hasattr(trajectory, "block")
-        else np.asarray(trajectory)[row]
-    )
-    return values.astype(np.promote_types(values.dtype, np.float32), copy=False)
