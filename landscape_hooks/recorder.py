@@ -453,11 +453,15 @@ class Recorder:
         """The optimizer was collected: nothing will step any more. Not closed here, but by a thread of its own:
         the garbage collector may be running in the midst of anything."""
         if not self._closed and os.getpid() == self._process:
-            threading.Thread(target=self.close, name="landscape-hooks close").start()
+            thread = threading.Thread(target=self.close, name="landscape-hooks close")
+            _CLOSING.append(thread)
+            thread.start()
 
 
 _PENDING = -1
 _LIVE: set[Recorder] = set()
+_CLOSING: list[threading.Thread] = []
+"""Threads that close a recorder whose optimizer was collected."""
 
 
 def _keep_until_exit(recorder: Recorder) -> None:
@@ -480,6 +484,8 @@ def _close_all() -> None:
             recorder.close()
         except LandscapeError as error:
             warnings.warn(RecordingWarning(str(error)))
+    for thread in _CLOSING:  # the optimizer was local to a function that returned as the script's last act
+        thread.join()
 
 
 def _reopen(

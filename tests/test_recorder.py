@@ -122,6 +122,25 @@ def test_without_assignment_and_without_close_nothing_is_lost(tmp_path):
     np.testing.assert_array_equal(t[-1].weights, flat(end).numpy())
 
 
+def test_a_training_whose_optimizer_goes_as_the_script_ends_loses_nothing(tmp_path):
+    script = f"""
+        import torch
+        from landscape_hooks import record
+        def main():
+            model = torch.nn.Linear(40, 30)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            record(model, optimizer, {str(tmp_path / "run.zarr")!r})
+            for step in range(50):
+                optimizer.zero_grad()
+                model(torch.randn(4, 40)).square().mean().backward()
+                optimizer.step()
+        main()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(Trajectory.open(tmp_path / "run.zarr")) == 51
+
+
 def test_an_optimizer_that_is_collected_ends_its_recording(tmp_path):
     import time
 
