@@ -290,6 +290,11 @@ def unwrap(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
+def walk_parameters(model: torch.nn.Module) -> list[tuple[str, torch.Tensor, torch.nn.Module]]:
+    """(canonical name, tensor, owner) of every floating-point parameter, aliases included."""
+    return _walk(model, "_parameters")
+
+
 def copy_into(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
     """Copy tensors into views of a vector; one fused call where all of them allow it."""
     import torch

@@ -207,7 +207,7 @@ def column_chunk(weights: Any) -> int:
     """Parameters in one stored chunk of a Trajectory (1 for arrays): blocks that respect it are read once."""
     if not hasattr(weights, "root"):
         return 1
-    return int(weights.root["trajectory/weights"].chunks[1])
+    return int(weights.chunk)
 
 
 def column_spans(size: int, count: int, chunk: int) -> tuple[list[slice], int]:

@@ -20,13 +20,12 @@ from typing import Any, Literal
 
 import torch
 
-from landscape_hooks import store as run_store
 from landscape_hooks.background import BackgroundWriter
-from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError, RecordingWarning, RunError
+from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
 from landscape_hooks.hook import StepHook, unwrap_optimizer
-from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.opening import Opened, Storage, open_for
 from landscape_hooks.schedule import NEVER, Schedule, Thinning, make_schedule
-from landscape_hooks.trajectory import COMPRESSORS, TrajectoryWriter
+from landscape_hooks.trajectory import COMPRESSORS
 
 log = logging.getLogger(__name__)
 
@@ -106,30 +105,12 @@ def record(
     _check_choice("dtype", dtype, (None, "float16", "float32", "float64"))
     _check_choice("compress", compress, (None, *COMPRESSORS))
     _check_choice("durability", durability, (None, "fsync"))
-    target = run_store.durable(store) if durability else store
     optimizers = _optimizers(optimizer)
-    layout, buffer_layout = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
-    resuming = run_store.prepare(store, if_exists)
-    if resuming:
-        root = run_store.open_run(target, mode="r+")
-        writer = _reopen(root, layout, buffer_layout, plan, dtype or layout.dtype)
-    else:
-        root = run_store.create_run(target, {"schedule": plan.describe()}, finished=False)
-        try:
-            groups = sum(len(o.param_groups) for o in optimizers)
-            writer = TrajectoryWriter.create(
-                root, layout, buffer_layout, groups=groups, slots=plan.limit or 0, dtype=dtype, compress=compress
-            )
-            _capture(root, model, criterion=criterion, objective=objective, data=data, samples=samples)
-            run_store.finish_creation(root)
-        except BaseException:
-            run_store.clear(store)
-            raise
-    recorder = Recorder(
-        model, optimizers, writer, plan, layout, buffer_layout, counter=counter, on_error=on_error, queue=queue
-    )
-    recorder.root = root
-    recorder._begin(step, resuming)
+    groups = sum(len(o.param_groups) for o in optimizers)
+    storage = Storage(groups, dtype, compress, criterion, objective, data, samples)
+    opened = open_for(model, store, plan, storage, if_exists=if_exists, durable=durability is not None)
+    recorder = Recorder(model, optimizers, plan, opened, counter=counter, on_error=on_error, wait=queue == "block")
+    recorder._begin(step)
     return recorder
 
 
@@ -140,27 +121,24 @@ class Recorder:
         self,
         model: torch.nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
-        writer: TrajectoryWriter,
         schedule: Schedule,
-        layout: ParameterLayout,
-        buffer_layout: ParameterLayout,
+        opened: Opened,
         *,
         counter: Callable[[], int] | None,
         on_error: str,
-        queue: str,
+        wait: bool,
     ) -> None:
         self._model = model
         self._optimizers = [weakref.ref(o) for o in optimizers]
         self._rates: list[float] = []
-        self.root: Any = None
+        self.root: Any = opened.root
         self._counter = counter
         self._held: tuple[int, list[list[torch.Tensor]]] | None = None
-        self._writer = writer
         self._schedule = schedule
-        self._layouts = (layout, buffer_layout)
+        self._opened = opened
+        self._layouts = (opened.layout, opened.buffer_layout)
         self._on_error = on_error
-        self._wait = queue == "block"
-        self._background = BackgroundWriter(writer, layout, buffer_layout)
+        self._wait = wait
         self._process = os.getpid()
         self._loss: Any = float("nan")
         self._epoch: Any = float("nan")
@@ -169,15 +147,17 @@ class Recorder:
         self._next = NEVER
         self._skips: torch.Tensor | None = None
         self._moved = False
-        self._fresh = True
-        self._active = True
+        self._active = opened.writer is not None  # otherwise another rank writes for this one
         self._closed = False
         self.dropped = 0
         counted = optimizers if counter is not None else optimizers[-1:]
         self._hooks = [StepHook(o, self._after_step) for o in counted]
         if optimizers:
             weakref.finalize(optimizers[-1], self._optimizer_gone).atexit = False
-        _keep_until_exit(self)
+        if opened.writer is not None:
+            self._writer = opened.writer
+            self._background = BackgroundWriter(opened.writer, *self._layouts)
+            _keep_until_exit(self)
 
     # -- what a training loop may call ------------------------------------------------------------------
     def step(self) -> None:
@@ -259,6 +239,8 @@ class Recorder:
         _LIVE.discard(self)
         for hook in self._hooks:
             hook.remove()
+        if self._opened.writer is None:
+            return
         self._settle_overflows()
         if self._active and self._last != self._step and self._next != _PENDING:
             self._guarded(self._snapshot, self._step, tail=True)
@@ -295,15 +277,20 @@ class Recorder:
                 mend="Call load_state_dict right after record(), where the checkpoint is loaded",
             )
         self._loss, self._epoch = state["loss"], state["epoch"]
+        if not self._active:
+            self._step = int(state["step"])
+            return
         self._background.flush()
-        if self._fresh:
+        if not self._opened.resumed:
             self._writer.truncate(-1)
         self._restart(int(state["step"]))
 
     # -- how it begins ---------------------------------------------------------------------------------
-    def _begin(self, step: int | None, resuming: bool) -> None:
-        self._fresh = not resuming
-        if step is None and resuming and self._writer.steps:
+    def _begin(self, step: int | None) -> None:
+        if not self._active:
+            self._step = step or 0
+            return
+        if step is None and self._opened.resumed and self._writer.steps:
             step = self._writer.steps[-1] if self._holds_last_snapshot() else None
             if step is None:
                 self._next = _PENDING
@@ -326,7 +313,8 @@ class Recorder:
 
     def _holds_last_snapshot(self) -> bool:
         row = torch.from_numpy(self._writer.last_row())
-        return torch.equal(self._layouts[0].flatten(self._model).cpu().to(row.dtype), row)
+        same = torch.equal(self._layouts[0].flatten(self._model).cpu().to(row.dtype), row)
+        return all(self._opened.ranks.all(same))
 
     # -- at every step -------------------------------------------------------------------------------------
     def _after_step(self, optimizer: Any) -> None:
@@ -351,8 +339,8 @@ class Recorder:
 
     def _settle_overflows(self) -> None:
         if self._skips is not None:
-            self._step -= int(self._skips.item())
-            self._skips = None
+            skipped, self._skips = int(self._skips.item()), None
+            self._step -= skipped if self._counter is None else 0
 
     def _due(self) -> None:
         self._moved = True
@@ -364,11 +352,9 @@ class Recorder:
                 "so the step to go on from is not known",
                 mend="Pass step= to record(), or the checkpoint's recorder.state_dict() to load_state_dict()",
             )
-        if self._skips is not None and self._counter is None:
-            self._step -= int(self._skips.item())
-            self._skips = None
-            if self._step < self._next:
-                return
+        self._settle_overflows()
+        if self._step < self._next:
+            return
         self._take(self._step)
         self._next = self._schedule.next(self._step)
 
@@ -488,57 +474,13 @@ def _close_all() -> None:
         thread.join()
 
 
-def _reopen(
-    root: Any, layout: ParameterLayout, buffer_layout: ParameterLayout, plan: Schedule, dtype: str
-) -> TrajectoryWriter:
-    for key, mine, kind in (("layout", layout, "parameter"), ("buffer_layout", buffer_layout, "buffer")):
-        ParameterLayout.from_json(root.attrs[key], kind=kind).check(mine)
-    writer = TrajectoryWriter(root)
-    if writer.slots != (plan.limit or 0):
-        raise RunError(
-            f"The run keeps {writer.slots or 'every snapshot'}, this recorder {plan.limit or 'every snapshot'}",
-            expected="the same schedule when resuming",
-            mend="Pass the same every=, keep= or schedule= as before",
-        )
-    if writer.dtypes[0] != dtype:
-        raise RunError(
-            f"The run stores weights as {writer.dtypes[0]}, this recorder would as {dtype}",
-            mend="Pass the dtype= of the run, and the model as it was",
-        )
-    return writer
-
-
-def _capture(root: Any, model: torch.nn.Module, *, criterion: Any, objective: Any, data: Any, samples: int) -> None:
-    """Store the loss and its probe samples, so that the run can be analyzed without the training code."""
-    if criterion is None and objective is None:
-        if data is not None:
-            raise LandscapeError(
-                "Found data= without criterion= or objective=", expected="the loss that is to be computed on it"
-            )
-        return
-    if data is None:
-        raise LandscapeError("Found a criterion or objective without data=", expected="the data to compute the loss on")
-    from landscape_hooks.capture import capture
-
-    try:
-        capture(root, model, criterion=criterion, objective=objective, data=data, samples=samples)
-    except DataError:
-        raise
-    except ObjectiveError as error:
-        text = (
-            f"The loss could not be stored in the run; recording goes on without it. {error} To analyze the run, name "
-            "the loss: landscape-hooks analyze RUN --objective module:function"
-        )
-        warnings.warn(RecordingWarning(text), stacklevel=3)
-
-
 def _optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
     if optimizer is None:
         return []
     return [unwrap_optimizer(o) for o in (optimizer if isinstance(optimizer, (list, tuple)) else [optimizer])]
 
 
-def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+def _check_choice(name: str, value: Any, choices: Sequence[str | None]) -> None:
     if value not in choices:
         raise LandscapeError(f"Found {name}={value!r}", expected="one of " + ", ".join(map(repr, choices)))
 

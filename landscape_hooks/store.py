@@ -36,8 +36,8 @@ def finish_creation(root: Any) -> None:
     root.attrs[KEY] = {key: value for key, value in root.attrs[KEY].items() if key != "creating"}
 
 
-def open_run(store: Any, *, mode: Any = "r") -> Any:
-    """Open the run at a path, URL, Zarr store or already opened group.
+def open_run(store: Any, *, mode: Any = "r", creating: bool = False) -> Any:
+    """Open the run at a path, URL, Zarr store or already opened group; `creating` takes one that is not finished, too.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def open_run(store: Any, *, mode: Any = "r") -> Any:
             expected=f"the attribute '{KEY}' with the number of the format",
             mend="Point at the folder that landscape_hooks.record wrote",
         )
-    if mark.get("creating"):
+    if mark.get("creating") and not creating:
         raise RunError(
             f"{store} is a run that is being created, or whose creation was interrupted",
             mend="Wait for record() to return, or record again (nothing was recorded here yet)",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from landscape_hooks import schema, store
 from landscape_hooks.commit import Commit
 from landscape_hooks.errors import RunError
 from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.part import Part
 from landscape_hooks.rowfiles import SHARD_BYTES, RowFiles, chunking
+from landscape_hooks.sharding import Piece, Runs
 
 SCALARS = ("step", "epoch", "loss", "wall_time")
 GROWTH = 1024
@@ -84,17 +86,19 @@ class Trajectory(Sequence[Snapshot]):
                 expected="the group 'trajectory'",
                 mend="Record with landscape_hooks.record",
             )
-        self._group = root["trajectory"]
-        while True:  # a recorder may thin out between the readings; then all are done again
-            self._commit = Commit.read(self._group)
-            self._places = self._commit.places
-            self.steps: NDArray[np.int64] = self._column("step")
-            self.epochs: NDArray[np.float64] = self._column("epoch")
-            self.losses: NDArray[np.float64] = self._column("loss")
-            self.learning_rates: NDArray[np.float64] = self._column("learning_rate")
-            self.wall_times: NDArray[np.float64] = self._column("wall_time")
-            if Commit.read(self._group).generation == self._commit.generation:
-                break
+        group = root["trajectory"]
+        ranks = int(group.attrs.get("ranks", 0))
+        parts = [root[f"ranks/{rank}/trajectory"] for rank in range(ranks)] or [group]
+        self._parts = [Part(part) for part in parts]
+        steps = reduce(np.intersect1d, (part.steps for part in self._parts))
+        self._rows = [np.searchsorted(part.steps, steps) for part in self._parts]
+        self._runs = [_runs(root[f"ranks/{rank}"], self.layout) for rank in range(ranks)]
+        first = {name: column[self._rows[0]] for name, column in self._parts[0].columns.items()}
+        self.steps: NDArray[np.int64] = first["step"]
+        self.epochs: NDArray[np.float64] = first["epoch"]
+        self.losses: NDArray[np.float64] = first["loss"]
+        self.learning_rates: NDArray[np.float64] = first["learning_rate"]
+        self.wall_times: NDArray[np.float64] = first["wall_time"]
 
     @classmethod
     def open(cls, store_or_path: Any) -> Trajectory:
@@ -109,7 +113,7 @@ class Trajectory(Sequence[Snapshot]):
 
     # -- as a sequence --------------------------------------------------------------------------------
     def __len__(self) -> int:
-        return self._commit.rows
+        return len(self.steps)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -139,7 +143,17 @@ class Trajectory(Sequence[Snapshot]):
     @property
     def dtype(self) -> np.dtype[Any]:
         """The data type that weights are read as: float32 or float64 (weights stored as float16 are widened)."""
-        return np.promote_types(self._group["weights"].dtype, np.float32)
+        return np.promote_types(self._parts[0].dtype("weights"), np.float32)
+
+    @property
+    def chunk(self) -> int:
+        """Neighbouring columns of the weight matrix that are stored, and so best read, together."""
+        return max(part.chunk for part in self._parts)
+
+    @property
+    def stride(self) -> int:
+        """Steps between neighbours of a thinned trajectory; 0 where nothing is thinned."""
+        return max(part.commit.stride for part in self._parts)
 
     # -- the matrix, in pieces ------------------------------------------------------------------------
     def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[Any]:
@@ -150,55 +164,23 @@ class Trajectory(Sequence[Snapshot]):
         RunError
             a writer has thinned out one of these snapshots since the trajectory was opened.
         """
-        return self._matrix("weights", rows, columns).astype(self.dtype, copy=False)
+        wanted = np.arange(len(self))[rows]
+        if not self._runs:
+            found = self._parts[0].matrix("weights", self._rows[0][wanted], columns)
+            return found.astype(self.dtype, copy=False)
+        start, stop, stride = columns.indices(self.layout.size)
+        found = np.full((len(wanted), max(0, stop - start)), np.nan, dtype=self.dtype)
+        for part, own, runs in zip(self._parts, self._rows, self._runs, strict=True):
+            runs.scatter(found, start, stop, partial(part.matrix, "weights", own[wanted]))
+        return found[:, ::stride]
 
     def buffers(self, rows: slice = slice(None)) -> NDArray[Any]:
-        """(n, B) buffers of some snapshots."""
-        return self._matrix("buffers", rows, slice(None))
-
-    def _matrix(self, name: str, rows: slice, columns: slice) -> NDArray[Any]:
-        array = self._group[name]
-        wanted = np.arange(len(self))[rows]
-        start, stop, stride = columns.indices(array.shape[1])
-        columns = slice(start, max(start, stop), stride)
-        places = self._places[wanted]
-        if not len(places) or stop <= start:
-            return np.empty((len(places), len(range(start, stop, stride))), dtype=array.dtype)
-        if self._commit.order is None and (len(places) < 2 or places[1] == places[0] + 1):
-            found = array[places[0] : places[-1] + 1, columns]
-        else:
-            found = np.empty((len(places), len(range(start, stop, stride))), dtype=array.dtype)
-            for i, place in enumerate(places):
-                found[i] = array[int(place), columns]
-        self._check_unchanged(wanted)
-        return found
-
-    def _column(self, name: str) -> NDArray[Any]:
-        return self._group[name][: int(self._places.max(initial=-1)) + 1][self._places]
-
-    def _check_unchanged(self, wanted: NDArray[np.intp]) -> None:
-        """Refuse what was read if a writer reused one of the places in the meantime.
-
-        A place is written again only after the generation went up, and joins the order again only after its
-        step is written: so one look at the record after the reading decides.
-        """
-        now = Commit.read(self._group)
-        if now.generation == self._commit.generation:
-            return
-        here = {int(place): i for i, place in enumerate(now.places)}
-        last = int(now.places.max(initial=-1))
-        current = self._group["step"][: last + 1]
-        for i in wanted:
-            place = int(self._places[i])
-            if place not in here or current[place] != self.steps[i]:
-                raise _changed(f"the snapshot of step {int(self.steps[i])}")
+        """(n, B) buffers of some snapshots (of a sharded training: those of the first rank)."""
+        return self._parts[0].matrix("buffers", self._rows[0][np.arange(len(self))[rows]], slice(None))
 
 
-def _changed(what: str) -> RunError:
-    return RunError(
-        f"While it was being read, a recorder went on and replaced {what}",
-        mend="Open the trajectory again, or wait until the training has finished",
-    )
+def _runs(shard: Any, layout: ParameterLayout) -> Runs:
+    return Runs(layout, [Piece.from_json(piece) for piece in shard.attrs["pieces"]])
 
 
 # -- writing --------------------------------------------------------------------------------------------
@@ -332,7 +314,7 @@ class TrajectoryWriter:
             place = int(self.commit.places[self.steps.index(step)])
             for name, value in scalars.items():
                 if value is not None:
-                    self._arrays[name][place] = value
+                    store.put_files(self._group.store, self._files[name].put([place], np.array([value])))
 
     def retain(self, steps: Iterable[int], stride: int) -> None:
         """Keep only the snapshots of these steps; the places of the others become free."""
@@ -354,7 +336,8 @@ class TrajectoryWriter:
         dropped = len(kept) < self.commit.rows
         order = None if self.commit.order is None else tuple(self.commit.order[i] for i in kept)
         generation = self.commit.generation + int(dropped)
-        commit = Commit(rows=len(kept), order=order, generation=generation, stride=stride)
+        tail = self.commit.tail and self.commit.rows - 1 in kept
+        commit = Commit(rows=len(kept), order=order, generation=generation, stride=stride, tail=tail)
         if commit != self.commit:
             self._set(commit)
         self.steps = [self.steps[i] for i in kept]

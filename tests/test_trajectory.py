@@ -181,3 +181,14 @@ def test_a_run_without_trajectory_is_said_to_be_one(root):
         Trajectory.open(root)
     with pytest.raises(RunError, match="nothing at"):
         Trajectory.open("nowhere.zarr")
+
+
+@pytest.mark.parametrize("slots", [0, 6])
+def test_what_is_amended_stays_so_when_more_is_written(root, slots):
+    writer = start(root, slots=slots)
+    writer.append(rows([0, 1]))
+    writer.amend(1, loss=0.25, epoch=None)
+    writer.append(rows([2]))
+    t = Trajectory.open(root)
+    assert t.losses.tolist() == [0, 0.25, -2]
+    assert t.epochs.tolist() == [0, 0.5, 1]

@@ -1,0 +1,228 @@
+"""Opening: the run that a recorder is going to write into, created, resumed, or shared among ranks.
+
+In: what record() was given. Out: a `TrajectoryWriter`, and the layouts of what this process writes through it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from landscape_hooks import store as run_store
+from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError, RecordingWarning, RunError
+from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.schedule import Schedule
+from landscape_hooks.sharding import Piece, Ranks, ShardLayout, is_sharded
+from landscape_hooks.trajectory import Trajectory, TrajectoryWriter
+
+WAY_OUT = "To analyze the run, name the loss: landscape-hooks analyze RUN --objective module:function"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a new run stores its rows, and what it stores of the loss. The fields are record()'s arguments."""
+
+    groups: int
+    dtype: str | None = None
+    compress: str | None = None
+    criterion: Any = None
+    objective: Any = None
+    data: Any = None
+    samples: int = 1024
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run that is ready to be written. `writer` is None on a rank that another one writes for."""
+
+    root: Any
+    writer: TrajectoryWriter | None
+    layout: ParameterLayout
+    buffer_layout: ParameterLayout
+    resumed: bool
+    ranks: Ranks
+
+
+def open_for(
+    model: torch.nn.Module, store: Any, plan: Schedule, storage: Storage, *, if_exists: str, durable: bool
+) -> Opened:
+    """Create or resume the run at `store`.
+
+    A replicated training (DDP) is recorded by its first rank alone. Of a sharded one every rank records its shards.
+    """
+    layout, buffer_layout = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
+    target = run_store.durable(store) if durable else store
+    if is_sharded(model):
+        return _open_shard(model, store, target, layout, buffer_layout, plan, storage, if_exists)
+    ranks = Ranks(communicate=False)
+    if ranks.rank:
+        return Opened(None, None, layout, buffer_layout, False, ranks)
+    resumed = run_store.prepare(store, if_exists)
+    if resumed:
+        root = run_store.open_run(target, mode="r+")
+        _check_same(root, layout, buffer_layout)
+        writer = _reopen(root, plan, storage.dtype or layout.dtype)
+    else:
+        root, writer = _create(model, store, target, layout, buffer_layout, plan, storage)
+    return Opened(root, writer, layout, buffer_layout, resumed, ranks)
+
+
+def _create(
+    model: torch.nn.Module, store: Any, target: Any, layout: Any, buffer_layout: Any, plan: Schedule, storage: Storage
+) -> tuple[Any, TrajectoryWriter]:
+    root = run_store.create_run(target, {"schedule": plan.describe()}, finished=False)
+    try:
+        writer = _create_trajectory(root, layout, buffer_layout, plan, storage)
+        _capture(root, model, storage)
+        run_store.finish_creation(root)
+    except BaseException:
+        run_store.clear(store)
+        raise
+    return root, writer
+
+
+def _create_trajectory(
+    root: Any, layout: Any, buffer_layout: Any, plan: Schedule, storage: Storage
+) -> TrajectoryWriter:
+    return TrajectoryWriter.create(
+        root,
+        layout,
+        buffer_layout,
+        groups=storage.groups,
+        slots=plan.limit or 0,
+        dtype=storage.dtype,
+        compress=storage.compress,
+    )
+
+
+def _reopen(root: Any, plan: Schedule, dtype: str) -> TrajectoryWriter:
+    writer = TrajectoryWriter(root)
+    if writer.slots != (plan.limit or 0):
+        raise RunError(
+            f"The run keeps {writer.slots or 'every snapshot'}, this recorder {plan.limit or 'every snapshot'}",
+            expected="the same schedule when resuming",
+            mend="Pass the same every=, keep= or schedule= as before",
+        )
+    if writer.dtypes[0] != dtype:
+        raise RunError(
+            f"The run stores weights as {writer.dtypes[0]}, this recorder would as {dtype}",
+            mend="Pass the dtype= of the run, and the model as it was",
+        )
+    return writer
+
+
+def _check_same(root: Any, layout: ParameterLayout, buffer_layout: ParameterLayout) -> None:
+    for key, mine, kind in (("layout", layout, "parameter"), ("buffer_layout", buffer_layout, "buffer")):
+        ParameterLayout.from_json(root.attrs[key], kind=kind).check(mine)
+
+
+# -- every rank its own shard -----------------------------------------------------------------------------
+def _open_shard(
+    model: torch.nn.Module,
+    store: Any,
+    target: Any,
+    whole: ParameterLayout,
+    buffers: ParameterLayout,
+    plan: Schedule,
+    storage: Storage,
+    if_exists: str,
+) -> Opened:
+    """Each rank writes a trajectory of its own below `ranks/`; nothing is gathered, then or later."""
+    ranks = Ranks()
+    own = ShardLayout.of_rank(model, whole)
+    own_buffers = buffers if ranks.rank == 0 else ParameterLayout((), kind="buffer")
+    dtype = storage.dtype or whole.dtype
+    resumed = ranks.all(
+        ranks.together(
+            lambda: ranks.rank == 0 and _prepare_ranks(store, target, whole, buffers, plan, ranks, if_exists)
+        )
+    )[0]
+    root = run_store.open_run(target, mode="r+", creating=True)
+    if resumed:
+        writer = ranks.together(lambda: _reopen_shard(root, own, whole, buffers, plan, dtype, ranks))
+    else:
+        writer = ranks.together(lambda: _create_shard(root, own, own_buffers, plan, storage, dtype, ranks))
+        if ranks.rank == 0:
+            if storage.criterion is not None or storage.objective is not None:
+                text = f"The loss of a sharded model is not stored in the run; recording goes on without it. {WAY_OUT}"
+                warnings.warn(RecordingWarning(text), stacklevel=4)
+            run_store.finish_creation(root)
+        ranks.all(None)
+    return Opened(root, writer, own, own_buffers, resumed, ranks)
+
+
+def _prepare_ranks(
+    store: Any, target: Any, whole: Any, buffers: Any, plan: Schedule, ranks: Ranks, if_exists: str
+) -> bool:
+    if run_store.prepare(store, if_exists):
+        return True
+    root = run_store.create_run(target, {"schedule": plan.describe()}, finished=False)
+    root.attrs.update({"layout": whole.to_json(), "buffer_layout": buffers.to_json()})
+    root.create_group("trajectory", attributes={"ranks": ranks.count})
+    root.create_group("ranks")
+    return False
+
+
+def _create_shard(
+    root: Any, own: ShardLayout, buffers: Any, plan: Schedule, storage: Storage, dtype: str, ranks: Ranks
+) -> TrajectoryWriter:
+    pieces = [piece.to_json() for piece in own.pieces]
+    shard = root["ranks"].create_group(str(ranks.rank), attributes={"pieces": pieces})
+    # the type of the whole model, also where this rank holds no float64 parameter
+    whole = Storage(groups=storage.groups, dtype=dtype, compress=storage.compress)
+    return _create_trajectory(shard, own, buffers, plan, whole)
+
+
+def _reopen_shard(
+    root: Any, own: ShardLayout, whole: Any, buffers: Any, plan: Schedule, dtype: str, ranks: Ranks
+) -> TrajectoryWriter:
+    _check_same(root, whole, buffers)
+    found = int(root["trajectory"].attrs.get("ranks", 0))
+    if found != ranks.count:
+        raise RunError(
+            f"The run was recorded by {found or 'a training without'} ranks, this training has {ranks.count}",
+            expected="the same number when resuming a sharded training",
+            mend="Record into another run",
+        )
+    shard = root[f"ranks/{ranks.rank}"]
+    if [Piece.from_json(piece) for piece in shard.attrs["pieces"]] != own.pieces:
+        raise RunError("The parameters are sharded in another way than in the run", mend="Record into another run")
+    writer = _reopen(shard, plan, dtype)
+    trajectory = Trajectory(root)
+    steps, stride = np.asarray(trajectory.steps).tolist(), trajectory.stride
+    ranks.all(None)  # all have read before any of them drops what the others never committed
+    writer.retain(steps, stride)
+    return writer
+
+
+# -- the loss ---------------------------------------------------------------------------------------------
+def _capture(root: Any, model: torch.nn.Module, storage: Storage) -> None:
+    """Store the loss and its probe samples, so that the run can be analyzed without the training code."""
+    if storage.criterion is None and storage.objective is None:
+        if storage.data is not None:
+            raise LandscapeError(
+                "Found data= without criterion= or objective=", expected="the loss that is to be computed on it"
+            )
+        return
+    if storage.data is None:
+        raise LandscapeError("Found a criterion or objective without data=", expected="the data to compute the loss on")
+    from landscape_hooks.capture import capture
+
+    try:
+        capture(
+            root,
+            model,
+            criterion=storage.criterion,
+            objective=storage.objective,
+            data=storage.data,
+            samples=storage.samples,
+        )
+    except DataError:
+        raise
+    except ObjectiveError as error:
+        text = f"The loss could not be stored in the run; recording goes on without it. {error} {WAY_OUT}"
+        warnings.warn(RecordingWarning(text), stacklevel=5)

@@ -1,0 +1,85 @@
+"""Part: the committed rows that one writer has written, as of the moment it was opened.
+
+In: a group with the arrays of a trajectory. Out: rows of its columns and blocks of its matrices. An ordinary run
+has one part; a run recorded by several ranks of a sharded training has one for each rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landscape_hooks.commit import Commit
+from landscape_hooks.errors import RunError
+
+COLUMNS = ("step", "epoch", "loss", "learning_rate", "wall_time")
+
+
+class Part:
+    """Rows of one group `trajectory`; the small columns are read at once, the matrices when asked for."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+        while True:  # a recorder may thin out between the readings; then all are done again
+            self.commit = Commit.read(group)
+            self._places = self.commit.places
+            self.columns: dict[str, NDArray[Any]] = {name: self._column(name) for name in COLUMNS}
+            if Commit.read(group).generation == self.commit.generation:
+                break
+        self.steps: NDArray[np.int64] = self.columns["step"]
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Data type in which a matrix is stored."""
+        return self._group[name].dtype
+
+    @property
+    def chunk(self) -> int:
+        """Neighbouring columns of the weights that are stored, and so best read, together."""
+        return int(self._group["weights"].chunks[1])
+
+    def matrix(self, name: str, rows: NDArray[np.intp], columns: slice) -> NDArray[Any]:
+        """(n, c) of `weights` or `buffers`; the rows counted as committed, the columns as stored.
+
+        Raises
+        ------
+        RunError
+            a writer has replaced one of these rows since the part was opened.
+        """
+        array = self._group[name]
+        start, stop, stride = columns.indices(array.shape[1])
+        places = self._places[rows]
+        width = len(range(start, stop, stride))
+        if not len(places) or not width:
+            return np.empty((len(places), width), dtype=array.dtype)
+        if (np.diff(places) == 1).all():
+            found = array[places[0] : places[-1] + 1, start:stop:stride]
+        else:
+            found = np.empty((len(places), width), dtype=array.dtype)
+            for i, place in enumerate(places):
+                found[i] = array[int(place), start:stop:stride]
+        self._check_unchanged(rows)
+        return found
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return self._group[name][: int(self._places.max(initial=-1)) + 1][self._places]
+
+    def _check_unchanged(self, rows: NDArray[np.intp]) -> None:
+        """Refuse what was read if a writer reused one of the places in the meantime.
+
+        A place is written again only after the generation went up, and joins the order again only after its
+        step is written: so one look at the record after the reading decides.
+        """
+        now = Commit.read(self._group)
+        if now.generation == self.commit.generation:
+            return
+        here = set(now.places.tolist())
+        current = self._group["step"][: int(now.places.max(initial=-1)) + 1]
+        for i in rows:
+            place = int(self._places[i])
+            if place not in here or current[place] != self.steps[i]:
+                raise RunError(
+                    f"While it was being read, a recorder went on and replaced the snapshot of step {self.steps[i]}",
+                    mend="Open the trajectory again, or wait until the training has finished",
+                )

@@ -1,0 +1,235 @@
+"""Several processes: a replicated training is written once, a sharded one by every rank, with nothing gathered."""
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from landscape_hooks import Trajectory, store
+from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.sharding import Piece, Runs
+
+COMMON = """
+    import os, sys, warnings
+    import numpy as np
+    import torch
+    import torch.distributed as dist
+    from torch import nn
+    from landscape_hooks import Trajectory, record
+    from landscape_hooks.errors import LandscapeError
+
+    path = sys.argv[1]
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank, count = dist.get_rank(), dist.get_world_size()
+
+    def make_model():
+        torch.manual_seed(0)
+        # 7, 5 and 1 rows do not divide by two or three ranks; with three, one of them holds nothing of the last
+        return nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 5), nn.Linear(5, 1))
+
+    def full(model):
+        return torch.cat([
+            (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().reshape(-1) for p in model.parameters()
+        ]).numpy().copy()
+
+    def train(model, optimizer, first, last, after):
+        for step in range(first, last + 1):
+            generator = torch.Generator().manual_seed(step * 10 + rank)
+            optimizer.zero_grad()
+            model(torch.randn(8, 5, generator=generator)).square().mean().backward()
+            optimizer.step()
+            after(step)
+"""
+
+
+def launch(count, script, *arguments, fails=False):
+    """Run a script in `count` gloo processes; returns what each of them printed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = textwrap.dedent(COMMON) + textwrap.dedent(script)
+    processes = []
+    for rank in range(count):
+        world = {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code, *map(str, arguments)],
+                env={**os.environ, **world, "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    outputs = [process.communicate(timeout=200) for process in processes]
+    if not fails:
+        assert [p.returncode for p in processes] == [0] * count, outputs
+    return [out for out, _ in outputs]
+
+
+def test_a_replicated_training_is_written_once_by_the_first_rank(tmp_path):
+    launch(
+        2,
+        """
+        model = make_model()
+        wrapped = torch.compile(nn.parallel.DistributedDataParallel(model), backend="eager")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        iterates = [full(model)]
+        with record(wrapped, optimizer, path, every=2) as recorder:
+            train(wrapped, optimizer, 1, 5, lambda step: iterates.append(full(model)))
+            assert recorder.state_dict()["step"] == 5
+        if rank == 0:
+            np.save(path + ".npy", np.stack(iterates)[[0, 2, 4, 5]])
+        """,
+        tmp_path / "run.zarr",
+    )
+    t = Trajectory.open(tmp_path / "run.zarr")
+    assert t.steps.tolist() == [0, 2, 4, 5]
+    np.testing.assert_array_equal(t.block(), np.load(tmp_path / "run.zarr.npy"))
+    assert t.layout.names[0] == "0.weight"
+
+
+SHARDED = """
+    from torch.distributed.fsdp import fully_shard
+
+    def sharded():
+        model = make_model()
+        for layer in model:
+            fully_shard(layer)
+        fully_shard(model)
+        return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    def session(first, last, **options):
+        model, optimizer = sharded()
+        saved = options.pop("saved", None)
+        if saved:
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+        iterates = {first - 1: full(model)}
+        with record(model, optimizer, path, **options) as recorder:
+            def after(step):
+                iterates[step] = full(model)
+                if step == 6:
+                    clone = lambda tree: torch.utils._pytree.tree_map(
+                        lambda x: x.clone() if isinstance(x, torch.Tensor) else x, tree)
+                    iterates["saved"] = clone({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+                    recorder.flush()
+            train(model, optimizer, first, last, after)
+        return iterates
+"""
+
+
+@pytest.mark.parametrize(("count", "options"), [(2, {"every": 2}), (3, {"keep": 5})])
+def test_every_rank_writes_its_shard_and_the_reader_sees_the_whole(tmp_path, count, options):
+    outputs = launch(
+        count,
+        SHARDED
+        + f"""
+    options = {options!r}
+    whole = session(1, 9, **options)
+    saved = whole.pop("saved")
+    t = Trajectory.open(path)
+    first = (t.steps.tolist(), t.block())
+    dist.barrier()
+    # killed after step 9, gone on from the checkpoint of step 6
+    again = session(7, 11, if_exists="resume", step=6, saved=saved, **options)
+    again.pop("saved", None)
+    whole.update(again)
+    try:
+        record(sharded()[0], None, path)
+    except LandscapeError as error:  # found by the first rank, raised on all of them
+        print("refused:", error)
+    if rank == 0:
+        np.savez(path + ".npz", first_steps=first[0], first_block=first[1], steps=sorted(whole),
+                 whole=np.stack([whole[s] for s in sorted(whole)]))
+    """,
+        tmp_path / "run.zarr",
+    )
+    assert all("refused:" in out and "There is a run at" in out for out in outputs)
+    expected = np.load(tmp_path / "run.zarr.npz")
+    whole = expected["whole"]
+    first = {"every": [0, 2, 4, 6, 8, 9], "keep": [0, 4, 8, 9]}[next(iter(options))]
+    assert expected["first_steps"].tolist() == first
+    np.testing.assert_array_equal(expected["first_block"][:3], whole[first[:3]])
+    t = Trajectory.open(tmp_path / "run.zarr")
+    assert t.steps.tolist() == {"every": [0, 2, 4, 6, 8, 10, 11], "keep": [0, 4, 8, 11]}[next(iter(options))]
+    np.testing.assert_array_equal(t.block(), whole[t.steps])
+    for columns in (slice(3, 40), slice(41, 42), slice(50, 60), slice(None, None, 7)):
+        np.testing.assert_array_equal(t.block(slice(1, 3), columns), whole[t.steps][1:3, columns])
+    assert t.layout.names[0] == "0.weight"
+    assert t[0].buffers.shape == (t.buffer_layout.size,)
+    assert np.isfinite(t.learning_rates).all()
+    # nothing was gathered: every rank's rows hold its own numbers only
+    root = store.open_run(tmp_path / "run.zarr")
+    widths = [root[f"ranks/{rank}/trajectory/weights"].shape[1] for rank in range(count)]
+    assert sum(widths) == t.layout.size
+    assert max(widths) < t.layout.size
+
+
+def test_a_rank_that_dies_or_lags_leaves_whole_rows(tmp_path):
+    outputs = launch(
+        2,
+        SHARDED
+        + """
+    model, optimizer = sharded()
+    iterates = [full(model)]
+    recorder = record(model, optimizer, path, schedule=lambda step: step != 3 or rank == 0)  # they do not agree on 3
+
+    def after(step):
+        iterates.append(full(model))
+        if step == 6:
+            recorder.flush()
+            if rank == 0:
+                np.save(path + ".npy", np.stack(iterates))
+            dist.barrier()
+            if rank == 1:
+                os.kill(os.getpid(), 9)
+    try:
+        train(model, optimizer, 1, 20, after)
+    except Exception as error:
+        print("lost the other rank")
+    """,
+        tmp_path / "run.zarr",
+        fails=True,
+    )
+    assert "lost the other rank" in outputs[0]
+    iterates = np.load(tmp_path / "run.zarr.npy")
+    t = Trajectory.open(tmp_path / "run.zarr")
+    assert t.steps.tolist() == [0, 1, 2, 4, 5, 6]
+    np.testing.assert_array_equal(t.block(), iterates[t.steps])
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [((0, 0), (2, 4)), ((2, 0), (1, 4))],
+        [((0, 0), (3, 1)), ((0, 1), (3, 3))],
+        [((0, 0), (2, 2)), ((0, 2), (2, 2)), ((2, 0), (1, 2)), ((2, 2), (1, 2)), ((3, 0), (0, 4))],
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_boxes_of_any_sharding_make_the_vector(boxes, dtype):
+    model = nn.Module()
+    model.before = nn.Parameter(torch.randn(3))
+    model.matrix = nn.Parameter(torch.randn(3, 4, dtype=dtype))
+    layout = ParameterLayout.of(model)
+    theta = layout.flatten(model).numpy()
+    matrix = torch.view_as_real(model.matrix).detach() if dtype.is_complex else model.matrix.detach()
+    for start, stop in [(0, layout.size), (2, 9), (5, 6)]:
+        out = np.full((1, stop - start), np.nan, np.float32)
+        out[0, : max(0, 3 - start)] = theta[start:3]
+        for corner, shape in boxes:
+            row = matrix[tuple(slice(c, c + n) for c, n in zip(corner, shape, strict=True))].reshape(1, -1).numpy()
+            Runs(layout, [Piece("matrix", corner, shape)]).scatter(out, start, stop, lambda part, row=row: row[:, part])
+        np.testing.assert_array_equal(out[0], theta[start:stop])
+
+
+def test_pieces_are_plain_json():
+    piece = Piece("a.weight", (2, 0), (1, 4))
+    assert Piece.from_json(piece.to_json()) == piece
