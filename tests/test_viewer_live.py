@@ -26,9 +26,7 @@ def append(writer, steps, coordinates, distance):
     weights = ORIGIN + coordinates @ DIRECTIONS + np.outer(distance, ACROSS)
     scalars = {name: np.full(len(steps), np.nan) for name in SCALARS}
     scalars |= {"step": np.asarray(steps), "epoch": np.asarray(steps) / 50, "wall_time": np.zeros(len(steps))}
-    writer.append(
-        Rows(weights.astype("f4"), np.zeros((len(steps), 0), "f4"), scalars, np.full((len(steps), 1), 0.01))
-    )
+    writer.append(Rows(weights.astype("f4"), np.zeros((len(steps), 0), "f4"), scalars, np.full((len(steps), 1), 0.01)))
 
 
 @pytest.fixture
