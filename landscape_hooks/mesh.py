@@ -221,7 +221,11 @@ class Mesh:
         return np.where(self.valid, heights, np.nan)
 
     def normals(self, scale: Floats) -> Floats:
-        """(V, 3) unit normals, area-weighted over the faces, of the mesh stretched by `scale` (3,)."""
+        """(V, 3) unit normals of the mesh stretched by `scale` (3,): smooth over a whole grid by its gradient, and
+        weighted by the area of the faces where there are holes or no grid.
+        """
+        if self.grid is not None and self.valid.all():
+            return self._grid_normals(scale)
         points = self.vertices * scale
         a, b, c = (points[self.faces[:, k]] for k in range(3))
         across = np.cross(b - a, c - a)
@@ -231,6 +235,19 @@ class Mesh:
             total[:, axis] = np.bincount(self.faces.ravel(), weights=weights, minlength=len(points))
         length = np.linalg.norm(total, axis=1, keepdims=True)
         return np.where(length > 0, total / np.where(length > 0, length, 1), [0.0, 0.0, 1.0])
+
+    def _grid_normals(self, scale: Floats) -> Floats:
+        """Normals from the slopes: of the grid at its points, of the four corners at a cell's centre."""
+        grid = self._grid()
+        h = self.heights * scale[2]
+        width, depth = np.diff(grid.alpha)[:, None] * scale[0], np.diff(grid.beta)[None, :] * scale[1]
+        slopes = np.gradient(h, grid.alpha * scale[0], grid.beta * scale[1])
+        rise, fall = h[1:, 1:] - h[:-1, :-1], h[1:, :-1] - h[:-1, 1:]
+        centres = [(rise + fall) / (2 * width), (rise - fall) / (2 * depth)]
+        out = np.ones((len(self.vertices), 3))
+        for axis in (0, 1):
+            out[:, axis] = -np.concatenate([slopes[axis].ravel(), centres[axis].ravel()])
+        return out / np.sqrt(np.einsum("vk,vk->v", out, out))[:, None]
 
     def height_at(self, points: Floats) -> Floats:
         """(N,) height of the mesh at (N, 2) alpha, beta; NaN outside the grid and in holes."""

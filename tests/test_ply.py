@@ -6,6 +6,7 @@ import numpy as np
 import plyfile
 import pytest
 
+from landscape_hooks import colors
 from landscape_hooks.errors import PlyError
 from landscape_hooks.mesh import Mesh
 from landscape_hooks.ply import read_ply, write_ply
@@ -147,3 +148,39 @@ def test_broken_files_are_named(tmp_path):
         read_ply(tmp_path / "absent.ply")
     with pytest.raises(PlyError, match=r"Open f\.ply"):
         read_ply(tmp_path / "f_path.ply")
+
+
+def test_trimesh_shows_the_same_mesh_in_the_same_colours(tmp_path):
+    trimesh = pytest.importorskip("trimesh", reason="trimesh is not installed")
+    made = surface(holes=True)
+    files = write_ply(made, tmp_path / "f.ply")
+    mesh = trimesh.load(files[0], process=False)
+    ours = Mesh.from_surface(made)
+    np.testing.assert_array_equal(mesh.faces, ours.faces)
+    np.testing.assert_array_equal(mesh.visual.vertex_colors[:, :3], colors.of_mesh(ours))
+    assert len(trimesh.load(files[1]).vertices) > len(made.path)
+
+
+def test_meshio_shows_the_same_mesh_and_the_loss(tmp_path):
+    meshio = pytest.importorskip("meshio", reason="meshio is not installed")
+    made = surface()
+    mesh = meshio.read(write_ply(made, tmp_path / "f.ply")[0])
+    np.testing.assert_array_equal(mesh.cells_dict["triangle"], Mesh.from_surface(made).faces)
+    np.testing.assert_array_equal(mesh.point_data["loss"][: made.loss.size], made.loss.ravel())
+
+
+def test_pyvista_shows_the_same_mesh_in_the_same_colours(tmp_path):
+    pyvista = pytest.importorskip("pyvista", reason="pyvista is not installed")
+    made = surface()
+    mesh = pyvista.read(write_ply(made, tmp_path / "f.ply")[0])
+    np.testing.assert_array_equal(mesh.faces.reshape(-1, 4)[:, 1:], Mesh.from_surface(made).faces)
+    np.testing.assert_array_equal(mesh.point_data["RGB"], colors.of_mesh(Mesh.from_surface(made)))
+
+
+def test_open3d_shows_the_same_mesh_in_the_same_colours(tmp_path):
+    open3d = pytest.importorskip("open3d", reason="open3d is not installed")
+    made = surface()
+    mesh = open3d.io.read_triangle_mesh(str(write_ply(made, tmp_path / "f.ply")[0]))
+    np.testing.assert_array_equal(np.asarray(mesh.triangles), Mesh.from_surface(made).faces)
+    expected = colors.of_mesh(Mesh.from_surface(made)) / 255.0
+    np.testing.assert_allclose(np.asarray(mesh.vertex_colors), expected, atol=1e-6)

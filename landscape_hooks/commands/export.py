@@ -10,6 +10,7 @@ import click
 @click.command()
 @click.argument("run", metavar="RUN|F.ply")
 @click.option("--ply", type=click.Path(path_type=Path), help="Mesh, and the path in F_path.ply.")
+@click.option("--glb", type=click.Path(path_type=Path), help="The scene with a marker that replays, for browsers.")
 @click.option("--png", type=click.Path(path_type=Path), help="Figure of the contours (PNG, SVG or PDF by the name).")
 @click.option("--figure", "kind", type=click.Choice(["contours", "surface", "loss"]), default="contours",
               show_default=True, help="Which figure --png draws.")  # fmt: skip
@@ -17,20 +18,30 @@ import click
 @click.option("--height", type=click.Choice(["auto", "log10", "linear"]), default="auto", show_default=True)
 @click.option("--colormap", default="viridis", show_default=True, help="A colour map of matplotlib.")
 def export(
-    run: str, ply: Path | None, png: Path | None, kind: str, name: str | None, height: str, colormap: str
+    run: str,
+    ply: Path | None,
+    glb: Path | None,
+    png: Path | None,
+    kind: str,
+    name: str | None,
+    height: str,
+    colormap: str,
 ) -> None:
-    """Write the surface as a PLY mesh, a figure, or both."""
+    """Write the surface as a PLY mesh, a GLB scene, a figure, or several of them."""
     from landscape_hooks import figure as figures
     from landscape_hooks.errors import SurfaceError
+    from landscape_hooks.glb import write_glb
     from landscape_hooks.ply import write_ply
     from landscape_hooks.viewer.source import load
 
-    if ply is None and png is None:
-        raise click.UsageError("Say what to write: --ply F.ply, --png F.png, or both.")
+    if ply is None and glb is None and png is None:
+        raise click.UsageError("Say what to write: --ply F.ply, --glb F.glb, --png F.png, or several.")
     surface = load(run, name=name).surface
     if surface is None:
         raise SurfaceError(f"{run} is a mesh of another program", expected="a run, or a PLY file written by us")
     written = write_ply(surface, ply, height=height, colormap=colormap) if ply is not None else []
+    if glb is not None:
+        written.append(write_glb(surface, glb, height=height, colormap=colormap))
     if png is not None:
         if kind == "loss":
             drawn = figures.loss_figure(surface)

@@ -23,10 +23,12 @@ import click
 @click.option("--frames", default=72, show_default=True, help="Pictures of a film.")
 @click.option("--fps", default=18, show_default=True, help="Pictures a second.")
 @click.option("--turn", default=20.0, show_default=True, help="Degrees that the camera turns during a film.")
+@click.option("--clock", default="step", show_default=True, help="What runs evenly: step, epoch or 'arc length'.")
 @click.option("--at", default=1.0, show_default=True, help="Share of the replay that a picture shows, 0 to 1.")
 def render(
     source: str, output: Path, name: str | None, size: str, view_text: str, texture: str, contours: str, theme: str,
     height: str, exaggeration: float, captions: bool, transparent: bool, frames: int, fps: int, turn: float, at: float,
+    clock: str,
 ) -> None:  # fmt: skip
     """Draw the surface and the path into a picture or a film. Needs no display."""
     from landscape_hooks.viewer import offscreen
@@ -37,7 +39,18 @@ def render(
         transparent=transparent,
     )  # fmt: skip
     offscreen.render(
-        source, output, size=_size(size), name=name, view=view_text, look=look, frames=frames, fps=fps, turn=turn, at=at
+        source,
+        output,
+        size=_size(size),
+        name=name,
+        view=view_text,
+        look=look,
+        frames=frames,
+        fps=fps,
+        turn=turn,
+        at=at,
+        clock=clock,
+        progress=True,
     )
     click.echo(f"wrote {output}")
 

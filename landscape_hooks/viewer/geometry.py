@@ -31,6 +31,9 @@ SURFACE = np.dtype(
         ("pad", "u1"),
     ]
 )
+SHADOW = 8000
+"""Points of the contour lines on the floor: of a fine grid not every one is taken."""
+
 LINE = np.dtype(
     [("a", "f4", 3), ("b", "f4", 3), ("color_a", "u1", 4), ("color_b", "u1", 4), ("along", "f4", 2), ("width", "f4")]
 )
@@ -172,12 +175,14 @@ def contour_array(
     """LINE of the marching-squares contours, on the mesh or projected onto the floor; without `color` by their loss."""
     parts = []
     table = colors.table(colormap) / 255.0
+    total = sum(len(line) for contour in lines for line in contour.lines)
+    every = max(1, total // SHADOW) if floor else 1
     low, high = mesh.height.bounds
     for contour in lines:
         share = (contour.height - low) / (high - low) if high > low else 0.5
         ink = table[int(share * 255)] if color is None else color
         for line in contour.lines:
-            points = stage.place(line)
+            points = stage.place(np.concatenate([line[:-1:every], line[-1:]]) if every > 1 else line)
             if floor:
                 points[:, 2] = stage.floor
             parts.append(line_array(points, ink, 1.9 if contour.index else 0.9, alpha=0.9 if contour.index else 0.55))

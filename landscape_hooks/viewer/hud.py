@@ -321,9 +321,10 @@ class Hud:
         pen.line((x + 120 * unit, y - 17 * unit), (x + 138 * unit, y - 17 * unit), first, width=2)
         pen.text(x + 144 * unit, y - 26 * unit, "on the surface", theme.ink, size=12.5)
         steps = replay.landscape.paths[0].step
+        clock = "step" if replay.timeline.clock == "step" else f"step, spaced by {replay.timeline.clock}"
         pen.text(x, y + height + 7 * unit, f"{steps[0]}", theme.faint, size=11.5)
         pen.text(x + width, y + height + 7 * unit, f"{steps[-1]}", theme.faint, size=11.5, align=1)
-        pen.text(x + width / 2, y + height + 7 * unit, replay.timeline.clock, theme.faint, size=11.5, align=0.5)
+        pen.text(x + width / 2, y + height + 7 * unit, clock, theme.faint, size=11.5, align=0.5)
         pen.text(
             x + width + 54 * unit, y - 26 * unit, "log" if logarithmic else "linear", theme.faint, size=11.5, align=1
         )

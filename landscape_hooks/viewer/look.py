@@ -66,6 +66,8 @@ class Look:
     xray: bool = True
     captions: bool = True
     transparent: bool = False
+    plain: bool = False
+    """One colour as the background, for films of 256 colours."""
 
     def __post_init__(self) -> None:
         for name, known in (("texture", TEXTURES), ("contours", CONTOURS), ("theme", THEMES), ("height", HEIGHTS)):

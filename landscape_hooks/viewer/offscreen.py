@@ -6,6 +6,7 @@ In: a run, a PLY file or a Surface. Out: a picture, or a film of the marker goin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,14 @@ def render(
     fps: int = 18,
     turn: float = 20.0,
     at: float = 1.0,
+    clock: str = "step",
     progress: bool = False,
 ) -> Path:
     """Draw `source` into `output`: .png a picture, .gif or .mp4 the replay, .webp the replay (a picture if frames=1).
 
     `view` is a camera as the window prints it, `at` the share of the replay that a picture shows, `turn` the degrees
-    that the camera turns during a film of `frames` pictures, `fps` a second; `progress` shows a bar.
+    that the camera turns during a film of `frames` pictures, `fps` a second; `clock` is what runs
+    evenly: step, epoch or arc length. `progress` shows a bar.
 
     Raises
     ------
@@ -122,9 +125,10 @@ def render(
         raise LandscapeError(f"Found {frames} frames at {fps} a second", expected="at least one, and 1 to 100 a second")
     if suffix == ".mp4":
         _check_mp4(size)
-    look = look or Look()
+    look = replace(look or Look(), plain=suffix == ".gif")
     landscape = load(source, name=name, height=look.height)
     replay = Replay.of(landscape, look, view=view, aspect=size[0] / size[1])
+    replay.timeline.use(clock)
     replay.timeline.scrub(at)
     canvas = Canvas(size, supersample=supersample)
     output.parent.mkdir(parents=True, exist_ok=True)

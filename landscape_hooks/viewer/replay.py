@@ -111,10 +111,11 @@ def start_camera(landscape: Landscape, aspect: float, captions: bool) -> Camera:
     stage = Stage.of(landscape.mesh)
     turns = [quarter + turn for quarter in (-180, -90, 0, 90) for turn in (22, 30, 38, 45, 52, 60, 68)]
     candidates = [fitted(Camera(azimuth=a, elevation=33.0), stage, aspect, captions) for a in turns]
-    return max(candidates, key=lambda camera: _shows(landscape, stage, camera, aspect))
+    normals = landscape.mesh.normals(stage.scale) if landscape.paths else np.empty((0, 3))
+    return max(candidates, key=lambda camera: _shows(landscape, stage, normals, camera, aspect))
 
 
-def _shows(landscape: Landscape, stage: Stage, camera: Camera, aspect: float) -> float:
+def _shows(landscape: Landscape, stage: Stage, normals: Any, camera: Camera, aspect: float) -> float:
     """How well a camera shows a landscape: length of the path in the picture, and area of the surface that faces it."""
     mesh = landscape.mesh
     some = mesh.faces[:: max(1, len(mesh.faces) // 4000)]
@@ -126,14 +127,15 @@ def _shows(landscape: Landscape, stage: Stage, camera: Camera, aspect: float) ->
     score = float(np.nansum(np.maximum(area, 0)) - 0.5 * np.nansum(np.maximum(-area, 0))) / aspect
     if not landscape.paths:
         return score
-    normals = mesh.normals(stage.scale)[: mesh.loss.size]
     points = [stage.place(drape.points) for drape in landscape.drapes]
     length = 0.0
     for drape, place in zip(landscape.drapes, points, strict=True):
         if len(place) < 2:
             continue
+        every = max(1, len(place) // 200)
+        place = place[::every]
         spots = camera.project(place, (aspect, 1.0))[:, :2]
-        nearest = _nearest(mesh, drape.points[:-1])
+        nearest = _nearest(mesh, drape.points[::every][:-1])
         facing = np.maximum(normals[nearest] @ -camera.forward, 0.0)
         steps = np.linalg.norm(np.diff(spots, axis=0), axis=1)
         length += float(np.nansum(steps * np.minimum(facing * 2, 1)))

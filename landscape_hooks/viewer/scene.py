@@ -21,7 +21,7 @@ from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.source import Landscape
 from landscape_hooks.viewer.stage import Stage
 
-COARSE = 60_000
+COARSE = 40_000
 """Triangles of the mesh that is drawn while the camera moves on a slow driver."""
 
 LIFT = 0.004
@@ -223,7 +223,10 @@ class Scene:
             return
         flat = self._programs["flat"]
         flat.use()
-        set_uniforms(flat, top=self.look.colors.top, bottom=self.look.colors.bottom)
+        theme = self.look.colors
+        middle = tuple((a + b) / 2 for a, b in zip(theme.top, theme.bottom, strict=True))
+        top, bottom = (middle, middle) if self.look.plain else (theme.top, theme.bottom)
+        set_uniforms(flat, top=top, bottom=bottom)
         gl.glDisable(gl.GL_DEPTH_TEST)
         self._blank.draw(gl.GL_TRIANGLES)
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from landscape_hooks.errors import LandscapeError
+
 Floats = NDArray[np.float64]
 
 SPEEDS = (0.25, 0.5, 1.0, 2.0, 4.0, 10.0)
@@ -122,6 +124,18 @@ class Timeline:
         """Take the next higher (or lower) speed."""
         nearest = int(np.argmin(np.abs(np.log(np.array(SPEEDS) / self.speed))))
         self.speed = SPEEDS[int(np.clip(nearest + by, 0, len(SPEEDS) - 1))]
+
+    def use(self, clock: str) -> None:
+        """Take a clock by its name.
+
+        Raises
+        ------
+        LandscapeError
+            there is no such clock, or the run does not know its epochs.
+        """
+        if clock not in self.clocks:
+            raise LandscapeError(f"Found the clock '{clock}'", expected=f"one of: {', '.join(self.clocks)}")
+        self.clock = clock
 
     def next_clock(self) -> None:
         """Change the clock; the moment shown stays."""
