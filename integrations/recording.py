@@ -33,6 +33,9 @@ class Recording:
         self.options = options
         self.recorder: Any = None
         self.found = False
+        self.last_step = 0
+        self._batches: list[Any] = []
+        self._said = 0
         self._state: dict[str, Any] | None = None
 
     def begin(
@@ -43,7 +46,6 @@ class Recording:
         step: int = 0,
         epoch: float | None = None,
         counter: Callable[[], int] | None = None,
-        learning_rate: Any = None,
         main: bool = True,
         find: Callable[[], Iterable[Found]] | None = None,
     ) -> None:
@@ -64,10 +66,9 @@ class Recording:
             options["if_exists"] = "resume"
         start = None if state is not None or not resuming else step
         self.recorder = record(model, optimizer, self.store, step=start, counter=counter, **options)
-        if learning_rate is not None:
-            self.recorder.log(learning_rate=learning_rate)
         if state is not None:
             self.recorder.load_state_dict({**state, "step": step or state["step"]})
+        self._batches, self._said = [], self.recorder.current_step
         if epoch is not None:
             self.recorder.log(epoch=epoch, step=step)
         if find is not None and not self.gives_loss and not self.has_loss:
@@ -111,6 +112,19 @@ class Recording:
         if self.recorder is not None:
             self.recorder.log(**values)
 
+    def log_batch(self, *, loss: Any, epoch: float | None = None) -> None:
+        """A batch is over and its loss is said: it completes the snapshot of the step that the batch ended with.
+
+        Of batches that were accumulated for one step, the mean counts.
+        """
+        if self.recorder is None:
+            return
+        self._batches.append(loss)
+        step = self.recorder.current_step
+        if step != self._said:
+            self.recorder.log(loss=sum(self._batches) / len(self._batches), epoch=epoch, step=step)
+            self._batches, self._said = [], step
+
     def hold(self) -> None:
         """As `Recorder.hold`."""
         if self.recorder is not None:
@@ -120,6 +134,7 @@ class Recording:
         """Commit everything and let the recorder go; safe to call twice."""
         recorder, self.recorder = self.recorder, None
         if recorder is not None:
+            self.last_step = recorder.current_step
             recorder.close()
 
     # -- in the trainer's checkpoint ---------------------------------------------------------------------

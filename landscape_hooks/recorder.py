@@ -159,6 +159,11 @@ class Recorder:
             self._background = BackgroundWriter(opened.writer, *self._layouts)
             _keep_until_exit(self)
 
+    @property
+    def current_step(self) -> int:
+        """Optimizer steps taken so far."""
+        return self._step
+
     # -- what a training loop may call ------------------------------------------------------------------
     def step(self) -> None:
         """Say that one optimizer step was taken (only with `optimizer=None`)."""
