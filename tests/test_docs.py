@@ -1,54 +1,141 @@
 """The code blocks of README and docs run as they stand, and every command and option is described."""
 
+import importlib.util
 import re
-from importlib import import_module
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
 from landscape_hooks import schema
-from landscape_hooks.cli import COMMANDS
+from landscape_hooks.cli import COMMANDS, commands
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^(?P<mark><!-- [^\n]* -->\n)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [p for p in (ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md") if p.exists()]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+BLOCK = re.compile(
+    r"^(?P<mark><!-- [^\n]* -->\n)?```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+SHELL = ("bash", "sh", "console")
+
+of_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 
 
-def blocks(page: Path) -> list[tuple[int, str]]:
-    """(line, code) of each Python block that is not marked `<!-- skip: why -->`."""
+def blocks(page: Path, *languages: str, skipped: bool = False) -> list[tuple[int, str]]:
+    """(line, code) of the blocks in these languages; without those marked `<!-- skip: why -->`, if not `skipped`."""
     text = page.read_text()
     return [
         (text[: m.start("code")].count("\n") + 1, m["code"])
         for m in BLOCK.finditer(text)
-        if not (m["mark"] or "").startswith("<!-- skip")
+        if m["language"] in languages and (skipped or not (m["mark"] or "").startswith("<!-- skip"))
     ]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.relative_to(ROOT).as_posix())
+def command_named(name: str) -> click.Command:
+    command = commands.get_command(click.Context(commands), name)
+    assert command is not None, f"there is no command '{name}'"
+    return command
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"-h", "--help"}
+
+
+def calls(shell: str) -> Iterator[list[str]]:
+    """The arguments of every `landscape-hooks ...` in a block of shell lines."""
+    for line in shell.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars="&|;<>")
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if set(word) <= set("&|;<>"):
+                if words[:1] == ["landscape-hooks"]:
+                    yield words[1:]
+                words = []
+            else:
+                words.append(word)
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.relative_to(ROOT).as_posix()
+)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__page__"}
-    for line, code in blocks(page):
+    for line, code in blocks(page, "python"):
         exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+@of_page
+def test_the_commands_of_a_page_exist(page):
+    for line, code in blocks(page, *SHELL, skipped=True):
+        for words in calls(code):
+            if words and words[0] in ("--help", "-h", "--version"):
+                continue
+            assert words, f"{page.name}:{line}: landscape-hooks without a command"
+            try:
+                command_named(words[0]).make_context(words[0], list(words[1:]))
+            except click.exceptions.Exit:
+                assert "--help" in words
+            except click.ClickException as error:
+                pytest.fail(f"{page.name}:{line}: landscape-hooks {' '.join(words)}: {error.format_message()}")
+
+
+@of_page
+def test_what_the_text_of_a_page_calls_an_option_is_one(page):
+    every = set().union(*(options_of(command_named(name)) for name in COMMANDS)) | {"--version"}
+    others = {"--no-deps"}  # options of other programs that the text speaks of
+    text = BLOCK.sub("", page.read_text())
+    for code in INLINE.findall(text):
+        words = re.sub(r"[\[\]|\\]", " ", code).split()
+        if words[:1] == ["landscape-hooks"] and len(words) > 1:
+            if words[1].startswith("-") or words[1].isupper():
+                continue
+            known = options_of(command_named(words[1]))
+        elif code.startswith("--"):
+            known = every | others
+        else:
+            continue
+        for word in words:
+            option = word.partition("=")[0]
+            assert not option.startswith("-") or option == "-" or option in known, f"{page.name}: `{code}`"
+
+
+def test_the_reference_of_the_commands_is_up_to_date():
+    specification = importlib.util.spec_from_file_location("make_commands", ROOT / "docs/make_commands.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    assert module.PAGE.read_text() == module.page(), "run: python docs/make_commands.py"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_is_documented(name):
+    command = command_named(name)
+    assert command.help
+    reference = (ROOT / "docs/commands.md").read_text().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.opts[0]} has no help"
+            for option in (*parameter.opts, *parameter.secondary_opts):
+                assert re.search(rf"(?<![\w-]){option}(?![\w-])", reference), f"{name} {option} is not on the page"
+    assert f"landscape-hooks {name}" in (ROOT / "README.md").read_text()
+
+
+@of_page
 def test_local_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", BLOCK.sub("", page.read_text())):
         if "://" not in target and not target.startswith("mailto:"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_every_page_is_in_the_navigation():
+    nav = re.findall(r"^ +- .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    found = [p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")]
+    assert sorted(nav) == sorted(found), "mkdocs.yml names other pages than there are in docs/"
+
+
 def test_the_format_page_shows_the_table_of_the_code():
     assert schema.table_markdown() in (ROOT / "docs/format.md").read_text()
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_and_option_has_help(name):
-    command = getattr(import_module(f"landscape_hooks.commands.{name}"), name)
-    assert command.help
-    for parameter in command.params:
-        if isinstance(parameter, click.Option):
-            assert parameter.help, f"{name} {parameter.opts[0]} has no help"
-    assert f"landscape-hooks {name}" in (ROOT / "README.md").read_text()

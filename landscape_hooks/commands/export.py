@@ -15,7 +15,8 @@ import click
 @click.option("--figure", "kind", type=click.Choice(["contours", "surface", "loss"]), default="contours",
               show_default=True, help="Which figure --png draws.")  # fmt: skip
 @click.option("--name", help="Surface of the run (left out: the latest).")
-@click.option("--height", type=click.Choice(["auto", "log10", "linear"]), default="auto", show_default=True)
+@click.option("--height", type=click.Choice(["auto", "log10", "linear"]), default="auto", show_default=True,
+              help="What the height is of the loss.")  # fmt: skip
 @click.option("--colormap", default="viridis", show_default=True, help="A colour map of matplotlib.")
 def export(
     run: str,

@@ -15,8 +15,9 @@ import click
 @click.option("--view", "view_text", default="", metavar="VIEW", help="Camera, as the window's key V prints it.")
 @click.option("--texture", default="viridis", show_default=True, help="Colour map, hypsometric, grey or wireframe.")
 @click.option("--contours", default="shader", show_default=True, help="shader, 'marching squares' or off.")
-@click.option("--theme", type=click.Choice(["dark", "light"]), default="dark", show_default=True)
-@click.option("--height", type=click.Choice(["auto", "log10", "linear", "clipped"]), default="auto", show_default=True)
+@click.option("--theme", type=click.Choice(["dark", "light"]), default="dark", show_default=True, help="Background.")
+@click.option("--height", type=click.Choice(["auto", "log10", "linear", "clipped"]), default="auto", show_default=True,
+              help="What the height is of the loss.")  # fmt: skip
 @click.option("--exaggeration", default=1.0, show_default=True, help="Stretches the height.")
 @click.option("--captions/--no-captions", default=True, help="Axes, colour bar, read-out and title.")
 @click.option("--transparent", is_flag=True, help="No background (PNG, WebP).")

@@ -10,8 +10,9 @@ import click
 @click.option("--name", help="Surface of the run (left out: the latest).")
 @click.option("--view", "view_text", default="", metavar="VIEW", help="Camera, as the key V prints it; also: top, iso.")
 @click.option("--texture", default="viridis", show_default=True, help="Texture at the start; the key C changes it.")
-@click.option("--theme", type=click.Choice(["dark", "light"]), default="dark", show_default=True)
-@click.option("--height", type=click.Choice(["auto", "log10", "linear", "clipped"]), default="auto", show_default=True)
+@click.option("--theme", type=click.Choice(["dark", "light"]), default="dark", show_default=True, help="Background.")
+@click.option("--height", type=click.Choice(["auto", "log10", "linear", "clipped"]), default="auto", show_default=True,
+              help="What the height is of the loss.")  # fmt: skip
 @click.option("--play/--no-play", default=True, help="Start playing at once.")
 @click.option("--follow", is_flag=True, help="Show new snapshots of a training that is still running.")
 def view(
