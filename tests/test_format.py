@@ -1,0 +1,130 @@
+"""docs/format.md is the table that the code reads, and enough to read a run without this library and without zarr."""
+
+import json
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from landscape_hooks import Trajectory, analyze, record, schema, store
+from landscape_hooks.errors import RunError
+
+PAGE = Path(__file__).parents[1] / "docs" / "format.md"
+BEGIN, END = "<!-- table: begin", "<!-- table: end -->"
+
+
+def test_the_page_shows_the_table():
+    shown = PAGE.read_text().partition(BEGIN)[2].partition("-->\n")[2].partition(END)[0]
+    assert shown.strip() == schema.table_markdown().strip()
+
+
+def train(path, steps=9, size=300, **options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(size, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rows = {0: nn.utils.parameters_to_vector(model.parameters()).detach().numpy().copy()}
+    with record(model, optimizer, path, **options) as recorder:
+        for step in range(1, steps + 1):
+            optimizer.zero_grad()
+            loss = model(torch.randn(6, size)).square().mean()
+            loss.backward()
+            recorder.log(loss=loss, epoch=0)
+            optimizer.step()
+            rows[step] = nn.utils.parameters_to_vector(model.parameters()).detach().numpy().copy()
+    return rows
+
+
+def test_every_array_of_a_run_is_in_the_table(tmp_path):
+    data = [(torch.randn(12, 300), torch.randint(0, 2, (12,)))]
+    train(tmp_path / "run.zarr", criterion=nn.CrossEntropyLoss(), data=data)
+    analyze(tmp_path / "run.zarr", size=3, progress=False)
+    root = store.open_run(tmp_path / "run.zarr")
+    arrays = {path: array for path, array in root.members(max_depth=None) if hasattr(array, "dtype")}
+    assert len(arrays) > 20
+    for path, array in arrays.items():
+        row = schema.field(path)
+        if "..." not in row.dims:
+            assert array.metadata.dimension_names == row.dims, path
+        assert array.attrs["units"] == row.units
+        if row.dtype != "as recorded":
+            assert array.dtype == row.dtype, path
+    assert {"format", "version"} == set(root.attrs["landscape_hooks"])
+
+
+# -- a reader from the document: json, struct and the bytes of files, nothing else ------------------------------
+def metadata(folder):
+    return json.loads((folder / "zarr.json").read_text())
+
+
+def chunk_of(folder, meta, index):
+    """The numbers of one inner chunk, from the shard or chunk file that it lies in."""
+    (codec, *_) = meta["codecs"]
+    outer = meta["chunk_grid"]["configuration"]["chunk_shape"]
+    dtype = np.dtype(meta["data_type"]).newbyteorder("<")
+    if codec["name"] == "bytes":
+        raw = (folder / "c").joinpath(*map(str, index)).read_bytes()
+        return np.frombuffer(raw, dtype).reshape(outer)
+    inner = codec["configuration"]["chunk_shape"]
+    per_file = [o // i for o, i in zip(outer, inner, strict=True)]
+    file = (folder / "c").joinpath(*(str(i // n) for i, n in zip(index, per_file, strict=True)))
+    raw = file.read_bytes()
+    at = 0
+    for i, n in zip(index, per_file, strict=True):
+        at = at * n + i % n
+    table = raw[-(16 * math.prod(per_file) + 4) :]
+    offset, length = struct.unpack_from("<QQ", table, 16 * at)
+    return np.frombuffer(raw[offset : offset + length], dtype).reshape(inner)
+
+
+def inner_shape(meta):
+    (codec, *_) = meta["codecs"]
+    configuration = (
+        codec["configuration"] if codec["name"] == "sharding_indexed" else meta["chunk_grid"]["configuration"]
+    )
+    return configuration["chunk_shape"]
+
+
+def row_of(folder, place):
+    meta = metadata(folder)
+    rows, *rest = inner_shape(meta)
+    if not rest:
+        return chunk_of(folder, meta, (place // rows,))[place % rows]
+    pieces = -(-meta["shape"][1] // rest[0])
+    parts = [chunk_of(folder, meta, (place // rows, column))[place % rows] for column in range(pieces)]
+    return np.concatenate(parts)[: meta["shape"][1]]
+
+
+@pytest.mark.parametrize(("size", "options"), [(300, {"every": 2}), (300, {"keep": 4}), (600_000, {"every": 3})])
+def test_a_run_is_read_by_the_document_alone(tmp_path, size, options):
+    rows = train(tmp_path / "run.zarr", size=size, **options)
+    root = tmp_path / "run.zarr"
+    attributes = metadata(root)["attributes"]
+    assert attributes["landscape_hooks"]["format"] == 1
+    committed = metadata(root / "trajectory")["attributes"]["committed"]
+    order = committed["order"] or range(committed["rows"])
+    layout = attributes["layout"]
+    assert [e["name"] for e in layout] == ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias"]
+    assert sum(e["size"] for e in layout) == len(rows[0])
+    steps = [int(row_of(root / "trajectory" / "step", place)) for place in order]
+    assert steps == Trajectory.open(root).steps.tolist()
+    assert steps[-1] == 9
+    assert committed["tail"] == (steps[-1] % 3 != 0 if options == {"every": 3} else True)
+    for step, place in zip(steps, order, strict=True):
+        np.testing.assert_array_equal(row_of(root / "trajectory" / "weights", place), rows[step])
+    buffers = row_of(root / "trajectory" / "buffers", order[-1])
+    np.testing.assert_array_equal(buffers, Trajectory.open(root)[-1].buffers)
+
+
+def test_a_newer_format_is_refused_and_unknown_attributes_are_ignored(tmp_path):
+    rows = train(tmp_path / "run.zarr", every=3)
+    root = store.open_run(tmp_path / "run.zarr", mode="r+")
+    root.attrs["something_new"] = {"a": 1}
+    root["trajectory"].attrs["committed"] = {**root["trajectory"].attrs["committed"], "colour": "blue"}
+    np.testing.assert_array_equal(Trajectory.open(tmp_path / "run.zarr")[0].weights, rows[0])
+    root.attrs["landscape_hooks"] = {"format": schema.FORMAT + 1}
+    with pytest.raises(RunError, match="Upgrade"):
+        Trajectory.open(tmp_path / "run.zarr")
