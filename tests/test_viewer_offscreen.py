@@ -14,7 +14,7 @@ from landscape_hooks.viewer.look import TEXTURES, Look
 from landscape_hooks.viewer.offscreen import Canvas, render
 from landscape_hooks.viewer.replay import Replay
 from landscape_hooks.viewer.source import load
-from tests.landscapes import surface, write_run
+from tests.landscapes import ODD, surface, write_run
 
 SIZE = (480, 320)
 PLAIN = Look(captions=False)
@@ -198,3 +198,26 @@ def test_supersampling_smooths_and_keeps_the_picture():
     assert np.abs(rough - smooth).mean() < 6
     edges = [np.abs(np.diff(picture, axis=0)).max(axis=-1) for picture in pictures]
     assert (edges[1] > 120).sum() < (edges[0] > 120).sum()
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.filterwarnings("error")
+def test_odd_surfaces_are_drawn(canvas, name):
+    for look in (Look(), Look(contours="marching squares", texture="wireframe", theme="light")):
+        made = Replay.of(load(ODD[name]), look, aspect=SIZE[0] / SIZE[1])
+        for share in (0.0, 0.4, 1.0):
+            made.timeline.scrub(share)
+            assert canvas.draw(made).std() > 5
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.filterwarnings("error")
+def test_odd_surfaces_go_through_files(tmp_path, name):
+    from landscape_hooks.glb import write_glb
+    from landscape_hooks.ply import read_ply
+
+    write_ply(ODD[name], tmp_path / "f.ply")
+    back = read_ply(tmp_path / "f.ply")
+    np.testing.assert_array_equal(back.loss[back.present], ODD[name].loss[ODD[name].present])
+    assert [len(path) for path in back.paths] == [len(path) for path in ODD[name].paths]
+    write_glb(ODD[name], tmp_path / "f.glb")
