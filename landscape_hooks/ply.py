@@ -409,6 +409,7 @@ def _foreign(path: FilePath, data: Any) -> Mesh:
         loss=loss,
         height=Height("linear", float(points[sound, 2].min()), float(points[sound, 2].max())),
         colors=np.column_stack([vertex[c] for c in ("red", "green", "blue")]) if colored else None,
+        scalar=scalar or "z",
     )
 
 

@@ -111,7 +111,7 @@ class Hud:
         x, y = 22 * pen.unit, 16 * pen.unit
         pen.text(x, y, landscape.title, theme.ink, size=19)
         y += 27 * pen.unit
-        lines = [landscape.mesh.height.statement]
+        lines = [landscape.mesh.statement]
         if landscape.surface is not None:
             lines = caption(landscape.surface, landscape.mesh.height).split("  ·  ")
             lines = ["  ·  ".join(lines[:-1]), landscape.mesh.height.statement]
