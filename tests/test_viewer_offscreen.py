@@ -252,7 +252,6 @@ def test_a_mesh_of_another_program_is_drawn_by_its_own_values(canvas, tmp_path, 
     made = Replay.of(landscape, PLAIN, aspect=SIZE[0] / SIZE[1])
     assert "576 triangles" in landscape.mesh.statement
     pixels = canvas.draw(made)
-    x, y, _ = made.camera.project(made.stage.place([[0.0, -1.2, 0.35]]), SIZE)[0]
     red, green, _ = spot(pixels, *made.camera.project(made.stage.place([[1.0, 0.0, 0.4]]), SIZE)[0][:2])
     assert (red > 2 * green) == colored
     for texture in TEXTURES:
