@@ -49,12 +49,12 @@ def contour_figure(
         axes = figure.add_subplot()
         _fill(figure, axes, surface, mesh, colormap)
         _holes(axes, mesh)
-        for number, path in enumerate(surface.paths):
-            _draw_path(axes, path, colors.path_color(number), alone=len(surface.paths) == 1)
+        for number, path in enumerate(_shown(surface)):
+            _draw_path(axes, path, colors.path_color(number), alone=len(_shown(surface)) == 1)
         _frame(axes, surface)
         axes.set_title(_title(surface), loc="left", fontsize=11, fontweight="bold", color=INK, pad=22)
         axes.text(0, 1.022, caption(surface, mesh.height), transform=axes.transAxes, fontsize=7.5, color="#5a6475")
-        if surface.paths:
+        if _shown(surface):
             axes.legend(loc="best", fontsize=8, framealpha=0.92, edgecolor="none", facecolor="white", borderpad=0.7)
     return figure
 
@@ -77,6 +77,11 @@ def _title(surface: Surface) -> str:
     if surface.attrs.get("directions") not in what and not surface.attrs.get("directions"):
         plane = "a plane"
     return f"Loss around {', '.join(runs)} in {plane}" if runs else f"Loss in {plane}"
+
+
+def _shown(surface: Surface) -> list[Path]:
+    """The paths that have a snapshot."""
+    return [path for path in surface.paths if len(path)]
 
 
 def _style() -> Any:
@@ -211,7 +216,7 @@ def loss_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.6)) -> 
         figure = Figure(figsize=size, layout="constrained", dpi=150)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         every: list[NDArray[np.float64]] = []
-        for number, path in enumerate(surface.paths):
+        for number, path in enumerate(_shown(surface)):
             color, name = colors.path_color(number), path.label or "path"
             upper.fill_between(
                 path.step, path.loss - path.loss_stderr, path.loss + path.loss_stderr, color=color, alpha=0.2, lw=0
@@ -237,7 +242,7 @@ def loss_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.6)) -> 
             for side in ("top", "right"):
                 axes.spines[side].set_visible(False)
         upper.set_title("Loss along the path", loc="left", fontsize=11, fontweight="bold", color=INK)
-        if surface.paths:
+        if _shown(surface):
             upper.legend(fontsize=8, frameon=False)
     return figure
 
@@ -263,7 +268,7 @@ def surface_figure(
             alpha, beta, mesh.heights, cmap=colormap, rcount=100, ccount=100, linewidth=0, antialiased=True,
             vmin=mesh.height.bounds[0], vmax=mesh.height.bounds[1], alpha=0.96,
         )  # fmt: skip
-        for number, path in enumerate(surface.paths):
+        for number, path in enumerate(_shown(surface)):
             drape = mesh.drape(path.coordinates)
             lifted = drape.points + np.array([0, 0, 0.01 * np.ptp(mesh.height.bounds)])
             axes.plot(*lifted.T, color="white", linewidth=3.2, zorder=4)

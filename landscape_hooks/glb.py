@@ -171,7 +171,9 @@ def _add_path(document: _Document, surface: Surface, mesh: Mesh, stage: Stage, n
     points = stage.place(drape.points)
     sound = np.isfinite(points).all(axis=1)
     points, position = points[sound] + np.array([0, 0, RADIUS]), drape.position[sound]
-    keep = np.concatenate([[True], np.linalg.norm(np.diff(points, axis=0), axis=1) > 1e-7]) if len(points) else sound
+    if len(points) < 2:
+        return []
+    keep = np.concatenate([[True], np.linalg.norm(np.diff(points, axis=0), axis=1) > 1e-7])
     points, position = points[keep], position[keep]
     if len(points) < 2:
         return []

@@ -132,6 +132,8 @@ class Mesh:
         (V, 3) uint8 colours that came with a file, or None.
     grid
         the surface that the mesh was made from, or None for a mesh that is not a grid.
+    scalar
+        what `loss` is in a mesh of another program: the name of a vertex property, or "z".
     """
 
     vertices: Floats
@@ -140,6 +142,15 @@ class Mesh:
     height: Height
     colors: NDArray[np.uint8] | None = None
     grid: Surface | None = None
+    scalar: str = "loss"
+
+    @property
+    def statement(self) -> str:
+        """What a caption says about the height, or about a mesh that is not ours."""
+        if self.grid is not None:
+            return self.height.statement
+        by = "its own colours" if self.colors is not None else self.scalar
+        return f"a mesh of another program: {len(self.faces):,} triangles, coloured by {by}"
 
     @classmethod
     def from_surface(cls, surface: Surface, *, height: str = "auto", clip: tuple[float, float] = (0.0, 100.0)) -> Mesh:

@@ -62,7 +62,7 @@ def write_ply(
     columns: dict[str, NDArray[Any]] = {
         **_position(mesh.vertices, mesh.height, scale),
         **_rgb(colors.of_mesh(mesh, colormap)),
-        "quality": finite.astype("<f4"),
+        "quality": _single(finite),
         "loss": finite,
     }
     if state.any():
@@ -86,6 +86,12 @@ def _z_scale(mesh: Mesh) -> float:
 def _position(points: NDArray[Any], height: Height, scale: float) -> dict[str, NDArray[Any]]:
     z = (points[:, 2] - height.bounds[0]) * scale
     return {name: value.astype("<f4") for name, value in zip("xyz", (points[:, 0], points[:, 1], z), strict=True)}
+
+
+def _single(values: NDArray[Any]) -> NDArray[Any]:
+    """As float32, cut off at its largest number: an inf is not for a file."""
+    largest = float(np.finfo(np.float32).max)
+    return np.clip(values, -largest, largest).astype("<f4")
 
 
 def _rgb(rgb: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
@@ -182,10 +188,10 @@ def _write_paths(path: FilePath, surface: Surface, mesh: Mesh, scale: float) -> 
         for name, value in values.items():
             bad = ~np.isfinite(value)
             clean = np.where(bad, 0.0, value)
-            column[name] = np.interp(drape.position, np.arange(len(run)), clean)
+            column[name] = np.interp(drape.position, np.arange(len(run)), clean) if len(run) else clean
             codes = np.select([np.isnan(value), value > 0], [2, 3], 4) * bad
             column[f"{name}_state"] = codes[np.floor(drape.position).astype(int)].astype(np.uint8)
-        column["quality"] = column["loss"].astype("<f4")
+        column["quality"] = _single(column["loss"])
         parts.append(column)
         numbers = np.arange(start, start + len(points) - 1, dtype=np.int32)
         edges.append(np.stack([numbers, numbers + 1], axis=1))
@@ -403,6 +409,7 @@ def _foreign(path: FilePath, data: Any) -> Mesh:
         loss=loss,
         height=Height("linear", float(points[sound, 2].min()), float(points[sound, 2].max())),
         colors=np.column_stack([vertex[c] for c in ("red", "green", "blue")]) if colored else None,
+        scalar=scalar or "z",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -71,3 +72,46 @@ def write_run(folder: FilePath, made: Surface) -> FilePath:
     writer.write_paths(root, made.paths)
     writer.finish(root, {})
     return folder
+
+
+def changed(**fields: Any) -> Surface:
+    return replace(surface(7, 6), **fields)
+
+
+def path_of(**fields: Any) -> Path:
+    return replace(descent(12), **fields)
+
+
+def lost(values: Any, *places: int) -> Any:
+    out = values.astype(float).copy()
+    out[list(places)] = np.nan
+    return out
+
+
+ODD = {
+    "one snapshot": changed(paths=(descent(1),)),
+    "no snapshot": changed(paths=(descent(0),)),
+    "two by two": surface(2, 2),
+    "constant loss": changed(loss=np.full((7, 6), 2.0)),
+    "constant zero": changed(loss=np.zeros((7, 6))),
+    "negative loss": changed(loss=-surface(7, 6).loss),
+    "huge loss": changed(loss=surface(7, 6).loss * 1e300),
+    "tiny loss": changed(loss=surface(7, 6).loss * 1e-300),
+    "tiny range": changed(loss=1.0 + 1e-13 * surface(7, 6).loss),
+    "one finite cell": changed(evaluated=np.arange(42).reshape(7, 6) % 6 < 2),
+    "no whole cell": changed(evaluated=(np.indices((7, 6)).sum(axis=0) % 2).astype(bool)),
+    "path outside": changed(paths=(path_of(coordinates=descent(12).coordinates + 50),)),
+    "path stands still": changed(paths=(path_of(coordinates=np.zeros((12, 2))),)),
+    "path with NaN": changed(
+        paths=(path_of(coordinates=np.vstack([np.full((3, 2), np.nan), descent(9).coordinates])),)
+    ),
+    "losses unknown": changed(paths=(path_of(loss=np.full(12, np.nan), plane_loss=np.full(12, np.nan)),)),
+    "some losses unknown": changed(paths=(path_of(loss=lost(descent(12).loss, 0, 5)),)),
+    "infinite losses": changed(paths=(path_of(loss=np.full(12, np.inf), distance=np.full(12, np.inf)),)),
+    "steps repeat": changed(paths=(path_of(step=np.zeros(12, dtype=np.int64)),)),
+    "long names": changed(attrs={"labels": ["a" * 300, "ß → 学"], "batch_norm": "batch"}),
+    "no attributes": changed(attrs={}, explained_variance_ratio=np.array([np.nan, np.nan])),
+    "narrow": changed(beta=np.linspace(0, 1e-9, 6)),
+    "far away": changed(alpha=np.linspace(1e8, 1e8 + 1, 7), paths=()),
+    "ten runs": changed(paths=tuple(descent(5 + k, f"run {k}", 0.2 * k) for k in range(10))),
+}

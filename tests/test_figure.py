@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from landscape_hooks.figure import contour_figure, loss_figure, surface_figure
-from tests.landscapes import descent, surface
+from tests.landscapes import ODD, descent, surface
 
 
 def test_the_contour_figure_states_policy_height_and_variance_and_draws_the_path():
@@ -48,3 +48,10 @@ def test_a_constant_loss_and_no_path_are_still_a_figure(tmp_path):
     flat = type(made)(**{**made.__dict__, "loss": np.full(made.shape, 2.0)})
     contour_figure(flat).savefig(tmp_path / "flat.png")
     loss_figure(flat).savefig(tmp_path / "loss.png")
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("draw", [contour_figure, surface_figure, loss_figure])
+def test_odd_surfaces_are_figures(tmp_path, name, draw):
+    draw(ODD[name]).savefig(tmp_path / "f.png", dpi=40)
+    assert (tmp_path / "f.png").stat().st_size > 1000

@@ -14,7 +14,7 @@ from landscape_hooks.viewer.look import TEXTURES, Look
 from landscape_hooks.viewer.offscreen import Canvas, render
 from landscape_hooks.viewer.replay import Replay
 from landscape_hooks.viewer.source import load
-from tests.landscapes import surface, write_run
+from tests.landscapes import ODD, surface, write_run
 
 SIZE = (480, 320)
 PLAIN = Look(captions=False)
@@ -198,3 +198,62 @@ def test_supersampling_smooths_and_keeps_the_picture():
     assert np.abs(rough - smooth).mean() < 6
     edges = [np.abs(np.diff(picture, axis=0)).max(axis=-1) for picture in pictures]
     assert (edges[1] > 120).sum() < (edges[0] > 120).sum()
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.filterwarnings("error")
+def test_odd_surfaces_are_drawn(canvas, name):
+    for look in (Look(), Look(contours="marching squares", texture="wireframe", theme="light")):
+        made = Replay.of(load(ODD[name]), look, aspect=SIZE[0] / SIZE[1])
+        for share in (0.0, 0.4, 1.0):
+            made.timeline.scrub(share)
+            assert canvas.draw(made).std() > 5
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.filterwarnings("error")
+def test_odd_surfaces_go_through_files(tmp_path, name):
+    from landscape_hooks.glb import write_glb
+    from landscape_hooks.ply import read_ply
+
+    write_ply(ODD[name], tmp_path / "f.ply")
+    back = read_ply(tmp_path / "f.ply")
+    np.testing.assert_array_equal(back.loss[back.present], ODD[name].loss[ODD[name].present])
+    assert [len(path) for path in back.paths] == [len(path) for path in ODD[name].paths]
+    write_glb(ODD[name], tmp_path / "f.glb")
+
+
+def torus(path, colored):
+    """A mesh that no program of ours wrote: quads, a scalar of its own, perhaps colours."""
+    import plyfile
+
+    u, v = np.meshgrid(np.arange(24) * np.pi / 12, np.arange(12) * np.pi / 6, indexing="ij")
+    reach = 1 + 0.4 * np.cos(v)
+    names = [("x", "f4"), ("y", "f4"), ("z", "f4"), ("quality", "f4")]
+    names += [(c, "u1") for c in ("red", "green", "blue")] if colored else []
+    vertex = np.zeros(u.size, dtype=names)
+    for name, values in zip("xyz", (reach * np.cos(u), reach * np.sin(u), 0.4 * np.sin(v)), strict=True):
+        vertex[name] = values.ravel()
+    vertex["quality"] = np.sin(3 * u).ravel()
+    if colored:
+        vertex["red"] = 255
+    i, j = np.indices((24, 12)).reshape(2, -1)
+    corner = [(i + a) % 24 * 12 + (j + b) % 12 for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))]
+    face = np.zeros(len(i), dtype=[("vertex_indices", "i4", 4)])
+    face["vertex_indices"] = np.stack(corner, axis=1)
+    elements = [plyfile.PlyElement.describe(vertex, "vertex"), plyfile.PlyElement.describe(face, "face")]
+    plyfile.PlyData(elements).write(path)
+    return path
+
+
+@pytest.mark.parametrize("colored", [False, True])
+def test_a_mesh_of_another_program_is_drawn_by_its_own_values(canvas, tmp_path, colored):
+    landscape = load(torus(tmp_path / "torus.ply", colored))
+    made = Replay.of(landscape, PLAIN, aspect=SIZE[0] / SIZE[1])
+    assert "576 triangles" in landscape.mesh.statement
+    pixels = canvas.draw(made)
+    red, green, _ = spot(pixels, *made.camera.project(made.stage.place([[1.0, 0.0, 0.4]]), SIZE)[0][:2])
+    assert (red > 2 * green) == colored
+    for texture in TEXTURES:
+        made.set_look(replace(Look(), texture=texture))
+        assert canvas.draw(made).std() > 10

@@ -139,6 +139,44 @@ def test_mouse_and_keys_move_camera_and_time(display):
     )
 
 
+def test_the_options_change_everything_and_name_what_cannot_be_drawn(display):
+    run(
+        display,
+        """
+        event("on_key_press", key.M, 0)
+        picture()
+        for name in ("floor", "true_loss", "xray", "captions"):
+            before = getattr(replay.look, name)
+            click("switch " + name)
+            assert getattr(replay.look, name) is not before, name
+        for owner, name in ((replay.timeline, "loop"), (replay, "turntable"), (replay, "follow")):
+            before = getattr(owner, name)
+            click("switch " + name)
+            assert getattr(owner, name) is not before, name
+        replay.turntable = replay.follow = False
+        camera = replay.camera
+        click("choose texture")                  # opens a list, whose items lie outside the panel
+        x, y, width, height = shown.panels.places["choose texture"]
+        at = int(x + 40), int(500 - 1 - (y + height * 2.6))
+        event("on_mouse_motion", *at, 0, 0); picture()
+        event("on_mouse_press", *at, mouse.LEFT, 0); picture()
+        event("on_mouse_drag", at[0] + 5, at[1], 5, 0, mouse.LEFT, 0)
+        event("on_mouse_release", at[0] + 5, at[1], mouse.LEFT, 0); picture()
+        assert replay.look.texture != "viridis"
+        assert replay.camera == camera, "the list took the mouse"
+
+        from dataclasses import replace
+        made = surface()
+        replay.landscape = load(replace(made, loss=made.loss - 1))
+        event("on_key_press", key.Z, 0)
+        assert "no logarithm" in shown.panels.notice
+        picture()
+        event("on_key_press", key.R, 0)
+        assert shown.panels.notice == ""
+        """,
+    )
+
+
 def test_a_thousand_random_events_do_no_harm(display):
     run(
         display,
@@ -146,7 +184,7 @@ def test_a_thousand_random_events_do_no_harm(display):
         import random
         from landscape_hooks.viewer.controls import KEYS
         chance = random.Random(20)
-        names = [row.key for row in KEYS] + ["H", "V", "F12", "Q", "_1"]
+        names = [row.key for row in KEYS] + ["H", "M", "V", "F12", "Q", "_1"]
         window.set_size(420, 300)
         x = y = 100
         for number in range(1000):

@@ -111,7 +111,7 @@ class Hud:
         x, y = 22 * pen.unit, 16 * pen.unit
         pen.text(x, y, landscape.title, theme.ink, size=19)
         y += 27 * pen.unit
-        lines = [landscape.mesh.height.statement]
+        lines = [landscape.mesh.statement]
         if landscape.surface is not None:
             lines = caption(landscape.surface, landscape.mesh.height).split("  ·  ")
             lines = ["  ·  ".join(lines[:-1]), landscape.mesh.height.statement]
@@ -192,7 +192,7 @@ class Hud:
         for value, label in zip(values, labels, strict=True):
             if not low <= value <= high:
                 continue
-            level = y + height * (1 - (value - low) / (high - low))
+            level = y + height * (1 - ((value - low) / (high - low) if high > low else 0.5))
             pen.line((x + width, level), (x + width + 4 * unit, level), theme.faint)
             pen.text(x + width + 8 * unit, level - 7.5 * unit, label, theme.ink, size=12.5)
 
@@ -237,8 +237,12 @@ class Hud:
             x, y, align = _beside(pen, a, b, 46)
             width = pen.width(name, 13.5)
             x = float(np.clip(x - align * width, 8, max(size[0] - width - 8, 8)))
-            if self.plot is not None and y > self.plot[1] - 50 * pen.unit:  # beside the plot of the losses
-                x = max(x, self.plot[0] + self.plot[2] + 72 * pen.unit)
+            if self.plot is not None:  # above or beside the plot of the losses
+                left, upper, inset, _ = self.plot
+                if y > upper + 24 * pen.unit:
+                    x = max(x, left + inset + 72 * pen.unit)
+                elif x < left + inset + 64 * pen.unit:
+                    y = min(y, upper - 52 * pen.unit)
             pen.text(x, min(y, size[1] - 22 * pen.unit), name, theme.ink, size=13.5)
 
     def _height_axis(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:

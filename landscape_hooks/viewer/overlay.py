@@ -24,6 +24,7 @@ class Overlay:
     """One imgui context. Needs a current OpenGL context; `frame` … `draw` for every picture."""
 
     def __init__(self) -> None:
+        self._begun = False
         self.context = imgui.create_context()
         imgui.set_current_context(self.context)
         io = imgui.get_io()
@@ -73,12 +74,16 @@ class Overlay:
         io.display_size = imgui.ImVec2(*size)
         io.display_framebuffer_scale = imgui.ImVec2(scale, scale)
         io.delta_time = max(seconds, 1e-4)
+        if self._begun:  # a picture that failed half-way must not take the next one with it
+            imgui.end_frame()
         imgui.new_frame()
+        self._begun = True
         return imgui
 
     def draw(self) -> None:
         """End the picture and draw it into the bound framebuffer."""
         imgui.render()
+        self._begun = False
         data = imgui.get_draw_data()
         for texture in imgui.get_platform_io().textures:
             self._update(texture)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from imgui_bundle import imgui
 
+from landscape_hooks.errors import LandscapeError
 from landscape_hooks.viewer.controls import KEYS, MOUSE
-from landscape_hooks.viewer.look import TEXTURES
+from landscape_hooks.viewer.look import CONTOURS, EXAGGERATION, HEIGHTS, TEXTURES, THEMES
 from landscape_hooks.viewer.replay import Replay
+from landscape_hooks.viewer.timeline import CLOCKS
 
 BAR = 44.0
 """Height of the bar with the timeline, at the bottom of the window."""
@@ -28,13 +31,18 @@ class Panels:
 
     def __init__(self) -> None:
         self.help = False
+        self.options = False
         self.notice = ""
+        self.trouble = ""
+        self._popup = False
         self.places: dict[str, tuple[float, float, float, float]] = {}
         self._areas: list[tuple[float, float, float, float]] = []
 
     def cover(self, x: float, y: float) -> bool:
         """Whether a panel lies over a point. (imgui's own answer is that of the picture before.)"""
-        return any(left <= x <= left + w and upper <= y <= upper + h for left, upper, w, h in self._areas)
+        return self._popup or any(
+            left <= x <= left + w and upper <= y <= upper + h for left, upper, w, h in self._areas
+        )
 
     def _end(self) -> None:
         place, extent = imgui.get_window_pos(), imgui.get_window_size()
@@ -47,10 +55,22 @@ class Panels:
         self.places.clear()
         self._areas.clear()
         self._bar(replay, size)
-        if self.notice:
+        if self.options:
+            self._options(replay, size)
+        if self.notice or self.trouble:
             self._notice(size)
         if self.help:
             self._help(size)
+        flags = imgui.PopupFlags_.any_popup_id.value | imgui.PopupFlags_.any_popup_level.value
+        self._popup = imgui.is_popup_open("", flags)
+
+    def change(self, replay: Replay, **options: Any) -> None:
+        """Change the look; what cannot be drawn so is said instead."""
+        self.notice = ""
+        try:
+            replay.set_look(replace(replay.look, **options))
+        except LandscapeError as error:
+            self.notice = str(error)
 
     def _style(self, replay: Replay) -> None:
         theme = replay.look.colors
@@ -103,7 +123,7 @@ class Panels:
         if self._button(f"{timeline.speed:g}x", "speed", "speed (, and .)"):
             timeline.faster(1 if timeline.speed < 10 else -10)
         texture = f"Texture: {replay.look.texture}"
-        right = sum(imgui.calc_text_size(t).x + 16 for t in (texture, "Help")) + 28
+        right = sum(imgui.calc_text_size(t).x + 16 for t in (texture, "Options", "Help")) + 28
         imgui.set_next_item_width(max(size[0] - imgui.get_cursor_pos_x() - right, 60))
         changed, value = imgui.slider_float("##scrub", timeline.fraction, 0.0, 1.0, self._moment(replay))
         self._mark("scrub")
@@ -112,8 +132,9 @@ class Panels:
             timeline.scrub(value)
         imgui.same_line()
         if self._button(texture, "texture", "next texture (C)"):
-            at = (TEXTURES.index(replay.look.texture) + 1) % len(TEXTURES)
-            replay.set_look(replace(replay.look, texture=TEXTURES[at]))
+            self.change(replay, texture=replay.look.next("texture").texture)
+        if self._button("Options", "options", "everything that can be changed (M)"):
+            self.options = not self.options
         if self._button("Help", "help", "keys and mouse (H)"):
             self.help = not self.help
         self._end()
@@ -126,11 +147,70 @@ class Panels:
         index = replay.timeline.index
         return f"step {paths[0].step[index]}  ({index + 1} of {len(paths[0])})"
 
+    def _options(self, replay: Replay, size: tuple[int, int]) -> None:
+        """A panel with everything that can be changed."""
+        imgui.set_next_window_pos(
+            imgui.ImVec2(size[0] - 12, size[1] - BAR - 10), imgui.Cond_.always.value, imgui.ImVec2(1.0, 1.0)
+        )
+        imgui.begin("options", None, _FIXED | imgui.WindowFlags_.always_auto_resize.value)
+        look, timeline = replay.look, replay.timeline
+        imgui.push_item_width(170)
+        for name, known in (
+            ("texture", TEXTURES),
+            ("contours", CONTOURS),
+            ("height", HEIGHTS),
+            ("theme", tuple(THEMES)),
+        ):
+            chosen = self._choice(name, getattr(look, name), known)
+            if chosen is not None:
+                self.change(replay, **{name: chosen})
+        clocks = [clock for clock in CLOCKS if clock in timeline.clocks]
+        chosen = self._choice("clock", timeline.clock, clocks)
+        if chosen is not None:
+            timeline.use(chosen)
+        logarithmic = imgui.SliderFlags_.logarithmic.value
+        moved, value = imgui.slider_float("relief", replay.look.exaggeration, *EXAGGERATION, "x %.2f", logarithmic)
+        if moved:
+            self.change(replay, exaggeration=min(max(value, EXAGGERATION[0]), EXAGGERATION[1]))
+        moved, value = imgui.slider_float("shading", replay.look.shading, 0.0, 1.0, "%.2f")
+        if moved:
+            self.change(replay, shading=min(max(value, 0.0), 1.0))
+        imgui.pop_item_width()
+        self._switches(replay)
+        self._end()
+
+    def _choice(self, name: str, now: str, known: Sequence[str]) -> str | None:
+        """A list to choose from; returns what was chosen, or None."""
+        changed, number = imgui.combo(name, list(known).index(now), list(known))
+        self._mark(f"choose {name}")
+        return known[number] if changed else None
+
+    def _switches(self, replay: Replay) -> None:
+        """What is on or off, two in a row."""
+        rows: list[tuple[str, Any, str]] = [
+            ("floor and axes", None, "floor"),
+            ("true loss", None, "true_loss"),
+            ("x-ray", None, "xray"),
+            ("captions", None, "captions"),
+            ("loop", replay.timeline, "loop"),
+            ("turntable", replay, "turntable"),
+            ("follow the marker", replay, "follow"),
+        ]
+        for number, (label, owner, name) in enumerate(rows):
+            if number % 2:
+                imgui.same_line(150)
+            changed, value = imgui.checkbox(label, getattr(replay.look if owner is None else owner, name))
+            self._mark(f"switch {name}")
+            if changed and owner is None:
+                self.change(replay, **{name: value})
+            elif changed:
+                setattr(owner, name, value)
+
     def _notice(self, size: tuple[int, int]) -> None:
-        """One line of trouble above the bar: the run cannot be read at the moment."""
+        """One line above the bar: what cannot be drawn so, or why the run cannot be read at the moment."""
         imgui.set_next_window_pos(imgui.ImVec2(size[0] / 2, size[1] - BAR - 8), 0, imgui.ImVec2(0.5, 1.0))
         imgui.begin("notice", None, _FIXED | imgui.WindowFlags_.always_auto_resize.value)
-        imgui.text(self.notice)
+        imgui.text(self.notice or self.trouble)
         self._end()
 
     def _help(self, size: tuple[int, int]) -> None:
@@ -145,7 +225,14 @@ class Panels:
             | imgui.WindowFlags_.no_saved_settings.value,
         )
         rows: list[tuple[str, str]] = [(row.shown, row.says) for row in KEYS if row.key != "EQUAL"]
-        rows += [("H", "this help"), ("V", "print the view"), ("S", "save a picture"), ("Esc", "close"), *MOUSE]
+        rows += [
+            ("M", "options"),
+            ("H", "this help"),
+            ("V", "print the view"),
+            ("S", "save a picture"),
+            ("Esc", "close"),
+            *MOUSE,
+        ]
         half = (len(rows) + 1) // 2
         if imgui.begin_table("keys", 4, imgui.TableFlags_.sizing_fixed_fit.value):
             for k in range(half):

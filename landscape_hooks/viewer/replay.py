@@ -161,7 +161,7 @@ def fitted(camera: Camera, stage: Stage, aspect: float, captions: bool) -> Camer
     upwards = np.abs((corners - middle) @ camera.up)
     nearer = (corners - middle) @ -camera.forward
     slope = np.tan(np.radians(camera.fov) / 2)
-    margin = 0.80 if captions else 0.90
+    margin = (0.66 if camera.elevation > 75 else 0.80) if captions else 0.90  # a map has no corners to spare
     nearer = nearer if not camera.orthographic else 0 * nearer
     distance = np.max(np.maximum(across / (slope * aspect), upwards / slope) / margin + nearer)
     return replace(camera, distance=float(distance))

@@ -258,6 +258,12 @@ class Scene:
         gl.glEnable(gl.GL_POLYGON_OFFSET_FILL)
         gl.glPolygonOffset(1.0, 1.0)
         self._parts["surface"].draw(gl.GL_TRIANGLES, level=int(coarse))
+        if mode == 3 and mesh.grid is None:  # its edges are those of the triangles
+            set_uniforms(target, texture_mode=0)
+            gl.glPolygonMode(gl.GL_FRONT_AND_BACK, gl.GL_LINE)
+            gl.glDisable(gl.GL_POLYGON_OFFSET_FILL)
+            self._parts["surface"].draw(gl.GL_TRIANGLES)
+            gl.glPolygonMode(gl.GL_FRONT_AND_BACK, gl.GL_FILL)
         if "lid" in self._parts:
             set_uniforms(target, texture_mode=5, hatch=look.colors.faint)
             self._parts["lid"].draw(gl.GL_TRIANGLES)

@@ -34,8 +34,8 @@ class Landscape:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The paths, first run first."""
-        return self.surface.paths if self.surface is not None else ()
+        """The paths that have a snapshot, first run first."""
+        return tuple(path for path in self.surface.paths if len(path)) if self.surface is not None else ()
 
     @property
     def attrs(self) -> Mapping[str, Any]:

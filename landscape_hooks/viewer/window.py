@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from landscape_hooks.errors import LandscapeError
 from landscape_hooks.viewer import context, controls
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.look import Look
@@ -103,8 +104,8 @@ class ReplayWindow:
             self.replay.grow(found)
             self.touch()
         trouble = self._follower.trouble
-        if trouble != self.panels.notice:
-            self.panels.notice = trouble
+        if trouble != self.panels.trouble:
+            self.panels.trouble = trouble
             self.touch()
 
     def _sleep(self) -> None:
@@ -243,6 +244,7 @@ class ReplayWindow:
     def on_key_press(self, symbol: int, modifiers: int) -> bool | None:
         """Look the key up in the table."""
         self.touch()
+        self.panels.notice = ""
         name = self._key.symbol_string(symbol)
         if name == "ESCAPE":
             if self.panels.help:
@@ -252,6 +254,8 @@ class ReplayWindow:
             return True
         if name == "H":
             self.panels.help = not self.panels.help
+        elif name == "M":
+            self.panels.options = not self.panels.options
         elif name == "V":
             print(f"--view {self.replay.camera.text}", flush=True)
         elif name == "S":
@@ -259,8 +263,15 @@ class ReplayWindow:
         else:
             row = controls.find(name, bool(modifiers & self._key.MOD_SHIFT))
             if row is not None:
-                row.does(self.replay, self.window.get_size())
+                self._act(row)
         return True
+
+    def _act(self, row: controls.Key) -> None:
+        """Do what a key says; what cannot be drawn so is said above the bar."""
+        try:
+            row.does(self.replay, self.window.get_size())
+        except LandscapeError as error:
+            self.panels.notice = str(error)
 
     def on_resize(self, width: int, height: int) -> None:
         """A window of another size."""
