@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from landscape_hooks import analysis, store
+from landscape_hooks import filling, store
 from landscape_hooks.analysis import analyze
 from landscape_hooks.capture import capture
 from landscape_hooks.commands.analyze import analyze as command
@@ -201,7 +201,7 @@ def test_probe_samples_and_data_can_be_others(bn_run):
 # -- interrupted and resumed --------------------------------------------------------------------------------
 def test_asking_again_computes_nothing_and_fresh_everything(bn_run, monkeypatch):
     first = run(bn_run, size=4, name="again")
-    monkeypatch.setattr(analysis, "evaluate", lambda *a, **k: pytest.fail("evaluated") if len(a[1]) else iter(()))
+    monkeypatch.setattr(filling, "evaluate", lambda *a, **k: pytest.fail("evaluated") if len(a[1]) else iter(()))
     again = run(bn_run, size=4, name="again")
     np.testing.assert_array_equal(first.loss, again.loss)
     monkeypatch.undo()
@@ -210,7 +210,7 @@ def test_asking_again_computes_nothing_and_fresh_everything(bn_run, monkeypatch)
 
 def test_ctrl_c_keeps_what_is_done_and_resuming_completes_it_bit_for_bit(bn_run, monkeypatch):
     whole = run(bn_run, size=5, name="whole")
-    real = analysis.evaluate
+    real = filling.evaluate
 
     def stopped(loss, points, **options):
         for number, tile in enumerate(real(loss, points, **options)):
@@ -218,7 +218,7 @@ def test_ctrl_c_keeps_what_is_done_and_resuming_completes_it_bit_for_bit(bn_run,
                 raise KeyboardInterrupt
             yield tile
 
-    monkeypatch.setattr(analysis, "evaluate", stopped)
+    monkeypatch.setattr(filling, "evaluate", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(bn_run, size=5, name="stopped")
     monkeypatch.undo()
@@ -234,7 +234,7 @@ def test_ctrl_c_keeps_what_is_done_and_resuming_completes_it_bit_for_bit(bn_run,
 def test_kill_9_and_resuming_gives_the_same_bits(bn_run, workers):
     name, options = f"killed-{workers}", {"size": 12, "batch_norm": "recalibrate", "workers": workers, "tune": False}
     script = (
-        "from landscape_hooks import analysis; analysis.COMMIT_SECONDS = 0.0\n"
+        "from landscape_hooks import analysis, filling; filling.COMMIT_SECONDS = 0.0\n"
         f"analysis.analyze({str(bn_run)!r}, name={name!r}, progress=False, **{options!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
