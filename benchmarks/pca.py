@@ -54,7 +54,7 @@ def measure(path: str, way: str) -> None:
     start, used = time.perf_counter(), time.process_time()
     ratio = [float("nan")] * 2
     if way == "read":
-        width = trajectory.root["trajectory/weights"].chunks[1]
+        width = trajectory.chunk
         for first in range(0, trajectory.layout.size, width):
             trajectory.block(columns=slice(first, first + width))
     elif way in ("gram", "again"):

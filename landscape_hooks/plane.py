@@ -219,9 +219,7 @@ def map_displacements(
 
 def column_chunk(weights: Any) -> int:
     """Parameters in one stored chunk of a Trajectory (1 for arrays): blocks that respect it are read once."""
-    if not hasattr(weights, "root"):
-        return 1
-    return int(weights.chunk)
+    return int(getattr(weights, "chunk", 1))
 
 
 def column_spans(size: int, count: int, chunk: int) -> tuple[list[slice], int]:
