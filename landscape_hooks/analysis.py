@@ -21,7 +21,14 @@ from landscape_hooks.grid import Grid, parse_extent, parse_size
 from landscape_hooks.joined import Joined, origin_row
 from landscape_hooks.plan import Plan
 from landscape_hooks.plane import Moments, Plane
-from landscape_hooks.sources import check_fits, check_same_objective, find_device, open_runs, resolve_objective
+from landscape_hooks.sources import (
+    check_fits,
+    check_same_objective,
+    find_device,
+    import_string,
+    open_runs,
+    resolve_objective,
+)
 from landscape_hooks.surface import Surface, check_name
 from landscape_hooks.version import __version__
 
@@ -45,6 +52,7 @@ def analyze(
     points: str | Sequence[Any] = "",
     line: bool = False,
     adaptive: float | None = None,
+    metrics: Sequence[str] = (),
     part: str | None = None,
     device: Any = None,
     precision: str = "float32",
@@ -94,6 +102,9 @@ def analyze(
         a curve along the first direction alone; the size is the number of its points.
     adaptive
         evaluate only where interpolation errs by more than this (relative); see adaptive.py.
+    metrics
+        what else to compute at the evaluated points: "accuracy", or "module:function" that returns an Objective whose
+        loss is the metric.
     part
         "k/n": compute the k-th of n parts and stop. The same call without it joins the parts that are there and
         computes the rest.
@@ -170,12 +181,15 @@ def analyze(
         part=share,
         plan=lambda: _plan(loss, count, workers, tune, precision),
     )
+    asked = {m.rpartition(":")[2]: _metric(target, m) for m in metrics}
     loss = plan.apply(loss)
     origin_loss = loss.check_repeatable()
     with filling.Bar(progress, count, writer.name) as tick:
         told = filling.fill(writer, grid, loss, run_engine, tick, adaptive=adaptive, part=share)
         if share is not None:
             return Surface.open(root, writer.name)
+        for label, other in asked.items():
+            filling.measure(writer, label, grid, loss.computed(plan.tune(other.to(where)), plan), run_engine)
         paths = [
             evaluate_path(loss, run, coordinates[a:b], distance[a:b], label=run.label, engine=run_engine, tick=tick)
             for run, a, b in zip(joined.parts, joined.edges[:-1], joined.edges[1:], strict=True)
@@ -215,6 +229,13 @@ def _plan(loss: PlaneLoss, count: int, workers: int | None, tune: bool, precisio
     if not tune:
         return calibration.plain(loss, workers=workers or 1, precision=precision)
     return calibration.choose(loss, count, workers=workers, precision=precision)
+
+
+def _metric(objective: Any, name: str) -> Any:
+    from landscape_hooks.metrics import metric
+
+    found = import_string(name)() if ":" in name else None
+    return metric(objective, name, found)
 
 
 # -- the plane ----------------------------------------------------------------------------------------------

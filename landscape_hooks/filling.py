@@ -103,6 +103,15 @@ def _fill_adaptively(
     return [f"{share}; {words} (relative)."]
 
 
+def measure(writer: SurfaceWriter, name: str, grid: Grid, metric: PlaneLoss, engine: Any) -> None:
+    """Compute a metric where the loss was evaluated, and store it."""
+    where = np.flatnonzero(writer.evaluated.ravel())
+    values = np.full(writer.evaluated.shape, np.nan)
+    for tile in evaluate(metric, grid.points(where), engine=engine):
+        values.ravel()[where[tile.index]] = tile.loss
+    writer.write_metric(name, values)
+
+
 def _compute(
     writer: SurfaceWriter,
     todo: NDArray[np.intp],

@@ -76,6 +76,7 @@ class Surface:
     interpolated: NDArray[np.bool_] | None = None
     interpolation_error: Floats | None = None
     spectrum: Floats = field(default_factory=lambda: np.empty(0))
+    metrics: Mapping[str, Floats] = field(default_factory=dict)
 
     @classmethod
     def open(cls, store_or_path: Any, name: str | None = None) -> Surface:
@@ -107,6 +108,7 @@ class Surface:
             interpolated=read("interpolated") if "interpolated" in group else None,
             interpolation_error=read("interpolation_error") if "interpolation_error" in group else None,
             spectrum=read("spectrum") if "spectrum" in group else np.empty(0),
+            metrics={k: read(f"metrics/{k}") for k in group["metrics"].array_keys()} if "metrics" in group else {},
             paths=tuple(paths),
             attrs=dict(group.attrs),
             name=name,
@@ -260,6 +262,11 @@ class SurfaceWriter:
         for key, values in (("interpolation_error", np.where(where, error, np.nan)), ("interpolated", where)):
             path = f"surfaces/{self.name}/{key}"
             schema.create(self._root, path, values.shape, chunks=values.shape, overwrite=True)[...] = values
+
+    def write_metric(self, name: str, values: Floats) -> None:
+        """Store a metric (A, B), NaN where the surface is not evaluated."""
+        path = f"surfaces/{self.name}/metrics/{name}"
+        schema.create(self._root, path, values.shape, chunks=values.shape, overwrite=True)[...] = values
 
     def write_paths(self, root: Any, paths: Sequence[Path]) -> None:
         """Store the paths of the surface."""

@@ -35,6 +35,7 @@ def _pair(context: click.Context, parameter: click.Parameter, value: str) -> tup
 @click.option("--points", default="", help="Of the plane through points: three of STEP, RUN:STEP, RUN: (final).")
 @click.option("--line", is_flag=True, help="A curve along the first direction alone.")
 @click.option("--adaptive", type=float, metavar="TOL", help="Evaluate only where interpolation errs by more than TOL.")
+@click.option("--metric", "metrics", multiple=True, help="Beside the loss: accuracy, or MODULE:FUNCTION. Repeatable.")
 @click.option("--part", metavar="K/N", help="Compute one of N parts and stop; without it, parts are joined.")
 @click.option("--norm", default="filter", show_default=True, help="Of random directions: filter, layer, model or none.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: as many as pay]")
