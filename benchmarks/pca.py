@@ -54,7 +54,7 @@ def measure(path: str, way: str) -> None:
     start, used = time.perf_counter(), time.process_time()
     ratio = [float("nan")] * 2
     if way == "read":
-        width = trajectory.root["trajectory/weights"].chunks[1]
+        width = trajectory.chunk
         for first in range(0, trajectory.layout.size, width):
             trajectory.block(columns=slice(first, first + width))
     elif way in ("gram", "again"):
@@ -110,11 +110,9 @@ def main() -> None:
             found = shown[way]
             against = found["seconds"] / shown["read"]["seconds"] if "read" in shown else float("nan")
             ratio = " + ".join(f"{r:.6f}" for r in found["ratio"])
-            print(
-                f"{way:12s} {found['seconds']:8.2f} s  {against:6.2f}× reading  cpu {found['cpu']:6.1f} s  peak {found['memory']:5.2f} GB "
-                f"(interpreter {found['interpreter']:.2f} GB)  variance {ratio}",
-                flush=True,
-            )
+            times = f"{found['seconds']:8.2f} s  {against:6.2f}× reading  cpu {found['cpu']:6.1f} s"
+            memory = f"peak {found['memory']:5.2f} GB (interpreter {found['interpreter']:.2f} GB)"
+            print(f"{way:12s} {times}  {memory}  variance {ratio}", flush=True)
 
 
 if __name__ == "__main__":

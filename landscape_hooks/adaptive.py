@@ -252,9 +252,9 @@ def lattice(count: int, stride: int) -> NDArray[np.intp]:
 
 
 def first_stride(shape: tuple[int, ...]) -> int:
-    """The largest power of two up to COARSEST that leaves LEAST points an axis (1 where there are not twice as many)."""
+    """The largest power of two up to COARSEST that leaves LEAST points an axis (1 on a small grid)."""
     stride = COARSEST
-    while stride > 1 and min((n - 1) // stride + 1 for n in shape if n > 1) < LEAST:
+    while stride > 1 and min(((n - 1) // stride + 1 for n in shape if n > 1), default=1) < LEAST:
         stride //= 2
     return stride
 

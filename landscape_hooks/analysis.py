@@ -1,40 +1,41 @@
 """analyze: the recipe, as a function of options. Trajectory and objective in, a Surface in the run out.
 
-Every step is a room of its own: directions/ -> plane.py -> grid.py -> evaluate.py -> surface.py; report.py says
-in words what came out.
+Every step is a room of its own: sources.py -> directions/ -> plane.py -> grid.py -> calibration.py -> evaluate.py ->
+surface.py; report.py says in words what came out.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from landscape_hooks import calibration, engines, gram, report
-from landscape_hooks import store as stores
+from landscape_hooks import calibration, engines, filling, gram, report
 from landscape_hooks.directions import NAMES, Directions
 from landscape_hooks.errors import ObjectiveError, PlaneError
-from landscape_hooks.evaluate import POLICIES, PlaneLoss, Tile, buffer_directions, evaluate, evaluate_path
+from landscape_hooks.evaluate import POLICIES, PlaneLoss, buffer_directions, evaluate_path
 from landscape_hooks.grid import Grid, parse_extent, parse_size
+from landscape_hooks.joined import Joined, origin_row
 from landscape_hooks.plan import Plan
-from landscape_hooks.plane import Plane
-from landscape_hooks.surface import Path, Surface, SurfaceWriter, check_name, names
+from landscape_hooks.plane import Moments, Plane
+from landscape_hooks.sources import (
+    check_fits,
+    check_same_objective,
+    find_device,
+    import_string,
+    open_runs,
+    resolve_objective,
+)
+from landscape_hooks.surface import Surface, check_name
 from landscape_hooks.version import __version__
-
-COMMIT_SECONDS = 1.0
-"""Finished points are committed to the store at least this often: what a kill can cost."""
 
 
 def analyze(
     store: Any,
-    *,
+    *more: Any,
     directions: str = "pca",
     size: int | str | Sequence[int] = 25,
     extent: str | Sequence[float] = "auto",
@@ -48,12 +49,17 @@ def analyze(
     solver: str = "auto",
     components: Sequence[int] = (0, 1),
     norm: str = "filter",
+    points: str | Sequence[Any] = "",
+    line: bool = False,
+    adaptive: float | None = None,
+    metrics: Sequence[str] = (),
+    part: str | None = None,
     device: Any = None,
-    progress: bool = True,
-    fresh: bool = False,
+    precision: str = "float32",
     workers: int | None = None,
     tune: bool = True,
-    precision: str = "float32",
+    progress: bool = True,
+    fresh: bool = False,
 ) -> Surface:
     """Draw the loss surface that a recorded run descended; store it in the run and return it.
 
@@ -61,8 +67,12 @@ def analyze(
     ----------
     store
         the run: a path, URL, Zarr store or group.
+    more
+        further runs of the same model and objective: their paths are shown on the same plane. The surface is stored
+        in the first run, whose final snapshot is the origin.
     directions
-        the plane: "pca" (two principal components of the trajectory) or "random" (filter-normalised).
+        the plane: "pca" (two principal components of the trajectory, of all runs together), "random"
+        (filter-normalised), "hessian" (top eigenvectors of the loss's Hessian), "points" (through three snapshots).
     size
         points of the grid: a number, a pair (A, B), or "AxB".
     extent
@@ -77,7 +87,7 @@ def analyze(
     data
         other probe data, or "module:function" that returns it.
     seed
-        of random directions.
+        of random directions, and of the Hessian's first vector.
     name
         of the surface in the run; left out, named after the directions.
     engine
@@ -86,18 +96,30 @@ def analyze(
         of the principal components: see directions/pca.py.
     norm
         of random directions: see directions/random.py.
+    points
+        of the plane through points: "STEP", "RUN:STEP" or "RUN:" (final), three of them (directions/points.py).
+    line
+        a curve along the first direction alone; the size is the number of its points.
+    adaptive
+        evaluate only where interpolation errs by more than this (relative); see adaptive.py.
+    metrics
+        what else to compute at the evaluated points: "accuracy", or "module:function" that returns an Objective whose
+        loss is the metric.
+    part
+        "k/n": compute the k-th of n parts and stop. The same call without it joins the parts that are there and
+        computes the rest.
     device
         where the loss is computed, as torch spells it; left out, on the GPU where there is one.
-    progress
-        show a bar with the time left on the standard error stream.
-    fresh
-        compute anew what a stored surface of the same definition already has.
+    precision
+        "float32" (the model's own types) or "bfloat16" (autocast; faster, and coarser).
     workers
         processes; left out, as many as pay.
     tune
         try what is fastest here first (calibration.py); else the plain loop over the recorded batches.
-    precision
-        "float32" (the model's own types) or "bfloat16" (autocast; faster, and coarser).
+    progress
+        show a bar with the time left on the standard error stream.
+    fresh
+        compute anew what a stored surface of the same definition already has.
 
     Returns
     -------
@@ -110,135 +132,88 @@ def analyze(
     LandscapeError
         what the run, the objective or the options lack, and what mends it.
     """
-    size, wanted = parse_size(size), parse_extent(extent)
-    _check_names(directions, name)
+    shape, wanted = parse_size(size, line=line), parse_extent(extent)
+    share = filling.parse_part(part)
+    _check(directions, name, precision, workers, adaptive)
     run_engine = engines.get(engine)
-    root, trajectory = _open(store)
+    root, joined = open_runs([store, *more])
     target = resolve_objective(root, objective, data, samples)
-    _check_fits(trajectory, target)
+    check_fits(joined, target)
+    if objective is None and data is None and samples is None:
+        check_same_objective(joined, target.digest)
     policy = _policy(batch_norm, target)
-    found = _directions(root, trajectory, directions, solver=solver, components=components, norm=norm, seed=seed)
+    found, known = _directions(
+        root, joined, target, directions, policy,
+        solver=solver, components=components, norm=norm, seed=seed, points=points, line=line, keep=share is None,
+    )  # fmt: skip
+    origin = origin_row(joined) if found.origin_row is None else found.origin_row
     plane = Plane(found.origin, found.vectors)
-    moments = plane.moments(trajectory)
-    coordinates, _ = moments.solve()
-    scale = np.sqrt(np.diag(moments.gram))
-    grid = (
-        Grid.spanning(wanted, size)
-        if wanted is not None
-        else Grid.covering(coordinates, size, scale=scale, least=found.least)
-    )
-    device = _device(device)
-    loss = _plane_loss(target.to(device), plane.to(device), trajectory, policy, found)
-    name = name or directions
+    moments = _moments(joined, plane, found, known, origin)
+    coordinates, distance = moments.solve()
+    grid = _grid(wanted, shape, np.concatenate([coordinates, found.marks]), moments, found)
+    where = find_device(device)
+    loss = _plane_loss(target.to(where), plane.to(where), joined, policy, found, origin)
     attrs = {
-        "directions": directions,
-        "labels": list(found.labels),
-        "normalization": found.normalization,
-        "centring": found.centring,
-        "origin": "final snapshot",
-        "origin_step": int(trajectory.steps[-1]),
-        "batch_norm": policy,
-        "samples": int(target.samples),
-        "data_digest": target.digest,
-        "seed": int(seed),
-        "extent": grid.extent,
+        **_definition(directions, found, joined, origin, target, policy, grid),
         "extent_rule": "given" if wanted is not None else "covers the path",
-        "solver": found.attrs.get("solver", ""),
+        "seed": int(seed),
         "engine": engine,
-        "device": str(device),
+        "device": str(where),
         "precision": precision,
-        "trajectory_digest": _digest_of(trajectory),
-        "direction_attrs": found.attrs,
-        "versions": _versions(),
+        "line": line,
+        "adaptive": adaptive,
     }
     arrays = {
         "origin": found.origin,
-        "origin_buffers": np.asarray(trajectory[len(trajectory) - 1].buffers),
+        "origin_buffers": np.asarray(joined[origin].buffers),
         "directions": found.vectors,
         "explained_variance_ratio": moments.explained_variance_ratio(),
         "spectrum": found.spectrum,
     }
-    count = grid.alpha.size * grid.beta.size + 2 * len(trajectory)
-    writer, plan = _begin(
-        root, name, grid, attrs, arrays, fresh=fresh, plan=lambda: _plan(loss, count, workers, tune, precision)
+    count = grid.alpha.size * grid.beta.size + 2 * len(joined)
+    writer, plan = filling.begin(
+        root,
+        name or ("line" if line else directions),
+        grid,
+        attrs,
+        arrays,
+        fresh=fresh,
+        part=share,
+        plan=lambda: _plan(loss, count, workers, tune, precision),
     )
+    asked = {m.rpartition(":")[2]: _metric(target, m) for m in metrics}
     loss = plan.apply(loss)
     origin_loss = loss.check_repeatable()
-    with _bar(progress, count, name) as tick:
-        _fill(writer, grid, loss, run_engine, tick)
-        path = evaluate_path(loss, trajectory, label=_label(trajectory, store), engine=run_engine, tick=tick)
-    writer.write_paths(root, [path])
-    surface = _read(root, name)
+    with filling.Bar(progress, count, writer.name) as tick:
+        told = filling.fill(writer, grid, loss, run_engine, tick, adaptive=adaptive, part=share)
+        if share is not None:
+            return Surface.open(root, writer.name)
+        for label, other in asked.items():
+            filling.measure(writer, label, grid, loss.computed(plan.tune(other.to(where)), plan), run_engine)
+        paths = [
+            evaluate_path(loss, run, coordinates[a:b], distance[a:b], label=run.label, engine=run_engine, tick=tick)
+            for run, a, b in zip(joined.parts, joined.edges[:-1], joined.edges[1:], strict=True)
+        ]
+    writer.write_paths(root, paths)
+    surface = Surface.open(root, writer.name)
     _check_not_all_nan(surface)
-    writer.finish(root, {"origin_loss": origin_loss, "report": [*report.sentences(surface), plan.sentence()]})
-    return _read(root, name)
+    said = report.sentences(surface) + told + _precision_cost(loss, target, grid) + [plan.sentence()]
+    writer.finish(root, {"origin_loss": origin_loss, "report": said})
+    return Surface.open(root, writer.name)
 
 
-# -- the run and its objective ------------------------------------------------------------------------------
-def _open(store: Any) -> tuple[Any, Any]:
-    from landscape_hooks.trajectory import Trajectory
-
-    root = stores.open_run(store, mode="r+")
-    return root, Trajectory.open(store)
-
-
-def resolve_objective(root: Any, objective: Any, data: Any, samples: int | None) -> Any:
-    """The Objective to use: given, named by an import string, or the run's own; over other data where given."""
-    from landscape_hooks.objective import Objective
-
-    if isinstance(objective, str):
-        objective = import_string(objective)
-    if objective is None:
-        objective = Objective.load(root)
-    elif callable(objective) and not isinstance(objective, Objective) and not hasattr(objective, "evaluate"):
-        objective = objective()
-    if not hasattr(objective, "evaluate"):
-        raise ObjectiveError(
-            f"Found an objective of type {type(objective).__name__}",
-            expected="a landscape_hooks.Objective, or a function without arguments that returns one",
-        )
-    if data is not None:
-        data = import_string(data) if isinstance(data, str) else data
-        data = data() if callable(data) and not hasattr(data, "__iter__") else data
-        objective = objective.with_data(data, samples or objective.samples)
-    elif samples is not None and samples < objective.samples:
-        objective = objective.head(samples)
-    return objective
-
-
-def import_string(text: str) -> Any:
-    """The object that "module:name" means; modules of the working directory count.
-
-    Raises
-    ------
-    ObjectiveError
-        no such module, no such name in it, or the text is of another form.
-    """
-    import importlib
-    import os
-    import sys
-
-    module, _, attribute = text.partition(":")
-    if not module or not attribute:
-        raise ObjectiveError(f"Found '{text}'", expected="module:function, like train:make_objective")
-    sys.path.insert(0, os.getcwd())
-    try:
-        found = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ObjectiveError(
-            f"'{text}' cannot be imported ({error})", mend="Run where the module lies, or put it on PYTHONPATH"
-        ) from error
-    finally:
-        sys.path.remove(os.getcwd())
-    return found
-
-
-def _check_fits(trajectory: Any, objective: Any) -> None:
-    """The objective's model has the run's parameters and buffers."""
-    trajectory.layout.check(objective.layout)
-    trajectory.buffer_layout.check(objective.buffer_layout)
+# -- options ------------------------------------------------------------------------------------------------
+def _check(directions: str, name: str | None, precision: str, workers: int | None, adaptive: float | None) -> None:
+    if directions not in NAMES:
+        raise PlaneError(f"Found the directions '{directions}'", expected=f"one of {', '.join(NAMES)}")
+    if name is not None:
+        check_name(name)
+    if precision not in ("float32", "bfloat16"):
+        raise ObjectiveError(f"Found the precision '{precision}'", expected="float32 or bfloat16")
+    if workers is not None and workers < 1:
+        raise ObjectiveError(f"Found workers={workers}", expected="at least 1")
+    if adaptive is not None and not 0 < adaptive < 1:
+        raise PlaneError(f"Found adaptive={adaptive:g}", expected="a relative error between 0 and 1, like 0.01")
 
 
 def _policy(batch_norm: str | None, objective: Any) -> str:
@@ -250,126 +225,120 @@ def _policy(batch_norm: str | None, objective: Any) -> str:
     return (batch_norm or "batch") if objective.has_running_statistics else "none"
 
 
-def _check_names(directions: str, name: str | None) -> None:
-    if directions not in NAMES:
-        raise PlaneError(f"Found the directions '{directions}'", expected=f"one of {', '.join(NAMES)}")
-    if name is not None:
-        check_name(name)
-
-
-def _device(device: Any) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ObjectiveError(
-            f"The device '{device}' cannot be used ({str(error).splitlines()[0]})",
-            expected="a device that torch sees here, like cpu or cuda",
-        ) from error
-
-
-# -- the plane ----------------------------------------------------------------------------------------------
-def _directions(
-    root: Any, trajectory: Any, kind: str, *, solver: str, components: Sequence[int], norm: str, seed: int
-) -> Directions:
-    from landscape_hooks.directions import pca, random
-
-    if kind == "pca":
-        pca.check(trajectory, components, solver)
-        large = solver == "incremental" or (solver == "auto" and len(trajectory) >= pca.LARGE)
-        known = None if large else gram.stored(root, trajectory)
-        return pca.directions(trajectory, components=components, solver=solver, gram=known)
-    if kind == "random":
-        return random.directions(gram.last_weights(trajectory), trajectory.layout, seed=seed, norm=norm)
-    raise PlaneError(f"Found the directions '{kind}'", expected="pca or random")
-
-
-def _plane_loss(objective: Any, plane: Plane, trajectory: Any, policy: str, found: Directions) -> PlaneLoss:
-    moved = None
-    if policy == "interpolate" and found.coefficients is not None:
-        moved = buffer_directions(trajectory, found.coefficients)
-    return PlaneLoss(objective, plane, trajectory[len(trajectory) - 1].buffers, policy, moved)
-
-
-# -- the stored surface -------------------------------------------------------------------------------------
-def _begin(
-    root: Any,
-    name: str,
-    grid: Grid,
-    attrs: dict[str, Any],
-    arrays: dict[str, NDArray[Any]],
-    *,
-    fresh: bool,
-    plan: Callable[[], Plan],
-) -> tuple[SurfaceWriter, Plan]:
-    """Start the surface, or go on with one that is defined by exactly the same, in the way it was begun."""
-    definition = _definition(grid, attrs, arrays)
-    if not fresh and name in names(root):
-        stored = dict(root[f"surfaces/{name}"].attrs)
-        if stored.get("definition") == definition:
-            return SurfaceWriter.resume(root, name), Plan(**stored["plan"])
-    chosen = plan()
-    attrs = {**attrs, "definition": definition, "plan": chosen.to_json()}
-    return SurfaceWriter.create(root, name, grid.alpha, grid.beta, attrs, arrays), chosen
-
-
 def _plan(loss: PlaneLoss, count: int, workers: int | None, tune: bool, precision: str) -> Plan:
-    if workers is not None and workers < 1:
-        raise ObjectiveError(f"Found workers={workers}", expected="at least 1")
-    if precision not in ("float32", "bfloat16"):
-        raise ObjectiveError(f"Found the precision '{precision}'", expected="float32 or bfloat16")
     if not tune:
         return calibration.plain(loss, workers=workers or 1, precision=precision)
     return calibration.choose(loss, count, workers=workers, precision=precision)
 
 
-def _definition(grid: Grid, attrs: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:
-    """SHA-256 of everything that the values of a surface depend on."""
-    total = hashlib.sha256(json.dumps(attrs, sort_keys=True, default=str).encode())
-    for array in (grid.alpha, grid.beta, *arrays.values()):
-        total.update(np.ascontiguousarray(array).data)
-    return total.hexdigest()
+def _metric(objective: Any, name: str) -> Any:
+    from landscape_hooks.metrics import metric
+
+    found = import_string(name)() if ":" in name else None
+    return metric(objective, name, found)
 
 
-def _fill(writer: SurfaceWriter, grid: Grid, loss: PlaneLoss, engine: Any, tick: Callable[[int], None]) -> None:
-    """Evaluate what the surface lacks, committing as it goes."""
-    todo = np.flatnonzero(~writer.evaluated.ravel())
-    tick(writer.evaluated.size - len(todo))
-    for tile in _committable(evaluate(loss, grid.points(todo), engine=engine), tick):
-        writer.write(todo[tile.index], tile.loss, tile.stderr)
+# -- the plane ----------------------------------------------------------------------------------------------
+def _directions(
+    root: Any, joined: Joined, objective: Any, kind: str, policy: str, *, solver: str, components: Sequence[int],
+    norm: str, seed: int, points: str | Sequence[Any], line: bool, keep: bool,
+) -> tuple[Directions, Any]:  # fmt: skip
+    """The directions, and the trajectory's Gram matrix where it is known."""
+    known = None
+    if kind == "pca":
+        from landscape_hooks.directions import pca
+
+        chosen = tuple(components)[:1] if line else tuple(components)
+        pca.check(joined, chosen, solver)
+        if solver == "gram" or (solver == "auto" and len(joined) < pca.LARGE):
+            single = joined.parts[0] if len(joined.parts) == 1 else None
+            known = gram.stored(root, single) if single is not None and keep else gram.matrix(joined)
+        return pca.directions(joined, components=chosen, solver=solver, gram=known), known
+    if kind == "points":
+        from landscape_hooks.directions import points as through
+
+        rows, names = through.rows_of(points, joined)
+        return through.directions(joined, rows, names, line=line), None
+    if kind == "random":
+        from landscape_hooks.directions import random
+
+        found = random.directions(gram.origin_weights(joined), joined.layout, seed=seed, norm=norm)
+    else:
+        found = _hessian(joined, objective, policy, seed)
+    if line:
+        found.vectors[1] = 0
+    return found, None
 
 
-def _committable(tiles: Iterable[Tile], tick: Callable[[int], None]) -> Iterator[Tile]:
-    """Join finished tiles into one commit every COMMIT_SECONDS; an interruption commits what is there."""
-    waiting: list[Tile] = []
-    last = time.monotonic()
-    try:
-        for tile in tiles:
-            waiting.append(tile)
-            tick(len(tile.index))
-            if time.monotonic() - last >= COMMIT_SECONDS:
-                ready, waiting = waiting, []
-                yield _joined(ready)
-                last = time.monotonic()
-    except KeyboardInterrupt:
-        if waiting:
-            yield _joined(waiting)
-        raise
-    if waiting:
-        yield _joined(waiting)
+def _hessian(joined: Joined, objective: Any, policy: str, seed: int) -> Directions:
+    from landscape_hooks.directions import hessian
 
-
-def _joined(tiles: list[Tile]) -> Tile:
-    return Tile(
-        np.concatenate([t.index for t in tiles]),
-        np.concatenate([t.loss for t in tiles]),
-        np.concatenate([t.stderr for t in tiles]),
+    statistics = "batch" if POLICIES[policy] == "batch" else "running"
+    first, last = joined[0], joined[origin_row(joined)]
+    start, end = (
+        objective.evaluate(torch.from_numpy(s.weights), torch.from_numpy(s.buffers), statistics=statistics).mean
+        for s in (first, last)
     )
+    rise = start - end if np.isfinite(start) and start > end else abs(end)
+    return hessian.directions(objective, last.weights, last.buffers, statistics=statistics, rise=rise, seed=seed)
 
 
-def _read(root: Any, name: str) -> Surface:
-    return Surface.open(root, name)
+def _moments(joined: Joined, plane: Plane, found: Directions, known: Any, origin: int) -> Moments:
+    """From the Gram matrix where the directions are combinations of snapshots, else by one more look at all weights."""
+    if known is not None and found.coefficients is not None:
+        return Moments.from_gram(known, origin, found.coefficients)
+    return plane.moments(joined)
+
+
+def _grid(wanted: Any, shape: tuple[int, int], path: Any, moments: Moments, found: Directions) -> Grid:
+    if wanted is not None:
+        return Grid.spanning(wanted, shape)
+    scale = np.sqrt(np.maximum(np.diag(moments.gram), 0.0))
+    return Grid.covering(path, shape, scale=scale, least=found.least)
+
+
+def _plane_loss(objective: Any, plane: Plane, joined: Joined, policy: str, found: Directions, origin: int) -> PlaneLoss:
+    buffers = joined[origin].buffers
+    moved = None
+    if policy == "interpolate" and found.coefficients is not None:
+        moved = buffer_directions(joined, found.coefficients, buffers)
+    return PlaneLoss(objective, plane, buffers, policy, moved)
+
+
+# -- what is said of it -------------------------------------------------------------------------------------
+def _definition(
+    directions: str, found: Directions, joined: Joined, origin: int, objective: Any, policy: str, grid: Grid
+) -> dict[str, Any]:
+    """The attributes that define the picture."""
+    run, place = joined.place(origin)
+    label = joined.parts[run].label
+    final = place == len(joined.parts[run]) - 1
+    return {
+        "directions": directions,
+        "labels": list(found.labels),
+        "normalization": found.normalization,
+        "centring": found.centring,
+        "direction_attrs": found.attrs,
+        "solver": found.attrs.get("solver", ""),
+        "origin": f"{'final snapshot' if final else f'snapshot {place}'} of {label or f'run {run}'}",
+        "origin_step": int(joined.steps[origin]),
+        "batch_norm": policy,
+        "samples": int(objective.samples),
+        "data_digest": objective.digest,
+        "extent": grid.extent,
+        "trajectory_digest": filling.digest_of(joined),
+        "versions": _versions(),
+    }
+
+
+def _precision_cost(loss: PlaneLoss, objective: Any, grid: Grid) -> list[str]:
+    """What a coarser precision costs, measured at a few points."""
+    if loss.plan.precision == "float32":
+        return []
+    exact = loss.computed(objective.to(loss.objective.device), Plan())
+    spots = grid.points()[:: max(1, grid.alpha.size * grid.beta.size // 5)][:5]
+    errors = [abs(loss.at(*p).mean / exact.at(*p).mean - 1) for p in spots]
+    return [f"{loss.plan.precision} changes the loss by up to {max(errors):.1%} at {len(spots)} points tried."]
 
 
 def _check_not_all_nan(surface: Surface) -> None:
@@ -379,17 +348,6 @@ def _check_not_all_nan(surface: Surface) -> None:
             expected="a loss that is finite somewhere",
             mend="Check the probe data and the objective for NaN; landscape-hooks info RUN shows the recorded losses",
         )
-
-
-def _label(trajectory: Any, store: Any) -> str:
-    return str(getattr(trajectory, "label", "")) or stores.label_of(store)
-
-
-def _digest_of(trajectory: Any) -> str:
-    """SHA-256 of which snapshots the trajectory has: their steps and times."""
-    total = hashlib.sha256(np.ascontiguousarray(trajectory.steps, dtype=np.int64).data)
-    total.update(np.ascontiguousarray(trajectory.wall_times, dtype=np.float64).data)
-    return total.hexdigest()
 
 
 def _versions() -> dict[str, str]:
@@ -404,21 +362,3 @@ def _versions() -> dict[str, str]:
         "scikit-learn": sklearn.__version__,
         "zarr": zarr.__version__,
     }
-
-
-class _bar:
-    """A progress bar over evaluations, with the time left; called with the number that is done."""
-
-    def __init__(self, shown: bool, total: int, name: str) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=total, desc=f"surface '{name}'", unit="loss", disable=not shown, smoothing=0.05)
-
-    def __enter__(self) -> Callable[[int], Any]:
-        return self._bar.update
-
-    def __exit__(self, *error: Any) -> None:
-        self._bar.close()
-
-
-__all__ = ["Path", "analyze"]

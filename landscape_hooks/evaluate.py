@@ -158,17 +158,19 @@ def evaluate(loss: PlaneLoss, points: Floats, *, engine: Any = None) -> Iterator
 def evaluate_path(
     loss: PlaneLoss,
     trajectory: Any,
+    coordinates: Floats,
+    distance: Floats,
     *,
     label: str = "",
     engine: Any = None,
     tick: Callable[[int], object] = lambda n: None,
 ) -> Path:
-    """A run's trajectory as the plane sees it: its coordinates, its true loss, and the loss the plane shows there.
+    """A run's trajectory as the plane sees it: its true loss, and the loss the plane shows at its projection.
 
-    `tick(n)` is called whenever n evaluations are done; there are two a snapshot.
+    `coordinates` (T, 2) and `distance` (T,) come from `Moments.solve`; `tick(n)` is called whenever n evaluations are
+    done: there are two a snapshot.
     """
     engine = engine or _local()
-    coordinates, distance = loss.plane.project(trajectory)
     count = len(trajectory)
     true, stderr, shown = (np.full(count, np.nan) for _ in range(3))
     for tile in engine.snapshots(loss, trajectory, range(count)):
@@ -197,12 +199,12 @@ def _local() -> Any:
     return local
 
 
-def buffer_directions(trajectory: Any, coefficients: Floats) -> Floats:
-    """(2, B) the directions' combinations of snapshots, taken of the buffers."""
-    final = np.asarray(trajectory[len(trajectory) - 1].buffers, dtype=float)
-    total = np.zeros((2, len(final)))
-    for number in range(len(trajectory)):
-        total += np.outer(coefficients[:, number], np.asarray(trajectory[number].buffers, dtype=float) - final)
+def buffer_directions(trajectory: Any, coefficients: Floats, origin: Any) -> Floats:
+    """(2, B) the directions' combinations of snapshots, taken of the buffers; `origin` (B,) are those at the origin."""
+    total = np.zeros((2, len(origin)))
+    for row in np.flatnonzero(coefficients.any(axis=0)):
+        moved = np.asarray(trajectory[int(row)].buffers, dtype=float) - np.asarray(origin, dtype=float)
+        total += np.outer(coefficients[:, row], moved)
     return total
 
 

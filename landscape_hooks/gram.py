@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks import schema
+from landscape_hooks.joined import origin_row
 from landscape_hooks.plane import map_displacements
 
 Floats = NDArray[np.float64]
@@ -63,12 +64,12 @@ def forget(root: Any) -> None:
 
 def first_weights(trajectory: Any) -> NDArray[Any]:
     """(D,) weights of the first snapshot, at least float32."""
-    return _row(trajectory, 0)
+    return weights_of(trajectory, 0)
 
 
-def last_weights(trajectory: Any) -> NDArray[Any]:
-    """(D,) weights of the last snapshot, at least float32."""
-    return _row(trajectory, len(trajectory) - 1)
+def origin_weights(trajectory: Any) -> NDArray[Any]:
+    """(D,) weights that planes go through (the final ones), at least float32."""
+    return weights_of(trajectory, origin_row(trajectory))
 
 
 def _read(root: Any, trajectory: Any) -> tuple[Floats | None, NDArray[np.intp]]:
@@ -100,7 +101,8 @@ def _write(root: Any, trajectory: Any, gram: Floats) -> None:
     group.attrs["complete"] = True
 
 
-def _row(trajectory: Any, row: int) -> NDArray[Any]:
+def weights_of(trajectory: Any, row: int) -> NDArray[Any]:
+    """(D,) weights of one snapshot, at least float32."""
     rows = slice(row, row + 1)
     values = trajectory.block(rows)[0] if hasattr(trajectory, "block") else np.asarray(trajectory)[row]
     return values.astype(np.promote_types(values.dtype, np.float32), copy=False)

@@ -235,6 +235,10 @@ class Objective:
             probe=self.probe.map(lambda t: _laid_out(t, layout)),
         )
 
+    def with_kernel(self, kernel: Kernel, *, per_sample: bool) -> Objective:
+        """Another loss over the same samples and parameters."""
+        return self._with(kernel=kernel, per_sample=per_sample)
+
     def _with(self, **changes: Any) -> Objective:
         other = object.__new__(type(self))
         other.__dict__.update({**self.__dict__, **changes})

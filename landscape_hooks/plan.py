@@ -45,8 +45,11 @@ class Plan:
 
     def apply(self, loss: Any) -> Any:
         """The same loss (a PlaneLoss), computed in this way."""
-        objective = loss.objective.tuned(layout=self.layout, chunk=self.chunk, fold=self.fold, precision=self.precision)
-        return loss.computed(objective, self)
+        return loss.computed(self.tune(loss.objective), self)
+
+    def tune(self, objective: Any) -> Any:
+        """An Objective computed in this way."""
+        return objective.tuned(layout=self.layout, chunk=self.chunk, fold=self.fold, precision=self.precision)
 
     def to_json(self) -> dict[str, Any]:
         """As stored with the surface."""

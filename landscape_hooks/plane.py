@@ -58,6 +58,20 @@ class Moments:
         self.mean_square = float(mean @ mean)
         return self
 
+    @classmethod
+    def from_gram(cls, gram: Floats, origin: int, coefficients: Floats) -> Moments:
+        """Those of a plane through snapshot `origin` whose directions are combinations of displacements from it.
+
+        `gram` (T, T) holds inner products of displacements from any one point, `coefficients` (2, T) the combinations.
+        """
+        self = cls(len(gram))
+        shifted = gram - gram[origin] - gram[:, origin][:, None] + gram[origin, origin]
+        self.products = shifted @ coefficients.T
+        self.gram = coefficients @ self.products
+        self.squares = np.diag(shifted).copy()
+        self.mean_square = float(shifted.mean())
+        return self
+
     def add(self, other: Moments) -> None:
         """Add those of other parameters."""
         self.gram += other.gram
@@ -205,9 +219,7 @@ def map_displacements(
 
 def column_chunk(weights: Any) -> int:
     """Parameters in one stored chunk of a Trajectory (1 for arrays): blocks that respect it are read once."""
-    if not hasattr(weights, "root"):
-        return 1
-    return int(weights.chunk)
+    return int(getattr(weights, "chunk", 1))
 
 
 def column_spans(size: int, count: int, chunk: int) -> tuple[list[slice], int]:

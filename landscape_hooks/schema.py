@@ -158,6 +158,14 @@ TABLE: tuple[Field, ...] = (
         "estimated relative error of an interpolated loss",
     ),
     Field(
+        "surfaces/*/metrics/*",
+        ("alpha", "beta"),
+        "float64",
+        "as the metric",
+        NAN,
+        "another function of the weights at the evaluated points: `accuracy`, or a user's own",
+    ),
+    Field(
         "surfaces/*/origin",
         ("parameter",),
         "float32",

@@ -76,6 +76,7 @@ class Surface:
     interpolated: NDArray[np.bool_] | None = None
     interpolation_error: Floats | None = None
     spectrum: Floats = field(default_factory=lambda: np.empty(0))
+    metrics: Mapping[str, Floats] = field(default_factory=dict)
 
     @classmethod
     def open(cls, store_or_path: Any, name: str | None = None) -> Surface:
@@ -107,6 +108,7 @@ class Surface:
             interpolated=read("interpolated") if "interpolated" in group else None,
             interpolation_error=read("interpolation_error") if "interpolation_error" in group else None,
             spectrum=read("spectrum") if "spectrum" in group else np.empty(0),
+            metrics={k: read(f"metrics/{k}") for k in group["metrics"].array_keys()} if "metrics" in group else {},
             paths=tuple(paths),
             attrs=dict(group.attrs),
             name=name,
@@ -192,8 +194,8 @@ class SurfaceWriter:
     on where the mask ends (`SurfaceWriter.resume`).
     """
 
-    def __init__(self, group: Any, evaluated: NDArray[np.bool_]) -> None:
-        self._group = group
+    def __init__(self, root: Any, group: Any, evaluated: NDArray[np.bool_]) -> None:
+        self._root, self._group = root, group
         self.evaluated = evaluated
 
     @classmethod
@@ -225,13 +227,13 @@ class SurfaceWriter:
         for key in ("loss", "loss_stderr", "evaluated"):
             schema.create(root, f"surfaces/{name}/{key}", shape, chunks=shape)
         group.attrs.update({**attrs, "path_count": 0})
-        return cls(group, np.zeros(shape, dtype=bool))
+        return cls(root, group, np.zeros(shape, dtype=bool))
 
     @classmethod
     def resume(cls, root: Any, name: str) -> SurfaceWriter:
         """Go on with a surface that was begun."""
         group = root[f"surfaces/{name}"]
-        return cls(group, group["evaluated"][...])
+        return cls(root, group, group["evaluated"][...])
 
     def write(self, index: NDArray[np.intp], loss: Floats, stderr: Floats) -> None:
         """Commit the losses (N,) of the grid points with flat indices `index` (N,)."""
@@ -242,6 +244,29 @@ class SurfaceWriter:
             self._group[key][...] = whole
         self.evaluated[rows, columns] = True
         self._group["evaluated"][...] = self.evaluated
+
+    @property
+    def name(self) -> str:
+        """Of the surface."""
+        return str(self._group.basename)
+
+    def losses(self) -> Floats:
+        """(A, B) what is stored; it counts where `evaluated`."""
+        return np.asarray(self._group["loss"][...])
+
+    def write_interpolated(self, loss: Floats, where: NDArray[np.bool_], error: Floats) -> None:
+        """Store the interpolated losses at the points `where` and their estimated relative errors, all (A, B)."""
+        whole = self._group["loss"][...]
+        whole[where] = loss[where]
+        self._group["loss"][...] = whole
+        for key, values in (("interpolation_error", np.where(where, error, np.nan)), ("interpolated", where)):
+            path = f"surfaces/{self.name}/{key}"
+            schema.create(self._root, path, values.shape, chunks=values.shape, overwrite=True)[...] = values
+
+    def write_metric(self, name: str, values: Floats) -> None:
+        """Store a metric (A, B), NaN where the surface is not evaluated."""
+        path = f"surfaces/{self.name}/metrics/{name}"
+        schema.create(self._root, path, values.shape, chunks=values.shape, overwrite=True)[...] = values
 
     def write_paths(self, root: Any, paths: Sequence[Path]) -> None:
         """Store the paths of the surface."""

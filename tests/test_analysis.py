@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from landscape_hooks import analysis, store
+from landscape_hooks import filling, store
 from landscape_hooks.analysis import analyze
 from landscape_hooks.capture import capture
 from landscape_hooks.commands.analyze import analyze as command
@@ -198,10 +198,37 @@ def test_probe_samples_and_data_can_be_others(bn_run):
     np.testing.assert_allclose(run(bn_run, size=2, objective=live, name="live").loss, fewer.loss, rtol=1e-6)
 
 
+def test_metrics_are_computed_beside_the_loss(bn_run, quadratic_run, tmp_path, monkeypatch):
+    (tmp_path / "my_metric.py").write_text(
+        "import torch\nfrom torch import nn\nfrom landscape_hooks.objective import Objective\n"
+        "from test_analysis_support import network, samples\n"
+        "def norm():\n"
+        "    return Objective(network(), objective=lambda m, b: m[5].weight.norm(), data=[samples()])\n"
+    )
+    support = type(sys)("test_analysis_support")
+    support.network, support.samples = network, samples
+    monkeypatch.setitem(sys.modules, "test_analysis_support", support)
+    monkeypatch.chdir(tmp_path)
+    surface = run(bn_run, size=(3, 4), batch_norm="fixed", metrics=["accuracy", "my_metric:norm"], name="metrics")
+    group = store.open_run(str(bn_run))["surfaces/metrics"]
+    layout, (x, y), model = Trajectory.open(str(bn_run)).layout, samples(), network().eval()
+    ParameterLayout.of_buffers(model).assign(model, torch.from_numpy(group["origin_buffers"][...]))
+    for i, alpha in enumerate(surface.alpha):
+        for j, beta in enumerate(surface.beta):
+            theta = group["origin"][...] + alpha * group["directions"][0] + beta * group["directions"][1]
+            layout.assign(model, torch.from_numpy(theta.astype(np.float32)))
+            with torch.no_grad():
+                right = (model(x).argmax(dim=1) == y).float().mean().item()
+            assert surface.metrics["accuracy"][i, j] == pytest.approx(right, abs=0.03)
+            assert surface.metrics["norm"][i, j] == pytest.approx(model[5].weight.norm().item(), rel=1e-5)
+    with pytest.raises(ObjectiveError, match="cross-entropy"):
+        run(quadratic_run[0], size=2, metrics=["accuracy"])
+
+
 # -- interrupted and resumed --------------------------------------------------------------------------------
 def test_asking_again_computes_nothing_and_fresh_everything(bn_run, monkeypatch):
     first = run(bn_run, size=4, name="again")
-    monkeypatch.setattr(analysis, "evaluate", lambda *a, **k: pytest.fail("evaluated") if len(a[1]) else iter(()))
+    monkeypatch.setattr(filling, "evaluate", lambda *a, **k: pytest.fail("evaluated") if len(a[1]) else iter(()))
     again = run(bn_run, size=4, name="again")
     np.testing.assert_array_equal(first.loss, again.loss)
     monkeypatch.undo()
@@ -210,7 +237,7 @@ def test_asking_again_computes_nothing_and_fresh_everything(bn_run, monkeypatch)
 
 def test_ctrl_c_keeps_what_is_done_and_resuming_completes_it_bit_for_bit(bn_run, monkeypatch):
     whole = run(bn_run, size=5, name="whole")
-    real = analysis.evaluate
+    real = filling.evaluate
 
     def stopped(loss, points, **options):
         for number, tile in enumerate(real(loss, points, **options)):
@@ -218,7 +245,7 @@ def test_ctrl_c_keeps_what_is_done_and_resuming_completes_it_bit_for_bit(bn_run,
                 raise KeyboardInterrupt
             yield tile
 
-    monkeypatch.setattr(analysis, "evaluate", stopped)
+    monkeypatch.setattr(filling, "evaluate", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(bn_run, size=5, name="stopped")
     monkeypatch.undo()
@@ -234,7 +261,7 @@ def test_ctrl_c_keeps_what_is_done_and_resuming_completes_it_bit_for_bit(bn_run,
 def test_kill_9_and_resuming_gives_the_same_bits(bn_run, workers):
     name, options = f"killed-{workers}", {"size": 12, "batch_norm": "recalibrate", "workers": workers, "tune": False}
     script = (
-        "from landscape_hooks import analysis; analysis.COMMIT_SECONDS = 0.0\n"
+        "from landscape_hooks import analysis, filling; filling.COMMIT_SECONDS = 0.0\n"
         f"analysis.analyze({str(bn_run)!r}, name={name!r}, progress=False, **{options!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})

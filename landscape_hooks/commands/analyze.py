@@ -15,8 +15,8 @@ def _pair(context: click.Context, parameter: click.Parameter, value: str) -> tup
 
 
 @click.command()
-@click.argument("run")
-@click.option("--directions", default="pca", show_default=True, help="The plane: pca or random.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--directions", default="pca", show_default=True, help="The plane: pca, random, hessian or points.")
 @click.option("--size", default="25", show_default=True, help="Points of the grid: 25, or 25x40.")
 @click.option("--extent", default="auto", show_default=True, help="auto (covers the path), or a0,a1,b0,b1.")
 @click.option(
@@ -32,6 +32,11 @@ def _pair(context: click.Context, parameter: click.Parameter, value: str) -> tup
 @click.option("--name", help="Name of the surface in the run. [default: the directions' name]")
 @click.option("--solver", default="auto", show_default=True, help="Of the PCA: gram, incremental or auto.")
 @click.option("--components", default="0,1", show_default=True, callback=_pair, help="Which principal components.")
+@click.option("--points", default="", help="Of the plane through points: three of STEP, RUN:STEP, RUN: (final).")
+@click.option("--line", is_flag=True, help="A curve along the first direction alone.")
+@click.option("--adaptive", type=float, metavar="TOL", help="Evaluate only where interpolation errs by more than TOL.")
+@click.option("--metric", "metrics", multiple=True, help="Beside the loss: accuracy, or MODULE:FUNCTION. Repeatable.")
+@click.option("--part", metavar="K/N", help="Compute one of N parts and stop; without it, parts are joined.")
 @click.option("--norm", default="filter", show_default=True, help="Of random directions: filter, layer, model or none.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: as many as pay]")
 @click.option("--tune/--no-tune", default=True, help="Try first what is fastest on this machine.")
@@ -39,32 +44,46 @@ def _pair(context: click.Context, parameter: click.Parameter, value: str) -> tup
 @click.option("--fresh", is_flag=True, help="Compute anew what is already stored.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def analyze(run: str, quiet: bool, as_json: bool, **options: Any) -> None:
-    """Draw the loss surface that the recorded RUN descended, and store it in the run."""
+def analyze(runs: tuple[str, ...], quiet: bool, as_json: bool, **options: Any) -> None:
+    """Draw the loss surface that the recorded RUN descended, and store it in the run.
+
+    Several runs share one plane; the surface is stored in the first.
+    """
     from landscape_hooks.analysis import analyze as compute
 
-    surface = compute(run, progress=not quiet, **options)
+    try:
+        surface = compute(*runs, progress=not quiet, **options)
+    except KeyboardInterrupt:
+        click.echo("\nInterrupted; what is computed is saved. The same command goes on from there.", err=True)
+        raise SystemExit(130) from None
     if as_json:
         import json
 
-        click.echo(json.dumps(summary(run, surface), indent=2))
+        click.echo(json.dumps(summary(runs[0], surface), indent=2))
         return
-    click.echo(f"Surface '{surface.name}' is in {run}.")
-    for sentence in surface.attrs["report"]:
+    click.echo(f"Surface '{surface.name}' is in {runs[0]}.")
+    for sentence in surface.attrs.get(
+        "report", [f"{surface.evaluated.sum()} of {surface.loss.size} losses are there."]
+    ):
         click.echo(sentence)
 
 
 def summary(run: str, surface: Any) -> dict[str, Any]:
     """What `--json` prints: the attributes, and the figures of the report."""
-    path = surface.paths[0]
+    figures = {}
+    if surface.paths:
+        path = surface.paths[0]
+        figures = {
+            "final_loss": _number(path.loss[-1]),
+            "final_plane_loss": _number(path.plane_loss[-1]),
+            "largest_distance": _number(path.distance.max()),
+        }
     return {
         "run": run,
         "name": surface.name,
         "shape": list(surface.shape),
         "explained_variance_ratio": [_number(v) for v in surface.explained_variance_ratio],
-        "final_loss": _number(path.loss[-1]),
-        "final_plane_loss": _number(path.plane_loss[-1]),
-        "largest_distance": _number(path.distance.max()),
+        **figures,
         "attrs": dict(surface.attrs),
     }
 

@@ -36,6 +36,10 @@ class Directions:
         (BatchNorm's `interpolate` moves the running statistics with the same coefficients); else None.
     least
         (2,) half-widths an automatic extent reaches at least, in multiples of the directions.
+    origin_row
+        the snapshot that is the origin; None for the trajectory's own (the final one).
+    marks
+        (M, 2) coordinates of points that an automatic extent covers besides the path.
     explained_variance_ratio
         (2,) share of the trajectory's variance along each direction.
     spectrum
@@ -51,6 +55,8 @@ class Directions:
     centring: str = "none"
     coefficients: NDArray[np.float64] | None = None
     least: tuple[float, float] = (0.0, 0.0)
+    origin_row: int | None = None
+    marks: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
     explained_variance_ratio: NDArray[np.float64] = field(default_factory=lambda: np.full(2, np.nan))
     spectrum: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     attrs: dict[str, Any] = field(default_factory=dict)

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from landscape_hooks.directions import Directions
 from landscape_hooks.errors import PlaneError, RunError
-from landscape_hooks.gram import last_weights, matrix
+from landscape_hooks.gram import matrix, origin_weights
+from landscape_hooks.joined import origin_row
 from landscape_hooks.plane import map_displacements
 
 Floats = NDArray[np.float64]
@@ -45,7 +46,7 @@ def directions(
     trajectory
         a Trajectory, or an array (T, D).
     components
-        which two, 0 being the one with the largest variance.
+        which two, 0 being the one with the largest variance; one alone gives a line.
     solver
         "gram" (exact), "incremental" (scikit-learn's IncrementalPCA; for very many snapshots), or "auto".
     gram
@@ -75,14 +76,15 @@ def _result(
     chosen: list[int],
 ) -> Directions:
     spectrum = variance / total
+    missing = 2 - len(chosen)  # a line has one component
     return Directions(
         origin=origin,
         vectors=vectors,
-        labels=(f"PC {chosen[0] + 1}", f"PC {chosen[1] + 1}"),
+        labels=(f"PC {chosen[0] + 1}", "" if missing else f"PC {chosen[1] + 1}"),
         normalization="orthonormal",
         centring="mean of the snapshots",
-        coefficients=coefficients,
-        explained_variance_ratio=spectrum[chosen],
+        coefficients=np.pad(coefficients, ((0, missing), (0, 0))),
+        explained_variance_ratio=np.pad(spectrum[chosen], (0, missing)),
         spectrum=spectrum,
         attrs={"solver": solver, "components": chosen, "sign": "first snapshot at coordinates below 0"},
     )
@@ -99,7 +101,7 @@ def check(trajectory: Any, components: Sequence[int], solver: str) -> None:
     """Refuse what no principal components can be had of."""
     if solver not in SOLVERS:
         raise PlaneError(f"Found the solver '{solver}'", expected=f"one of {', '.join(SOLVERS)}")
-    if len(components) != 2 or min(components) < 0 or components[0] == components[1]:
+    if len(components) not in (1, 2) or min(components) < 0 or len(set(components)) != len(components):
         raise PlaneError(f"Found the components {list(components)}", expected="two different ones, counted from 0")
     if len(trajectory) < 2:
         raise RunError(
@@ -122,12 +124,12 @@ def _fit_gram(trajectory: Any, chosen: list[int], gram: Floats | None) -> Direct
     _check_rank(values, chosen)
     coefficients = (vectors[:, chosen] / np.sqrt(values[chosen])).T
     # the coefficients sum to zero: the point that displacements are taken from does not matter
-    coefficients *= _signs(coefficients @ (gram[:, 0] - gram[:, -1]))
-    origin = last_weights(trajectory)
-    found = np.empty((2, len(origin)), dtype=origin.dtype)
+    coefficients *= _signs(coefficients @ (gram[:, 0] - gram[:, origin_row(trajectory)]))
+    origin = origin_weights(trajectory)
+    found = np.zeros((2, len(origin)), dtype=origin.dtype)
 
     def combine(columns: slice, block: Floats) -> None:
-        found[:, columns] = coefficients @ block
+        found[: len(chosen), columns] = coefficients @ block
 
     deque(map_displacements(trajectory, origin, combine), maxlen=0)
     return _result(origin, found, coefficients, values / len(gram), values.sum() / len(gram), "gram", chosen)
@@ -141,7 +143,7 @@ def _signs(first: Floats) -> Floats:
 def _fit_incremental(trajectory: Any, chosen: list[int], gram: Floats | None) -> Directions:
     from sklearn.decomposition import IncrementalPCA
 
-    origin = last_weights(trajectory)
+    origin = origin_weights(trajectory)
     kept = min(max(KEPT, max(chosen) + 1), len(trajectory), len(origin))
     fit = IncrementalPCA(n_components=kept)
     batches = _batches(len(trajectory), max(5 * kept, 50))
@@ -154,7 +156,8 @@ def _fit_incremental(trajectory: Any, chosen: list[int], gram: Floats | None) ->
     flip = _signs(scores[0] + vectors @ fit.mean_)
     coefficients = (scores / np.square(scores).sum(axis=0)).T * flip
     total = float(fit.var_.sum())
-    found = (vectors * flip).astype(origin.dtype)
+    found = np.zeros((2, len(origin)), dtype=origin.dtype)
+    found[: len(chosen)] = vectors * flip
     return _result(origin, found, coefficients, values / len(trajectory), total, "incremental", chosen)
 
 
@@ -175,6 +178,6 @@ def _check_rank(values: Floats, components: Sequence[int]) -> None:
     if max(components) >= rank:
         raise PlaneError(
             f"The trajectory spans {rank} dimension{'s' if rank != 1 else ''}",
-            expected=f"at least {max(components) + 1} for the principal components {components[0]} and {components[1]}",
+            expected=f"at least {max(components) + 1} for the principal components {', '.join(map(str, components))}",
             mend="Record more snapshots, or choose --directions random, or draw a line (--line)",
         )

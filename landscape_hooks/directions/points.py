@@ -1,0 +1,93 @@
+"""The plane through three snapshots, of one run or of several (Garipov et al. 2018,
+https://arxiv.org/abs/1802.10026, section 3 and its appendix: the planes that show mode connectivity).
+
+In: three rows of a trajectory. Out: two orthonormal directions by Gram-Schmidt: with u = w2 - w1 and
+v = (w3 - w1) - <w3 - w1, u>/|u|² u, d0 = u/|u| and d1 = v/|v|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landscape_hooks.directions import Directions
+from landscape_hooks.errors import PlaneError
+from landscape_hooks.gram import weights_of
+
+
+def directions(trajectory: Any, rows: Sequence[int], names: Sequence[str], *, line: bool = False) -> Directions:
+    """The plane through the snapshots `rows` (the line through two of them); the first of them is its origin.
+
+    Raises
+    ------
+    PlaneError
+        the snapshots do not span a plane, or their number is another.
+    """
+    wanted = 2 if line else 3
+    if len(rows) != wanted or len(set(rows)) != wanted:
+        raise PlaneError(
+            f"Found {len(set(rows))} different points",
+            expected=f"{wanted}: a {'line' if line else 'plane'} needs these",
+        )
+    weights = [weights_of(trajectory, row).astype(np.float64) for row in rows]
+    origin, base = weights_of(trajectory, rows[0]), rows[0]
+    combos = np.zeros((2, len(trajectory)))
+    vectors = np.zeros((2, len(origin)))
+    for k in range(wanted - 1):
+        v, c = weights[k + 1] - weights[0], np.zeros(len(trajectory))
+        c[rows[k + 1]], c[base] = 1.0, -1.0
+        length = np.linalg.norm(v)
+        for j in range(k):
+            overlap = v @ vectors[j]
+            v, c = v - overlap * vectors[j], c - overlap * combos[j]
+        norm = np.linalg.norm(v)
+        if not norm > 1e-6 * length:
+            raise PlaneError("The points lie on one line", expected="three snapshots that span a plane",
+                             mend="Choose another --points, or draw a line (--line)")  # fmt: skip
+        vectors[k], combos[k] = v / norm, c / norm
+    marks = np.array([[(w - origin) @ d for d in vectors] for w in weights])
+    return Directions(
+        origin=origin,
+        vectors=vectors.astype(origin.dtype),
+        labels=(f"towards {names[1]}", "" if line else f"towards {names[2]}"),
+        normalization="orthonormal",
+        centring=f"through {', '.join(names)}",
+        coefficients=combos,
+        marks=marks,
+        origin_row=base,
+        attrs={"points": [{"name": n, "coordinates": m.tolist()} for n, m in zip(names, marks, strict=True)]},
+    )
+
+
+def rows_of(text: str | Sequence[Any], joined: Any) -> tuple[list[int], list[str]]:
+    """Rows and names of points given as "STEP" (of the first run), "RUN:STEP" or "RUN:" (its final snapshot).
+
+    RUN counts the runs from 0. Nothing given means the final snapshots of the first three runs.
+
+    Raises
+    ------
+    PlaneError
+        a run or a step that is not there.
+    """
+    items = [str(i).strip() for i in (text.split(",") if isinstance(text, str) else text)]
+    items = items if items != [""] else [f"{run}:" for run in range(len(joined.parts))][:3]
+    rows, names = [], []
+    for item in items:
+        run, _, step = item.rpartition(":") if ":" in item else ("0", "", item)
+        try:
+            part = joined.parts[int(run)]
+            steps: NDArray[np.int64] = np.asarray(part.steps)
+            place = len(part) - 1 if step == "" else int(np.flatnonzero(steps == int(step))[0])
+        except (ValueError, IndexError) as error:
+            raise PlaneError(
+                f"Found the point '{item}'",
+                expected="STEP, RUN:STEP or RUN: (final), with a recorded step and runs counted from 0",
+                mend="landscape-hooks info RUN lists what is recorded",
+            ) from error
+        rows.append(joined.row(int(run), place))
+        label = getattr(part, "label", "") or f"run {run}"
+        names.append(f"step {steps[place]}" if len(joined.parts) == 1 else f"{label} step {steps[place]}")
+    return rows, names

@@ -1,0 +1,215 @@
+"""Filling: a surface in the run is begun or gone on with, and its missing points are computed and committed.
+
+In: a grid, a PlaneLoss, an engine. Out: the surface's arrays in the run, complete; whatever is interrupted, what was
+committed stays, and the same call goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landscape_hooks.adaptive import Refinement
+from landscape_hooks.errors import PlaneError
+from landscape_hooks.evaluate import PlaneLoss, Tile, evaluate
+from landscape_hooks.grid import Grid
+from landscape_hooks.plan import Plan
+from landscape_hooks.surface import SurfaceWriter, names
+
+COMMIT_SECONDS = 1.0
+"""Finished points are committed to the store at least this often: what a kill can cost."""
+
+Part = tuple[int, int]
+
+
+def begin(
+    root: Any,
+    name: str,
+    grid: Grid,
+    attrs: dict[str, Any],
+    arrays: dict[str, NDArray[Any]],
+    *,
+    fresh: bool,
+    part: Part | None,
+    plan: Callable[[], Plan],
+) -> tuple[SurfaceWriter, Plan]:
+    """Start the surface, or go on with one that is defined by exactly the same, in the way it was begun.
+
+    A part is a surface of its own (`NAME.part-k-of-n`) until the whole takes it over.
+    """
+    definition = _digest(grid, attrs, arrays)
+    stored_name = name if part is None else f"{name}.part-{part[0]}-of-{part[1]}"
+    stored = dict(root[f"surfaces/{stored_name}"].attrs) if stored_name in names(root) else {}
+    if not fresh and stored.get("definition") == definition and "plan" in stored:
+        writer, chosen = SurfaceWriter.resume(root, stored_name), Plan(**stored["plan"])
+    else:
+        chosen = plan()
+        attrs = {**attrs, "definition": definition, "plan": chosen.to_json()}
+        writer = SurfaceWriter.create(root, stored_name, grid.alpha, grid.beta, attrs, arrays)
+    if part is None and not fresh:
+        _take_over_parts(root, name, definition, writer)
+    return writer, chosen
+
+
+def fill(
+    writer: SurfaceWriter,
+    grid: Grid,
+    loss: PlaneLoss,
+    engine: Any,
+    tick: Callable[[int], object],
+    *,
+    adaptive: float | None = None,
+    part: Part | None = None,
+) -> list[str]:
+    """Compute what the surface lacks, committing as it goes; returns what is to be said of it."""
+    if adaptive is not None:
+        return _fill_adaptively(writer, grid, loss, engine, tick, adaptive)
+    todo = np.flatnonzero(~writer.evaluated.ravel())
+    if part is not None:
+        todo = todo[todo % part[1] == part[0] - 1]
+    else:
+        tick(writer.evaluated.size - len(todo))
+    _compute(writer, todo, grid, loss, engine, tick)
+    return []
+
+
+def _fill_adaptively(
+    writer: SurfaceWriter, grid: Grid, loss: PlaneLoss, engine: Any, tick: Callable[[int], object], tolerance: float
+) -> list[str]:
+    """Coarse to fine; the decisions follow from what is evaluated, so that a resumed run makes the same ones."""
+    while True:
+        refinement = Refinement(writer.losses(), writer.evaluated, tolerance)
+        todo = refinement.needed()
+        if not len(todo):
+            break
+        _compute(writer, todo, grid, loss, engine, tick)
+    done = refinement.filled()
+    left = ~writer.evaluated
+    writer.write_interpolated(done.loss, left, done.error)
+    tick(int(left.sum()))
+    share = f"{writer.evaluated.sum()} of {left.size} losses are evaluated, the others interpolated"
+    if not len(done.judged):
+        return [share + "."]
+    median, high = np.median(done.judged), np.quantile(done.judged, 0.95)
+    words = (
+        f"{len(done.judged)} held-back points err by {median:.1g} at the median and {high:.1g} at the 95th percentile"
+    )
+    return [f"{share}; {words} (relative)."]
+
+
+def measure(writer: SurfaceWriter, name: str, grid: Grid, metric: PlaneLoss, engine: Any) -> None:
+    """Compute a metric where the loss was evaluated, and store it."""
+    where = np.flatnonzero(writer.evaluated.ravel())
+    values = np.full(writer.evaluated.shape, np.nan)
+    for tile in evaluate(metric, grid.points(where), engine=engine):
+        values.ravel()[where[tile.index]] = tile.loss
+    writer.write_metric(name, values)
+
+
+def _compute(
+    writer: SurfaceWriter,
+    todo: NDArray[np.intp],
+    grid: Grid,
+    loss: PlaneLoss,
+    engine: Any,
+    tick: Callable[[int], object],
+) -> None:
+    for tile in _committable(evaluate(loss, grid.points(todo), engine=engine), tick):
+        writer.write(todo[tile.index], tile.loss, tile.stderr)
+
+
+def _committable(tiles: Iterable[Tile], tick: Callable[[int], object]) -> Iterator[Tile]:
+    """Join finished tiles into one commit every COMMIT_SECONDS; an interruption commits what is there."""
+    waiting: list[Tile] = []
+    last = time.monotonic()
+    try:
+        for tile in tiles:
+            waiting.append(tile)
+            tick(len(tile.index))
+            if time.monotonic() - last >= COMMIT_SECONDS:
+                ready, waiting = waiting, []
+                yield _one(ready)
+                last = time.monotonic()
+    except KeyboardInterrupt:
+        if waiting:
+            yield _one(waiting)
+        raise
+    if waiting:
+        yield _one(waiting)
+
+
+def _one(tiles: list[Tile]) -> Tile:
+    return Tile(
+        np.concatenate([t.index for t in tiles]),
+        np.concatenate([t.loss for t in tiles]),
+        np.concatenate([t.stderr for t in tiles]),
+    )
+
+
+# -- parts --------------------------------------------------------------------------------------------------
+def parse_part(part: str | None) -> Part | None:
+    """(k, n) of "k/n".
+
+    Raises
+    ------
+    PlaneError
+        anything else.
+    """
+    if part is None:
+        return None
+    try:
+        k, n = (int(v) for v in part.split("/"))
+        if not 1 <= k <= n:
+            raise ValueError
+    except ValueError as error:
+        raise PlaneError(f"Found the part '{part}'", expected="k/n with 1 ≤ k ≤ n, like 1/4") from error
+    return k, n
+
+
+def _take_over_parts(root: Any, name: str, definition: str, writer: SurfaceWriter) -> None:
+    """Copy what parts of the same definition have computed, and remove them once all of it is committed."""
+    for other in names(root):
+        group = root[f"surfaces/{other}"]
+        if not other.startswith(f"{name}.part-") or group.attrs.get("definition") != definition:
+            continue
+        found = np.flatnonzero(group["evaluated"][...].ravel() & ~writer.evaluated.ravel())
+        if len(found):
+            writer.write(found, group["loss"][...].ravel()[found], group["loss_stderr"][...].ravel()[found])
+        del root[f"surfaces/{other}"]
+
+
+# -- what identifies a surface ------------------------------------------------------------------------------
+def _digest(grid: Grid, attrs: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:
+    """SHA-256 of everything that the values of a surface depend on."""
+    total = hashlib.sha256(json.dumps(attrs, sort_keys=True, default=str).encode())
+    for array in (grid.alpha, grid.beta, *arrays.values()):
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def digest_of(trajectory: Any) -> str:
+    """SHA-256 of which snapshots a trajectory has: their steps and times."""
+    total = hashlib.sha256(np.ascontiguousarray(trajectory.steps, dtype=np.int64).data)
+    total.update(np.ascontiguousarray(trajectory.wall_times, dtype=np.float64).data)
+    return total.hexdigest()
+
+
+class Bar:
+    """A progress bar over evaluations, with the time left; called with the number that is done."""
+
+    def __init__(self, shown: bool, total: int, name: str) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=total, desc=f"surface '{name}'", unit="loss", disable=not shown, smoothing=0.05)
+
+    def __enter__(self) -> Callable[[int], object]:
+        return self._bar.update
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.close()

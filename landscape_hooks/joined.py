@@ -1,0 +1,80 @@
+"""Joined: the snapshots of several runs as one trajectory, so that they share a plane.
+
+In: the runs' Trajectories, of the same parameters. Out: what a Trajectory gives, run after run; the origin of the
+plane is the final snapshot of the first run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Joined:
+    """Several trajectories, one after the other.
+
+    Raises
+    ------
+    LayoutError
+        a run has other parameters or buffers than the first one; the error names the tensor.
+    """
+
+    def __init__(self, trajectories: Sequence[Any]) -> None:
+        self.parts = list(trajectories)
+        first = self.parts[0]
+        for other in self.parts[1:]:
+            first.layout.check(other.layout)
+            first.buffer_layout.check(other.buffer_layout)
+        self.layout, self.buffer_layout, self.chunk = first.layout, first.buffer_layout, first.chunk
+        self.edges = np.cumsum([0, *(len(part) for part in self.parts)])
+
+    def __len__(self) -> int:
+        return int(self.edges[-1])
+
+    def __getitem__(self, row: int) -> Any:
+        part, place = self.place(row)
+        return self.parts[part][place]
+
+    def place(self, row: int) -> tuple[int, int]:
+        """(run, snapshot in it) of a row."""
+        row = range(len(self))[row]
+        part = int(np.searchsorted(self.edges, row, side="right") - 1)
+        return part, int(row - self.edges[part])
+
+    def row(self, part: int, place: int) -> int:
+        """The inverse of `place`; a negative place counts from the run's end."""
+        return int(self.edges[part] + range(len(self.parts[part]))[place])
+
+    @property
+    def origin_row(self) -> int:
+        """The final snapshot of the first run."""
+        return int(self.edges[1] - 1)
+
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """(T,) optimizer steps, run after run."""
+        return np.concatenate([part.steps for part in self.parts])
+
+    @cached_property
+    def wall_times(self) -> NDArray[np.float64]:
+        """(T,) times, run after run."""
+        return np.concatenate([part.wall_times for part in self.parts])
+
+    def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[Any]:
+        """(n, c) weights of some rows and some parameters."""
+        start, stop, _ = rows.indices(len(self))
+        found = []
+        for part, first, last in zip(self.parts, self.edges[:-1], self.edges[1:], strict=True):
+            a, b = max(start, first) - first, min(stop, last) - first
+            if a < b:
+                found.append(part.block(slice(int(a), int(b)), columns))
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def origin_row(trajectory: Any) -> int:
+    """The row of the snapshot that planes go through: the final one (of the first run)."""
+    return int(getattr(trajectory, "origin_row", len(trajectory) - 1))

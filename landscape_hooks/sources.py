@@ -1,0 +1,120 @@
+"""Sources: what an analysis starts from: the runs, the objective, the probe data, the device.
+
+In: paths, import strings, objects. Out: Trajectories and an Objective that fit together, or an error that says
+what does not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from landscape_hooks import store as stores
+from landscape_hooks.errors import ObjectiveError, RunError
+from landscape_hooks.joined import Joined
+from landscape_hooks.objective import Objective
+from landscape_hooks.trajectory import Trajectory
+
+
+def open_runs(runs: Sequence[Any]) -> tuple[Any, Joined]:
+    """The first run's group, writable, and the snapshots of all runs.
+
+    Raises
+    ------
+    RunError
+        one of them is no run, or was named twice.
+    LayoutError
+        they are not of the same parameters.
+    """
+    root = stores.open_run(runs[0], mode="r+")
+    if len({str(run) for run in runs}) < len(runs):
+        raise RunError("A run was named twice", expected="different runs")
+    return root, Joined([Trajectory.open(run) for run in runs])
+
+
+def check_same_objective(joined: Joined, digest: str) -> None:
+    """Runs on one surface were recorded with the same probe samples (a run without an objective is let pass).
+
+    Raises
+    ------
+    ObjectiveError
+        they were not.
+    """
+    for part in joined.parts[1:]:
+        stored = part.root["objective/data"].attrs["digest"] if "objective/data" in part.root else digest
+        if stored != digest:
+            raise ObjectiveError(
+                f"The run '{part.label}' was recorded with other probe samples than '{joined.parts[0].label}'",
+                expected="the same objective for all runs on one surface",
+                mend="Say which one counts: --objective module:function, or --data module:function",
+            )
+
+
+def resolve_objective(root: Any, objective: Any, data: Any, samples: int | None) -> Any:
+    """The Objective to use: given, named by an import string, or the run's own; over other data where given."""
+    if isinstance(objective, str):
+        objective = import_string(objective)
+    if objective is None:
+        objective = Objective.load(root)
+    elif callable(objective) and not isinstance(objective, Objective) and not hasattr(objective, "evaluate"):
+        objective = objective()
+    if not hasattr(objective, "evaluate"):
+        raise ObjectiveError(
+            f"Found an objective of type {type(objective).__name__}",
+            expected="a landscape_hooks.Objective, or a function without arguments that returns one",
+        )
+    if data is not None:
+        data = import_string(data) if isinstance(data, str) else data
+        data = data() if callable(data) and not hasattr(data, "__iter__") else data
+        objective = objective.with_data(data, samples or objective.samples)
+    elif samples is not None and samples < objective.samples:
+        objective = objective.head(samples)
+    return objective
+
+
+def import_string(text: str) -> Any:
+    """The object that "module:name" means; modules of the working directory count.
+
+    Raises
+    ------
+    ObjectiveError
+        no such module, no such name in it, or the text is of another form.
+    """
+    module, _, attribute = text.partition(":")
+    if not module or not attribute:
+        raise ObjectiveError(f"Found '{text}'", expected="module:function, like train:make_objective")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ObjectiveError(
+            f"'{text}' cannot be imported ({error})", mend="Run where the module lies, or put it on PYTHONPATH"
+        ) from error
+    finally:
+        sys.path.remove(os.getcwd())
+    return found
+
+
+def check_fits(trajectory: Any, objective: Any) -> None:
+    """The objective's model has the run's parameters and buffers."""
+    trajectory.layout.check(objective.layout)
+    trajectory.buffer_layout.check(objective.buffer_layout)
+
+
+def find_device(device: Any) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ObjectiveError(
+            f"The device '{device}' cannot be used ({str(error).splitlines()[0]})",
+            expected="a device that torch sees here, like cpu or cuda",
+        ) from error
