@@ -109,6 +109,8 @@ def record(
     target = run_store.durable(store) if durability else store
     optimizers = _optimizers(optimizer)
     layout, buffer_layout = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
+    if if_exists != "error":
+        _close_recorder_of(store)
     resuming = run_store.prepare(store, if_exists)
     if resuming:
         root = run_store.open_run(target, mode="r+")
@@ -128,7 +130,7 @@ def record(
     recorder = Recorder(
         model, optimizers, writer, plan, layout, buffer_layout, counter=counter, on_error=on_error, queue=queue
     )
-    recorder.root = root
+    recorder.root, recorder.store = root, store
     recorder._begin(step, resuming)
     return recorder
 
@@ -153,6 +155,7 @@ class Recorder:
         self._optimizers = [weakref.ref(o) for o in optimizers]
         self._rates: list[float] = []
         self.root: Any = None
+        self.store: Any = None
         self._counter = counter
         self._held: tuple[int, list[list[torch.Tensor]]] | None = None
         self._writer = writer
@@ -481,6 +484,18 @@ def _keep_until_exit(recorder: Recorder) -> None:
         getattr(threading, "_register_atexit", atexit.register)(_close_all)
         _keep_until_exit.registered = True  # type: ignore[attr-defined]
     _LIVE.add(recorder)
+
+
+def _close_recorder_of(store: Any) -> None:
+    """One writer a run: where a fit was interrupted and nobody closed its recorder, going on with the run does."""
+    for recorder in list(_LIVE):
+        if _address(recorder.store) == _address(store):
+            recorder.close()
+
+
+def _address(store: Any) -> Any:
+    local = isinstance(store, str | os.PathLike) and "://" not in str(store)
+    return os.path.abspath(store) if local else store
 
 
 def _close_all() -> None:
