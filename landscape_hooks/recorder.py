@@ -106,10 +106,13 @@ def record(
     _check_choice("compress", compress, (None, *COMPRESSORS))
     _check_choice("durability", durability, (None, "fsync"))
     optimizers = _optimizers(optimizer)
+    if if_exists != "error":
+        _close_recorder_of(store)
     groups = sum(len(o.param_groups) for o in optimizers)
     storage = Storage(groups, dtype, compress, criterion, objective, data, samples)
     opened = open_for(model, store, plan, storage, if_exists=if_exists, durable=durability is not None)
     recorder = Recorder(model, optimizers, plan, opened, counter=counter, on_error=on_error, wait=queue == "block")
+    recorder.store = store
     recorder._begin(step)
     return recorder
 
@@ -132,6 +135,7 @@ class Recorder:
         self._optimizers = [weakref.ref(o) for o in optimizers]
         self._rates: list[float] = []
         self.root: Any = opened.root
+        self.store: Any = None
         self._counter = counter
         self._held: tuple[int, list[list[torch.Tensor]]] | None = None
         self._schedule = schedule
@@ -467,6 +471,18 @@ def _keep_until_exit(recorder: Recorder) -> None:
         getattr(threading, "_register_atexit", atexit.register)(_close_all)
         _keep_until_exit.registered = True  # type: ignore[attr-defined]
     _LIVE.add(recorder)
+
+
+def _close_recorder_of(store: Any) -> None:
+    """One writer a run: where a fit was interrupted and nobody closed its recorder, going on with the run does."""
+    for recorder in list(_LIVE):
+        if _address(recorder.store) == _address(store):
+            recorder.close()
+
+
+def _address(store: Any) -> Any:
+    local = isinstance(store, str | os.PathLike) and "://" not in str(store)
+    return os.path.abspath(store) if local else store
 
 
 def _close_all() -> None:

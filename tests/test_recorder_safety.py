@@ -325,3 +325,17 @@ def test_a_full_queue_drops_on_request_and_counts(tmp_path):
     assert len(t) - (61 - dropped) in (0, 1)  # 1 where step 60 was dropped, too, and taken again at the end
     assert t.steps[-1] == 60
     assert_whole(t)
+
+
+def test_going_on_with_a_run_closes_the_recorder_that_an_interrupted_fit_left_open(tmp_path):
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    first = record(model, optimizer, tmp_path / "run.zarr", every=1)
+    for _ in range(4):
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+    second = record(model, optimizer, str(tmp_path / "run.zarr"), every=1, if_exists="resume")
+    assert second.current_step == first.current_step == 4
+    optimizer.step()
+    second.close()
+    assert Trajectory.open(tmp_path / "run.zarr").steps.tolist() == [0, 1, 2, 3, 4, 5]
