@@ -72,7 +72,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
-SHORT = ["--quick", "--epochs=2", "--images=64", "--batch=16", "--keep=5", "--samples=8", "--size=3", "--frames=3",
+SHORT = ["--quick", "--epochs=2", "--images=32", "--batch=16", "--keep=5", "--samples=8", "--size=3", "--frames=3",
          "--test-images=20"]  # fmt: skip
 
 
@@ -101,8 +101,7 @@ def test_cifar10(monkeypatch, capsys, pictures, tmp_path):
 
     trajectory = Trajectory.open(tmp_path / "vgg11.zarr")
     assert trajectory.steps[0] == 0
-    assert trajectory.steps[-1] == 8
-    assert len(trajectory) <= 5
+    assert trajectory.steps[-1] == 4
     assert trajectory.layout.size == json.loads((tmp_path / "vgg11.json").read_text())["parameters"]
     random, pca = (Surface.open(tmp_path / "vgg11.zarr", name) for name in ("random", "pca"))
     assert random.attrs["extent"] == [-1, 1, -1, 1]
@@ -177,13 +176,23 @@ def test_attack(run_here, tmp_path):
     assert colours(tmp_path / "attack.png") > 50
 
 
-def test_a_crashed_training_resumes_as_if_nothing_had_happened(tmp_path):
+def test_a_crashed_training_resumes_as_if_nothing_had_happened(run_here, tmp_path):
     crashed, whole = tmp_path / "crashed", tmp_path / "whole"
-    run("resume.py", "--out", str(crashed), "--epochs", "3", "--crash-at", "40", status=1)
+    run("resume.py", "--out", str(crashed), "--epochs=3", "--crash-at=40", status=1)
     assert Trajectory.open(crashed / "digits.zarr").steps[-1] < 66
-    assert "going on after epoch 1" in run("resume.py", "--out", str(crashed), "--epochs", "3")
-    run("resume.py", "--out", str(whole), "--epochs", "3")
+    assert "going on after epoch 1" in run_here("resume.py", "--out", str(crashed), "--epochs=3")
+    run_here("resume.py", "--out", str(whole), "--epochs=3")
     a, b = (Trajectory.open(folder / "digits.zarr") for folder in (crashed, whole))
     assert list(a.steps) == list(b.steps) == list(range(67))
     assert np.array_equal(a.losses, b.losses, equal_nan=True)
     assert all(np.array_equal(x.weights, y.weights) for x, y in zip(a, b, strict=True))
+
+
+def test_object_store(run_here, tmp_path):
+    url = f"memory://{tmp_path.name}/digits.zarr"
+    said = run_here("object_store.py", "--store", url, "--out", str(tmp_path), "--epochs=1", "--size=3")
+    assert url in said
+    assert list(Trajectory.open(url).steps) == [0, 5, 10, 15, 20, 22]
+    surface = Surface.open(url)
+    assert surface.complete
+    assert len(PlyData.read(tmp_path / "digits.ply")["vertex"].data) >= 9
