@@ -131,6 +131,12 @@ def test_local_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_every_benchmark_is_described():
+    text = (ROOT / "docs/performance.md").read_text()
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        assert f"`benchmarks/{script.name}`" in text
+
+
 def test_every_page_is_in_the_navigation():
     nav = re.findall(r"^ +- .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     found = [p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")]
