@@ -7,9 +7,8 @@ at most `GROUP_SECONDS` or `GROUP_BYTES` behind; long ones as soon as they come.
 
 from __future__ import annotations
 
-import queue
 import threading
-import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape_hooks.parameters import ParameterLayout, copy_into
+from landscape_hooks.parameters import ParameterLayout, copy_into, real_view
 from landscape_hooks.trajectory import Rows, TrajectoryWriter
 
 GROUP_SECONDS = 2.0
@@ -37,6 +36,7 @@ class Staged:
     learning_rate: Sequence[float]
     wall_time: float
     tail: bool
+    events: Sequence[Any] = ()
 
 
 @dataclass
@@ -67,19 +67,30 @@ class Request:
 class BackgroundWriter:
     """One thread that owns the `TrajectoryWriter`; the training thread talks to it through a queue."""
 
-    def __init__(self, writer: TrajectoryWriter, layout: ParameterLayout, buffer_layout: ParameterLayout) -> None:
+    def __init__(
+        self,
+        writer: TrajectoryWriter,
+        layout: ParameterLayout,
+        buffer_layout: ParameterLayout,
+        *,
+        pinned: bool = False,
+    ) -> None:
         self._writer = writer
         self._layouts = (layout, buffer_layout)
         row_bytes = max(1, writer.row_bytes)
         self.group = int(min(max(1, GROUP_BYTES // row_bytes), GROUP_ROWS))
         depth = max(2, 2 * self.group)
-        self._files, values = writer.staging(depth)
-        buffers = torch.zeros((depth, buffer_layout.size), dtype=getattr(torch, writer.dtypes[1]))
+        self._files, values = writer.staging(depth, _pinned if pinned else None)
+        kind = getattr(torch, writer.dtypes[1])
+        buffers = torch.zeros((depth, buffer_layout.size), dtype=kind, pin_memory=pinned)
         self._rings = (torch.from_numpy(values), buffers)
+        self._streams: dict[torch.device, Any] = {}
+        self._staged = 0
         self._views: list[Any] = [None] * depth
         self._free = threading.Semaphore(depth)
         self._head = 0
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._queue: deque[Any] = deque()
+        self._wake = threading.Event()
         self.error: BaseException | None = None
         self.lost = 0
         self._thread = threading.Thread(target=self._run, name="landscape-hooks writer", daemon=True)
@@ -93,6 +104,7 @@ class BackgroundWriter:
         if not self._free.acquire(blocking=False):
             if not wait:
                 return False
+            self._wake.set()
             while not self._free.acquire(timeout=PATIENCE):
                 self._check_alive()
         place, self._head = self._head, (self._head + 1) % len(self._views)
@@ -100,18 +112,26 @@ class BackgroundWriter:
         if views is None:
             views = [part.slots(ring[place]) for part, ring in zip(self._layouts, self._rings, strict=True)]
             self._views[place] = views
-        copy_into(views[0], weights)
-        copy_into(views[1], buffers)
-        self._queue.put(Staged(place=place, **facts))
+        events: Sequence[Any] = ()
+        if any(tensor.is_cuda for tensor in weights):
+            events = copy_from_cuda([*views[0], *views[1]], [*weights, *buffers], self._streams)
+        else:
+            copy_into(views[0], weights)
+            copy_into(views[1], buffers)
+        self._queue.append(Staged(place=place, events=events, **facts))
+        self._staged += 1
+        # short rows wait for company; waking the thread for each would cost the training more than the copy
+        if self._staged % self.group == 0 or facts["tail"]:
+            self._wake.set()
         return True
 
     def retain(self, steps: list[int], stride: int) -> None:
         """Thin out what was staged so far."""
-        self._queue.put(Retain(steps, stride))
+        self._queue.append(Retain(steps, stride))
 
     def amend(self, step: int, loss: float | None, epoch: float | None) -> None:
         """Complete the snapshot of `step`, staged or already written."""
-        self._queue.put(Amend(step, loss, epoch))
+        self._queue.append(Amend(step, loss, epoch))
 
     def flush(self) -> None:
         """Wait until everything staged so far is committed (or lost to an error)."""
@@ -125,7 +145,8 @@ class BackgroundWriter:
     def _ask(self, request: Request) -> None:
         if not self._thread.is_alive():
             return
-        self._queue.put(request)
+        self._queue.append(request)
+        self._wake.set()
         while not request.done.wait(PATIENCE):
             if not self._thread.is_alive():
                 return
@@ -136,38 +157,38 @@ class BackgroundWriter:
 
     # -- in the writer thread ----------------------------------------------------------------------------
     def _run(self) -> None:
-        waiting: list[Staged] = []
-        deadline = 0.0
         while True:
-            try:
-                item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()) if waiting else None)
-            except queue.Empty:
-                item = None
-            if isinstance(item, Staged):
-                if not waiting:
-                    deadline = time.monotonic() + GROUP_SECONDS
-                waiting.append(item)
-                if len(waiting) < self.group and not item.tail:
+            self._wake.wait(GROUP_SECONDS)
+            self._wake.clear()
+            waiting: list[Staged] = []
+            while self._queue:
+                item = self._queue.popleft()
+                if isinstance(item, Staged):
+                    waiting.append(item)
+                    if len(waiting) < self.group:
+                        continue
+                if isinstance(item, Amend) and waiting and waiting[-1].step == item.step:
+                    waiting[-1].loss = waiting[-1].loss if item.loss is None else item.loss
+                    waiting[-1].epoch = waiting[-1].epoch if item.epoch is None else item.epoch
                     continue
-            if isinstance(item, Amend) and waiting and waiting[-1].step == item.step:
-                waiting[-1].loss = waiting[-1].loss if item.loss is None else item.loss
-                waiting[-1].epoch = waiting[-1].epoch if item.epoch is None else item.epoch
-                continue
+                self._attempt(waiting)
+                waiting = []
+                if isinstance(item, Retain):
+                    self._attempt_update(self._writer.retain, item.steps, item.stride)
+                if isinstance(item, Amend):
+                    self._attempt_update(self._writer.amend, item.step, loss=item.loss, epoch=item.epoch)
+                if isinstance(item, Request):
+                    item.done.set()
+                    if item.stop:
+                        return
             self._attempt(waiting)
-            waiting = []
-            if isinstance(item, Retain):
-                self._attempt_update(self._writer.retain, item.steps, item.stride)
-            if isinstance(item, Amend):
-                self._attempt_update(self._writer.amend, item.step, loss=item.loss, epoch=item.epoch)
-            if isinstance(item, Request):
-                item.done.set()
-                if item.stop:
-                    return
 
     def _attempt(self, staged: list[Staged]) -> None:
         """Write and commit; after a first error nothing more is tried, only counted."""
         for run in self._contiguous(staged):
             try:
+                for event in (event for staged in run for event in staged.events):
+                    event.synchronize()
                 if self.error is None:
                     self._writer.append(self._rows(run))
                 else:
@@ -204,3 +225,36 @@ class BackgroundWriter:
             learning_rate=rates,
             tail=staged[-1].tail,
         )
+
+
+def copy_from_cuda(
+    targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], streams: dict[torch.device, Any]
+) -> list[Any]:
+    """Begin to copy tensors from GPUs into pinned memory; returns events after which they have arrived.
+
+    Each is first duplicated on its GPU, in the training's own stream and so in order with its kernels; the duplicate
+    travels in a stream of ours while training goes on. Written by the CUDA documentation; no GPU has run it yet.
+    """
+    devices = {source.device for source in sources if source.is_cuda}
+    events = []
+    with torch.no_grad():
+        for device in devices:
+            here = [(t, s) for t, s in zip(targets, sources, strict=True) if s.device == device]
+            copies = [real_view(source).clone() for _, source in here]
+            stream = streams.setdefault(device, torch.cuda.Stream(device))
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                for (target, _), copy in zip(here, copies, strict=True):
+                    target.copy_(copy, non_blocking=True)
+                    copy.record_stream(stream)
+                event = torch.cuda.Event()
+                event.record(stream)
+            events.append(event)
+    rest = [(t, s) for t, s in zip(targets, sources, strict=True) if not s.is_cuda]
+    copy_into([t for t, _ in rest], [s for _, s in rest])
+    return events
+
+
+def _pinned(size: int) -> Any:
+    """Page-locked memory, which a GPU writes into by itself; zeros."""
+    return torch.zeros(size, dtype=torch.uint8, pin_memory=True).numpy()

@@ -7,7 +7,7 @@ plain data, so a run is read without torch; torch is imported inside the functio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -222,6 +222,10 @@ class ParameterLayout(Sequence[ParameterEntry]):
             tensors.append(tensor)
         return tensors
 
+    def locator(self, model: torch.nn.Module) -> Callable[[], list[torch.Tensor]]:
+        """A function that does what `tensors(model)` does, quicker: for a look-up at every step of a training."""
+        return Locator(self, model)
+
     def check(self, other: torch.nn.Module | ParameterLayout) -> None:
         """Raise LayoutError, naming the tensor, unless a model (or another layout) has the same names and shapes."""
         if not isinstance(other, ParameterLayout):
@@ -283,6 +287,53 @@ class ParameterLayout(Sequence[ParameterEntry]):
         )
 
 
+class Locator:
+    """Looks up a model's tensors along the modules found the first time, after checking that they are still there.
+
+    Where a module was replaced or a tensor has another shape, the look-up by name decides.
+    """
+
+    def __init__(self, layout: ParameterLayout, model: torch.nn.Module) -> None:
+        self._layout, self._model = layout, model
+        self._learn()
+
+    def _learn(self) -> None:
+        kind = "_parameters" if self._layout.kind == "parameter" else "_buffers"
+        self._edges: list[tuple[dict[str, Any], str, Any]] = []
+        self._places: list[tuple[dict[str, Any], str, Any]] = []
+        wanted = {entry.name for entry in self._layout}
+        places = {}
+        stack = [("", self._model)]
+        while stack:
+            prefix, module = stack.pop()
+            while (inner := _peel(module)) is not None:
+                self._edges += [(module._modules, name, child) for name, child in module._modules.items()]
+                module = inner
+            for name, tensor in module.__dict__[kind].items():
+                if prefix + name in wanted:
+                    places[prefix + name] = (module.__dict__[kind], name, tensor.shape)
+            for name, child in module._modules.items():
+                self._edges.append((module._modules, name, child))
+                if child is not None:
+                    stack.append((f"{prefix}{name}.", child))
+        self._places = [places[name] for name in self._layout.names] if wanted == places.keys() else []
+
+    def __call__(self) -> list[torch.Tensor]:
+        tensors = [owner.get(name) for owner, name, _ in self._places]
+        if (
+            len(tensors) == len(self._layout)
+            and all(owner.get(name) is child for owner, name, child in self._edges)
+            and all(
+                tensor is not None and tensor.shape == shape
+                for tensor, (_, _, shape) in zip(tensors, self._places, strict=True)
+            )
+        ):
+            return tensors  # type: ignore[return-value]
+        tensors = self._layout.tensors(self._model)  # type: ignore[assignment]
+        self._learn()
+        return tensors  # type: ignore[return-value]
+
+
 def unwrap(model: torch.nn.Module) -> torch.nn.Module:
     """The user's own module inside DDP, DataParallel, torch.compile, FSDP, checkpointing or averaging wrappers."""
     while (inner := _peel(model)) is not None:
@@ -300,9 +351,9 @@ def copy_into(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) 
     import torch
 
     with torch.no_grad():
-        detached = [real_view(tensor.detach()) for tensor in sources]
-        if detached:
-            torch._foreach_copy_(list(targets), detached)
+        reals = [real_view(tensor) for tensor in sources]
+        if reals:
+            torch._foreach_copy_(list(targets), reals)
 
 
 def real_view(tensor: torch.Tensor) -> torch.Tensor:

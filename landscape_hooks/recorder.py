@@ -160,7 +160,9 @@ class Recorder:
             weakref.finalize(optimizers[-1], self._optimizer_gone).atexit = False
         if opened.writer is not None:
             self._writer = opened.writer
-            self._background = BackgroundWriter(opened.writer, *self._layouts)
+            self._locators = [layout.locator(model) for layout in self._layouts]
+            pinned = any(tensor.is_cuda for tensor in self._locators[0]())
+            self._background = BackgroundWriter(opened.writer, *self._layouts, pinned=pinned)
             _keep_until_exit(self)
 
     @property
@@ -225,7 +227,7 @@ class Recorder:
         """
         self._settle_overflows()
         if self._active and self._last != self._step and self._next != _PENDING:
-            kept = [[t.detach().clone() for t in layout.tensors(self._model)] for layout in self._layouts]
+            kept = [[t.detach().clone() for t in tensors()] for tensors in self._locators]
             self._held = (self._step, kept)
 
     def flush(self) -> None:
@@ -382,7 +384,7 @@ class Recorder:
         if tail and self._held is not None and self._held[0] == step:
             weights, buffers = self._held[1]
         else:
-            weights, buffers = (layout.tensors(self._model) for layout in self._layouts)
+            weights, buffers = (tensors() for tensors in self._locators)
         taken = self._background.stage(
             weights,
             buffers,

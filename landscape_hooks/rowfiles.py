@@ -11,14 +11,12 @@ go through zarr itself.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
-
-from landscape_hooks.errors import RunError
 
 CHUNK_NUMBERS = 2**20
 SHARD_BYTES = 2**22
@@ -73,20 +71,25 @@ class RowFiles:
         self._committed = np.asarray(committed, dtype=np.int64)
 
     # -- memory that is laid out as a file -----------------------------------------------------------------
-    def staging(self, depth: int) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    def staging(
+        self, depth: int, allocate: Callable[[int], NDArray[np.uint8]] | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         """Memory for `depth` rows: (files (depth, bytes), values (depth, numbers)), the second a view of the first.
 
         Where every row has a file of its own, a filled row of `files` is that file; otherwise only `values` is used.
+        `allocate` gives that many bytes of zeros, where the memory has to be of a kind (page-locked).
         """
         if not self.direct or self.rows > 1:
-            return np.empty((depth, 0), dtype=np.uint8), np.zeros((depth, self._numbers), dtype=self._dtype)
-        files = self._blank(depth)
+            memory = (allocate or _zeros)(max(1, depth * self._numbers * self._dtype.itemsize))
+            values = memory[: depth * self._numbers * self._dtype.itemsize].view(self._dtype)
+            return np.empty((depth, 0), dtype=np.uint8), values.reshape(depth, self._numbers)
+        files = self._blank(depth, allocate)
         files[:, self._data_bytes :] = self._index(np.ones(1, dtype=bool))
         return files, files[:, : self._numbers * self._dtype.itemsize].view(self._dtype)
 
-    def _blank(self, depth: int) -> NDArray[np.uint8]:
+    def _blank(self, depth: int, allocate: Callable[[int], NDArray[np.uint8]] | None = None) -> NDArray[np.uint8]:
         stride = -(-self.file_bytes // _ALIGNMENT) * _ALIGNMENT
-        memory = np.zeros((depth, stride), dtype=np.uint8)[:, : self.file_bytes]
+        memory = (allocate or _zeros)(depth * stride).reshape(depth, stride)[:, : self.file_bytes]
         memory[:, : self._data_bytes].view(self._dtype)[...] = self._array.fill_value
         return memory
 
@@ -169,8 +172,5 @@ class RowFiles:
         return f"{self._array.path}/{self._array.metadata.encode_chunk_key(index)}"
 
 
-def check_layout(array: Any) -> None:
-    """Refuse to go on writing an array whose chunks are not whole rows."""
-    file_shape = array.shards or array.chunks
-    if array.ndim == 2 and file_shape[1] < array.shape[1]:
-        raise RunError(f"The array {array.path} is stored in columns", expected="whole rows, as record() writes them")
+def _zeros(size: int) -> NDArray[np.uint8]:
+    return np.zeros(size, dtype=np.uint8)

@@ -123,6 +123,10 @@ class ShardLayout(ParameterLayout):
             offset += size
         return cls(entries, pieces)
 
+    def locator(self, model: torch.nn.Module) -> Callable[[], list[torch.Tensor]]:
+        """As `tensors`."""
+        return lambda: self.tensors(model)
+
     def tensors(self, model: torch.nn.Module) -> list[torch.Tensor]:
         """This rank's pieces, looked up by name; nothing is gathered."""
         found = dict(model_tensors(model))

@@ -7,7 +7,7 @@ once the commit record, one attribute written last, says so. No torch here: read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
 from typing import Any
@@ -289,9 +289,11 @@ class TrajectoryWriter:
         """(D,) weights of the last snapshot."""
         return self._arrays["weights"][int(self.commit.places[-1])]
 
-    def staging(self, depth: int) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    def staging(
+        self, depth: int, allocate: Callable[[int], NDArray[np.uint8]] | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         """Memory for `depth` rows of weights that is written as it lies: (files, values); see `RowFiles.staging`."""
-        return self._files["weights"].staging(depth)
+        return self._files["weights"].staging(depth, allocate)
 
     def append(self, rows: Rows) -> None:
         """Write some snapshots and commit them together."""

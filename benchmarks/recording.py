@@ -1,0 +1,309 @@
+"""What recording costs, as ratios measured side by side in one process.
+
+    python benchmarks/recording.py [hook idle training tiny store size memory] [--out DIR]
+
+Every figure is the median of interleaved repetitions, so that a busy machine slows both sides alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from landscape_hooks import Trajectory, record
+
+
+def timed(action: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def worked(action: Callable[[], Any]) -> float:
+    """CPU seconds of this thread: what the action costs, whatever else the machine does."""
+    start = time.thread_time()
+    action()
+    return time.thread_time() - start
+
+
+def network(name: str) -> nn.Module:
+    import torchvision
+
+    model = getattr(torchvision.models, name)()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    return model
+
+
+def hook(out: Path) -> None:
+    """How long a snapshot blocks the training, against a plain memory copy of the parameters."""
+    for name in ("resnet18", "resnet50"):
+        model = network(name)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        flat = nn.utils.parameters_to_vector(model.parameters()).detach()
+        copy = torch.zeros_like(flat)
+        recorder = record(model, optimizer, out / "run.zarr", every=1, if_exists="overwrite")
+        found: dict[str, tuple[list[float], list[float]]] = {"time": ([], []), "CPU": ([], [])}
+        for number in range(30):
+            recorder.flush()
+            clock, pair = (timed, found["time"]) if number % 2 else (worked, found["CPU"])
+            pair[0].append(clock(lambda: recorder._after_step(optimizer)))  # noqa: B023
+            recorder.flush()
+            pair[1].append(clock(lambda: copy.copy_(flat)))  # noqa: B023
+        recorder.close()
+        for kind, pair in found.items():
+            b, c = (statistics.median(values[2:]) for values in pair)
+            print(f"hook      {name}: {kind:4} {b * 1e3:6.2f} ms, memory copy {c * 1e3:6.2f} ms, ratio {b / c:5.2f}")
+
+
+def idle(out: Path) -> None:
+    """What a step without a snapshot costs: both hooks, called as torch calls them."""
+    model = nn.Linear(3, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    before, after = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+    with record(model, optimizer, out / "run.zarr", every=10**9, if_exists="overwrite"):
+        (enter,), (leave,) = before.values(), after.values()
+
+        def steps() -> None:
+            for _ in range(10_000):
+                enter(optimizer, (), {})
+                leave(optimizer, (), {})
+
+        costs = [worked(steps) / 10_000 for _ in range(21)]
+    print(f"idle      {statistics.median(costs) * 1e6:.2f} µs a step")
+
+
+def training(out: Path) -> None:
+    """Step time of ResNet-18 on CIFAR-shaped batches: without, with every=10, with torch.save every 10 steps."""
+    torch.manual_seed(0)
+    model = network("resnet18")
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    images, targets = torch.randn(8, 3, 32, 32), torch.randint(0, 1000, (8,))
+
+    def ten_steps(save: Callable[[int], None] | None = None) -> None:
+        for step in range(10):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images), targets).backward()
+            optimizer.step()
+            if save is not None and step == 4:
+                save(step)
+
+    count = 0
+
+    def save(step: int) -> None:
+        nonlocal count
+        count += 1
+        torch.save(model.state_dict(), out / f"{count}.pt")
+
+    times: dict[str, list[float]] = {"without": [], "every=10": [], "torch.save": []}
+    ten_steps()
+    for _ in range(9):
+        times["without"].append(timed(ten_steps))
+        recorder = record(model, optimizer, out / "run.zarr", schedule=[5], if_exists="overwrite")
+        recorder.flush()
+        times["every=10"].append(timed(ten_steps))
+        recorder.close()
+        times["torch.save"].append(timed(lambda: ten_steps(save)))
+    base = statistics.median(times["without"])
+    for name in ("every=10", "torch.save"):
+        extra = statistics.median(x - y for x, y in zip(times[name], times["without"], strict=True))
+        print(f"training  resnet18, {name}: {extra / base * 100:+6.1f} % of a step of {base * 100:.0f} ms")
+    lightning(out, model, images, targets)
+
+
+def lightning(out: Path, model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> None:
+    """The same schedule with Lightning's ModelCheckpoint, where Lightning is installed."""
+    try:
+        import lightning
+        from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+    except ImportError:
+        print("training  ModelCheckpoint: lightning is not installed")
+        return
+    import logging
+    import warnings
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch: Any, index: int) -> torch.Tensor:
+            return nn.functional.cross_entropy(self.model(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+    class Watch(Callback):
+        def on_train_start(self, *_: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_train_end(self, *_: Any) -> None:
+            self.time = time.perf_counter() - self.start
+
+    def fit(callbacks: list[Any]) -> float:
+        watch = Watch()
+        trainer = lightning.Trainer(
+            max_steps=10, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=bool(callbacks), callbacks=[watch, *callbacks], default_root_dir=str(out),
+        )  # fmt: skip
+        trainer.fit(Module(), [(images, targets)] * 10)
+        return watch.time
+
+    without, with_it = [], []
+    for number in range(7):
+        without.append(fit([]))
+        kept = ModelCheckpoint(
+            str(out / f"l{number}"), every_n_train_steps=5, save_top_k=1, save_weights_only=True, monitor=None
+        )
+        with_it.append(fit([kept]))
+    base = statistics.median(without)
+    # two checkpoints in these ten steps, so half of what they cost
+    extra = statistics.median(x - y for x, y in zip(with_it, without, strict=True)) / 2
+    print(f"training  resnet18, ModelCheckpoint: {extra / base * 100:+6.1f} % of a step of {base * 100:.0f} ms")
+
+
+def tiny(out: Path) -> None:
+    """10,000 snapshots of a model of 10,000 parameters, at every step."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(60, 128), nn.Tanh(), nn.Linear(128, 16), nn.Tanh(), nn.Linear(16, 8))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    x = torch.randn(64, 60)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+
+    steps(200)
+    recorder = record(model, optimizer, out / "run.zarr", every=1)
+    hooks = dict(optimizer._optimizer_step_pre_hooks), dict(optimizer._optimizer_step_post_hooks)
+    found: dict[str, tuple[list[float], list[float]]] = {"time": ([], []), "CPU": ([], [])}
+    for number in range(100):
+        clock, (without, with_it) = (timed, found["time"]) if number % 2 else (worked, found["CPU"])
+        optimizer._optimizer_step_pre_hooks.clear()
+        optimizer._optimizer_step_post_hooks.clear()
+        without.append(clock(lambda: steps(100)))
+        optimizer._optimizer_step_pre_hooks.update(hooks[0])
+        optimizer._optimizer_step_post_hooks.update(hooks[1])
+        with_it.append(clock(lambda: steps(100)))
+    recorder.close()
+    for kind, (without, with_it) in found.items():
+        base = statistics.median(without)
+        extra = statistics.median(x - y for x, y in zip(with_it, without, strict=True))
+        print(f"tiny      every step, {kind:4}: {extra / base * 100:+.1f} % of a step of {base * 1e4:.0f} µs")
+    files = sum(1 for p in (out / "run.zarr").rglob("*") if p.is_file())
+    parameters, rows = Trajectory.open(out / "run.zarr").layout.size, len(Trajectory.open(out / "run.zarr"))
+    print(f"tiny      {rows} snapshots of {parameters} parameters in {files} files")
+
+
+def store(out: Path) -> None:
+    """Sustained write speed, against plain files of the same bytes."""
+    for name, options in (("growing", {"every": 1}), ("thinned, places reused", {"keep": 8})):
+        model = network("resnet18")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        parameters = [p.detach().numpy() for p in model.parameters()]
+        plain, ours = [], []
+        (out / "plain").mkdir()
+        recorder = record(model, optimizer, out / "run.zarr", if_exists="overwrite", **options)
+        while len(ours) < 24:
+            # the thinning schedule takes a step only now and then; the others are no snapshots
+            taken = recorder._last
+
+            def snapshot() -> None:
+                recorder._after_step(optimizer)  # noqa: B023
+                recorder.flush()  # noqa: B023
+
+            took = timed(snapshot)
+            if recorder._last == taken:
+                continue
+            ours.append(took)
+            row = np.concatenate([p.reshape(-1) for p in parameters])
+            target = out / "plain" / str(len(plain) if "every" in options else len(plain) % 8)
+            plain.append(timed(lambda: target.write_bytes(row.data)))  # noqa: B023
+        recorder.close()
+        shutil.rmtree(out / "plain")
+        ratio = sum(plain[2:]) / sum(ours[2:])
+        speed = row.nbytes / statistics.median(ours[2:]) / 1e6
+        print(f"store     {name}: {speed:.0f} MB/s, copy included; {ratio * 100:.0f} % of a plain file's speed")
+
+
+def size(out: Path) -> None:
+    """Bytes on disk, against the bytes of the numbers."""
+    for name in ("resnet18", "resnet50"):
+        model = network(name)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        with record(model, optimizer, out / "run.zarr", every=1, if_exists="overwrite"):
+            for _ in range(4):
+                optimizer.step()
+        trajectory = Trajectory.open(out / "run.zarr")
+        numbers = len(trajectory) * (trajectory.layout.size + trajectory.buffer_layout.size) * 4
+        disk = sum(p.stat().st_size for p in (out / "run.zarr").rglob("*") if p.is_file())
+        print(f"size      {name}: {disk / numbers:.4f} of the bytes of the numbers")
+
+
+MEMORY = """
+import resource, sys, torch, torchvision
+from landscape_hooks import record
+import landscape_hooks.recorder
+model = torchvision.models.resnet50()
+for p in model.parameters():
+    p.grad = torch.zeros_like(p)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+optimizer.step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if sys.argv[1] == "with":
+    recorder = record(model, optimizer, sys.argv[2], every=1)
+for _ in range(8):
+    optimizer.step()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def memory(out: Path) -> None:
+    """Peak memory of a process that records ResNet-50, above that of one that does not, in snapshots."""
+    peaks = {}
+    for how in ("without", "with"):
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, how, str(out / "run.zarr")], capture_output=True, text=True, check=True
+        )
+        peaks[how] = int(done.stdout)
+    snapshot = sum(p.numel() for p in network("resnet50").parameters()) * 4
+    print(f"memory    resnet50: {(peaks['with'] - peaks['without']) / snapshot:.2f} snapshots more")
+
+
+PARTS = {f.__name__: f for f in (hook, idle, training, tiny, store, size, memory)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which figures (default: all)")
+    parser.add_argument("--out", help="folder to write into (default: a temporary one)")
+    arguments = parser.parse_args()
+    threads = torch.get_num_threads()
+    print(f"torch {torch.__version__}, {threads} threads, ru_maxrss {resource.getrusage(0).ru_maxrss // 1024} MB")
+    for name in arguments.parts or PARTS:
+        with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
+            PARTS[name](Path(folder))
+        gc.collect()
+
+
+if __name__ == "__main__":
+    main()
