@@ -5,6 +5,7 @@ In: what record() was given. Out: a `TrajectoryWriter`, and the layouts of what 
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from landscape_hooks.schedule import Schedule
 from landscape_hooks.sharding import Piece, Ranks, ShardLayout, is_sharded
 from landscape_hooks.trajectory import Trajectory, TrajectoryWriter
 
+log = logging.getLogger(__name__)
 WAY_OUT = "To analyze the run, name the loss: landscape-hooks analyze RUN --objective module:function"
 
 
@@ -74,6 +76,7 @@ def open_for(
 def _create(
     model: torch.nn.Module, store: Any, target: Any, layout: Any, buffer_layout: Any, plan: Schedule, storage: Storage
 ) -> tuple[Any, TrajectoryWriter]:
+    _say_size(store, plan, layout, buffer_layout, storage)
     root = run_store.create_run(target, {"schedule": plan.describe()}, finished=False)
     try:
         writer = _create_trajectory(root, layout, buffer_layout, plan, storage)
@@ -83,6 +86,29 @@ def _create(
         run_store.clear(store)
         raise
     return root, writer
+
+
+def _say_size(store: Any, plan: Schedule, layout: Any, buffer_layout: Any, storage: Storage) -> None:
+    """Log how large the run is going to be; warn where the disk is too small for it."""
+    width = np.dtype(storage.dtype or layout.dtype).itemsize
+    snapshot = layout.size * width + buffer_layout.size * np.dtype(buffer_layout.dtype).itemsize
+    most = plan.limit or plan.count
+    projected = snapshot * (most or 1)
+    text = f"A snapshot is {_bytes(snapshot)}; the run is going to hold "
+    text += f"at most {most}, {_bytes(projected)}" if most else "as many as the schedule asks for"
+    log.info("%s: %s", store, text)
+    free = run_store.free_bytes(store)
+    if free is not None and projected > free:
+        mend = "Keep fewer (keep=), take them less often (every=), or store float16 (dtype=)"
+        warnings.warn(RecordingWarning(f"{text}, but the disk has {_bytes(free)} left. {mend}."), stacklevel=5)
+
+
+def _bytes(count: float) -> str:
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while count >= 1000 and len(units) > 1:
+        count /= 1000
+        units.pop(0)
+    return f"{count:.3g} {units[0]}"
 
 
 def _create_trajectory(

@@ -19,9 +19,18 @@ NEVER = 2**62
 
 
 class Schedule:
-    """Says which step is due next. `limit` is the number of rows it keeps at most (None: no limit)."""
+    """Says which step is due next.
+
+    Attributes
+    ----------
+    limit
+        the number of snapshots it keeps at most, by giving up earlier ones; None where it keeps all.
+    count
+        the number of snapshots it takes at most, where that is known beforehand.
+    """
 
     limit: int | None = None
+    count: int | None = None
 
     def next(self, step: int) -> int:
         """The smallest due step after `step` (NEVER if there is none)."""
@@ -60,6 +69,7 @@ class AtSteps(Schedule):
             raise LandscapeError(
                 f"Found the steps {self.steps[:5]} in the schedule", expected="at least one step, none below 0"
             )
+        self.count = len(self.steps) + 2  # and the first and the last
 
     def next(self, step: int) -> int:
         place = bisect_right(self.steps, step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,6 +121,15 @@ def _is_free(store: Any) -> bool:
         clear(store)
         return True
     return False
+
+
+def free_bytes(store: Any) -> int | None:
+    """Space left on the disk that a local run lies (or is going to lie) on; None for other stores."""
+    address = _address(store)
+    if not is_local(address):
+        return None
+    folder = next(p for p in (Path(address).absolute(), *Path(address).absolute().parents) if p.exists())
+    return shutil.disk_usage(folder).free
 
 
 def is_local(address: Any) -> bool:

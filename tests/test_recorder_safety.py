@@ -280,13 +280,15 @@ def test_a_reader_beside_the_writer_sees_whole_snapshots_only(tmp_path, options)
     with record(model, optimizer, path, **options):
         reader = threading.Thread(target=read)
         reader.start()
-        for _ in range(60):
+        deadline = time.monotonic() + 30
+        steps = 0
+        while steps < 60 or (seen < 15 and time.monotonic() < deadline):
             optimizer.step()
-    time.sleep(0.1)
+            steps += 1
     stop.set()
     reader.join()
     assert not trouble
-    assert seen > 10
+    assert seen >= 15
     assert_whole(Trajectory.open(path))
 
 

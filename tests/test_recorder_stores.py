@@ -1,6 +1,7 @@
 """Where and how rows are stored: types, compression, durability, memory, and a real S3 server on loopback."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import zarr
 from torch import nn
 
 from landscape_hooks import Trajectory, record
-from landscape_hooks.errors import LandscapeError, RunError
+from landscape_hooks import store as store_module
+from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
 
 
 def train(store, steps=6, size=700, **options):
@@ -186,3 +188,14 @@ def test_a_run_on_s3(bucket):
     assert Trajectory.open(url).steps.tolist() == [0, 4, 8, 9]
     with pytest.raises(RunError, match=r"nothing at|not a run"):
         Trajectory.open(f"{bucket}/nowhere.zarr")
+
+
+def test_the_size_is_said_and_compared_with_the_disk(tmp_path, caplog):
+    caplog.set_level("INFO", logger="landscape_hooks")
+    model = nn.Linear(1_000_000, 1, bias=False)
+    record(model, None, tmp_path / "run.zarr", keep=50).close()
+    assert "A snapshot is 4 MB; the run is going to hold at most 50, 200 MB" in caplog.text
+    free = store_module.free_bytes(tmp_path / "not" / "yet" / "there.zarr")
+    assert 0 < free <= shutil.disk_usage(tmp_path).total
+    with pytest.warns(RecordingWarning, match=r"at most \d+, [\d.]+ .B, but the disk has .* left. Keep fewer"):
+        record(model, None, tmp_path / "large.zarr", keep=free // 4_000_000 * 10).close()
