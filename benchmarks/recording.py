@@ -163,7 +163,7 @@ def lightning(out: Path, model: nn.Module, images: torch.Tensor, targets: torch.
             max_steps=10, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
             enable_checkpointing=bool(callbacks), callbacks=[watch, *callbacks], default_root_dir=str(out),
         )  # fmt: skip
-        trainer.fit(Module(), [(images, targets)] * 10)
+        trainer.fit(Module(), torch.utils.data.DataLoader([(images, targets)] * 10, batch_size=None))
         return watch.time
 
     without, with_it = [], []
