@@ -84,13 +84,7 @@ class Look:
     @property
     def colormap(self) -> str:
         """The colour map of the texture, or the one below it."""
-        return (
-            self.texture
-            if self.texture in TEXTURES[:5]
-            else "gist_earth"
-            if self.texture == "hypsometric"
-            else "viridis"
-        )
+        return self.texture if self.texture not in ("grey", "wireframe") else "viridis"
 
     def next(self, name: str, by: int = 1) -> Look:
         """The same with the next texture, contours, theme or height."""

@@ -150,7 +150,7 @@ class Panels:
     def _options(self, replay: Replay, size: tuple[int, int]) -> None:
         """A panel with everything that can be changed."""
         imgui.set_next_window_pos(
-            imgui.ImVec2(size[0] - 12, size[1] - BAR - 10), imgui.Cond_.always.value, imgui.ImVec2(1.0, 1.0)
+            imgui.ImVec2(size[0] - 12, max(size[1] - BAR - 142, 320)), imgui.Cond_.always.value, imgui.ImVec2(1.0, 1.0)
         )
         imgui.begin("options", None, _FIXED | imgui.WindowFlags_.always_auto_resize.value)
         look, timeline = replay.look, replay.timeline
