@@ -76,6 +76,10 @@ class Look:
                     f"Found the {name} '{getattr(self, name)}'", expected=f"one of: {', '.join(known)}"
                 )
 
+        for name, (low, high) in (("exaggeration", EXAGGERATION), ("shading", (0.0, 1.0))):
+            if not low <= getattr(self, name) <= high:
+                raise LandscapeError(f"Found the {name} {getattr(self, name):g}", expected=f"{low:g} to {high:g}")
+
     @property
     def colors(self) -> Theme:
         """The theme's colours."""
