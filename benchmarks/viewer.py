@@ -39,9 +39,18 @@ def once(self):
     from pyglet import gl
     gl.glFinish()
     print(time.time())
+    if "idle" in sys.argv:
+        import resource
+        import pyglet
+        used, marks = lambda: sum(resource.getrusage(resource.RUSAGE_SELF)[:2]), []
+        pyglet.clock.schedule_once(lambda dt: marks.append(used()), 1.0)
+        pyglet.clock.schedule_once(lambda dt: (marks.append(used()), self.window.close()), 4.0)
+        self.touch()
+        pyglet.app.run(interval=None)
+        print((marks[1] - marks[0]) / 3)
 window.ReplayWindow.run = once
 from landscape_hooks.cli import main
-main(["view", sys.argv[1]])
+main(["view", sys.argv[1], "--no-play"])
 """
 
 
@@ -127,7 +136,7 @@ def frames(points: int, size: tuple[int, int], repeats: int) -> None:
 
 
 def first_frame(points: int) -> None:
-    """From the start of the command to the first picture of the window."""
+    """From the start of the command to the first picture of the window, and what the window takes at rest."""
     server = None
     environment = dict(os.environ)
     if not environment.get("DISPLAY"):
@@ -152,6 +161,8 @@ def first_frame(points: int) -> None:
                 command = [sys.executable, "-c", FIRST, str(run)]
                 done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
                 times.append(float(done.stdout.split()[-1]) - start)
+            idle = subprocess.run([*command, "idle"], env=environment, capture_output=True, text=True, check=True)
+        print(f"an idle window takes {100 * float(idle.stdout.split()[-1]):.2f} % of one core")
         print(f"first frame of a {points} x {points} run: {statistics.median(times):.2f} s after the command")
     finally:
         if server is not None:

@@ -8,17 +8,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from landscape_hooks.errors import LandscapeError
 from landscape_hooks.mesh import Mesh
 
 PATHS = ("#ff5a36", "#22c7f0", "#f7c531", "#d45cf5", "#57d977", "#ff8fb3", "#a5adff", "#c9a37a")
 """Colours of the runs in a picture, first run first; they stay apart from the colour maps below them."""
 
 
+HYPSOMETRIC = ("#16325c", "#23679a", "#3fa0a5", "#6fbf85", "#b5d17c", "#ecdf9a", "#d6a765", "#a86a42", "#6f3f33")
+"""Tints of an atlas, from the deep sea to the mountains."""
+
+
 @lru_cache(maxsize=32)
 def table(name: str) -> NDArray[np.uint8]:
-    """(256, 3) the colours of matplotlib's colour map `name`, lowest first."""
+    """(256, 3) the colours of matplotlib's colour map `name`, or of the atlas ("hypsometric"), lowest first.
+
+    Raises
+    ------
+    LandscapeError
+        there is no such colour map.
+    """
+    if name == "hypsometric":
+        tints = np.array([rgb(tint) for tint in HYPSOMETRIC]) * 255
+        place = np.linspace(0, len(tints) - 1, 256)
+        return np.stack([np.interp(place, np.arange(len(tints)), tints[:, k]) for k in range(3)], 1).astype(np.uint8)
     from matplotlib import colormaps
 
+    if name not in colormaps:
+        raise LandscapeError(
+            f"Found the colour map '{name}'", expected="a name that matplotlib knows, such as viridis or magma"
+        )
     return np.asarray(colormaps[name](np.arange(256), bytes=True)[:, :3])
 
 

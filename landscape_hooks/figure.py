@@ -30,11 +30,12 @@ def contour_figure(
     height: str = "auto",
     clip: tuple[float, float] = (0.0, 100.0),
     colormap: str = "viridis",
-    size: tuple[float, float] = (6.4, 5.2),
+    size: tuple[float, float] | None = None,
 ) -> Figure:
     """Filled contours of the loss with labelled lines, and the paths over them (cf. Li et al. 2018, fig. 9).
 
-    `size` is in inches. Grid points without a finite loss are hatched.
+    `size` is in inches (left out: 6.4 wide, and as high as the plane's sides ask for). Grid points without a finite
+    loss are hatched.
 
     Raises
     ------
@@ -45,7 +46,7 @@ def contour_figure(
 
     with _style():
         mesh = Mesh.from_surface(surface, height=height, clip=clip)
-        figure = Figure(figsize=size, layout="constrained", dpi=150)
+        figure = Figure(figsize=size or (6.4, _high(surface)), layout="constrained", dpi=150)
         axes = figure.add_subplot()
         _fill(figure, axes, surface, mesh, colormap)
         _holes(axes, mesh)
@@ -84,6 +85,23 @@ def _shown(surface: Surface) -> list[Path]:
     return [path for path in surface.paths if len(path)]
 
 
+def _equal(surface: Surface) -> bool:
+    """Equal units on both axes, where that leaves a readable picture."""
+    return 0.4 <= float(np.ptp(surface.beta) / np.ptp(surface.alpha)) <= 1.6
+
+
+def _high(surface: Surface) -> float:
+    """Inches of height that axes of equal units need at 6.4 inches of width."""
+    return 1.35 + 4.75 * float(np.ptp(surface.beta) / np.ptp(surface.alpha)) if _equal(surface) else 5.2
+
+
+def _map(name: str) -> Any:
+    """The colour map as matplotlib takes it."""
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(colors.table(name) / 255.0, name=name)
+
+
 def _style() -> Any:
     from matplotlib import rc_context
 
@@ -116,7 +134,7 @@ def _fill(figure: Figure, axes: Axes, surface: Surface, mesh: Mesh, colormap: st
         return
     lines = mesh.height.of(losses)
     steps = np.concatenate([[low], lines[(lines > low) & (lines < high)], [high]])
-    filled = axes.contourf(surface.alpha, surface.beta, heights, levels=steps, cmap=colormap, corner_mask=False)
+    filled = axes.contourf(surface.alpha, surface.beta, heights, levels=steps, cmap=_map(colormap), corner_mask=False)
     for heavy in (False, True):
         some = lines[index == heavy]
         if not len(some):
@@ -200,8 +218,7 @@ def _frame(axes: Axes, surface: Surface) -> None:
     axes.set_ylabel(labels[1])
     axes.set_xlim(surface.alpha[0], surface.alpha[-1])
     axes.set_ylim(surface.beta[0], surface.beta[-1])
-    ratio = float(np.ptp(surface.beta) / np.ptp(surface.alpha))
-    if 0.4 <= ratio <= 1.6:  # equal units where that leaves a readable picture
+    if _equal(surface):
         axes.set_aspect("equal")
     axes.tick_params(length=3, width=0.7)
     for side in ("top", "right"):
@@ -265,7 +282,7 @@ def surface_figure(
         axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
         alpha, beta = np.meshgrid(surface.alpha, surface.beta, indexing="ij")
         axes.plot_surface(
-            alpha, beta, mesh.heights, cmap=colormap, rcount=100, ccount=100, linewidth=0, antialiased=True,
+            alpha, beta, mesh.heights, cmap=_map(colormap), rcount=100, ccount=100, linewidth=0, antialiased=True,
             vmin=mesh.height.bounds[0], vmax=mesh.height.bounds[1], alpha=0.96,
         )  # fmt: skip
         for number, path in enumerate(_shown(surface)):

@@ -310,3 +310,18 @@ def test_without_a_display_view_names_render(tmp_path):
     assert done.returncode == 2
     assert "landscape-hooks render" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_without_opengl_3_3_there_is_a_sentence(display, tmp_path):
+    from tests.landscapes import surface, write_run
+
+    store = write_run(tmp_path / "run.zarr", surface())
+    old = {**os.environ, "DISPLAY": display, "MESA_GL_VERSION_OVERRIDE": "2.1", "MESA_GLSL_VERSION_OVERRIDE": "120"}
+    for words in (["view", str(store)], ["render", str(store), "-o", str(tmp_path / "f.png")]):
+        command = [sys.executable, "-m", "landscape_hooks", *words]
+        done = subprocess.run(command, env=old, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode == 0:
+            pytest.skip("this driver does not pretend to be older than it is")
+        assert done.returncode == 2, done.stderr
+        assert "OpenGL 3.3" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -79,14 +79,15 @@ def window(**options: Any) -> Any:
         from pyglet.window import Window
     except Exception as error:
         raise no_display(error) from error
+    from pyglet.gl import ContextException
     from pyglet.window import NoSuchConfigException
 
     try:
         return Window(config=_config(), **options)
-    except NoSuchConfigException as error:
+    except (NoSuchConfigException, ContextException) as error:
         raise DisplayError(
-            f"The display has no OpenGL 3.3 ({error})",
-            mend="Render without it: landscape-hooks render RUN -o F.gif, or update the graphics driver",
+            f"The display has no OpenGL 3.3 ({type(error).__name__}: {error})",
+            mend="Update the graphics driver, or render without the display: landscape-hooks render RUN -o F.gif",
         ) from error
     except Exception as error:
         raise no_display(error) from error

@@ -131,10 +131,20 @@ KEYS: tuple[Key, ...] = (
     Key("J", "captions on or off", _toggle("captions")),
 )
 
+OTHERS: tuple[tuple[str, str], ...] = (
+    ("M", "options: everything that can be changed"),
+    ("H", "this help"),
+    ("V", "print the view, as `render --view` takes it"),
+    ("S", "save a picture in the working folder"),
+    ("Esc", "close"),
+)
+"""Keys that concern the window itself."""
+
 MOUSE: tuple[tuple[str, str], ...] = (
     ("left drag", "orbit"),
     ("Shift, middle or right drag", "pan"),
     ("wheel", "zoom to the cursor"),
+    ("rest on the surface", "coordinates, loss and the nearest step"),
     ("double click", "put that point into the middle"),
     ("drag in the plot of the losses", "scrub"),
 )
@@ -144,3 +154,12 @@ def find(symbol: str, shift: bool) -> Key | None:
     """The row of a key; with Shift, the plain row where there is none of its own."""
     rows = [row for row in KEYS if row.key == symbol]
     return next((row for row in rows if row.shift == shift), next((row for row in rows if not row.shift), None))
+
+
+def table_markdown() -> str:
+    """Keys and mouse as a table in Markdown (what docs/viewer.md shows)."""
+    rows = [(f"`{row.shown}`", row.says) for row in KEYS if row.key != "EQUAL"] + [
+        (f"`{k}`", says) for k, says in OTHERS
+    ]
+    rows += [(gesture, says) for gesture, says in MOUSE]
+    return "\n".join(["| key or mouse | what it does |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)]) + "\n"

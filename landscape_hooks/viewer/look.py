@@ -76,6 +76,10 @@ class Look:
                     f"Found the {name} '{getattr(self, name)}'", expected=f"one of: {', '.join(known)}"
                 )
 
+        for name, (low, high) in (("exaggeration", EXAGGERATION), ("shading", (0.0, 1.0))):
+            if not low <= getattr(self, name) <= high:
+                raise LandscapeError(f"Found the {name} {getattr(self, name):g}", expected=f"{low:g} to {high:g}")
+
     @property
     def colors(self) -> Theme:
         """The theme's colours."""
@@ -84,13 +88,7 @@ class Look:
     @property
     def colormap(self) -> str:
         """The colour map of the texture, or the one below it."""
-        return (
-            self.texture
-            if self.texture in TEXTURES[:5]
-            else "gist_earth"
-            if self.texture == "hypsometric"
-            else "viridis"
-        )
+        return self.texture if self.texture not in ("grey", "wireframe") else "viridis"
 
     def next(self, name: str, by: int = 1) -> Look:
         """The same with the next texture, contours, theme or height."""

@@ -123,6 +123,8 @@ def render(
         raise LandscapeError(f"Found the size {size[0]}x{size[1]}", expected=f"16 to {LARGEST} pixels each way")
     if frames < 1 or not 0 < fps <= 100:
         raise LandscapeError(f"Found {frames} frames at {fps} a second", expected="at least one, and 1 to 100 a second")
+    if not (0 <= at <= 1 and np.isfinite(turn)):
+        raise LandscapeError(f"Found at = {at:g} and turn = {turn:g}", expected="a share from 0 to 1, and degrees")
     if suffix == ".mp4":
         _check_mp4(size)
     look = replace(look or Look(), plain=suffix == ".gif")

@@ -9,7 +9,7 @@ from typing import Any
 from imgui_bundle import imgui
 
 from landscape_hooks.errors import LandscapeError
-from landscape_hooks.viewer.controls import KEYS, MOUSE
+from landscape_hooks.viewer.controls import KEYS, MOUSE, OTHERS
 from landscape_hooks.viewer.look import CONTOURS, EXAGGERATION, HEIGHTS, TEXTURES, THEMES
 from landscape_hooks.viewer.replay import Replay
 from landscape_hooks.viewer.timeline import CLOCKS
@@ -150,7 +150,7 @@ class Panels:
     def _options(self, replay: Replay, size: tuple[int, int]) -> None:
         """A panel with everything that can be changed."""
         imgui.set_next_window_pos(
-            imgui.ImVec2(size[0] - 12, size[1] - BAR - 10), imgui.Cond_.always.value, imgui.ImVec2(1.0, 1.0)
+            imgui.ImVec2(size[0] - 12, max(size[1] - BAR - 142, 320)), imgui.Cond_.always.value, imgui.ImVec2(1.0, 1.0)
         )
         imgui.begin("options", None, _FIXED | imgui.WindowFlags_.always_auto_resize.value)
         look, timeline = replay.look, replay.timeline
@@ -225,14 +225,7 @@ class Panels:
             | imgui.WindowFlags_.no_saved_settings.value,
         )
         rows: list[tuple[str, str]] = [(row.shown, row.says) for row in KEYS if row.key != "EQUAL"]
-        rows += [
-            ("M", "options"),
-            ("H", "this help"),
-            ("V", "print the view"),
-            ("S", "save a picture"),
-            ("Esc", "close"),
-            *MOUSE,
-        ]
+        rows += [*OTHERS, *MOUSE]
         half = (len(rows) + 1) // 2
         if imgui.begin_table("keys", 4, imgui.TableFlags_.sizing_fixed_fit.value):
             for k in range(half):

@@ -1,0 +1,52 @@
+"""The table of keys: every row has a key of pyglet, none is taken twice, and the documents show the same."""
+
+from pathlib import Path
+
+import pytest
+
+from landscape_hooks.viewer import context, controls
+from landscape_hooks.viewer.look import Look
+from landscape_hooks.viewer.replay import Replay
+from landscape_hooks.viewer.source import load
+from tests.landscapes import surface
+
+SIZE = (640, 400)
+
+
+def test_no_key_is_taken_twice():
+    taken = [(row.key, row.shift) for row in controls.KEYS] + [(key, False) for key, _ in controls.OTHERS]
+    assert len(taken) == len(set(taken))
+
+
+def test_every_key_exists_in_pyglet():
+    context.prepare(headless=True)
+    from pyglet.window import key
+
+    for row in controls.KEYS:
+        assert hasattr(key, row.key), row.key
+
+
+@pytest.mark.parametrize("row", controls.KEYS, ids=lambda row: row.shown)
+def test_every_key_changes_something_that_is_seen(row):
+    replay = Replay.of(load(surface()), Look())
+    replay.timeline.position = 15.0
+    if row.key == "HOME":
+        replay.timeline.position = 3.0
+    if row.key == "R":
+        replay.camera = replay.camera.orbit(40, 0)
+    if row.key == "P":
+        replay.camera = replay.camera.top()
+    before = repr((replay.camera, replay.look, replay.timeline, replay.turntable, replay.follow))
+    row.does(replay, SIZE)
+    assert repr((replay.camera, replay.look, replay.timeline, replay.turntable, replay.follow)) != before
+
+
+def test_shift_falls_back_to_the_plain_row():
+    assert controls.find("RIGHT", True).says == "ten snapshots on"
+    assert controls.find("SPACE", True).says == "play or pause"
+    assert controls.find("F12", False) is None
+
+
+def test_the_document_shows_the_table():
+    page = (Path(__file__).parents[1] / "docs" / "viewer.md").read_text()
+    assert controls.table_markdown() in page, "put controls.table_markdown() between the marks of docs/viewer.md"
