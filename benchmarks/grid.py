@@ -4,7 +4,7 @@ The plain loop is what one writes by hand: the user's own model, torch's default
 memory, one point after the other. Both are timed in alternation on the same points; medians of the rounds
 are shown. Ours is what `analyze` would take, calibration apart (its time is shown beside it).
 
-    python benchmarks/grid.py [--models digits,resnet18,transformer] [--points 16] [--rounds 5]
+    python benchmarks/grid.py [--models digits,resnet18,transformer] [--points 16] [--rounds 5] [--alone]
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def objective_of(model: nn.Module, batches: list) -> Objective:
     return Objective.load(root)
 
 
-def compare(name: str, policies: list[str], points: int, rounds: int) -> None:
-    """Print one line a policy."""
+def prepared(name: str) -> tuple:
+    """A model with running statistics, its objective, a plane through its weights, and its batches."""
     torch.manual_seed(0)
     model, batches = MODELS[name]()
     with torch.no_grad():
@@ -122,9 +122,15 @@ def compare(name: str, policies: list[str], points: int, rounds: int) -> None:
             model.train()(x)
     objective = objective_of(model, batches)
     layout, buffer_layout = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
-    theta, buffers = layout.flatten(model), buffer_layout.flatten(model)
+    theta, buffers = layout.flatten(model).detach(), buffer_layout.flatten(model)
     plane = Plane(theta, 0.02 * theta.std() * torch.randn(2, len(theta)))
     moved = 0.01 * torch.randn(2, len(buffers))
+    return model, layout, objective, plane, buffers, moved, batches
+
+
+def compare(name: str, policies: list[str], points: int, rounds: int) -> None:
+    """Print one line a policy."""
+    model, _, objective, plane, buffers, moved, batches = prepared(name)
     where = np.random.default_rng(0).normal(size=(points, 2))
     for policy in policies if objective.has_running_statistics else ["none"]:
         loop = PlainLoop(model, batches, plane, policy, moved)
@@ -154,6 +160,30 @@ def compare(name: str, policies: list[str], points: int, rounds: int) -> None:
         )
 
 
+def compare_alone(name: str, policies: list[str], rounds: int) -> None:
+    """The same for one thread in one process, by the time it was running: a figure that a busy machine leaves alone."""
+    torch.set_num_threads(1)
+    model, _, objective, plane, buffers, moved, batches = prepared(name)
+    for policy in policies if objective.has_running_statistics else ["none"]:
+        loop = PlainLoop(model, batches, plane, policy, moved)
+        loss = PlaneLoss(objective, plane, buffers, policy, moved)
+        plan = calibration.choose(loss, 10**9, workers=1)
+        ours = plan.apply(loss)
+        error = abs(ours.at(0.7, -0.4).mean / loop(0.7, -0.4) - 1)
+        theirs, mine = [], []
+        for _ in range(rounds):
+            for run, times in ((loop, theirs), (ours.at, mine)):
+                start = time.thread_time()
+                run(0.7, -0.4)
+                times.append((time.thread_time() - start) * 1e3)
+        a, b = statistics.median(theirs), statistics.median(mine)
+        print(
+            f"{name:12s} {policy:12s} plain {a:8.1f} ms  ours {b:8.1f} ms  {a / b:5.2f}×  (one thread, processor "
+            f"time)  error {error:.0e}  {plan.sentence()}",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Parse and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -161,8 +191,12 @@ def main() -> None:
     parser.add_argument("--policies", default="batch,fixed,interpolate,recalibrate")
     parser.add_argument("--points", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--alone", action="store_true", help="one thread, by processor time")
     options = parser.parse_args()
     for name in options.models.split(","):
+        if options.alone:
+            compare_alone(name, options.policies.split(","), options.rounds)
+            continue
         compare(name, options.policies.split(","), options.points, options.rounds)
 
 

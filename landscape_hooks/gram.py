@@ -38,7 +38,8 @@ def matrix(trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] 
             # a matrix times its own transpose is BLAS syrk: half the products
             return block[new] @ block.T if len(old) else block @ block.T
 
-        for part in map_displacements(trajectory, first_weights(trajectory), products):
+        first = first_weights(trajectory)
+        for part in map_displacements(trajectory, first, products, held=first.nbytes):
             gram[new] += part
     if len(old):
         gram[:, new] = gram[new].T

@@ -186,18 +186,24 @@ class Plane:
 
 
 def map_displacements(
-    weights: Any, origin: NDArray[Any], work: Callable[[slice, Floats], Result], rows: slice = slice(None)
+    weights: Any,
+    origin: NDArray[Any],
+    work: Callable[[slice, Floats], Result],
+    rows: slice = slice(None),
+    *,
+    held: int = 0,
 ) -> Iterator[Result]:
     """Yield work(columns, displacements (N, c) float64 from `origin`) for all blocks of parameters, in order.
 
     `weights` is a Trajectory, an array or a tensor. Blocks are read and worked on in one thread a core (as far as
     memory allows), each with a BLAS of one thread: reading and arithmetic overlap, and two pools of threads do
-    not wait for each other.
+    not wait for each other. `held` is what the caller holds in memory besides, in bytes: that much less is read at a
+    time.
     """
     if isinstance(weights, torch.Tensor):
         weights = weights.detach().cpu().numpy()
     count = len(range(*rows.indices(len(weights))))
-    spans, workers = column_spans(len(origin), count, column_chunk(weights))
+    spans, workers = column_spans(len(origin), count, column_chunk(weights), max(READ_BYTES - held, 2**24))
 
     def whole(span: slice) -> list[Result]:
         block = weights.block(rows, span) if hasattr(weights, "block") else np.asarray(weights)[rows, span]
@@ -222,7 +228,7 @@ def column_chunk(weights: Any) -> int:
     return int(getattr(weights, "chunk", 1))
 
 
-def column_spans(size: int, count: int, chunk: int) -> tuple[list[slice], int]:
+def column_spans(size: int, count: int, chunk: int, memory: int) -> tuple[list[slice], int]:
     """Cut `size` parameters into spans of `count` rows, and how many of them are in memory at a time.
 
     Spans are whole stored chunks, except where not even one fits into memory (several hundred snapshots of a
@@ -230,10 +236,11 @@ def column_spans(size: int, count: int, chunk: int) -> tuple[list[slice], int]:
     over them do not either.
     """
     row = 4 * max(count, 1)
-    width = max(1, SPAN_BYTES // row)
-    width = min(max(chunk, width // chunk * chunk), max(1, READ_BYTES // row))
+    most = max(1, memory // row)
+    wanted = min(max(1, SPAN_BYTES // row), most)
+    width = max(chunk, wanted // chunk * chunk) if chunk <= most else most
     spans = [slice(start, min(start + width, size)) for start in range(0, size, width)]
-    return spans, max(1, min(READ_BYTES // (row * width), cores(), len(spans)))
+    return spans, max(1, min(memory // (row * width), cores(), len(spans)))
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> float:

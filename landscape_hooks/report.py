@@ -12,59 +12,106 @@ from numpy.typing import NDArray
 
 from landscape_hooks.surface import Path, Surface
 
+NOTABLE = 0.1
+"""A gap between the true and the plane's loss counts from this share of the true loss on (and two standard errors)."""
+
+POLICY = {
+    "batch": "Losses are taken with the statistics of each batch, as in training, not as in evaluation.",
+    "fixed": "Losses are taken with the final running statistics; an evaluation at an earlier snapshot used others.",
+    "interpolate": "Running statistics move with the weights; a snapshot in the plane has its own evaluation's loss.",
+    "recalibrate": "Running statistics are measured anew at every point, over the probe samples.",
+}
+
 
 def sentences(surface: Surface) -> list[str]:
-    """The report, one sentence an entry."""
+    """The report, one sentence an entry: what is shown, what is hidden, where not to trust it."""
     said = [_what(surface)]
+    if surface.attrs.get("batch_norm") in POLICY:
+        said.append(POLICY[surface.attrs["batch_norm"]])
+    said += _variance(surface)
     for path in surface.paths:
         whose = f"{path.label}: " if len(surface.paths) > 1 else ""
-        said += [whose + s for s in (_variance(surface, path), _gap(path), _distance(path)) if s]
-    said += _holes(surface)
-    return said
+        said += [whose + s for s in (_ends(path), _gap(path), _distance(surface, path), _extent(surface, path)) if s]
+    return said + _noise(surface) + _holes(surface)
 
 
 def _what(surface: Surface) -> str:
-    attrs = surface.attrs
-    policy = attrs.get("batch_norm", "none")
-    norm = "" if policy == "none" else f", BatchNorm {policy}"
     rows, columns = surface.shape
-    plane, samples = attrs.get("directions"), attrs.get("samples")
-    return f"{rows}×{columns} losses over {samples} probe samples on the {plane} plane{norm}."
+    plane, samples = surface.attrs.get("directions"), surface.attrs.get("samples")
+    where = f"line along {surface.attrs.get('labels', [''])[0]}" if columns == 1 else f"{plane} plane"
+    return f"{rows}×{columns} losses over {samples} probe samples on the {where}."
 
 
-def _variance(surface: Surface, path: Path) -> str:
-    ratio = surface.explained_variance_ratio
-    if not np.isfinite(ratio).all() or len(path) < 3:
-        return ""
-    if surface.attrs.get("directions") != "pca":
-        return f"The directions hold {ratio[0]:.2g} and {ratio[1]:.2g} of the trajectory's variance."
-    walk = random_walk_ratio(len(path))
+def _variance(surface: Surface) -> list[str]:
+    """How much of the motion the plane holds, beside what a random walk of that length would show."""
+    ratio, count = surface.explained_variance_ratio, sum(len(p) for p in surface.paths)
+    if not np.isfinite(ratio).all() or count < 3:
+        return []
+    if surface.attrs.get("directions") != "pca" or surface.shape[1] == 1:
+        return [f"Along the directions lie {ratio[0]:.2g} and {ratio[1]:.2g} of the trajectory's variance."]
+    shares = f"The plane holds {ratio.sum():.1%} of the trajectory's variance ({ratio[0]:.1%} + {ratio[1]:.1%})"
+    if len(surface.paths) > 1:
+        return [f"{shares}, of {len(surface.paths)} runs together."]
+    walk = random_walk_ratio(count)[:2]
+    said = [f"{shares}; a pure random walk of {count} snapshots would show {sum(walk):.1%}."]
+    if ratio.sum() < sum(walk) + 0.05:
+        said.append(
+            "That is no more than drift shows: the shape of the path in this plane is no evidence of structure."
+        )
+    return said
+
+
+def _ends(path: Path) -> str:
     return (
-        f"The plane holds {ratio.sum():.1%} of the trajectory's variance ({ratio[0]:.1%} + {ratio[1]:.1%}); "
-        f"a pure random walk of {len(path)} snapshots would show {walk[0] + walk[1]:.1%}."
+        f"The loss goes from {path.loss[0]:.4g} to {path.loss[-1]:.4g} (± {path.loss_stderr[-1]:.2g}); "
+        f"the plane shows {path.plane_loss[0]:.4g} to {path.plane_loss[-1]:.4g}."
     )
 
 
 def _gap(path: Path) -> str:
+    """Where the surface does not carry the path."""
     finite = np.isfinite(path.loss) & np.isfinite(path.plane_loss)
     if not finite.any():
         return "No snapshot has a finite loss both by itself and on the plane."
     gap = np.where(finite, np.abs(path.plane_loss - path.loss), -1.0)
     worst = int(np.argmax(gap))
+    noise = 2 * np.nan_to_num(path.loss_stderr)
+    off = int((gap > np.maximum(NOTABLE * np.abs(path.loss), noise)).sum())
+    if not off:
+        return "The surface carries the path: at no snapshot does it differ notably from the true loss."
     return (
-        f"At the end the loss is {path.loss[-1]:.4g} (± {path.loss_stderr[-1]:.2g}) and the plane shows "
-        f"{path.plane_loss[-1]:.4g}; they differ most at step {path.step[worst]}: {path.loss[worst]:.4g} against "
+        f"At {off} of {len(path)} snapshots the surface does not show the true loss (it differs by over {NOTABLE:.0%} "
+        f"and two standard errors), most at step {path.step[worst]}: {path.loss[worst]:.4g} against "
         f"{path.plane_loss[worst]:.4g} on the plane."
     )
 
 
-def _distance(path: Path) -> str:
+def _distance(surface: Surface, path: Path) -> str:
     worst = int(np.argmax(path.distance))
-    length = float(np.linalg.norm(path.coordinates - path.coordinates[-1], axis=1).max())
-    return (
-        f"The path leaves the plane by up to {path.distance[worst]:.3g} (step {path.step[worst]}), in weight space, "
-        f"and spans {length:.3g} on it."
-    )
+    far = f"The path leaves the plane by up to {path.distance[worst]:.3g} in weight space (step {path.step[worst]})"
+    start = float(np.hypot(np.linalg.norm(path.coordinates[0] - path.coordinates[-1]), path.distance[0]))
+    if surface.attrs.get("normalization") != "orthonormal" or not start > 0:
+        return far + "."
+    return f"{far}, {path.distance[worst] / start:.0%} of the distance from start to end."
+
+
+def _extent(surface: Surface, path: Path) -> str:
+    """Whether there is a path to be seen at all."""
+    width = np.ptp(surface.alpha), np.ptp(surface.beta)
+    shares = [float(np.ptp(path.coordinates[:, k]) / width[k]) for k in (0, 1) if width[k] > 0]
+    if shares and max(shares) < 0.05:
+        return f"In this picture the path is a dot: it covers {max(shares):.2%} of its width."
+    return ""
+
+
+def _noise(surface: Surface) -> list[str]:
+    shown = surface.loss[surface.evaluated & np.isfinite(surface.loss)]
+    error = surface.loss_stderr[surface.evaluated & np.isfinite(surface.loss_stderr)]
+    if not shown.size or not error.size:
+        return ["The standard error of the losses is not known."] if shown.size else []
+    lowest = int(np.argmin(np.where(surface.evaluated & np.isfinite(surface.loss), surface.loss, np.inf)))
+    here = surface.loss_stderr.ravel()[lowest]
+    return [f"The lowest loss shown is {shown.min():.4g} ± {here:.2g}; finer differences are those of the samples."]
 
 
 def _holes(surface: Surface) -> list[str]:

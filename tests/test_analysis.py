@@ -257,6 +257,19 @@ def test_ctrl_c_keeps_what_is_done_and_resuming_completes_it_bit_for_bit(bn_run,
         np.testing.assert_array_equal(getattr(resumed, key), getattr(whole, key))
 
 
+def test_a_loss_of_zero_is_a_result_and_is_not_computed_again(tmp_path):
+    class Zero(Quadratic):
+        def forward(self, batch):
+            return 0 * super().forward(batch)
+
+    batch = torch.zeros(4, 1)
+    path = train(tmp_path / "zero.zarr", Zero(), lambda m: Quadratic.forward(m, batch), objective=lambda m, b: m(b),
+                 data=batch)  # fmt: skip
+    surface = run(path, size=(3, 4))
+    assert (surface.loss == 0).all()
+    assert surface.complete
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_9_and_resuming_gives_the_same_bits(bn_run, workers):
     name, options = f"killed-{workers}", {"size": 12, "batch_norm": "recalibrate", "workers": workers, "tune": False}

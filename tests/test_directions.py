@@ -130,3 +130,11 @@ def test_tied_weights_count_once():
     net[1].weight = net[0].weight
     layout = ParameterLayout.of(net)
     assert random.directions(layout.flatten(net).numpy(), layout).vectors.shape == (2, 16)
+
+
+def test_running_statistics_are_no_part_of_a_direction():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    layout = ParameterLayout.of(net)
+    found = random.directions(layout.flatten(net).detach().numpy(), layout)
+    assert found.vectors.shape[1] == sum(p.numel() for p in net.parameters())
+    assert not any("running" in name for name in layout.names)

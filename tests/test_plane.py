@@ -52,14 +52,14 @@ def test_streaming_in_small_blocks_changes_nothing(monkeypatch):
     assert seen[-1].stop == 501
 
 
-@given(st.integers(1, 10**8), st.integers(1, 3000), st.integers(1, 2**20))
-def test_what_is_read_at_a_time_fits_into_memory(size, count, chunk):
-    spans, workers = plane_module.column_spans(size, count, chunk)
+@given(st.integers(1, 10**8), st.integers(1, 3000), st.integers(1, 2**20), st.integers(2**24, 2**30))
+def test_what_is_read_at_a_time_fits_into_memory(size, count, chunk, memory):
+    spans, workers = plane_module.column_spans(size, count, chunk, memory)
     assert spans[0].start == 0
     assert spans[-1].stop == size
     widest = max(s.stop - s.start for s in spans)
-    assert 4 * count * widest * workers <= plane_module.READ_BYTES
-    if 4 * count * chunk <= plane_module.READ_BYTES:
+    assert 4 * count * widest * workers <= memory
+    if 4 * count * chunk <= memory:
         assert all(s.start % chunk == 0 for s in spans)
 
 

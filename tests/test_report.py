@@ -1,0 +1,70 @@
+"""The report says what the numbers say, and warns where a picture would mislead."""
+
+import numpy as np
+import pytest
+
+from landscape_hooks.report import random_walk_ratio, sentences
+from landscape_hooks.surface import Path, Surface
+
+
+def surface(*, ratio=(0.9, 0.08), distance=0.1, gap=0.0, count=20, width=10.0, loss=None, **attrs):
+    t = np.linspace(1, 0, count)
+    true = 0.1 + 2 * t**2
+    path = Path(
+        coordinates=np.stack([-5 * t, t * (1 - t)], axis=1),
+        step=np.arange(count),
+        loss=true,
+        plane_loss=true + gap * t,
+        distance=distance * t,
+        epoch=t,
+        learning_rate=t,
+        loss_stderr=np.full(count, 0.01),
+        label="sgd",
+    )
+    loss = np.ones((4, 3)) if loss is None else loss
+    return Surface(
+        alpha=np.linspace(-width, width, 4), beta=np.linspace(-width, width, 3), loss=loss,
+        loss_stderr=np.full((4, 3), 0.02), evaluated=np.ones((4, 3), bool), explained_variance_ratio=np.array(ratio),
+        paths=(path,), attrs={"directions": "pca", "samples": 100, "batch_norm": "batch", **attrs},
+    )  # fmt: skip
+
+
+def said(**options):
+    return " ".join(sentences(surface(**options)))
+
+
+def test_expected_variance_of_a_random_walk_is_that_of_random_walks():
+    rng = np.random.default_rng(0)
+    steps = rng.normal(size=(60, 30_000))
+    walk = steps.cumsum(axis=0)
+    values = np.linalg.svd(walk - walk.mean(axis=0), compute_uv=False) ** 2
+    np.testing.assert_allclose(random_walk_ratio(60), (values / values.sum())[:2], atol=0.01)
+    assert random_walk_ratio(60) == pytest.approx((0.607, 0.153), abs=0.002)  # Antognini & Sohl-Dickstein
+
+
+def test_drift_is_called_drift():
+    assert "a pure random walk of 20 snapshots would show" in said()
+    assert "drift" not in said()
+    assert "no more than drift" in said(ratio=(0.6, 0.16))
+
+
+def test_a_surface_that_does_not_carry_the_path_says_so():
+    assert "carries the path" in said()
+    words = said(gap=1.0)
+    assert "does not show the true loss" in words
+    assert "at step 0: 2.1 against 3.1" in words
+
+
+def test_what_is_hidden_is_said():
+    assert "leaves the plane by up to 2.5" in said(distance=2.5)
+    assert "the path is a dot" in said(width=1000.0)
+    assert "the path is a dot" not in said()
+    hole = np.ones((4, 3))
+    hole[0, 0], hole[1, 1] = np.nan, np.inf
+    assert "2 of 12 losses are NaN or infinite" in said(loss=hole)
+
+
+def test_policies_say_what_they_hide():
+    assert "statistics of each batch" in said()
+    assert "final running statistics" in said(batch_norm="fixed")
+    assert "Running" not in said(batch_norm="none")
