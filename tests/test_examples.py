@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -196,3 +197,40 @@ def test_object_store(run_here, tmp_path):
     surface = Surface.open(url)
     assert surface.complete
     assert len(PlyData.read(tmp_path / "digits.ply")["vertex"].data) >= 9
+
+
+def test_optimizers(run_here, tmp_path):
+    run_here("optimizers.py", "--out", str(tmp_path), "--epochs=1", "--size=3", "--frames=3")
+    surface = Surface.open(tmp_path / "sgd.zarr", "optimizers")
+    assert [path.label for path in surface.paths] == ["sgd", "momentum", "adam", "rmsprop"]
+    assert all(path.step[-1] == 22 for path in surface.paths)
+    # all start at the same weights and nobody ends where another does
+    assert all(path.loss[0] == surface.paths[0].loss[0] for path in surface.paths)
+    assert len({float(path.loss[-1]) for path in surface.paths}) == 4
+    with Image.open(tmp_path / "optimizers.gif") as replay:
+        assert replay.n_frames == 3
+    assert colours(tmp_path / "optimizers_contours.png") > 50
+
+
+def test_learning_rate(run_here, tmp_path):
+    said = run_here("learning_rate.py", "--out", str(tmp_path), "--epochs=1", "--size=3")
+    assert said.count("test images right") == 4
+    joint = Surface.open(tmp_path / "rate0.1_batch16.zarr", "joint")
+    assert [int(path.step[-1]) for path in joint.paths] == [89, 22, 89, 22]
+    for run_name, path in (("rate0.3_batch16", joint.paths[2]), ("rate0.3_batch64", joint.paths[3])):
+        line = Surface.open(tmp_path / f"{run_name}.zarr", "line")
+        assert line.shape == (7, 1)
+        assert line.loss[3, 0] == pytest.approx(path.loss[-1], rel=1e-5)
+    assert colours(tmp_path / "curves.png") > 50
+
+
+def test_mode_connectivity(run_here, tmp_path):
+    said = run_here("mode_connectivity.py", "--out", str(tmp_path), "--epochs=8", "--size=3")
+    straight, curved = (float(number) for number in re.findall(r"(?:line|curve) (\d+\.\d+)", said))
+    assert curved < straight / 2
+    surface = Surface.open(tmp_path / "first.zarr", "points")
+    ends = np.array([path.coordinates[-1] for path in surface.paths])
+    assert max(path.distance[-1] for path in surface.paths) < 1e-3  # the three points span the plane
+    assert ends[0] == pytest.approx([0, 0], abs=1e-6)
+    assert ends[1, 1] == pytest.approx(0, abs=1e-4)
+    assert colours(tmp_path / "connected_contours.png") > 50
