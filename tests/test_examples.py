@@ -1,9 +1,11 @@
 """The examples run, shortened, on real data, and what they record can be analyzed."""
 
+import argparse
 import importlib
 import json
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +50,39 @@ def colours(picture: Path) -> int:
         return len(image.convert("RGB").getcolors(2**24))
 
 
+PAGE = (EXAMPLES.parent / "docs/examples.md").read_text()
+COMMANDS = re.findall(r"^python examples/(\S+\.py)(.*)$", PAGE, re.MULTILINE)
+SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py") if "__main__" in path.read_text())
+
+
+class Understood(Exception):
+    """Raised in place of the work, when the arguments were taken."""
+
+
+@pytest.mark.parametrize(("name", "arguments"), COMMANDS)
+def test_the_commands_of_the_page_are_understood(name, arguments, run_here, monkeypatch):
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(parser: argparse.ArgumentParser) -> None:
+        parse(parser)
+        raise Understood
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    with pytest.raises(Understood):
+        run_here(name, *shlex.split(arguments))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_example_explains_itself(name, run_here, capsys):
+    assert name in {command for command, _ in COMMANDS}, f"{name} is not on docs/examples.md"
+    with pytest.raises(SystemExit) as stopped:
+        run_here(name, "--help")
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert f"python examples/{name}" in said
+    assert "--out" in said
+
+
 def test_plain_loop(tmp_path):
     store = tmp_path / "plain.zarr"
     run("plain_loop.py", "--out", str(store), "--epochs", "2")
@@ -83,6 +118,7 @@ def check_page(folder: Path) -> None:
     assert "QUICK: ResNet-50 and VGG-11" in page
     assert page.count("data:image/png;base64,") == 1 + 2 * 2 * 2 + 2
     assert page.count("data:image/gif;base64,") == 2
+    assert "random 9 of 9, pca 9 of 9" in page
     assert page.count(" src=") == page.count(' src="data:')
     assert colours(folder / "comparison.png") > 50
 
