@@ -52,13 +52,14 @@ class Settings:
     keep: int = 100  # snapshots
     samples: int = 1024  # training images, not augmented, on which the loss is drawn
     size: int = 25
+    adaptive: float = 0.0  # computes fewer points and interpolates the others within this relative error; 0: all
     frames: int = 72  # of the replay
 
 
 FULL = Settings()
 QUICK = {  # on a CPU ResNet-50 costs twelve times as much an image
-    "resnet50": Settings(2, 384, 200, batch=32, rate=0.02, keep=13, samples=12, frames=48),
-    "vgg11": Settings(5, 2000, 1000, batch=50, rate=0.02, keep=40, samples=64, frames=48),
+    "resnet50": Settings(2, 384, 200, batch=32, rate=0.003, keep=13, samples=12, adaptive=0.02, frames=48),
+    "vgg11": Settings(5, 2000, 1000, batch=50, rate=0.02, keep=40, samples=64, adaptive=0.02, frames=48),
 }
 
 
@@ -169,8 +170,9 @@ def main() -> None:
     for directions, extent in (("random", (-1, 1, -1, 1)), ("pca", "auto")):
         with timed(seconds, "surfaces"):
             surface = analyze(
-                store, directions=directions, extent=extent, size=settings.size, batch_norm=arguments.batch_norm
-            )
+                store, directions=directions, extent=extent, size=settings.size, batch_norm=arguments.batch_norm,
+                adaptive=settings.adaptive or None,
+            )  # fmt: skip
         print(*surface.attrs["report"], sep="\n")
         with timed(seconds, "pictures"):
             files += show(surface, Path(f"{stem}_{directions}"))

@@ -73,7 +73,11 @@ def page_text(folder: Path, results: dict[str, Any], surfaces: dict[tuple[str, s
     """The page as text, its pictures inside."""
     quick = [NETWORKS[name] for name, result in results.items() if result["quick"]]
     parts = [QUICK.format(names=" and ".join(quick))] if quick else []
-    parts += [table(results), "<h2>On one scale</h2>", picture(folder / "comparison.png", "The four surfaces")]
+    parts += [
+        table(results, surfaces),
+        "<h2>On one scale</h2>",
+        picture(folder / "comparison.png", "The four surfaces"),
+    ]
     for plane, title in PLANES.items():
         parts.append(f"<h2>{title}</h2>")
         parts.append(row(column(folder, name, plane, surfaces[name, plane]) for name in results))
@@ -106,11 +110,15 @@ def picture(path: Path, says: str) -> str:
     return f'<img alt="{html.escape(says)}" src="data:image/{kind};base64,{data}">'
 
 
-def table(results: dict[str, Any]) -> str:
+def table(results: dict[str, Any], surfaces: dict[tuple[str, str], Surface]) -> str:
     """What was trained and how, a column for each network."""
 
     def line(what: str, say: Any) -> str:
         return f"<tr><th>{what}</th>" + "".join(f"<td>{say(r)}</td>" for r in results.values()) + "</tr>"
+
+    def computed(name: str) -> str:
+        shown = {plane: surfaces[name, plane] for plane in PLANES}
+        return ", ".join(f"{plane} {s.evaluated.sum()} of {s.loss.size}" for plane, s in shown.items())
 
     head = "<tr><th></th>" + "".join(f"<th>{NETWORKS[name]}</th>" for name in results) + "</tr>"
     return f"<table>{head}" + "".join([
@@ -119,6 +127,7 @@ def table(results: dict[str, Any]) -> str:
         line("epochs × training images", lambda r: f"{r['settings']['epochs']} × {r['training_images']:,}"),
         line("test images right", lambda r: f"{r['accuracy']:.1%} of {r['test_images']:,}"),
         line("samples a point", lambda r: r["settings"]["samples"]),
+        line("points computed, the others interpolated", lambda r: computed(r["model"])),
         line("minutes", lambda r: f"{sum(r['seconds'].values()) / 60:.1f} ({r['device']})"),
     ]) + "</table>"  # fmt: skip
 

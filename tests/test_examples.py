@@ -1,8 +1,11 @@
 """The examples run, shortened, on real data, and what they record can be analyzed."""
 
+import argparse
 import importlib
 import json
+import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +50,39 @@ def colours(picture: Path) -> int:
         return len(image.convert("RGB").getcolors(2**24))
 
 
+PAGE = (EXAMPLES.parent / "docs/examples.md").read_text()
+COMMANDS = re.findall(r"^python examples/(\S+\.py)(.*)$", PAGE, re.MULTILINE)
+SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py") if "__main__" in path.read_text())
+
+
+class Understood(Exception):
+    """Raised in place of the work, when the arguments were taken."""
+
+
+@pytest.mark.parametrize(("name", "arguments"), COMMANDS)
+def test_the_commands_of_the_page_are_understood(name, arguments, run_here, monkeypatch):
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(parser: argparse.ArgumentParser) -> None:
+        parse(parser)
+        raise Understood
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    with pytest.raises(Understood):
+        run_here(name, *shlex.split(arguments))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_example_explains_itself(name, run_here, capsys):
+    assert name in {command for command, _ in COMMANDS}, f"{name} is not on docs/examples.md"
+    with pytest.raises(SystemExit) as stopped:
+        run_here(name, "--help")
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert f"python examples/{name}" in said
+    assert "--out" in said
+
+
 def test_plain_loop(tmp_path):
     store = tmp_path / "plain.zarr"
     run("plain_loop.py", "--out", str(store), "--epochs", "2")
@@ -82,6 +118,7 @@ def check_page(folder: Path) -> None:
     assert "QUICK: ResNet-50 and VGG-11" in page
     assert page.count("data:image/png;base64,") == 1 + 2 * 2 * 2 + 2
     assert page.count("data:image/gif;base64,") == 2
+    assert "random 9 of 9, pca 9 of 9" in page
     assert page.count(" src=") == page.count(' src="data:')
     assert colours(folder / "comparison.png") > 50
 
@@ -196,3 +233,40 @@ def test_object_store(run_here, tmp_path):
     surface = Surface.open(url)
     assert surface.complete
     assert len(PlyData.read(tmp_path / "digits.ply")["vertex"].data) >= 9
+
+
+def test_optimizers(run_here, tmp_path):
+    run_here("optimizers.py", "--out", str(tmp_path), "--epochs=1", "--size=3", "--frames=3")
+    surface = Surface.open(tmp_path / "sgd.zarr", "optimizers")
+    assert [path.label for path in surface.paths] == ["sgd", "momentum", "adam", "rmsprop"]
+    assert all(path.step[-1] == 22 for path in surface.paths)
+    # all start at the same weights and nobody ends where another does
+    assert all(path.loss[0] == surface.paths[0].loss[0] for path in surface.paths)
+    assert len({float(path.loss[-1]) for path in surface.paths}) == 4
+    with Image.open(tmp_path / "optimizers.gif") as replay:
+        assert replay.n_frames == 3
+    assert colours(tmp_path / "optimizers_contours.png") > 50
+
+
+def test_learning_rate(run_here, tmp_path):
+    said = run_here("learning_rate.py", "--out", str(tmp_path), "--epochs=1", "--size=3")
+    assert said.count("test images right") == 4
+    joint = Surface.open(tmp_path / "rate0.1_batch16.zarr", "joint")
+    assert [int(path.step[-1]) for path in joint.paths] == [89, 22, 89, 22]
+    for run_name, path in (("rate0.3_batch16", joint.paths[2]), ("rate0.3_batch64", joint.paths[3])):
+        line = Surface.open(tmp_path / f"{run_name}.zarr", "line")
+        assert line.shape == (7, 1)
+        assert line.loss[3, 0] == pytest.approx(path.loss[-1], rel=1e-5)
+    assert colours(tmp_path / "curves.png") > 50
+
+
+def test_mode_connectivity(run_here, tmp_path):
+    said = run_here("mode_connectivity.py", "--out", str(tmp_path), "--epochs=8", "--size=3")
+    straight, curved = (float(number) for number in re.findall(r"(?:line|curve) (\d+\.\d+)", said))
+    assert curved < straight / 2
+    surface = Surface.open(tmp_path / "first.zarr", "points")
+    ends = np.array([path.coordinates[-1] for path in surface.paths])
+    assert max(path.distance[-1] for path in surface.paths) < 1e-3  # the three points span the plane
+    assert ends[0] == pytest.approx([0, 0], abs=1e-6)
+    assert ends[1, 1] == pytest.approx(0, abs=1e-4)
+    assert colours(tmp_path / "connected_contours.png") > 50
