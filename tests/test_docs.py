@@ -104,11 +104,12 @@ def test_what_the_text_of_a_page_calls_an_option_is_one(page):
             assert not option.startswith("-") or option == "-" or option in known, f"{page.name}: `{code}`"
 
 
-def test_the_reference_of_the_commands_is_up_to_date():
-    specification = importlib.util.spec_from_file_location("make_commands", ROOT / "docs/make_commands.py")
+def test_what_the_reference_repeats_of_the_code_is_up_to_date():
+    specification = importlib.util.spec_from_file_location("make_reference", ROOT / "docs/make_reference.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    assert module.PAGE.read_text() == module.page(), "run: python docs/make_commands.py"
+    for path, text in module.pages().items():
+        assert path.read_text() == text, "run: python docs/make_reference.py"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

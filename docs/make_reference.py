@@ -1,6 +1,6 @@
-"""Write docs/commands.md from the commands themselves.
+"""Write what the reference pages repeat of the code: docs/commands.md, and the table in docs/format.md.
 
-python docs/make_commands.py
+python docs/make_reference.py
 """
 
 from __future__ import annotations
@@ -10,21 +10,38 @@ from pathlib import Path
 
 import click
 
+from landscape_hooks import schema
 from landscape_hooks.cli import COMMANDS, commands
 
 _BRACKET = "\\["
-PAGE = Path(__file__).with_name("commands.md")
+COMMANDS_PAGE = Path(__file__).with_name("commands.md")
+FORMAT_PAGE = Path(__file__).with_name("format.md")
 TOP = """\
 # Commands
 
 What `landscape-hooks COMMAND --help` prints, on one page. A `RUN` is the Zarr store that `record` wrote: a path or a
 URL. Bad input ends with one sentence on standard error and exit status 2. (This page is written by
-`python docs/make_commands.py`; a test fails when it is out of date.)
+`python docs/make_reference.py`; a test fails when it is out of date.)
 """
 
 
-def page() -> str:
-    """The page as it ought to be."""
+def pages() -> dict[Path, str]:
+    """The pages as they ought to be."""
+    return {
+        COMMANDS_PAGE: _commands(),
+        FORMAT_PAGE: _with_table(FORMAT_PAGE, schema.table_markdown()),
+    }
+
+
+def _with_table(page: Path, table: str) -> str:
+    """The page with another table between its two marks."""
+    begin, mark, rest = page.read_text().partition("<!-- table: begin")
+    line, _, rest = rest.partition("\n")
+    _, end, after = rest.partition("<!-- table: end")
+    return f"{begin}{mark}{line}\n{table}{end}{after}"
+
+
+def _commands() -> str:
     context = click.Context(commands, info_name="landscape-hooks")
     return "\n".join([TOP, *(line for name in COMMANDS for line in _section(context, name))])
 
@@ -51,4 +68,5 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    for path, text in pages().items():
+        path.write_text(text)
