@@ -7,10 +7,8 @@ real optimizer steps, the background writer does the rest; training is the same,
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import threading
 import time
 import warnings
 import weakref
@@ -20,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 
+from landscape_hooks import at_exit
 from landscape_hooks.background import BackgroundWriter
 from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
 from landscape_hooks.hook import StepHook, unwrap_optimizer
@@ -107,7 +106,7 @@ def record(
     _check_choice("durability", durability, (None, "fsync"))
     optimizers = _optimizers(optimizer)
     if if_exists != "error":
-        _close_recorder_of(store)
+        at_exit.close_of(store)
     groups = sum(len(o.param_groups) for o in optimizers)
     storage = Storage(groups, dtype, compress, criterion, objective, data, samples)
     opened = open_for(model, store, plan, storage, if_exists=if_exists, durable=durability is not None)
@@ -163,7 +162,7 @@ class Recorder:
             self._locators = [layout.locator(model) for layout in self._layouts]
             pinned = any(tensor.is_cuda for tensor in self._locators[0]())
             self._background = BackgroundWriter(opened.writer, *self._layouts, pinned=pinned)
-            _keep_until_exit(self)
+            at_exit.hold(self)
 
     @property
     def current_step(self) -> int:
@@ -247,7 +246,7 @@ class Recorder:
         if self._closed or os.getpid() != self._process:
             return
         self._closed = True
-        _LIVE.discard(self)
+        at_exit.let_go(self)
         for hook in self._hooks:
             hook.remove()
         if self._opened.writer is None:
@@ -447,54 +446,12 @@ class Recorder:
         warnings.warn(RecordingWarning(found), stacklevel=3)
 
     def _optimizer_gone(self) -> None:
-        """The optimizer was collected: nothing will step any more. Not closed here, but by a thread of its own:
-        the garbage collector may be running in the midst of anything."""
+        """The optimizer was collected: nothing will step any more."""
         if not self._closed and os.getpid() == self._process:
-            thread = threading.Thread(target=self.close, name="landscape-hooks close")
-            _CLOSING.append(thread)
-            thread.start()
+            at_exit.close_soon(self)
 
 
 _PENDING = -1
-_LIVE: set[Recorder] = set()
-_CLOSING: list[threading.Thread] = []
-"""Threads that close a recorder whose optimizer was collected."""
-
-
-def _keep_until_exit(recorder: Recorder) -> None:
-    """Hold the recorder though nobody assigned it, and close it when the script ends.
-
-    Zarr writes through asyncio.to_thread, whose executor refuses work once threading's own exit callbacks
-    have run (long before `atexit`); a callback registered later than the executor's runs before it.
-    """
-    if not _LIVE and not getattr(_keep_until_exit, "registered", False):
-        import concurrent.futures.thread  # noqa: F401  (registers its callback now, so that ours runs first)
-
-        getattr(threading, "_register_atexit", atexit.register)(_close_all)
-        _keep_until_exit.registered = True  # type: ignore[attr-defined]
-    _LIVE.add(recorder)
-
-
-def _close_recorder_of(store: Any) -> None:
-    """One writer a run: where a fit was interrupted and nobody closed its recorder, going on with the run does."""
-    for recorder in list(_LIVE):
-        if _address(recorder.store) == _address(store):
-            recorder.close()
-
-
-def _address(store: Any) -> Any:
-    local = isinstance(store, str | os.PathLike) and "://" not in str(store)
-    return os.path.abspath(store) if local else store
-
-
-def _close_all() -> None:
-    for recorder in list(_LIVE):
-        try:
-            recorder.close()
-        except LandscapeError as error:
-            warnings.warn(RecordingWarning(str(error)))
-    for thread in _CLOSING:  # the optimizer was local to a function that returned as the script's last act
-        thread.join()
 
 
 def _optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
