@@ -276,7 +276,8 @@ def _parse(path: FilePath, lengths: dict[str, Any]) -> Any:
         )
     try:
         try:
-            return PlyData.read(str(path), mmap=False, known_list_len=lengths)
+            # Only a mapped file with lists of a known length is read at once, and not row by row.
+            return PlyData.read(str(path), mmap="c", known_list_len=lengths)
         except (PlyElementParseError, ValueError, KeyError):
             return PlyData.read(str(path), mmap=False)
     except PlyHeaderParseError as error:
