@@ -123,11 +123,19 @@ class LossGraph:
             node.function = None if node.scope is not None else _resolve(node.op)
 
     def relaxed(self) -> LossGraph:
-        """The same graph for tensors in any memory format: a `view` that such a tensor does not allow copies."""
+        """The same graph for tensors in any memory format: copied where an operation needs it, not before.
+
+        A `view` that a tensor's layout does not allow copies; a tensor is not made contiguous in advance; linear layers
+        go to oneDNN, as convolutions do.
+        """
         graph = LossGraph(self.inputs, [replace(node) for node in self.nodes], self.outputs)
         for node in graph.nodes:
             if node.op in ("aten.view.default", "aten._unsafe_view.default"):
                 node.function = torch.reshape
+            elif node.op == "aten.contiguous.default" and not node.kwargs and len(node.args) == 1:
+                node.function = _itself
+            elif node.op == "aten.linear.default":
+                node.function = _linear
         return graph
 
     # -- running ---------------------------------------------------------------------------------------
@@ -293,6 +301,18 @@ class LossGraph:
                 inputs.append(Input(str(name), "constant", key))
         nodes, outputs = _convert(program.graph_module)
         return cls(inputs, nodes, outputs), constants
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _linear(given: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear layer by oneDNN, which is faster than the BLAS for the shapes of networks; where it applies."""
+    plain = given.dtype is torch.float32 and given.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if not plain or torch.is_grad_enabled() or not torch.backends.mkldnn.is_available():
+        return torch.nn.functional.linear(given, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise.default(given, weight, bias, "none", [], "")
 
 
 # -- normalisation layers -----------------------------------------------------------------------------------
