@@ -37,8 +37,8 @@ def record(accelerator: Any, model: Any, optimizer: Any, store: Any, **options: 
 
     Examples
     --------
-    >>> model, optimizer, loader = accelerator.prepare(model, optimizer, loader)  # doctest: +SKIP
-    >>> record(accelerator, model, optimizer, "runs/a.zarr", criterion=criterion, data=loader)  # doctest: +SKIP
+    >>> model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    >>> recorder = record(accelerator, model, optimizer, "runs/accelerate.zarr", criterion=criterion, data=loader)
     """
     tracker = _Closing()
     if "data" in options:

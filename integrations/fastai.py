@@ -35,7 +35,8 @@ class LandscapeCallback(Callback):
 
     Examples
     --------
-    >>> learn = Learner(dls, model, cbs=LandscapeCallback("runs/learner.zarr"))  # doctest: +SKIP
+    >>> learn = Learner(dls, model, loss_func, cbs=LandscapeCallback("runs/fastai.zarr"))
+    >>> learn.fit_one_cycle(2)
     """
 
     order = 80

@@ -31,8 +31,11 @@ class LandscapeHandler(_Base):
 
     Examples
     --------
-    >>> LandscapeHandler(model, optimizer, "runs/a.zarr", criterion=loss, data=loader).attach(trainer)  # doctest: +SKIP
-    >>> Checkpoint({"trainer": trainer, "model": model, "landscape": handler}, "checkpoints")  # doctest: +SKIP
+    >>> trainer = create_supervised_trainer(model, optimizer, criterion)
+    >>> handler = LandscapeHandler(model, optimizer, "runs/ignite.zarr", criterion=criterion, data=loader)
+    >>> handler = handler.attach(trainer)
+    >>> checkpoint = Checkpoint({"trainer": trainer, "model": model, "landscape": handler}, "checkpoints")
+    >>> state = trainer.run(loader, max_epochs=2)
     """
 
     def __init__(

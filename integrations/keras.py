@@ -37,7 +37,7 @@ class LandscapeCallback(Callback):
 
     Examples
     --------
-    >>> model.fit(x, y, validation_split=0.2, callbacks=[LandscapeCallback("runs/keras.zarr")])  # doctest: +SKIP
+    >>> history = model.fit(x, y, validation_split=0.2, callbacks=[LandscapeCallback("runs/keras.zarr")])
     """
 
     def __init__(

@@ -41,7 +41,8 @@ class LandscapeCallback(Callback):
 
     Examples
     --------
-    >>> trainer = Trainer(max_epochs=3, callbacks=[LandscapeCallback("runs/lightning.zarr")])  # doctest: +SKIP
+    >>> trainer = Trainer(max_epochs=3, callbacks=[LandscapeCallback("runs/lightning.zarr")])
+    >>> trainer.fit(module, train_loader, val_loader)
     """
 
     def __init__(

@@ -31,7 +31,8 @@ class LandscapeCallback(Callback):
 
     Examples
     --------
-    >>> net = NeuralNetClassifier(Module, callbacks=[LandscapeCallback("runs/net.zarr")])  # doctest: +SKIP
+    >>> net = NeuralNetClassifier(Module, max_epochs=2, callbacks=[LandscapeCallback("runs/skorch.zarr")])
+    >>> net = net.fit(X, y)
     """
 
     def __init__(

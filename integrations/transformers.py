@@ -39,7 +39,9 @@ class LandscapeCallback(TrainerCallback, ExportableState):
 
     Examples
     --------
-    >>> trainer = Trainer(model, callbacks=[LandscapeCallback("runs/bert.zarr")])  # doctest: +SKIP
+    >>> trainer = Trainer(model, arguments, train_dataset=train, eval_dataset=val)
+    >>> trainer.add_callback(LandscapeCallback("runs/transformers.zarr"))
+    >>> output = trainer.train()
     """
 
     def __init__(

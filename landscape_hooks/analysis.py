@@ -60,6 +60,7 @@ def analyze(
     tune: bool = True,
     progress: bool = True,
     fresh: bool = False,
+    log_to: Any = None,
 ) -> Surface:
     """Draw the loss surface that a recorded run descended; store it in the run and return it.
 
@@ -120,6 +121,8 @@ def analyze(
         show a bar with the time left on the standard error stream.
     fresh
         compute anew what a stored surface of the same definition already has.
+    log_to
+        an experiment tracker that gets the figure, the replay and the numbers, too: see trackers.py.
 
     Returns
     -------
@@ -199,7 +202,12 @@ def analyze(
     _check_not_all_nan(surface)
     said = report.sentences(surface) + told + _precision_cost(loss, target, grid) + [plan.sentence()]
     writer.finish(root, {"origin_loss": origin_loss, "report": said})
-    return Surface.open(root, writer.name)
+    surface = Surface.open(root, writer.name)
+    if log_to is not None:
+        from landscape_hooks.trackers import log_surface
+
+        log_surface(surface, log_to)
+    return surface
 
 
 # -- options ------------------------------------------------------------------------------------------------

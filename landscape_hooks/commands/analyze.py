@@ -42,6 +42,7 @@ def _pair(context: click.Context, parameter: click.Parameter, value: str) -> tup
 @click.option("--tune/--no-tune", default=True, help="Try first what is fastest on this machine.")
 @click.option("--precision", default="float32", show_default=True, help="float32, or bfloat16 (coarser, faster).")
 @click.option("--fresh", is_flag=True, help="Compute anew what is already stored.")
+@click.option("--log-to", metavar="TRACKER", help="tensorboard:FOLDER, wandb:PROJECT or mlflow:URI.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def analyze(runs: tuple[str, ...], quiet: bool, as_json: bool, **options: Any) -> None:

@@ -147,3 +147,21 @@ def test_of_two_processes_rank_zero_writes(tmp_path):
     assert trajectory.steps.tolist() == list(range(9))  # 70 rows in batches of 10 on two ranks: 4 steps an epoch
     assert trajectory.layout.names[0] == "0.weight"
     assert analyze(tmp_path / "run.zarr", **ORIGIN).complete
+
+
+def test_the_example_of_the_docstring_runs(run_example):
+    model = nn.Sequential(nn.Linear(8, 3))
+    names = run_example(
+        record,
+        accelerator=accelerate.Accelerator(cpu=True),
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        loader=DataLoader(TensorDataset(torch.randn(20, 8), torch.zeros(20, dtype=torch.long)), 10),
+        criterion=CRITERION,
+        record=record,
+    )
+    for inputs, targets in names["loader"]:
+        names["accelerator"].backward(CRITERION(names["model"](inputs), targets))
+        names["optimizer"].step()
+    names["accelerator"].end_training()
+    assert len(Trajectory.open("runs/accelerate.zarr")) == 3

@@ -152,3 +152,22 @@ def test_training_is_bit_identical_with_and_without(tmp_path):
         learn.fit(2)
         finals.append(torch.cat([t.flatten().float() for t in learn.model.state_dict().values()]))
     assert torch.equal(*finals)
+
+
+def test_the_example_of_the_docstring_runs(run_example, tmp_path):
+    learn = make_learner(tmp_path)
+
+    def quiet(*args, **options):
+        made = Learner(*args, **options)
+        made.remove_cbs([cb for cb in made.cbs if type(cb).__name__ == "ProgressCallback"])
+        return made
+
+    run_example(
+        LandscapeCallback,
+        Learner=quiet,
+        LandscapeCallback=LandscapeCallback,
+        dls=learn.dls,
+        model=learn.model,
+        loss_func=CrossEntropyLossFlat(),
+    )
+    assert len(Trajectory.open("runs/fastai.zarr")) == 15

@@ -137,3 +137,18 @@ def test_training_is_bit_identical_with_and_without(tmp_path):
         case.trainer.run(case.train, max_epochs=2)
         finals.append(torch.cat([t.flatten().float() for t in case.model.state_dict().values()]))
     assert torch.equal(*finals)
+
+
+def test_the_example_of_the_docstring_runs(run_example, tmp_path):
+    case = Case(None)
+    run_example(
+        LandscapeHandler,
+        create_supervised_trainer=create_supervised_trainer,
+        LandscapeHandler=LandscapeHandler,
+        Checkpoint=Checkpoint,
+        model=case.model,
+        optimizer=case.optimizer,
+        criterion=CRITERION,
+        loader=case.train,
+    )
+    assert len(Trajectory.open("runs/ignite.zarr")) == 15

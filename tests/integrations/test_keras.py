@@ -189,3 +189,12 @@ def test_training_is_bit_identical_with_and_without(tmp_path):
         model.fit(*data(), validation_data=data(), callbacks=callbacks, **QUIET)
         finals.append(torch.cat([v.value.detach().flatten() for v in model.weights]))
     assert torch.equal(*finals)
+
+
+def test_the_example_of_the_docstring_runs(run_example):
+    model = make_model()
+    names = {"LandscapeCallback": LandscapeCallback, "model": model, "x": data()[0], "y": data()[1]}
+    fit = model.fit
+    model.fit = lambda *args, **options: fit(*args, verbose=0, **options)
+    run_example(LandscapeCallback, **names)
+    assert len(Trajectory.open("runs/keras.zarr")) == 3

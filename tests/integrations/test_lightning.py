@@ -271,3 +271,12 @@ def test_sgd_with_momentum_is_bit_identical_with_and_without(tmp_path):
         make_trainer(tmp_path, *callbacks).fit(module, *loaders())
         finals.append(torch.cat([t.flatten().float() for t in module.state_dict().values()]))
     assert torch.equal(*finals)
+
+
+def test_the_example_of_the_docstring_runs(run_example, tmp_path):
+    module, (train, val) = make_module(), loaders()
+    names = {"LandscapeCallback": LandscapeCallback, "module": module, "train_loader": train, "val_loader": val}
+    run_example(LandscapeCallback, Trainer=lambda **options: make_trainer(
+        tmp_path, *options.pop("callbacks"), **options
+    ), **names)  # fmt: skip
+    assert len(Trajectory.open("runs/lightning.zarr")) == 22

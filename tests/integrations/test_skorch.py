@@ -159,3 +159,15 @@ def test_without_a_validation_split_the_training_data_is_drawn(tmp_path):
     inputs, targets = map(torch.as_tensor, digits())
     own = nn.functional.nll_loss(net.module_(inputs).log(), targets).item()
     assert analyze(tmp_path / "run.zarr", **ORIGIN).loss[1, 1] == pytest.approx(own, rel=1e-4)
+
+
+def test_the_example_of_the_docstring_runs(run_example):
+    run_example(
+        LandscapeCallback,
+        NeuralNetClassifier=lambda module, **options: skorch.NeuralNetClassifier(module, verbose=0, **options),
+        LandscapeCallback=LandscapeCallback,
+        Module=Module,
+        X=digits()[0],
+        y=digits()[1],
+    )
+    assert len(Trajectory.open("runs/skorch.zarr")) == 3

@@ -203,3 +203,16 @@ def test_training_is_bit_identical_with_and_without(tmp_path):
         trainer.train()
         finals.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
     assert torch.equal(*finals)
+
+
+def test_the_example_of_the_docstring_runs(run_example, tmp_path):
+    run_example(
+        LandscapeCallback,
+        Trainer=transformers.Trainer,
+        LandscapeCallback=LandscapeCallback,
+        model=bert(),
+        arguments=transformers.TrainingArguments("out", use_cpu=True, report_to="none", max_steps=5, disable_tqdm=True),
+        train=rows(20),
+        val=rows(20, seed=2),
+    )
+    assert len(Trajectory.open("runs/transformers.zarr")) == 6
