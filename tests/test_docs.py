@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,6 +103,26 @@ def test_what_the_text_of_a_page_calls_an_option_is_one(page):
         for word in words:
             option = word.partition("=")[0]
             assert not option.startswith("-") or option == "-" or option in known, f"{page.name}: `{code}`"
+
+
+SOURCES = [p for folder in ("landscape_hooks", "integrations") for p in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def test_what_errors_tell_the_user_to_type_exists():
+    every = set().union(*(options_of(command_named(name)) for name in COMMANDS)) | {"--version"}
+    for source in SOURCES:
+        for text in re.findall(r"mend=.*", source.read_text()):
+            for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
+                assert option in every, f"{source.name}: {option}"
+            for name in re.findall(r"landscape-hooks ([a-z]+)", text):
+                assert name in COMMANDS, f"{source.name}: landscape-hooks {name}"
+
+
+def test_the_extras_that_are_named_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for path in [*PAGES, *SOURCES]:
+        for named in re.findall(r"landscape-hooks\[([a-z0-9_,-]+)\]", path.read_text()):
+            assert set(named.split(",")) <= extras.keys(), f"{path.name}: [{named}]"
 
 
 def test_what_the_reference_repeats_of_the_code_is_up_to_date():

@@ -118,7 +118,7 @@ def _fit_gram(trajectory: Any, chosen: list[int], gram: Floats | None) -> Direct
         raise RunError(
             f"Snapshot {bad[0] if len(bad) else 0} of the run holds NaN or inf",
             expected="finite weights",
-            mend="The training diverged there (see landscape-hooks info RUN); record one that stays finite",
+            mend="The training diverged there: record again, with a smaller learning rate or fewer steps",
         )
     values, vectors = eigen(gram)
     _check_rank(values, chosen)
