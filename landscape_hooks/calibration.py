@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from landscape_hooks.engines import local
+from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.plan import Plan, cores, forks, threads
 
@@ -98,13 +99,20 @@ def _best_single(short: PlaneLoss, base: Plan) -> Plan:
 
 
 def _best_over_cores(short: PlaneLoss, base: Plan, single: Plan, limit: int, *, fixed: bool) -> Plan:
-    """Processes or threads: the throughput of each, all cores at work, against the plain loop."""
+    """Processes or threads: the throughput of each, all cores at work, against the plain loop and one process."""
     plain_seconds = _timed(base.apply(short), base)
     trials = [replace(single, workers=limit, threads=max(1, base.threads // limit) if fixed else 1)]
     if not fixed and base.threads > 1:
         trials += [replace(single, threads=base.threads), base]
-    timed = [replace(p, seconds=_throughput(p.apply(short), p)) for p in trials]
-    best = min(timed, key=lambda p: p.seconds)
+    timed = []
+    for trial in trials:
+        try:
+            timed.append(replace(trial, seconds=_throughput(trial.apply(short), trial)))
+        except ObjectiveError:
+            # a loss that takes gradients of its own, or holds a device, cannot be computed in a forked process
+            if trial.workers == 1 or fixed:
+                raise
+    best = min([*timed, replace(single, workers=1)], key=lambda p: p.seconds)
     return replace(best, speedup=plain_seconds / best.seconds)
 
 

@@ -154,6 +154,7 @@ def test_an_exception_or_ctrl_c_flushes_and_propagates(tmp_path, ending):
         import signal, sys, torch
         from torch import nn
         from landscape_hooks import record
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell hands it down as ignored
         model = nn.Linear(40, 30)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         record(model, optimizer, sys.argv[1], every=2)

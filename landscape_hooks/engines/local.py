@@ -134,7 +134,7 @@ class _Worker:
         slot, index = self.held.pop(0)
         try:
             answer = self.connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             raise _died(self) from None
         if isinstance(answer, tuple):
             kind, words = answer
