@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.surface import Surface
 
+FILM_SIZE, FILM_FRAMES = (640, 400), 36
 TRACKERS = "tensorboard:FOLDER, wandb:PROJECT or mlflow:URI, or a SummaryWriter, a wandb run or the module mlflow"
 
 
@@ -64,11 +65,8 @@ def log_surface(surface: Surface | Any, to: Any, *, replay: bool = True, prefix:
             from landscape_hooks.viewer.offscreen import render
 
             with tempfile.TemporaryDirectory() as folder:
-                tracker.film(
-                    f"{name}/replay",
-                    render(surface, Path(folder) / "replay.gif", size=(640, 400), frames=36, fps=9),
-                    step,
-                )
+                film = render(surface, Path(folder) / "replay.gif", size=FILM_SIZE, frames=FILM_FRAMES, fps=9)
+                tracker.film(f"{name}/replay", film, step)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from landscape_hooks import Surface, analyze, record
+from landscape_hooks import Surface, analyze, record, trackers
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.trackers import log_surface
 
@@ -32,6 +32,12 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def surface(store):
     return analyze(store, size=5, progress=False)
+
+
+@pytest.fixture(autouse=True)
+def _short_films(monkeypatch):
+    monkeypatch.setattr(trackers, "FILM_SIZE", (120, 80))
+    monkeypatch.setattr(trackers, "FILM_FRAMES", 3)
 
 
 def is_film(data):
