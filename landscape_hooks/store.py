@@ -184,6 +184,9 @@ class DurableStore(LocalStore):
         if not self._is_open:
             await self._open()
         self._check_writable()
+        if exclusive and (self.root / key).exists():
+            # what zarr's set_if_not_exists counts on: creating an array must not reset its parents' attributes
+            raise FileExistsError(self.root / key)
         await asyncio.to_thread(self.set_sync, key, value)
 
 
