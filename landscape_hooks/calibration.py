@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from landscape_hooks.engines import local
+from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.plan import Plan, cores, forks, threads
 
@@ -103,7 +104,13 @@ def _best_over_cores(short: PlaneLoss, base: Plan, single: Plan, limit: int, *, 
     trials = [replace(single, workers=limit, threads=max(1, base.threads // limit) if fixed else 1)]
     if not fixed and base.threads > 1:
         trials += [replace(single, threads=base.threads), base]
-    timed = [replace(p, seconds=_throughput(p.apply(short), p)) for p in trials]
+    timed = [] if fixed else [replace(single, seconds=_timed(single.apply(short), single))]
+    for trial in trials:
+        try:
+            timed.append(replace(trial, seconds=_throughput(trial.apply(short), trial)))
+        except ObjectiveError:  # a loss that takes gradients itself: torch cannot do that in a forked process
+            if fixed:
+                raise
     best = min(timed, key=lambda p: p.seconds)
     return replace(best, speedup=plain_seconds / best.seconds)
 
