@@ -104,15 +104,14 @@ def _best_over_cores(short: PlaneLoss, base: Plan, single: Plan, limit: int, *, 
     trials = [replace(single, workers=limit, threads=max(1, base.threads // limit) if fixed else 1)]
     if not fixed and base.threads > 1:
         trials += [replace(single, threads=base.threads), base]
-    timed = []
+    timed = [] if fixed else [replace(single, seconds=_timed(single.apply(short), single))]
     for trial in trials:
         try:
             timed.append(replace(trial, seconds=_throughput(trial.apply(short), trial)))
-        except ObjectiveError:
-            # a loss that takes gradients of its own, or holds a device, cannot be computed in a forked process
-            if trial.workers == 1 or fixed:
+        except ObjectiveError:  # a loss that takes gradients itself: torch cannot do that in a forked process
+            if fixed:
                 raise
-    best = min([*timed, replace(single, workers=1)], key=lambda p: p.seconds)
+    best = min(timed, key=lambda p: p.seconds)
     return replace(best, speedup=plain_seconds / best.seconds)
 
 

@@ -175,3 +175,12 @@ def test_a_way_that_gives_other_values_is_not_taken(loss_of, monkeypatch):
 
     monkeypatch.setattr(Plan, "apply", wrong)
     assert calibration.choose(loss, 10**9).layout == "contiguous"
+
+
+def test_a_loss_that_works_in_this_process_only_is_computed_there():
+    """As one that takes gradients itself: torch refuses that in a forked process."""
+    objective = Objective(Broken(_raise), objective=lambda m, b: m(b), data=torch.ones(2, 1))
+    loss = PlaneLoss(objective, Plane(torch.zeros(3), torch.eye(3)[:2]), torch.zeros(0), "none")
+    assert calibration.choose(loss, 10**9).workers == 1
+    with pytest.raises(ObjectiveError, match="out of paper"):
+        calibration.choose(loss, 10**9, workers=2)
