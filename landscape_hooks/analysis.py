@@ -15,7 +15,7 @@ import torch
 
 from landscape_hooks import calibration, engines, filling, gram, report
 from landscape_hooks.directions import NAMES, Directions
-from landscape_hooks.errors import ObjectiveError, PlaneError
+from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
 from landscape_hooks.evaluate import POLICIES, PlaneLoss, buffer_directions, evaluate_path
 from landscape_hooks.grid import Grid, parse_extent, parse_size
 from landscape_hooks.joined import Joined, origin_row
@@ -92,7 +92,7 @@ def analyze(
     name
         of the surface in the run; left out, named after the directions.
     engine
-        where points are computed: "local" or "ray".
+        where points are computed: "local", the only one so far.
     solver, components
         of the principal components: see directions/pca.py.
     norm
@@ -137,11 +137,12 @@ def analyze(
     """
     shape, wanted = parse_size(size, line=line), parse_extent(extent)
     share = filling.parse_part(part)
-    _check(directions, name, precision, workers, adaptive)
+    _check(directions, name, precision, workers, adaptive, samples, seed)
     run_engine = engines.get(engine)
     root, joined = open_runs([store, *more])
     target = resolve_objective(root, objective, data, samples)
     check_fits(joined, target)
+    asked = {m.rpartition(":")[2]: _metric(target, m) for m in metrics}
     if objective is None and data is None and samples is None:
         check_same_objective(joined, target.digest)
     policy = _policy(batch_norm, target)
@@ -173,6 +174,7 @@ def analyze(
         "explained_variance_ratio": moments.explained_variance_ratio(),
         "spectrum": found.spectrum,
     }
+    _check_computable(loss)
     count = grid.alpha.size * grid.beta.size + 2 * len(joined)
     writer, plan = filling.begin(
         root,
@@ -184,7 +186,6 @@ def analyze(
         part=share,
         plan=lambda: _plan(loss, count, workers, tune, precision),
     )
-    asked = {m.rpartition(":")[2]: _metric(target, m) for m in metrics}
     loss = plan.apply(loss)
     origin_loss = loss.check_repeatable()
     with filling.Bar(progress, count, writer.name) as tick:
@@ -211,7 +212,15 @@ def analyze(
 
 
 # -- options ------------------------------------------------------------------------------------------------
-def _check(directions: str, name: str | None, precision: str, workers: int | None, adaptive: float | None) -> None:
+def _check(
+    directions: str,
+    name: str | None,
+    precision: str,
+    workers: int | None,
+    adaptive: float | None,
+    samples: int | None,
+    seed: int,
+) -> None:
     if directions not in NAMES:
         raise PlaneError(f"Found the directions '{directions}'", expected=f"one of {', '.join(NAMES)}")
     if name is not None:
@@ -222,6 +231,26 @@ def _check(directions: str, name: str | None, precision: str, workers: int | Non
         raise ObjectiveError(f"Found workers={workers}", expected="at least 1")
     if adaptive is not None and not 0 < adaptive < 1:
         raise PlaneError(f"Found adaptive={adaptive:g}", expected="a relative error between 0 and 1, like 0.01")
+
+    if samples is not None and samples < 1:
+        raise ObjectiveError(f"Found samples={samples}", expected="at least 1")
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise PlaneError(f"Found seed={seed!r}", expected="a whole number from 0 on")
+
+
+def _check_computable(loss: PlaneLoss) -> None:
+    """The loss can be computed at the origin, before anything stored is replaced."""
+    try:
+        loss.at(0.0, 0.0)
+    except LandscapeError:
+        raise
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "no message")
+        raise ObjectiveError(
+            f"The loss cannot be computed on the probe samples ({type(error).__name__}: {first})",
+            expected="samples that the model and the criterion take",
+            mend="Check --data, or the data and the criterion of --objective",
+        ) from error
 
 
 def _policy(batch_norm: str | None, objective: Any) -> str:

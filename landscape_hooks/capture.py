@@ -7,9 +7,11 @@ modes are left as they were.
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -152,6 +154,12 @@ def _compare(graph: LossGraph, constants: dict[str, Tensor], module: _LossModule
     state |= constants
     whole, size = next(probe.batches())
     cases = [whole, *([probe.groups[0].slice(0, size // 2)] if dynamic and size >= 4 else [])]
+    if not graph.parameters():
+        raise ObjectiveError(
+            "The captured loss depends on none of the model's parameters",
+            expected="a loss of the model that is recorded (a replaced forward may call another one)",
+            mend=WAY_OUT,
+        )
     mutates = False
     for leaves in cases:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
@@ -185,15 +193,19 @@ def _varying(probe: Probe) -> set[tuple[int, int]]:
 
 
 class _quiet:
-    """torch's own loggers say at length what our one warning says in a sentence."""
+    """torch logs and prints at length what our one warning says in a sentence."""
 
     def __enter__(self) -> None:
+        self._streams = ExitStack()
+        self._streams.enter_context(redirect_stdout(io.StringIO()))
+        self._streams.enter_context(redirect_stderr(io.StringIO()))
         self._logger = logging.getLogger("torch")
         self._level = self._logger.level
         self._logger.setLevel(logging.CRITICAL)
 
     def __exit__(self, *_: Any) -> None:
         self._logger.setLevel(self._level)
+        self._streams.close()
 
 
 def _first_line(error: BaseException) -> str:

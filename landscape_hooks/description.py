@@ -82,7 +82,7 @@ def description_text(d: dict[str, Any]) -> str:
         lines.append(f"  surfaces    none yet: landscape-hooks analyze {d['run']}")
     for s in d["surfaces"]:
         state = "" if s["complete"] else f", {s['evaluated']} of {s['size'][0] * s['size'][1]} points so far"
-        policy = f", BatchNorm {s['batch_norm']}" if "batch_norm" in s else ""
+        policy = f", BatchNorm {s['batch_norm']}" if s.get("batch_norm", "none") != "none" else ""
         lines.append(f"  surface     {s['name']}: {s['size'][0]}×{s['size'][1]}{policy}{state}")
         lines += [f"    {sentence}" for sentence in s.get("report", ())]
     return "\n".join(lines)

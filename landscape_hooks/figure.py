@@ -35,7 +35,7 @@ def contour_figure(
     """Filled contours of the loss with labelled lines, and the paths over them (cf. Li et al. 2018, fig. 9).
 
     `size` is in inches (left out: 6.4 wide, and as high as the plane's sides ask for). Grid points without a finite
-    loss are hatched.
+    loss are hatched. Of a line (a grid with one row or one column) it is `line_figure`.
 
     Raises
     ------
@@ -44,6 +44,8 @@ def contour_figure(
     """
     from matplotlib.figure import Figure
 
+    if min(surface.shape) == 1:
+        return line_figure(surface)
     with _style():
         mesh = Mesh.from_surface(surface, height=height, clip=clip)
         figure = Figure(figsize=size or (6.4, _high(surface)), layout="constrained", dpi=150)
@@ -223,6 +225,38 @@ def _frame(axes: Axes, surface: Surface) -> None:
     axes.tick_params(length=3, width=0.7)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> Figure:
+    """The loss along a line with its standard error, and the snapshots at their projections onto it."""
+    from matplotlib.figure import Figure
+
+    along = 0 if surface.shape[1] == 1 else 1
+    at = surface.alpha if along == 0 else surface.beta
+    loss = np.where(surface.present, surface.loss, np.nan).ravel()
+    with _style():
+        figure = Figure(figsize=size, layout="constrained", dpi=150)
+        axes = figure.add_subplot()
+        error = surface.loss_stderr.ravel()
+        axes.fill_between(at, loss - error, loss + error, color=INK, alpha=0.15, lw=0)
+        axes.plot(at, loss, color=INK, linewidth=1.6, label="loss on the line")
+        for number, path in enumerate(_shown(surface)):
+            axes.plot(
+                path.coordinates[:, along], path.loss, ".-", color=colors.path_color(number), markersize=3.5,
+                linewidth=0.8, label=f"{path.label or 'path'}: loss at the snapshot",
+            )  # fmt: skip
+        finite = loss[np.isfinite(loss)]
+        if len(finite) and finite.min() > 0 and finite.max() / finite.min() > 10:
+            axes.set_yscale("log")
+        axes.set_xlabel(axis_labels(surface)[along])
+        axes.set_ylabel("loss on the probe samples")
+        axes.grid(color="#e3e6eb", linewidth=0.6)
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        axes.set_title(_title(surface), loc="left", fontsize=11, fontweight="bold", color=INK)
+        axes.legend(fontsize=8, frameon=False)
+    return figure
 
 
 def loss_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.6)) -> Figure:

@@ -27,6 +27,10 @@ from landscape_hooks.errors import ObjectiveError
 
 # aten operations that reach outside the tensors they are given
 _FORBIDDEN = frozenset({"from_file", "save", "_save", "load", "set_", "set_data", "record_stream", "from_blob"})
+# families that trust their arguments (indices into memory, packed weights) instead of checking them
+_UNCHECKED = re.compile(
+    r"sparse|nested|quantiz|mkldnn|unsafe_(set|masked|index|put)|_unsafe(?!_view)|storage|_reinterpret"
+)
 # assertions about shapes that tracing leaves behind: they compute nothing
 _ASSERTIONS = ("_assert", "sym_constrain_range", "_check")
 
@@ -191,6 +195,11 @@ class LossGraph:
             for name in self._last_use.get(node.name, ()):
                 del values[name]
         return [bind(o) for o in self.outputs]
+
+    def parameters(self) -> set[str]:
+        """Names of the parameters that the loss is computed from."""
+        used = {name for node in self.nodes for name in references((node.args, node.kwargs))}
+        return {entry.target for entry in self.inputs if entry.kind == "parameter" and entry.name in used}
 
     def running_statistics(self) -> dict[str, str]:
         """Names of the buffers that normalisation layers use as running statistics -> "mean" or "var"."""
@@ -427,11 +436,15 @@ def _resolve(op: str) -> Callable[..., Any]:
     if op in _ARITHMETIC:
         return _ARITHMETIC[op]
     parts = op.split(".")
-    if len(parts) == 3 and parts[0] == "aten" and all(_NAME.match(p) for p in parts) and parts[1] not in _FORBIDDEN:
+    if len(parts) == 3 and parts[0] == "aten" and all(_NAME.match(p) for p in parts) and _allowed(parts[1]):
         packet = getattr(torch.ops.aten, parts[1], None)
         if isinstance(packet, torch._ops.OpOverloadPacket) and parts[2] in packet.overloads():
             return getattr(packet, parts[2])
     raise ValueError(f"operation {op!r} is not allowed, or torch {torch.__version__} does not have it")
+
+
+def _allowed(name: str) -> bool:
+    return name not in _FORBIDDEN and _UNCHECKED.search(name) is None
 
 
 def _context(op: str, options: Mapping[str, Any]) -> AbstractContextManager[Any]:

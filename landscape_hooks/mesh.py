@@ -163,7 +163,11 @@ class Mesh:
         """
         rows, columns = surface.shape
         if rows < 2 or columns < 2:
-            raise SurfaceError(f"The surface has {rows} x {columns} points", expected="at least 2 x 2 to draw")
+            raise SurfaceError(
+                f"The surface has {rows} x {columns} points",
+                expected="at least 2 x 2 to draw in space",
+                mend="A line is drawn as a figure: landscape-hooks export RUN --png F.png",
+            )
         if not (np.all(np.diff(surface.alpha) > 0) and np.all(np.diff(surface.beta) > 0)):
             raise SurfaceError("The coordinates of the grid do not increase", expected="increasing alpha and beta")
         loss = np.where(surface.present, surface.loss, np.nan)

@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from landscape_hooks.errors import DataError, ObjectiveError
+from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
 from landscape_hooks.folding import Fold
 from landscape_hooks.folding import fold as merge
 from landscape_hooks.graph import LossGraph
@@ -81,7 +81,7 @@ class Objective:
 
     Raises
     ------
-    ObjectiveError
+    LandscapeError
         no criterion or objective, both, or no sample.
 
     Examples
@@ -552,12 +552,12 @@ def check_loss(criterion: Any, objective: Any) -> None:
 
     Raises
     ------
-    ObjectiveError
+    LandscapeError
         none, both, or something that cannot be called.
     """
     if (criterion is None) == (objective is None):
-        raise ObjectiveError("Found neither criterion nor objective" if criterion is None else
+        raise LandscapeError("Found neither criterion nor objective" if criterion is None else
                              "Found both criterion and objective",
                              expected="criterion(output, target), or objective(model, batch)")  # fmt: skip
     if not callable(criterion if criterion is not None else objective):
-        raise ObjectiveError("The criterion or objective cannot be called", expected="a function or a module")
+        raise LandscapeError("The criterion or objective cannot be called", expected="a function or a module")

@@ -98,6 +98,39 @@ def test_an_empty_loader(tmp_path):
         record(model, torch.optim.SGD(model.parameters()), tmp_path / "run.zarr", criterion=nn.MSELoss(), data=[])
 
 
+def test_a_wish_that_is_refused_leaves_the_stored_surface_alone(tmp_path):
+    from landscape_hooks import Surface
+
+    run_path = train(tmp_path / "run.zarr")
+    assert run("analyze", run_path, "--size", "3").returncode == 0
+    assert "cross-entropy" in refused("analyze", run_path, "--size", "5", "--metric", "accuracy")
+    (tmp_path / "wide.py").write_text("import torch\ndata = (torch.zeros(4, 9), torch.zeros(4, 1))\n")
+    done = subprocess.run([sys.executable, "-m", "landscape_hooks", "analyze", str(run_path), "--data", "wide:data"],
+                          capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 2
+    assert "probe samples" in done.stderr
+    assert Surface.open(run_path).complete
+    assert Surface.open(run_path).shape == (3, 3)
+
+
+def test_a_line_is_drawn_as_a_figure(tmp_path):
+    run_path = train(tmp_path / "run.zarr")
+    assert run("analyze", run_path, "--line", "--size", "7").returncode == 0
+    assert "--png" in refused("export", run_path, "--ply", tmp_path / "line.ply")
+    assert ".pdf" in refused("export", run_path, "--png", tmp_path / "line.xyz")
+    assert run("export", run_path, "--png", tmp_path / "line.png").returncode == 0
+    assert (tmp_path / "line.png").stat().st_size > 5000
+
+
+def test_both_losses_are_an_error_of_the_caller(tmp_path):
+    from landscape_hooks.errors import LandscapeError
+
+    model = nn.Linear(3, 1)
+    with pytest.raises(LandscapeError, match="both"):
+        record(model, torch.optim.SGD(model.parameters()), tmp_path / "run.zarr", criterion=nn.MSELoss(),
+               objective=lambda model, batch: 0, data=[(torch.zeros(4, 3), torch.zeros(4, 1))])  # fmt: skip
+
+
 def test_a_command_forgotten(tmp_path):
     assert "landscape-hooks info" in refused(train(tmp_path / "run.zarr"))
 

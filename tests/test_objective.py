@@ -179,6 +179,13 @@ def test_mappings_tied_weights_constants_and_varying_lengths(objective_of):
     assert objective.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_forward_that_belongs_to_another_model_is_refused():
+    model, other = nn.Linear(4, 1), nn.Linear(4, 1)
+    model.forward = other.forward
+    with pytest.raises(ObjectiveError, match="none of the model's parameters"):
+        captured(model, criterion=nn.MSELoss(), data=(torch.randn(8, 4), torch.randn(8, 1)))
+
+
 def test_a_model_tied_to_its_batch_size_is_captured_at_that_size():
     class Fixed(nn.Module):
         def __init__(self):
@@ -255,6 +262,8 @@ def test_damaged_samples_are_noticed():
     [
         "", "[]", '{"inputs":[],"nodes":[],"outputs":[{"ref":"x"}]}',
         '{"inputs":[],"nodes":[{"name":"a","op":"aten.from_file.default","args":["/etc/passwd"],"kwargs":{}}],"outputs":[]}',
+        '{"inputs":[],"nodes":[{"name":"a","op":"aten._sparse_csr_tensor_unsafe.default","args":[],"kwargs":{}}],'
+        '"outputs":[]}',
         '{"inputs":[],"nodes":[{"name":"a","op":"os.system","args":["true"],"kwargs":{}}],"outputs":[]}',
         '{"inputs":[],"nodes":[{"name":"a","op":"aten.__class__.mro","args":[],"kwargs":{}}],"outputs":[]}',
         '{"inputs":[],"nodes":[{"name":"a","op":"aten.add.Tensor","args":[{"ref":"b"}],"kwargs":{}}],"outputs":[]}',

@@ -27,7 +27,7 @@ def _pair(context: click.Context, parameter: click.Parameter, value: str) -> tup
 @click.option("--objective", metavar="MODULE:FUNCTION", help="A function that returns an Objective.")
 @click.option("--data", metavar="MODULE:FUNCTION", help="A function that returns other probe data.")
 @click.option("--device", help="Where the loss is computed, as torch spells it.")
-@click.option("--engine", default="local", show_default=True, help="Where points are computed: local or ray.")
+@click.option("--engine", default="local", show_default=True, help="Where points are computed: local.")
 @click.option("--seed", default=0, show_default=True, help="Seed of random directions.")
 @click.option("--name", help="Name of the surface in the run. [default: the directions' name]")
 @click.option("--solver", default="auto", show_default=True, help="Of the PCA: gram, incremental or auto.")

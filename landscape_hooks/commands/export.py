@@ -33,11 +33,15 @@ def export(
     from landscape_hooks.errors import SurfaceError
     from landscape_hooks.glb import write_glb
     from landscape_hooks.ply import write_ply
+    from landscape_hooks.surface import Surface
     from landscape_hooks.viewer.source import load
 
     if ply is None and glb is None and png is None:
         raise click.UsageError("Say what to write: --ply F.ply, --glb F.glb, --png F.png, or several.")
-    surface = load(run, name=name).surface
+    if png is not None and png.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise click.UsageError(f"Found --png {png}; expected a name that ends in .png, .svg or .pdf.")
+    # a run's surface may be a line, which is no mesh and has a figure all the same
+    surface = load(run, name=name).surface if run.lower().endswith(".ply") else Surface.open(run, name)
     if surface is None:
         raise SurfaceError(f"{run} is a mesh of another program", expected="a run, or a PLY file written by us")
     written = write_ply(surface, ply, height=height, colormap=colormap) if ply is not None else []

@@ -14,7 +14,7 @@ from typing import Any
 
 from landscape_hooks.errors import ObjectiveError
 
-NAMES = ("local", "ray")
+NAMES = ("local",)
 
 
 def get(name: str) -> Any:
@@ -23,14 +23,8 @@ def get(name: str) -> Any:
     Raises
     ------
     ObjectiveError
-        there is none, or what it needs is not installed.
+        there is none.
     """
     if name not in NAMES:
         raise ObjectiveError(f"Found the engine '{name}'", expected=f"one of {', '.join(NAMES)}")
-    try:
-        return import_module(f"landscape_hooks.engines.{name}")
-    except ModuleNotFoundError as error:
-        raise ObjectiveError(
-            f"The engine '{name}' needs a package that is not installed ({error.name})",
-            mend=f"Install it: pip install 'landscape-hooks[{name}]'",
-        ) from error
+    return import_module(f"landscape_hooks.engines.{name}")
