@@ -58,7 +58,7 @@ class Settings:
 
 FULL = Settings()
 QUICK = {  # on a CPU ResNet-50 costs twelve times as much an image
-    "resnet50": Settings(2, 384, 200, batch=32, rate=0.003, keep=13, samples=12, adaptive=0.02, frames=48),
+    "resnet50": Settings(2, 384, 200, batch=32, rate=0.003, keep=14, samples=12, frames=48),
     "vgg11": Settings(5, 2000, 1000, batch=50, rate=0.02, keep=40, samples=64, adaptive=0.02, frames=48),
 }
 

@@ -54,7 +54,9 @@ def comparison(surfaces: dict[tuple[str, str], Surface], results: dict[str, Any]
             axes.set_title(f"{NETWORKS[name]}: {title.split(',')[0].lower()}", loc="left", fontsize=10)
             axes.set_xlabel(surface.attrs["labels"][0])
             axes.set_ylabel(surface.attrs["labels"][1])
-        figure.colorbar(picture, ax=row, label="loss on the probe images", aspect=28)
+        bar = figure.colorbar(picture, ax=row, label="loss on the probe images", aspect=28)
+        for set_formatter in (bar.ax.yaxis.set_major_formatter, bar.ax.yaxis.set_minor_formatter):
+            set_formatter("{x:g}")
     quick = ", ".join(NETWORKS[name] for name, result in results.items() if result["quick"])
     note = f"   (QUICK: {quick} trained for a moment only)" if quick else ""
     figure.suptitle(f"CIFAR-10{note}", x=0.01, ha="left", fontweight="bold")
