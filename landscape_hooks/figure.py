@@ -79,7 +79,9 @@ def _title(surface: Surface) -> str:
     plane = plane.replace("its", "their") if len(runs) > 1 else plane
     if surface.attrs.get("directions") not in what and not surface.attrs.get("directions"):
         plane = "a plane"
-    return f"Loss around {', '.join(runs)} in {plane}" if runs else f"Loss in {plane}"
+    where = "along a line" if min(surface.shape) == 1 else f"in {plane}"
+    around = ", ".join(runs) if len(runs) <= 2 else f"{len(runs)} runs"
+    return f"Loss around {around} {where}" if runs else f"Loss {where}"
 
 
 def _shown(surface: Surface) -> list[Path]:
