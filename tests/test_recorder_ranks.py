@@ -54,7 +54,9 @@ def launch(count, script, *arguments, fails=False):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = textwrap.dedent(COMMON) + textwrap.dedent(script)
+    # a process that ends while its peers still talk to it, with the group's threads alive, may be aborted by torch
+    ending = "" if fails else "\ndist.barrier()\ndist.destroy_process_group()\n"
+    code = textwrap.dedent(COMMON) + textwrap.dedent(script) + ending
     processes = []
     for rank in range(count):
         world = {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
