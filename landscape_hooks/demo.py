@@ -104,7 +104,7 @@ def run_demo(
     surface = analyze(run, size=size, progress=progress)
     ply = write_ply(surface, out / "digits.ply")
     contour_figure(surface).savefig(out / "digits.png", dpi=150)
-    render(surface, out / "digits.gif", size=(640, 400), progress=progress)
+    render(run, out / "digits.gif", size=(640, 400), progress=progress)
     files = {
         run: "the run: trajectory, objective and surface",
         Path(ply[0]): "the surface, for any 3-D program",
