@@ -21,7 +21,7 @@ from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.source import Landscape
 from landscape_hooks.viewer.stage import Stage
 
-COARSE = 40_000
+COARSE = 20_000
 """Triangles of the mesh that is drawn while the camera moves on a slow driver."""
 
 LIFT = 0.004
