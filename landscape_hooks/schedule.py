@@ -8,6 +8,7 @@ whatever the schedule says, so a schedule answers only for the steps between.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,7 +19,7 @@ NEVER = 2**62
 """A step that no training reaches."""
 
 
-class Schedule:
+class Schedule(ABC):
     """Says which step is due next.
 
     Attributes
@@ -32,9 +33,9 @@ class Schedule:
     limit: int | None = None
     count: int | None = None
 
+    @abstractmethod
     def next(self, step: int) -> int:
         """The smallest due step after `step` (NEVER if there is none)."""
-        raise NotImplementedError
 
     def admit(self, step: int) -> bool:
         """Called at a due step, just before its snapshot; False leaves it out after all."""
