@@ -6,6 +6,8 @@ projections and distances need, whatever D is. A run that has grown needs the ne
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,30 @@ from numpy.typing import NDArray
 
 from landscape_hooks import schema
 from landscape_hooks.joined import origin_row
-from landscape_hooks.plane import map_displacements
+from landscape_hooks.plane import add_up, map_stretches
 
 Floats = NDArray[np.float64]
 
 
-def matrix(trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] | None = None) -> Floats:
+@dataclass(frozen=True)
+class Products:
+    """Inner products of some snapshots with all of them, over blocks of parameters; None means all with all."""
+
+    new: NDArray[np.intp] | None = None
+
+    def __call__(self, columns: slice, block: Floats) -> Floats:
+        """(n, T) those of one block (T, c)."""
+        # a matrix times its own transpose is BLAS syrk: half the products
+        return block @ block.T if self.new is None else block[self.new] @ block.T
+
+    def join(self, parts: Iterator[Floats]) -> Floats:
+        """Their sum."""
+        return add_up(parts)
+
+
+def matrix(
+    trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] | None = None, *, blocks: Any = map_stretches
+) -> Floats:
     """(T, T) Gram matrix of the displacements from the first snapshot.
 
     Parameters
@@ -27,19 +47,16 @@ def matrix(trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] 
         a Trajectory or an array (T, D).
     known
         the matrix of the snapshots `rows` (left out: the first ones); only what it lacks is computed.
+    blocks
+        what maps work over blocks of parameters: this machine, or the same function of another engine.
     """
     count = len(trajectory)
     gram = np.zeros((count, count))
     old = np.arange(0 if known is None else len(known)) if rows is None else rows
     new = np.setdiff1d(np.arange(count), old)
     if len(new):
-
-        def products(columns: slice, block: Floats) -> Floats:
-            # a matrix times its own transpose is BLAS syrk: half the products
-            return block[new] @ block.T if len(old) else block @ block.T
-
-        first = first_weights(trajectory)
-        for part in map_displacements(trajectory, first, products, held=first.nbytes):
+        work = Products(new if len(old) else None)
+        for _, part in blocks(trajectory, 0, work):
             gram[new] += part
     if len(old):
         gram[:, new] = gram[new].T
@@ -47,13 +64,14 @@ def matrix(trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] 
     return gram
 
 
-def stored(root: Any, trajectory: Any) -> Floats:
-    """The run's Gram matrix: what is stored of it, completed, and stored again."""
+def stored(root: Any, trajectory: Any, *, blocks: Any = map_stretches, keep: bool = True) -> Floats:
+    """The run's Gram matrix: what is stored of it, completed, and stored again (with `keep`)."""
     known, rows = _read(root, trajectory)
     if known is not None and len(rows) == len(trajectory):
         return known
-    gram = matrix(trajectory, known, rows if known is not None else None)
-    _write(root, trajectory, gram)
+    gram = matrix(trajectory, known, rows if known is not None else None, blocks=blocks)
+    if keep:
+        _write(root, trajectory, gram)
     return gram
 
 
@@ -61,11 +79,6 @@ def forget(root: Any) -> None:
     """Remove the stored matrix."""
     if "gram" in root:
         del root["gram"]
-
-
-def first_weights(trajectory: Any) -> NDArray[Any]:
-    """(D,) weights of the first snapshot, at least float32."""
-    return weights_of(trajectory, 0)
 
 
 def origin_weights(trajectory: Any) -> NDArray[Any]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ SPAN_BYTES = 32 * 2**20
 
 BLOCK_BYTES = 8 * 2**20
 """Displacements in float64 that a thread works on at a time: what a cache holds."""
+
+STRETCHES = 1024
+"""Partial results that a sum over all parameters is made of at most: what a cluster sends to the one that adds up."""
 
 Result = TypeVar("Result")
 
@@ -72,12 +76,13 @@ class Moments:
         self.mean_square = float(shifted.mean())
         return self
 
-    def add(self, other: Moments) -> None:
+    def __iadd__(self, other: Moments) -> Moments:
         """Add those of other parameters."""
         self.gram += other.gram
         self.products += other.products
         self.squares += other.squares
         self.mean_square += other.mean_square
+        return self
 
     def solve(self) -> tuple[Floats, Floats]:
         """Coordinates (N, 2) of the nearest points of the plane and the distances (N,) to them.
@@ -153,6 +158,16 @@ class Plane:
         """D."""
         return len(self.origin)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its points."""
+        return self.origin.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where its points are made."""
+        return self.origin.device
+
     def to(self, device: Any) -> Plane:
         """The same plane on another device."""
         plane = Plane.__new__(Plane)
@@ -174,20 +189,16 @@ class Plane:
 
     def moments(self, weights: Any) -> Moments:
         """The sums that `project` solves, from weights (N, D) or a Trajectory."""
-        directions = self.directions.cpu()
-
-        def part(columns: slice, block: Floats) -> Moments:
-            return Moments.of(block, directions[:, columns].double().numpy())
-
         total = Moments(len(weights))
-        for moments in map_displacements(weights, self.origin.cpu().numpy(), part):
-            total.add(moments)
+        projection = Projection(self.directions.cpu().numpy())
+        for moments in map_displacements(weights, self.origin.cpu().numpy(), projection):
+            total += moments
         return total
 
 
 def map_displacements(
     weights: Any,
-    origin: NDArray[Any],
+    origin: NDArray[Any] | int,
     work: Callable[[slice, Floats], Result],
     rows: slice = slice(None),
     *,
@@ -195,30 +206,117 @@ def map_displacements(
 ) -> Iterator[Result]:
     """Yield work(columns, displacements (N, c) float64 from `origin`) for all blocks of parameters, in order.
 
-    `weights` is a Trajectory, an array or a tensor. Blocks are read and worked on in one thread a core (as far as
-    memory allows), each with a BLAS of one thread: reading and arithmetic overlap, and two pools of threads do
-    not wait for each other. `held` is what the caller holds in memory besides, in bytes: that much less is read at a
-    time.
+    `weights` is a Trajectory, an array or a tensor; `origin` a vector (D,), or the number of one of the `rows` read.
+    Blocks are read and worked on in one thread a core (as far as memory allows), each with a BLAS of one thread:
+    reading and arithmetic overlap, and two pools of threads do not wait for each other. `held` is what the caller
+    holds in memory besides, in bytes: that much less is read at a time.
     """
     if isinstance(weights, torch.Tensor):
         weights = weights.detach().cpu().numpy()
+    for results in _spans_mapped(weights, origin, work, rows, *spans_of(weights, rows, held)):
+        yield from results
+
+
+def map_stretch(weights: Any, row: int, work: BlockWork, stretch: list[slice], workers: int) -> Any:
+    """work's result for a stretch of neighbouring spans, of displacements from the snapshot `row`."""
+    spans = _spans_mapped(weights, row, work, slice(None), stretch, workers)
+    return work.join(result for results in spans for result in results)
+
+
+def map_stretches(weights: Any, row: int, work: BlockWork, *, held: int = 0) -> Iterator[tuple[slice, Any]]:
+    """Yield (columns, work's result) for all stretches of parameters, in order; see `map_stretch`."""
+    groups, workers = stretches(weights, held)
+    every = [span for group in groups for span in group]
+    results = _spans_mapped(weights, row, work, slice(None), every, workers)
+    for group in groups:
+        yield columns_of(group), work.join(result for _ in group for result in next(results))
+
+
+def columns_of(stretch: list[slice]) -> slice:
+    """The columns of a stretch of neighbouring spans."""
+    return slice(stretch[0].start, stretch[-1].stop)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The sums that a projection onto directions (2, D) needs, over blocks of parameters."""
+
+    directions: NDArray[Any]
+
+    def __call__(self, columns: slice, block: Floats) -> Moments:
+        """Those of one block (T, c)."""
+        return Moments.of(block, self.directions[:, columns].astype(np.float64))
+
+    def join(self, parts: Iterator[Moments]) -> Moments:
+        """Their sum."""
+        return add_up(parts)
+
+
+class BlockWork(Protocol):
+    """What is computed of displacements block by block; plain data, so that it can be sent to where the blocks are."""
+
+    def __call__(self, columns: slice, block: Floats) -> Any:
+        """The result of one block (T, c)."""
+
+    def join(self, parts: Iterator[Any]) -> Any:
+        """The result of neighbouring blocks from those of each, in order."""
+
+
+def add_up(parts: Iterator[Any]) -> Any:
+    """The sum, in the order given; the first part is overwritten."""
+    total = next(parts)
+    for part in parts:
+        total += part
+    return total
+
+
+def stretches(weights: Any, held: int = 0) -> tuple[list[list[slice]], int]:
+    """All parameters as at most `STRETCHES` stretches of neighbouring spans, and how many spans fit into memory.
+
+    They follow from the data alone: whoever computes them, a sum over stretches in their order is the same to the bit.
+    """
+    spans, workers = spans_of(weights, slice(None), held)
+    count = -(-len(spans) // STRETCHES)
+    return [spans[i : i + count] for i in range(0, len(spans), count)], workers
+
+
+def spans_of(weights: Any, rows: slice, held: int) -> tuple[list[slice], int]:
+    """`column_spans` of a Trajectory or an array, with `held` bytes of memory taken."""
     count = len(range(*rows.indices(len(weights))))
-    spans, workers = column_spans(len(origin), count, column_chunk(weights), max(READ_BYTES - held, 2**24))
+    return column_spans(width_of(weights), count, column_chunk(weights), max(READ_BYTES - held, 2**24))
+
+
+def width_of(weights: Any) -> int:
+    """D of a Trajectory or an array (N, D)."""
+    return int(weights.layout.size if hasattr(weights, "block") else weights.shape[1])
+
+
+def _spans_mapped(
+    weights: Any,
+    origin: NDArray[Any] | int,
+    work: Callable[[slice, Floats], Result],
+    rows: slice,
+    spans: list[slice],
+    workers: int,
+) -> Iterator[list[Result]]:
+    """The results of the blocks of each span, in order."""
+    count = len(range(*rows.indices(len(weights))))
 
     def whole(span: slice) -> list[Result]:
-        block = weights.block(rows, span) if hasattr(weights, "block") else np.asarray(weights)[rows, span]
+        block = weights.block(rows, span) if hasattr(weights, "block") else weights[rows, span]
         width = max(1, BLOCK_BYTES // (8 * max(count, 1)))
         found = []
         for start in range(span.start, span.stop, width):
             part = slice(start, min(start + width, span.stop))
             values = block[:, part.start - span.start : part.stop - span.start]
-            found.append(work(part, np.subtract(values, origin[part], dtype=np.float64)))
+            zero = values[origin] if isinstance(origin, int) else origin[part]
+            found.append(work(part, np.subtract(values, zero, dtype=np.float64)))
         return found
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         waiting = deque(pool.submit(whole, span) for span in spans[:workers])
         for span in [*spans[workers:], *[None] * len(waiting)]:
-            yield from waiting.popleft().result()
+            yield waiting.popleft().result()
             if span is not None:
                 waiting.append(pool.submit(whole, span))
 
