@@ -35,6 +35,10 @@ class Products:
         """Their sum."""
         return add_up(parts)
 
+    def nbytes(self, rows: int, columns: int) -> int:
+        """The size of a result."""
+        return 8 * rows * (rows if self.new is None else len(self.new))
+
 
 def matrix(
     trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] | None = None, *, blocks: Any = map_stretches

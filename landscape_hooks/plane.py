@@ -251,6 +251,10 @@ class Projection:
         """Their sum."""
         return add_up(parts)
 
+    def nbytes(self, rows: int, columns: int) -> int:
+        """About the size of a result."""
+        return 24 * rows
+
 
 class BlockWork(Protocol):
     """What is computed of displacements block by block; plain data, so that it can be sent to where the blocks are."""
@@ -260,6 +264,9 @@ class BlockWork(Protocol):
 
     def join(self, parts: Iterator[Any]) -> Any:
         """The result of neighbouring blocks from those of each, in order."""
+
+    def nbytes(self, rows: int, columns: int) -> int:
+        """About the size of the result of so many columns of so many snapshots."""
 
 
 def add_up(parts: Iterator[Any]) -> Any:
