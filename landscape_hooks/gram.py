@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks import schema
 from landscape_hooks.joined import origin_row
-from landscape_hooks.plane import map_displacements
+from landscape_hooks.plane import sum_displacements
 
 Floats = NDArray[np.float64]
 
@@ -29,22 +29,35 @@ def matrix(trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] 
         the matrix of the snapshots `rows` (left out: the first ones); only what it lacks is computed.
     """
     count = len(trajectory)
-    gram = np.zeros((count, count))
-    old = np.arange(0 if known is None else len(known)) if rows is None else rows
+    if known is None:
+        return _mirrored(sum_displacements(trajectory, 0, lambda: np.zeros((count, count), order="F"), _add_products))
+    old = np.arange(len(known)) if rows is None else rows
     new = np.setdiff1d(np.arange(count), old)
+    gram = np.zeros((count, count))
+    gram[np.ix_(old, old)] = known
     if len(new):
 
-        def products(columns: slice, block: Floats) -> Floats:
-            # a matrix times its own transpose is BLAS syrk: half the products
-            return block[new] @ block.T if len(old) else block @ block.T
+        def add(total: Floats, columns: slice, block: Floats) -> Floats:
+            total += block[new] @ block.T
+            return total
 
-        first = first_weights(trajectory)
-        for part in map_displacements(trajectory, first, products, held=first.nbytes):
-            gram[new] += part
-    if len(old):
+        gram[new] = sum_displacements(trajectory, 0, lambda: np.zeros((len(new), count)), add)
         gram[:, new] = gram[new].T
-        gram[np.ix_(old, old)] = known
     return gram
+
+
+def _add_products(total: Floats, columns: slice, block: Floats) -> Floats:
+    """`total` (T, T) with the block's products added to its upper triangle, in place (BLAS syrk: half the work)."""
+    from scipy.linalg.blas import dsyrk
+
+    return np.asarray(dsyrk(1.0, block.T, beta=1.0, c=total, trans=1, overwrite_c=1))
+
+
+def _mirrored(upper: Floats) -> Floats:
+    """The symmetric matrix of its upper triangle, row by row in place."""
+    for row in range(len(upper)):
+        upper[row + 1 :, row] = upper[row, row + 1 :]
+    return upper
 
 
 def stored(root: Any, trajectory: Any) -> Floats:
@@ -61,11 +74,6 @@ def forget(root: Any) -> None:
     """Remove the stored matrix."""
     if "gram" in root:
         del root["gram"]
-
-
-def first_weights(trajectory: Any) -> NDArray[Any]:
-    """(D,) weights of the first snapshot, at least float32."""
-    return weights_of(trajectory, 0)
 
 
 def origin_weights(trajectory: Any) -> NDArray[Any]:

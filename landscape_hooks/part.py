@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from landscape_hooks.checksum import Damage, checksums
 from landscape_hooks.commit import Commit
 from landscape_hooks.errors import RunError
+from landscape_hooks.rowfiles import read_rows, reads_directly
 
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "wall_time")
 VERIFY_BYTES = 2**26
@@ -39,7 +40,8 @@ class Part:
     @property
     def chunk(self) -> int:
         """Neighbouring columns of the weights that are stored, and so best read, together."""
-        return int(self._group["weights"].chunks[1])
+        array = self._group["weights"]
+        return 1 if reads_directly(array) else int(array.chunks[1])
 
     def matrix(self, name: str, rows: NDArray[np.intp], columns: slice) -> NDArray[Any]:
         """(n, c) of `weights` or `buffers`; the rows counted as committed, the columns as stored.
@@ -55,7 +57,10 @@ class Part:
         width = len(range(start, stop, stride))
         if not len(places) or not width:
             return np.empty((len(places), width), dtype=array.dtype)
-        if (np.diff(places) == 1).all():
+        direct = read_rows(array, places, start, stop) if stride == 1 else None
+        if direct is not None:
+            found = direct
+        elif (np.diff(places) == 1).all():
             found = array[places[0] : places[-1] + 1, start:stop:stride]
         else:
             found = np.empty((len(places), width), dtype=array.dtype)

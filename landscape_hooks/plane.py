@@ -22,8 +22,11 @@ from landscape_hooks.plan import cores
 
 Floats = NDArray[np.float64]
 
-READ_BYTES = 832 * 2**20
-"""Memory for what is read from the store at a time, over all threads."""
+READ_BYTES = 256 * 2**20
+"""Memory for what is read from the store at a time, over all threads, whatever the number of parameters."""
+
+CHUNK_BYTES = 640 * 2**20
+"""The same where only whole chunks can be read (compressed runs, object stores): those of a hundred snapshots."""
 
 SPAN_BYTES = 32 * 2**20
 """What a thread reads at a time where the stored chunks are small."""
@@ -72,12 +75,13 @@ class Moments:
         self.mean_square = float(shifted.mean())
         return self
 
-    def add(self, other: Moments) -> None:
+    def __iadd__(self, other: Moments) -> Moments:
         """Add those of other parameters."""
         self.gram += other.gram
         self.products += other.products
         self.squares += other.squares
         self.mean_square += other.mean_square
+        return self
 
     def solve(self) -> tuple[Floats, Floats]:
         """Coordinates (N, 2) of the nearest points of the plane and the distances (N,) to them.
@@ -176,55 +180,88 @@ class Plane:
         """The sums that `project` solves, from weights (N, D) or a Trajectory."""
         directions = self.directions.cpu()
 
-        def part(columns: slice, block: Floats) -> Moments:
-            return Moments.of(block, directions[:, columns].double().numpy())
+        def add(total: Moments, columns: slice, block: Floats) -> Moments:
+            total += Moments.of(block, directions[:, columns].double().numpy())
+            return total
 
-        total = Moments(len(weights))
-        for moments in map_displacements(weights, self.origin.cpu().numpy(), part):
-            total.add(moments)
-        return total
+        return sum_displacements(weights, self.origin.cpu().numpy(), lambda: Moments(len(weights)), add)
 
 
 def map_displacements(
-    weights: Any,
-    origin: NDArray[Any],
-    work: Callable[[slice, Floats], Result],
-    rows: slice = slice(None),
-    *,
-    held: int = 0,
+    weights: Any, origin: NDArray[Any] | int, work: Callable[[slice, Floats], Result], rows: slice = slice(None)
 ) -> Iterator[Result]:
     """Yield work(columns, displacements (N, c) float64 from `origin`) for all blocks of parameters, in order.
 
-    `weights` is a Trajectory, an array or a tensor. Blocks are read and worked on in one thread a core (as far as
-    memory allows), each with a BLAS of one thread: reading and arithmetic overlap, and two pools of threads do
-    not wait for each other. `held` is what the caller holds in memory besides, in bytes: that much less is read at a
-    time.
+    `weights` is a Trajectory, an array or a tensor; `origin` (D,) weights, or the number of one of the rows. Memory is
+    bounded whatever N and D are: READ_BYTES for what is read (CHUNK_BYTES where only whole chunks can be), and
+    BLOCK_BYTES a thread.
+    """
+    for found in _map_spans(weights, origin, lambda blocks: [work(*block) for block in blocks], rows):
+        yield from found
+
+
+def sum_displacements(
+    weights: Any,
+    origin: NDArray[Any] | int,
+    zero: Callable[[], Result],
+    add: Callable[[Result, slice, Floats], Result],
+) -> Result:
+    """The sum over all blocks of parameters: `add(total, columns, displacements)` is `total` with one block added.
+
+    Totals begin as `zero()`, one a span, and are joined by `+=`, always in the same order, however many threads there
+    are.
+    """
+
+    def summed(blocks: Iterator[tuple[slice, Floats]]) -> Result:
+        total = zero()
+        for columns, block in blocks:
+            total = add(total, columns, block)
+        return total
+
+    spans: Iterator[Any] = _map_spans(weights, origin, summed)
+    total = next(spans)
+    for other in spans:
+        total += other
+    return total
+
+
+def _map_spans(
+    weights: Any,
+    origin: NDArray[Any] | int,
+    work: Callable[[Iterator[tuple[slice, Floats]]], Result],
+    rows: slice = slice(None),
+) -> Iterator[Result]:
+    """Yield work(blocks of a span) for all spans of parameters, in order; a block is (columns, displacements).
+
+    Spans are read and worked on in one thread a core (as far as memory allows), each with a BLAS of one thread:
+    reading and arithmetic overlap, and two pools of threads do not wait for each other.
     """
     if isinstance(weights, torch.Tensor):
         weights = weights.detach().cpu().numpy()
-    count = len(range(*rows.indices(len(weights))))
-    spans, workers = column_spans(len(origin), count, column_chunk(weights), max(READ_BYTES - held, 2**24))
+    weights = weights if hasattr(weights, "block") else np.asarray(weights)
+    count, chunk = len(range(*rows.indices(len(weights)))), column_chunk(weights)
+    size = weights.layout.size if hasattr(weights, "layout") else weights.shape[1]
+    spans, workers = column_spans(size, count, chunk, READ_BYTES if chunk == 1 else CHUNK_BYTES)
 
-    def whole(span: slice) -> list[Result]:
-        block = weights.block(rows, span) if hasattr(weights, "block") else np.asarray(weights)[rows, span]
+    def blocks(span: slice) -> Iterator[tuple[slice, Floats]]:
+        block = weights.block(rows, span) if hasattr(weights, "block") else weights[rows, span]
+        base = block[origin] if isinstance(origin, int) else origin[span]
         width = max(1, BLOCK_BYTES // (8 * max(count, 1)))
-        found = []
-        for start in range(span.start, span.stop, width):
-            part = slice(start, min(start + width, span.stop))
-            values = block[:, part.start - span.start : part.stop - span.start]
-            found.append(work(part, np.subtract(values, origin[part], dtype=np.float64)))
-        return found
+        for start in range(0, span.stop - span.start, width):
+            part = slice(start, min(start + width, span.stop - span.start))
+            columns = slice(span.start + part.start, span.start + part.stop)
+            yield columns, np.subtract(block[:, part], base[part], dtype=np.float64)
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        waiting = deque(pool.submit(whole, span) for span in spans[:workers])
-        for span in [*spans[workers:], *[None] * len(waiting)]:
-            yield from waiting.popleft().result()
-            if span is not None:
-                waiting.append(pool.submit(whole, span))
+        waiting = deque(pool.submit(lambda span: work(blocks(span)), span) for span in spans[:workers])
+        for next_span in [*spans[workers:], *[None] * len(waiting)]:
+            yield waiting.popleft().result()
+            if next_span is not None:
+                waiting.append(pool.submit(lambda span: work(blocks(span)), next_span))
 
 
 def column_chunk(weights: Any) -> int:
-    """Parameters in one stored chunk of a Trajectory (1 for arrays): blocks that respect it are read once."""
+    """Parameters that a Trajectory has to read together (1 for arrays): blocks that respect it are read once."""
     return int(getattr(weights, "chunk", 1))
 
 

@@ -131,7 +131,7 @@ def _fit_gram(trajectory: Any, chosen: list[int], gram: Floats | None) -> Direct
     def combine(columns: slice, block: Floats) -> None:
         found[: len(chosen), columns] = coefficients @ block
 
-    deque(map_displacements(trajectory, origin, combine, held=3 * origin.nbytes), maxlen=0)
+    deque(map_displacements(trajectory, origin, combine), maxlen=0)
     return _result(origin, found, coefficients, values / len(gram), values.sum() / len(gram), "gram", chosen)
 
 
