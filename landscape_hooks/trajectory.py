@@ -152,6 +152,11 @@ class Trajectory(Sequence[Snapshot]):
         return max(part.chunk for part in self._parts)
 
     @property
+    def sharded(self) -> bool:
+        """Whether every rank of the training recorded its own shards."""
+        return bool(self._runs)
+
+    @property
     def stride(self) -> int:
         """Steps between neighbours of a thinned trajectory; 0 where nothing is thinned."""
         return max(part.commit.stride for part in self._parts)
