@@ -310,7 +310,7 @@ def _directions(
 
         chosen = tuple(components)[:1] if line else tuple(components)
         pca.check(joined, chosen, solver)
-        if solver == "gram" or (solver == "auto" and len(joined) < pca.LARGE):
+        if pca.resolve_solver(solver, joined) == "gram":
             single = joined.parts[0] if len(joined.parts) == 1 else None
             if single is not None:
                 known = gram.stored(root, single, blocks=blocks, keep=keep)

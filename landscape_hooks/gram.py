@@ -22,14 +22,18 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Products:
-    """Inner products of some snapshots with all of them, over blocks of parameters; None means all with all."""
+    """Inner products of some snapshots with all of them, over blocks of parameters.
+
+    `new` None means all with all: the matrix is symmetric, and its upper triangle is enough.
+    """
 
     new: NDArray[np.intp] | None = None
 
-    def __call__(self, columns: slice, block: Floats) -> Floats:
-        """(n, T) those of one block (T, c)."""
-        # a matrix times its own transpose is BLAS syrk: half the products
-        return block @ block.T if self.new is None else block[self.new] @ block.T
+    def __call__(self, blocks: Iterator[tuple[slice, Floats]]) -> Floats:
+        """(n, T) those of some blocks (T, c), summed up in one matrix."""
+        if self.new is None:
+            return self._upper(blocks)
+        return add_up(block[self.new] @ block.T for _, block in blocks)
 
     def join(self, parts: Iterator[Floats]) -> Floats:
         """Their sum."""
@@ -38,6 +42,17 @@ class Products:
     def nbytes(self, rows: int, columns: int) -> int:
         """The size of a result."""
         return 8 * rows * (rows if self.new is None else len(self.new))
+
+    @staticmethod
+    def _upper(blocks: Iterator[tuple[slice, Floats]]) -> Floats:
+        from scipy.linalg.blas import dsyrk  # a matrix times its own transpose: half the products
+
+        total: Any = None
+        for _, block in blocks:
+            if total is None:
+                total = np.zeros((len(block), len(block)), order="F")
+            total = dsyrk(1.0, block.T, beta=1.0, c=total, trans=1, overwrite_c=1)
+        return np.asarray(total)
 
 
 def matrix(
@@ -54,18 +69,24 @@ def matrix(
     blocks
         what maps work over blocks of parameters: this machine, or the same function of another engine.
     """
+    if known is None:
+        return _mirrored(add_up(part for _, part in blocks(trajectory, 0, Products())))
     count = len(trajectory)
-    gram = np.zeros((count, count))
-    old = np.arange(0 if known is None else len(known)) if rows is None else rows
+    old = np.arange(len(known)) if rows is None else rows
     new = np.setdiff1d(np.arange(count), old)
+    gram = np.zeros((count, count))
+    gram[np.ix_(old, old)] = known
     if len(new):
-        work = Products(new if len(old) else None)
-        for _, part in blocks(trajectory, 0, work):
-            gram[new] += part
-    if len(old):
+        gram[new] = add_up(part for _, part in blocks(trajectory, 0, Products(new)))
         gram[:, new] = gram[new].T
-        gram[np.ix_(old, old)] = known
     return gram
+
+
+def _mirrored(upper: Floats) -> Floats:
+    """The symmetric matrix of its upper triangle, row by row in place."""
+    for row in range(len(upper)):
+        upper[row + 1 :, row] = upper[row, row + 1 :]
+    return upper
 
 
 def stored(root: Any, trajectory: Any, *, blocks: Any = map_stretches, keep: bool = True) -> Floats:

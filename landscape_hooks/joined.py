@@ -29,7 +29,8 @@ class Joined:
         for other in self.parts[1:]:
             first.layout.check(other.layout)
             first.buffer_layout.check(other.buffer_layout)
-        self.layout, self.buffer_layout, self.chunk = first.layout, first.buffer_layout, first.chunk
+        self.layout, self.buffer_layout = first.layout, first.buffer_layout
+        self.chunk = max(part.chunk for part in self.parts)
         self.edges = np.cumsum([0, *(len(part) for part in self.parts)])
 
     def __len__(self) -> int:

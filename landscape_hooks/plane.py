@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -23,8 +24,11 @@ from landscape_hooks.plan import cores
 
 Floats = NDArray[np.float64]
 
-READ_BYTES = 832 * 2**20
-"""Memory for what is read from the store at a time, over all threads."""
+READ_BYTES = 256 * 2**20
+"""Memory for what is read from the store at a time, over all threads, whatever the number of parameters."""
+
+CHUNK_BYTES = 640 * 2**20
+"""The same where only whole chunks can be read (compressed runs, object stores): those of a hundred snapshots."""
 
 SPAN_BYTES = 32 * 2**20
 """What a thread reads at a time where the stored chunks are small."""
@@ -190,51 +194,22 @@ class Plane:
     def moments(self, weights: Any) -> Moments:
         """The sums that `project` solves, from weights (N, D) or a Trajectory."""
         total = Moments(len(weights))
-        projection = Projection(self.directions.cpu().numpy())
-        for moments in map_displacements(weights, self.origin.cpu().numpy(), projection):
-            total += moments
+        for part in map_displacements(weights, self.origin.cpu().numpy(), Projection(self.directions.cpu().numpy())):
+            total += part
         return total
 
 
-def map_displacements(
-    weights: Any,
-    origin: NDArray[Any] | int,
-    work: Callable[[slice, Floats], Result],
-    rows: slice = slice(None),
-    *,
-    held: int = 0,
-) -> Iterator[Result]:
-    """Yield work(columns, displacements (N, c) float64 from `origin`) for all blocks of parameters, in order.
+class BlockWork(Protocol):
+    """What is computed of displacements block by block; plain data, so that it can be sent to where the blocks are."""
 
-    `weights` is a Trajectory, an array or a tensor; `origin` a vector (D,), or the number of one of the `rows` read.
-    Blocks are read and worked on in one thread a core (as far as memory allows), each with a BLAS of one thread:
-    reading and arithmetic overlap, and two pools of threads do not wait for each other. `held` is what the caller
-    holds in memory besides, in bytes: that much less is read at a time.
-    """
-    if isinstance(weights, torch.Tensor):
-        weights = weights.detach().cpu().numpy()
-    for results in _spans_mapped(weights, origin, work, rows, *spans_of(weights, rows, held)):
-        yield from results
+    def __call__(self, blocks: Iterator[tuple[slice, Floats]]) -> Any:
+        """The result for neighbouring blocks, each (columns, displacements (T, c))."""
 
+    def join(self, parts: Iterator[Any]) -> Any:
+        """The result for neighbours from the results for each, in order."""
 
-def map_stretch(weights: Any, row: int, work: BlockWork, stretch: list[slice], workers: int) -> Any:
-    """work's result for a stretch of neighbouring spans, of displacements from the snapshot `row`."""
-    spans = _spans_mapped(weights, row, work, slice(None), stretch, workers)
-    return work.join(result for results in spans for result in results)
-
-
-def map_stretches(weights: Any, row: int, work: BlockWork, *, held: int = 0) -> Iterator[tuple[slice, Any]]:
-    """Yield (columns, work's result) for all stretches of parameters, in order; see `map_stretch`."""
-    groups, workers = stretches(weights, held)
-    every = [span for group in groups for span in group]
-    results = _spans_mapped(weights, row, work, slice(None), every, workers)
-    for group in groups:
-        yield columns_of(group), work.join(result for _ in group for result in next(results))
-
-
-def columns_of(stretch: list[slice]) -> slice:
-    """The columns of a stretch of neighbouring spans."""
-    return slice(stretch[0].start, stretch[-1].stop)
+    def nbytes(self, rows: int, columns: int) -> int:
+        """About the size of the result for so many columns of so many snapshots."""
 
 
 @dataclass(frozen=True)
@@ -243,9 +218,9 @@ class Projection:
 
     directions: NDArray[Any]
 
-    def __call__(self, columns: slice, block: Floats) -> Moments:
-        """Those of one block (T, c)."""
-        return Moments.of(block, self.directions[:, columns].astype(np.float64))
+    def __call__(self, blocks: Iterator[tuple[slice, Floats]]) -> Moments:
+        """Those of some blocks."""
+        return add_up(Moments.of(block, self.directions[:, columns].astype(np.float64)) for columns, block in blocks)
 
     def join(self, parts: Iterator[Moments]) -> Moments:
         """Their sum."""
@@ -256,19 +231,6 @@ class Projection:
         return 24 * rows
 
 
-class BlockWork(Protocol):
-    """What is computed of displacements block by block; plain data, so that it can be sent to where the blocks are."""
-
-    def __call__(self, columns: slice, block: Floats) -> Any:
-        """The result of one block (T, c)."""
-
-    def join(self, parts: Iterator[Any]) -> Any:
-        """The result of neighbouring blocks from those of each, in order."""
-
-    def nbytes(self, rows: int, columns: int) -> int:
-        """About the size of the result of so many columns of so many snapshots."""
-
-
 def add_up(parts: Iterator[Any]) -> Any:
     """The sum, in the order given; the first part is overwritten."""
     total = next(parts)
@@ -277,20 +239,57 @@ def add_up(parts: Iterator[Any]) -> Any:
     return total
 
 
-def stretches(weights: Any, held: int = 0) -> tuple[list[list[slice]], int]:
+def map_displacements(
+    weights: Any,
+    origin: NDArray[Any] | int,
+    work: Callable[[Iterator[tuple[slice, Floats]]], Result],
+    rows: slice = slice(None),
+) -> Iterator[Result]:
+    """Yield work(blocks of a span) for all spans of parameters, in order.
+
+    A block is (columns, displacements (N, c) float64 from `origin`). `weights` is a Trajectory, an array or a tensor;
+    `origin` a vector (D,), or the number of one of the `rows` read. Memory is bounded whatever N and D are: READ_BYTES
+    for what is read (CHUNK_BYTES where only whole chunks can be), and BLOCK_BYTES a thread.
+    """
+    if isinstance(weights, torch.Tensor):
+        weights = weights.detach().cpu().numpy()
+    weights = weights if hasattr(weights, "block") else np.asarray(weights)
+    yield from _spans_mapped(weights, origin, work, rows, *spans_of(weights, rows))
+
+
+def map_stretch(weights: Any, row: int, work: BlockWork, stretch: list[slice], workers: int) -> Any:
+    """work's result for a stretch of neighbouring spans, of displacements from the snapshot `row`."""
+    return work.join(_spans_mapped(weights, row, work, slice(None), stretch, workers))
+
+
+def map_stretches(weights: Any, row: int, work: BlockWork) -> Iterator[tuple[slice, Any]]:
+    """Yield (columns, work's result) for all stretches of parameters, in order; see `map_stretch`."""
+    groups, workers = stretches(weights)
+    every = [span for group in groups for span in group]
+    results = _spans_mapped(weights, row, work, slice(None), every, workers)
+    for group in groups:
+        yield columns_of(group), work.join(islice(results, len(group)))
+
+
+def columns_of(stretch: list[slice]) -> slice:
+    """The columns of a stretch of neighbouring spans."""
+    return slice(stretch[0].start, stretch[-1].stop)
+
+
+def stretches(weights: Any) -> tuple[list[list[slice]], int]:
     """All parameters as at most `STRETCHES` stretches of neighbouring spans, and how many spans fit into memory.
 
     They follow from the data alone: whoever computes them, a sum over stretches in their order is the same to the bit.
     """
-    spans, workers = spans_of(weights, slice(None), held)
+    spans, workers = spans_of(weights, slice(None))
     count = -(-len(spans) // STRETCHES)
     return [spans[i : i + count] for i in range(0, len(spans), count)], workers
 
 
-def spans_of(weights: Any, rows: slice, held: int) -> tuple[list[slice], int]:
-    """`column_spans` of a Trajectory or an array, with `held` bytes of memory taken."""
-    count = len(range(*rows.indices(len(weights))))
-    return column_spans(width_of(weights), count, column_chunk(weights), max(READ_BYTES - held, 2**24))
+def spans_of(weights: Any, rows: slice) -> tuple[list[slice], int]:
+    """`column_spans` of a Trajectory or an array, within the memory there is for reading."""
+    count, chunk = len(range(*rows.indices(len(weights)))), column_chunk(weights)
+    return column_spans(width_of(weights), count, chunk, READ_BYTES if chunk == 1 else CHUNK_BYTES)
 
 
 def width_of(weights: Any) -> int:
@@ -301,35 +300,40 @@ def width_of(weights: Any) -> int:
 def _spans_mapped(
     weights: Any,
     origin: NDArray[Any] | int,
-    work: Callable[[slice, Floats], Result],
+    work: Callable[[Iterator[tuple[slice, Floats]]], Result],
     rows: slice,
     spans: list[slice],
     workers: int,
-) -> Iterator[list[Result]]:
-    """The results of the blocks of each span, in order."""
+) -> Iterator[Result]:
+    """The results for the blocks of each span, in order.
+
+    Spans are read and worked on in one thread a core (as far as memory allows), each with a BLAS of one thread:
+    reading and arithmetic overlap, and two pools of threads do not wait for each other.
+    """
     count = len(range(*rows.indices(len(weights))))
 
-    def whole(span: slice) -> list[Result]:
+    def blocks(span: slice) -> Iterator[tuple[slice, Floats]]:
         block = weights.block(rows, span) if hasattr(weights, "block") else weights[rows, span]
+        base = block[origin] if isinstance(origin, int) else origin[span]
         width = max(1, BLOCK_BYTES // (8 * max(count, 1)))
-        found = []
-        for start in range(span.start, span.stop, width):
-            part = slice(start, min(start + width, span.stop))
-            values = block[:, part.start - span.start : part.stop - span.start]
-            zero = values[origin] if isinstance(origin, int) else origin[part]
-            found.append(work(part, np.subtract(values, zero, dtype=np.float64)))
-        return found
+        for start in range(0, span.stop - span.start, width):
+            part = slice(start, min(start + width, span.stop - span.start))
+            columns = slice(span.start + part.start, span.start + part.stop)
+            yield columns, np.subtract(block[:, part], base[part], dtype=np.float64)
+
+    def result(span: slice) -> Result:
+        return work(blocks(span))
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        waiting = deque(pool.submit(whole, span) for span in spans[:workers])
+        waiting = deque(pool.submit(result, span) for span in spans[:workers])
         for span in [*spans[workers:], *[None] * len(waiting)]:
             yield waiting.popleft().result()
             if span is not None:
-                waiting.append(pool.submit(whole, span))
+                waiting.append(pool.submit(result, span))
 
 
 def column_chunk(weights: Any) -> int:
-    """Parameters in one stored chunk of a Trajectory (1 for arrays): blocks that respect it are read once."""
+    """Parameters that a Trajectory has to read together (1 for arrays): blocks that respect it are read once."""
     return int(getattr(weights, "chunk", 1))
 
 

@@ -157,6 +157,30 @@ class Surface:
         """Whether every grid point holds a value."""
         return bool(self.present.all())
 
+    def said_at(self, alpha: float, beta: float) -> str:
+        """Where the value at the grid point nearest to (alpha, beta) comes from, and how far to trust it, in words."""
+        i, j = int(np.abs(self.alpha - alpha).argmin()), int(np.abs(self.beta - beta).argmin())
+        if self.evaluated[i, j]:
+            error = float(self.loss_stderr[i, j])
+            return f"evaluated, ± {error:.2g}" if np.isfinite(error) else "evaluated"
+        if self.interpolated is None or not self.interpolated[i, j]:
+            return "not computed"
+        error = np.nan if self.interpolation_error is None else float(self.interpolation_error[i, j])
+        return f"interpolated, error about {100 * error:.1g} %" if np.isfinite(error) else "interpolated"
+
+    def said_of_interpolation(self) -> str:
+        """How much of the surface is interpolated and with which estimated errors; "" where nothing is."""
+        if self.interpolated is None or not self.interpolated.any():
+            return ""
+        said = f"{self.interpolated.mean():.1%} interpolated"
+        error = np.empty(0) if self.interpolation_error is None else self.interpolation_error[self.interpolated]
+        error = error[np.isfinite(error)]
+        return (
+            f"{said}, error about {100 * np.median(error):.1g} % (at most {100 * error.max():.1g} %)"
+            if error.size
+            else said
+        )
+
     @property
     def _first(self) -> Path:
         if not self.paths:

@@ -77,7 +77,9 @@ def test_the_filter_of_a_grouped_transposed_convolution_is_what_makes_one_output
     layer = nn.ConvTranspose2d(6, 8, 3, groups=2, bias=False)
     entry = ParameterLayout.of(layer).entries[0]
     flat = layer.weight.detach().reshape(-1).clone()
-    random.filters(flat, entry)[1, :, 2] = 0
+    view, numbered = random.filters(flat, entry)
+    assert numbered == (0, 2)
+    view[1, :, 2] = 0
     with torch.no_grad():
         layer.weight.copy_(flat.reshape(layer.weight.shape))
         out = layer(torch.ones(1, 6, 4, 4))

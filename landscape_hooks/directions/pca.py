@@ -30,8 +30,13 @@ Floats = NDArray[np.float64]
 
 SOLVERS = ("auto", "gram", "incremental")
 
-LARGE = 8192
-"""From this many snapshots on, `auto` leaves the T×T matrix (512 MB here) for scikit-learn's IncrementalPCA."""
+LARGE = 2048
+"""From this many snapshots on scikit-learn's IncrementalPCA is faster where the model is small: as fast at 2,048
+snapshots, three to five times at 4,096 (`benchmarks/pca.py --crossing`). Below, the Gram matrix is, and is exact."""
+
+SMALL = 100
+"""IncrementalPCA takes less memory up to T²/100 parameters (measured: about 6 kB a parameter, against 60 bytes times
+T²); in a larger model many snapshots are left to the Gram matrix, whose memory does not grow with it."""
 
 KEPT = 12
 """Components IncrementalPCA keeps: fewer than 8 turn the first two (its error is what it throws away)."""
@@ -71,11 +76,18 @@ def directions(
         the trajectory has fewer dimensions than the components ask for; an unknown solver.
     """
     check(trajectory, components, solver)
-    if solver == "auto":
-        solver = "gram" if len(trajectory) < LARGE else "incremental"
-    if solver == "gram":
+    if resolve_solver(solver, trajectory) == "gram":
         return _fit_gram(trajectory, list(components), gram, blocks, stream)
     return _fit_incremental(trajectory, list(components))
+
+
+def resolve_solver(solver: str, trajectory: Any) -> str:
+    """What "auto" means for a trajectory."""
+    if solver != "auto":
+        return solver
+    count = len(trajectory)
+    size = trajectory.layout.size if hasattr(trajectory, "layout") else trajectory.shape[1]
+    return "incremental" if count >= LARGE and size < count**2 / SMALL else "gram"
 
 
 def _result(
@@ -102,11 +114,21 @@ def _result(
     )
 
 
-def eigen(gram: Floats) -> tuple[Floats, Floats]:
-    """Variances (T,), largest first, and unit eigenvectors (T, T) in columns, of the centred Gram matrix."""
-    centred = gram - gram.mean(axis=0) - gram.mean(axis=1)[:, None] + gram.mean()
-    values, vectors = np.linalg.eigh((centred + centred.T) / 2)
-    return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+def eigen(gram: Floats, chosen: Sequence[int]) -> tuple[Floats, Floats]:
+    """Variances (T,), largest first, and the chosen unit eigenvectors (T, k) in columns, of the centred Gram matrix.
+
+    All values, but no more vectors than are asked for: the memory for all of them is what many snapshots cost.
+    """
+    from scipy.linalg import eigh
+
+    centred = gram - gram.mean(axis=0)
+    centred -= gram.mean(axis=1)[:, None]
+    centred += gram.mean()
+    last, options = len(gram) - 1, {"driver": "evr", "check_finite": False}
+    lowest = last - min(max(chosen), last)
+    vectors = eigh(centred, subset_by_index=[lowest, last], **options)[1][:, ::-1]
+    values = np.linalg.eigvalsh(centred)
+    return np.maximum(values[::-1], 0.0), vectors[:, [min(c, last) for c in chosen]]
 
 
 def check(trajectory: Any, components: Sequence[int], solver: str) -> None:
@@ -130,9 +152,9 @@ class Combination:
     coefficients: Floats
     dtype: np.dtype[Any]
 
-    def __call__(self, columns: slice, block: Floats) -> NDArray[Any]:
-        """(2, c) those of one block (T, c)."""
-        return (self.coefficients @ block).astype(self.dtype)
+    def __call__(self, blocks: Iterator[tuple[slice, Floats]]) -> NDArray[Any]:
+        """(2, c) those of some blocks (T, c), side by side."""
+        return self.join((self.coefficients @ block).astype(self.dtype) for _, block in blocks)
 
     def join(self, parts: Iterator[NDArray[Any]]) -> NDArray[Any]:
         """(2, c) side by side."""
@@ -152,16 +174,16 @@ def _fit_gram(trajectory: Any, chosen: list[int], gram: Floats | None, blocks: A
             expected="finite weights",
             mend="The training diverged there: record again, with a smaller learning rate or fewer steps",
         )
-    values, vectors = eigen(gram)
+    values, vectors = eigen(gram, chosen)
     _check_rank(values, chosen)
-    coefficients = (vectors[:, chosen] / np.sqrt(values[chosen])).T
+    coefficients = (vectors / np.sqrt(values[chosen])).T
     # the coefficients sum to zero: the point that displacements are taken from does not matter
     row = origin_row(trajectory)
     coefficients *= _signs(coefficients @ (gram[:, 0] - gram[:, row]))
     size, dtype = width_of(trajectory), np.promote_types(trajectory.dtype, np.float32)
     origin = row_of(trajectory, row, size, dtype) if stream else origin_weights(trajectory)
     work = Combination(np.pad(coefficients, ((0, 2 - len(chosen)), (0, 0))), dtype)  # a line has one component
-    made = Blocks((2, size), dtype, lambda: blocks(trajectory, row, work, held=3 * size * dtype.itemsize))
+    made = Blocks((2, size), dtype, lambda: blocks(trajectory, row, work))
     found = made if stream else made.whole()
     return _result(origin, found, coefficients, values / len(gram), values.sum() / len(gram), "gram", chosen)
 
@@ -200,7 +222,10 @@ def _batches(count: int, size: int) -> list[slice]:
 
 
 def _displacements(trajectory: Any, origin: NDArray[Any], rows: slice) -> Floats:
-    return np.concatenate(list(map_displacements(trajectory, origin, lambda columns, block: block, rows)), axis=1)
+    def whole(blocks: Iterator[tuple[slice, Floats]]) -> Floats:
+        return np.concatenate([block for _, block in blocks], axis=1)
+
+    return np.concatenate(list(map_displacements(trajectory, origin, whole, rows)), axis=1)
 
 
 def _check_rank(values: Floats, components: Sequence[int]) -> None:

@@ -5,7 +5,7 @@ points are computed beside it:
 
 - `points(loss: PlaneLoss, points (N, 2)) -> Iterator[Tile]`: losses at points of the plane;
 - `snapshots(loss: PlaneLoss, trajectory, numbers) -> Iterator[Tile]`: losses at snapshots themselves;
-- `stretches(trajectory, row, work, held=0) -> Iterator[(columns, result)]`: `plane.map_stretches`, where the data is;
+- `stretches(trajectory, row, work) -> Iterator[(columns, result)]`: `plane.map_stretches`, where the data is;
 - `device(name) -> torch.device`: where losses are computed;
 - `THREADS`: of torch in each of its workers; None where the plan decides;
 - `PROCESSES`: what the report calls its workers; None where the plan knows their number.

@@ -195,9 +195,9 @@ class Engine:
         tiles = [np.array([i]) for i in range(len(numbers))]
         yield from self._tiles(loss, "snapshots", tiles, [[self._row(trajectory, number)] for number in numbers])
 
-    def stretches(self, trajectory: Any, row: int, work: Any, *, held: int = 0) -> Iterator[tuple[slice, Any]]:
+    def stretches(self, trajectory: Any, row: int, work: Any) -> Iterator[tuple[slice, Any]]:
         """As `plane.map_stretches`: in order, and the same bits; every worker reads its stretches from the run."""
-        groups, threads = stretches(trajectory, held)
+        groups, threads = stretches(trajectory)
         shared, row = ray.put(work), self._row(trajectory, row)
         threads = min(threads, self._cluster.cpus)
         jobs = [Job(i, "stretch", (row, shared, group, threads)) for i, group in enumerate(groups)]
