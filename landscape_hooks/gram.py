@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dsyrk  # loaded before its threads are limited, so that sums have the same bits everywhere
 
 from landscape_hooks import schema
 from landscape_hooks.joined import origin_row
@@ -45,8 +46,7 @@ class Products:
 
     @staticmethod
     def _upper(blocks: Iterator[tuple[slice, Floats]]) -> Floats:
-        from scipy.linalg.blas import dsyrk  # a matrix times its own transpose: half the products
-
+        # a matrix times its own transpose: half the products
         total: Any = None
         for _, block in blocks:
             if total is None:

@@ -289,12 +289,12 @@ def test_a_tile_that_ends_every_worker_is_an_error_and_not_an_endless_story(conn
 class Deadly:
     """Work that ends the process it runs in."""
 
-    def __call__(self, columns, block):
+    def __call__(self, blocks):
         os._exit(1)
 
     def __reduce__(self):
         # by value: this module cannot be imported on a worker
-        return eval, ("type('Deadly', (), {'__call__': lambda self, c, b: __import__('os')._exit(1)})()",)
+        return eval, ("type('Deadly', (), {'__call__': lambda self, blocks: __import__('os')._exit(1)})()",)
 
 
 # -- errors -------------------------------------------------------------------------------------------------
