@@ -114,6 +114,14 @@ def assert_same(one, other):
         np.testing.assert_array_equal(getattr(one, key), getattr(other, key), err_msg=key)
 
 
+def evaluated(name):
+    """Points of a surface that are in the run; 0 while it is being created."""
+    try:
+        return int(store.open_run("run.zarr")[f"surfaces/{name}/evaluated"][...].sum())
+    except (KeyError, FileNotFoundError):
+        return 0
+
+
 def engine_of(paths, **options):
     joined = Joined([Trajectory.open(path) for path in paths])
     return engine_module.Engine(Cluster(**options), Sources.of(paths, joined, None, None, None), joined), joined
@@ -193,9 +201,7 @@ def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(cluster):
             return done
 
         def remove_in_the_middle():
-            while "halved" not in store.open_run("run.zarr")["surfaces"]:
-                time.sleep(0.02)
-            while Surface.open("run.zarr", "halved").evaluated.sum() < 10:
+            while evaluated("halved") < 10:
                 time.sleep(0.02)
             cluster.remove_node(node, allow_graceful=False)
 
@@ -224,10 +230,7 @@ def test_kill_9_of_the_driver_and_the_same_command_goes_on(cluster):
     done = 0
     while process.poll() is None and done < 10:
         time.sleep(0.05)
-        try:
-            done = int(store.open_run("run.zarr")["surfaces/killed/evaluated"][...].sum())
-        except (KeyError, FileNotFoundError):
-            continue
+        done = evaluated("killed")
     process.kill()
     process.wait()
     assert 10 <= Surface.open("run.zarr", "killed").evaluated.sum() < 100
@@ -254,11 +257,8 @@ def test_ctrl_c_saves_what_is_there_and_ends_the_workers(cluster):
     deadline = time.monotonic() + 90
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
-        try:
-            if store.open_run("run.zarr")["surfaces/stopped/evaluated"][...].sum() > 0:
-                break
-        except (KeyError, FileNotFoundError):
-            continue
+        if evaluated("stopped") > 0:
+            break
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said

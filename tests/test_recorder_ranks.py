@@ -257,7 +257,7 @@ def test_a_sharded_run_is_analyzed_by_a_process_that_holds_the_weights_once(tmp_
             for step in range(3):
                 model(torch.randn(2, 4096, generator=torch.Generator().manual_seed(step))).square().mean().backward()
                 for parameter in model.parameters():
-                    parameter.data.sub_(parameter.grad, alpha=100.0)
+                    parameter.data.sub_(parameter.grad, alpha=10.0)
                     parameter.grad = None
                 recorder.step()
         """,
