@@ -287,7 +287,7 @@ def _directions(
 
         chosen = tuple(components)[:1] if line else tuple(components)
         pca.check(joined, chosen, solver)
-        if solver == "gram" or (solver == "auto" and len(joined) < pca.LARGE):
+        if pca.chosen_solver(joined, solver) == "gram":
             single = joined.parts[0] if len(joined.parts) == 1 else None
             known = gram.stored(root, single) if single is not None and keep else gram.matrix(joined)
         return pca.directions(joined, components=chosen, solver=solver, gram=known), known

@@ -6,7 +6,8 @@ The T×T Gram matrix K of the displacements from the first snapshot is summed in
 parameters. With J the centring matrix, the eigenpairs (λ, v) of JKJ are those of the snapshots' scatter, and
 d = Σ v_t/√λ · (θ_t - θ_0) is the unit principal direction in weight space (the "snapshot method": Sirovich 1987,
 Quarterly of Applied Mathematics 45, part I). Displacements, because the Gram matrix of the weights themselves
-would lose the differences of nearby snapshots to cancellation.
+would lose the differences of nearby snapshots to cancellation. Where there are very many snapshots of a small model,
+the D×D covariance, summed over blocks of snapshots, is the smaller matrix with the same components.
 """
 
 from __future__ import annotations
@@ -21,16 +22,22 @@ from numpy.typing import NDArray
 
 from landscape_hooks.directions import Directions
 from landscape_hooks.errors import PlaneError, RunError
-from landscape_hooks.gram import matrix, origin_weights
+from landscape_hooks.gram import matrix, origin_weights, weights_of
 from landscape_hooks.joined import origin_row
 from landscape_hooks.plane import map_displacements
 
 Floats = NDArray[np.float64]
 
-SOLVERS = ("auto", "gram", "incremental")
+SOLVERS = ("auto", "gram", "covariance", "incremental")
 
 LARGE = 8192
-"""From this many snapshots on, `auto` leaves the T×T matrix (512 MB here) for scikit-learn's IncrementalPCA."""
+"""From this many snapshots on, `auto` leaves the T×T matrix (512 MB here)."""
+
+NARROW = 4096
+"""Then, up to this many parameters, it takes the D×D covariance (128 MB here), else scikit-learn's IncrementalPCA."""
+
+ROW_BYTES = 32 * 2**20
+"""Displacements in float64 that are summed into the covariance at a time."""
 
 KEPT = 12
 """Components IncrementalPCA keeps: fewer than 8 turn the first two (its error is what it throws away)."""
@@ -48,7 +55,8 @@ def directions(
     components
         which two, 0 being the one with the largest variance; one alone gives a line.
     solver
-        "gram" (exact), "incremental" (scikit-learn's IncrementalPCA; for very many snapshots), or "auto".
+        "gram" (exact, from inner products of T snapshots), "covariance" (exact, from those of D parameters),
+        "incremental" (scikit-learn's IncrementalPCA; for very many snapshots of a large model), or "auto".
     gram
         (T, T) Gram matrix of the displacements from the first snapshot, where it is known already.
 
@@ -60,10 +68,17 @@ def directions(
         the trajectory has fewer dimensions than the components ask for; an unknown solver.
     """
     check(trajectory, components, solver)
-    if solver == "auto":
-        solver = "gram" if len(trajectory) < LARGE else "incremental"
-    fit = _fit_gram if solver == "gram" else _fit_incremental
-    return fit(trajectory, list(components), gram)
+    fit = {"gram": _fit_gram, "covariance": _fit_covariance, "incremental": _fit_incremental}
+    return fit[chosen_solver(trajectory, solver)](trajectory, list(components), gram)
+
+
+def chosen_solver(trajectory: Any, solver: str) -> str:
+    """What "auto" means for a trajectory; any other solver is itself."""
+    if solver != "auto":
+        return solver
+    if len(trajectory) < LARGE:
+        return "gram"
+    return "covariance" if len(weights_of(trajectory, 0)) <= NARROW else "incremental"
 
 
 def _result(
@@ -115,11 +130,7 @@ def _fit_gram(trajectory: Any, chosen: list[int], gram: Floats | None) -> Direct
     gram = matrix(trajectory) if gram is None else gram
     if not np.isfinite(gram).all():
         bad = np.flatnonzero(~np.isfinite(np.diag(gram)))
-        raise RunError(
-            f"Snapshot {bad[0] if len(bad) else 0} of the run holds NaN or inf",
-            expected="finite weights",
-            mend="The training diverged there: record again, with a smaller learning rate or fewer steps",
-        )
+        raise _diverged(int(bad[0]) if len(bad) else 0)
     values, vectors = eigen(gram)
     _check_rank(values, chosen)
     coefficients = (vectors[:, chosen] / np.sqrt(values[chosen])).T
@@ -140,6 +151,37 @@ def _signs(first: Floats) -> Floats:
     return np.where(first > 0, -1.0, 1.0)[:, None]
 
 
+def _diverged(snapshot: int) -> RunError:
+    return RunError(
+        f"Snapshot {snapshot} of the run holds NaN or inf",
+        expected="finite weights",
+        mend="The training diverged there: record again, with a smaller learning rate or fewer steps",
+    )
+
+
+def _fit_covariance(trajectory: Any, chosen: list[int], gram: Floats | None) -> Directions:
+    origin = origin_weights(trajectory)
+    size, count = len(origin), len(trajectory)
+    if size > 2 * NARROW:
+        raise PlaneError(
+            f'Found the solver "covariance" for {size} parameters',
+            expected=f"at most {2 * NARROW}: it needs a matrix of parameters by parameters",
+            mend="--solver gram, or incremental for more snapshots than fit into a matrix",
+        )
+    batches = _batches(count, max(1, ROW_BYTES // (8 * size)))
+    scatter, total = np.zeros((size, size)), np.zeros(size)
+    for rows in batches:
+        block = _displacements(trajectory, origin, rows)
+        scatter += block.T @ block
+        total += block.sum(axis=0)
+    mean = total / count
+    values, vectors = np.linalg.eigh(scatter - count * np.outer(mean, mean))
+    values = np.maximum(values[::-1], 0.0)[:count]
+    return _from_vectors(
+        trajectory, origin, batches, vectors[:, ::-1].T[chosen], mean, values, float(values.sum()), "covariance", chosen
+    )
+
+
 def _fit_incremental(trajectory: Any, chosen: list[int], gram: Floats | None) -> Directions:
     from sklearn.decomposition import IncrementalPCA
 
@@ -150,15 +192,28 @@ def _fit_incremental(trajectory: Any, chosen: list[int], gram: Floats | None) ->
     for rows in batches:
         fit.partial_fit(_displacements(trajectory, origin, rows))
     values = fit.explained_variance_ * (len(trajectory) - 1)
+    total = float(fit.var_.sum()) * len(trajectory)
+    return _from_vectors(
+        trajectory, origin, batches, fit.components_[chosen], fit.mean_, values, total, "incremental", chosen
+    )
+
+
+def _from_vectors(
+    trajectory: Any, origin: NDArray[Any], batches: list[slice], vectors: Floats, mean: Floats, values: Floats,
+    total: float, solver: str, chosen: list[int],
+) -> Directions:  # fmt: skip
+    """The plane of unit vectors; their coefficients follow from the snapshots' scores, in one more pass.
+
+    `mean` (D,) is of the displacements; `values` and `total` are sums of squares over the snapshots.
+    """
     _check_rank(values, chosen)
-    vectors = fit.components_[chosen]
-    scores = np.concatenate([(_displacements(trajectory, origin, rows) - fit.mean_) @ vectors.T for rows in batches])
-    flip = _signs(scores[0] + vectors @ fit.mean_)
+    scores = np.concatenate([(_displacements(trajectory, origin, rows) - mean) @ vectors.T for rows in batches])
+    flip = _signs(scores[0] + vectors @ mean)
     coefficients = (scores / np.square(scores).sum(axis=0)).T * flip
-    total = float(fit.var_.sum())
     found = np.zeros((2, len(origin)), dtype=origin.dtype)
     found[: len(chosen)] = vectors * flip
-    return _result(origin, found, coefficients, values / len(trajectory), total, "incremental", chosen)
+    count = len(trajectory)
+    return _result(origin, found, coefficients, values / count, total / count, solver, chosen)
 
 
 def _batches(count: int, size: int) -> list[slice]:
@@ -169,7 +224,10 @@ def _batches(count: int, size: int) -> list[slice]:
 
 
 def _displacements(trajectory: Any, origin: NDArray[Any], rows: slice) -> Floats:
-    return np.concatenate(list(map_displacements(trajectory, origin, lambda columns, block: block, rows)), axis=1)
+    block = np.concatenate(list(map_displacements(trajectory, origin, lambda columns, block: block, rows)), axis=1)
+    if not np.isfinite(block).all():
+        raise _diverged(rows.start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0]))
+    return block
 
 
 def _check_rank(values: Floats, components: Sequence[int]) -> None:
