@@ -208,9 +208,12 @@ def _local() -> Any:
 def buffer_directions(trajectory: Any, coefficients: Floats, origin: Any) -> Floats:
     """(2, B) the directions' combinations of snapshots, taken of the buffers; `origin` (B,) are those at the origin."""
     total = np.zeros((2, len(origin)))
-    for row in np.flatnonzero(coefficients.any(axis=0)):
-        moved = np.asarray(trajectory[int(row)].buffers, dtype=float) - np.asarray(origin, dtype=float)
-        total += np.outer(coefficients[:, row], moved)
+    at_once = max(1, 2**22 // max(1, len(origin)))
+    wanted = np.flatnonzero(coefficients.any(axis=0))
+    for first in range(wanted.min(initial=0), wanted.max(initial=-1) + 1, at_once):
+        rows = slice(first, min(first + at_once, len(trajectory)))
+        moved = np.asarray(trajectory.buffers(rows), dtype=float) - np.asarray(origin, dtype=float)
+        total += coefficients[:, rows] @ moved
     return total
 
 

@@ -7,7 +7,7 @@ once the commit record, one attribute written last, says so. No torch here: read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
 from typing import Any
@@ -27,6 +27,8 @@ from landscape_hooks.sharding import Piece, Runs
 
 SCALARS = ("step", "epoch", "loss", "wall_time")
 GROWTH = 1024
+READ_BYTES = 2**22
+"""Snapshots that are wanted one after the other are read so much at a time."""
 COMPRESSORS: dict[str, Any] = {"lz4": BloscCname.lz4, "zstd": BloscCname.zstd}
 
 
@@ -119,16 +121,28 @@ class Trajectory(Sequence[Snapshot]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+        return next(self.snapshots([range(len(self))[index]]))
+
+    def _snapshot(self, place: int, weights: NDArray[Any], buffers: NDArray[Any]) -> Snapshot:
         return Snapshot(
             step=int(self.steps[place]),
-            weights=self.block(slice(place, place + 1))[0],
-            buffers=self.buffers(slice(place, place + 1))[0],
+            weights=weights,
+            buffers=buffers,
             loss=float(self.losses[place]),
             epoch=float(self.epochs[place]),
             learning_rate=self.learning_rates[place],
             wall_time=float(self.wall_times[place]),
         )
+
+    def snapshots(self, numbers: Sequence[int]) -> Iterator[Snapshot]:
+        """The snapshots of these numbers, in turn; of a small model many are read at a time."""
+        row = self.layout.size * self.dtype.itemsize + self.buffer_layout.size * 4
+        at_once = max(1, READ_BYTES // max(1, row))
+        for start in range(0, len(numbers), at_once):
+            some = np.asarray(numbers[start : start + at_once], dtype=np.intp)
+            weights, buffers = self._read(some), self._parts[0].matrix("buffers", self._rows[0][some], slice(None))
+            for place, own, beside in zip(some, weights, buffers, strict=True):
+                yield self._snapshot(int(place), own, beside)
 
     # -- what is known of every snapshot -----------------------------------------------------------------
     @cached_property
@@ -170,7 +184,9 @@ class Trajectory(Sequence[Snapshot]):
         RunError
             a writer has thinned out one of these snapshots since the trajectory was opened.
         """
-        wanted = np.arange(len(self))[rows]
+        return self._read(np.arange(len(self))[rows], columns)
+
+    def _read(self, wanted: NDArray[np.intp], columns: slice = slice(None)) -> NDArray[Any]:
         if not self._runs:
             found = self._parts[0].matrix("weights", self._rows[0][wanted], columns)
             return found.astype(self.dtype, copy=False)

@@ -50,15 +50,15 @@ def snapshots(loss: PlaneLoss, trajectory: Any, numbers: Sequence[int]) -> Itera
     """Yield the losses at the snapshots `numbers` themselves; the tile's index counts within `numbers`."""
     if _alone(loss, len(numbers)):
         with threads(loss.plan.threads):
-            for i, number in enumerate(numbers):
-                snapshot = trajectory[number]
+            for i, snapshot in enumerate(trajectory.snapshots(numbers)):
                 value = loss.measure_snapshot(snapshot.weights, snapshot.buffers)
                 yield _tile(np.array([i]), value[None])
         return
     slots = _Slots(loss, AHEAD * loss.plan.workers)
+    upcoming = trajectory.snapshots(numbers)
 
     def job(slot: int, index: NDArray[np.intp]) -> tuple[str, Any]:
-        slots.fill(slot, trajectory[numbers[int(index[0])]])
+        slots.fill(slot, next(upcoming))
         return "slot", slot
 
     yield from _shared(loss, [np.array([i]) for i in range(len(numbers))], job, slots=slots)
