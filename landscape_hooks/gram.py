@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dsyrk  # loaded before its threads are limited, so that sums have the same bits everywhere
 
 from landscape_hooks import schema
 from landscape_hooks.joined import origin_row
@@ -39,10 +40,13 @@ class Products:
         """Their sum."""
         return add_up(parts)
 
+    def nbytes(self, rows: int, columns: int) -> int:
+        """The size of a result."""
+        return 8 * rows * (rows if self.new is None else len(self.new))
+
     @staticmethod
     def _upper(blocks: Iterator[tuple[slice, Floats]]) -> Floats:
-        from scipy.linalg.blas import dsyrk  # a matrix times its own transpose: half the products
-
+        # a matrix times its own transpose: half the products
         total: Any = None
         for _, block in blocks:
             if total is None:

@@ -394,7 +394,8 @@ class ModuleKernel:
         return found
 
     def to(self, device: torch.device) -> ModuleKernel:
-        return replace(self, module=self.module.to(device))
+        # as `module.to`, which refuses parameters without memory
+        return replace(self, module=self.module._apply(lambda t: t if t.is_meta else t.to(device)))
 
     def hollow(self) -> ModuleKernel:
         """A copy whose parameters are without memory: every call is given all that `names` lists."""

@@ -208,6 +208,9 @@ class BlockWork(Protocol):
     def join(self, parts: Iterator[Any]) -> Any:
         """The result for neighbours from the results for each, in order."""
 
+    def nbytes(self, rows: int, columns: int) -> int:
+        """About the size of the result for so many columns of so many snapshots."""
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -222,6 +225,10 @@ class Projection:
     def join(self, parts: Iterator[Moments]) -> Moments:
         """Their sum."""
         return add_up(parts)
+
+    def nbytes(self, rows: int, columns: int) -> int:
+        """About the size of a result."""
+        return 24 * rows
 
 
 def add_up(parts: Iterator[Any]) -> Any:

@@ -29,6 +29,7 @@ SCALARS = ("step", "epoch", "loss", "wall_time")
 GROWTH = 1024
 READ_BYTES = 2**22
 """Snapshots that are wanted one after the other are read so much at a time."""
+PIECE = 2**22
 COMPRESSORS: dict[str, Any] = {"lz4": BloscCname.lz4, "zstd": BloscCname.zstd}
 
 
@@ -192,8 +193,11 @@ class Trajectory(Sequence[Snapshot]):
             return found.astype(self.dtype, copy=False)
         start, stop, stride = columns.indices(self.layout.size)
         found = np.full((len(wanted), max(0, stop - start)), np.nan, dtype=self.dtype)
-        for part, own, runs in zip(self._parts, self._rows, self._runs, strict=True):
-            runs.scatter(found, start, stop, partial(part.matrix, "weights", own[wanted]))
+        for first in range(start, stop, PIECE):  # what is read of a shard is not as large as the shard
+            last = min(first + PIECE, stop)
+            for part, own, runs in zip(self._parts, self._rows, self._runs, strict=True):
+                read = partial(part.matrix, "weights", own[wanted])
+                runs.scatter(found[:, first - start : last - start], first, last, read)
         return found[:, ::stride]
 
     def buffers(self, rows: slice = slice(None)) -> NDArray[Any]:

@@ -173,6 +173,10 @@ class Combination:
         """(2, c) side by side."""
         return np.concatenate(list(parts), axis=1)
 
+    def nbytes(self, rows: int, columns: int) -> int:
+        """The size of a result."""
+        return 2 * columns * self.dtype.itemsize
+
 
 def _fit_gram(trajectory: Any, chosen: list[int], gram: Floats | None, blocks: Any, stream: bool) -> Directions:
     gram = matrix(trajectory, blocks=blocks) if gram is None else gram
