@@ -201,7 +201,8 @@ def analyze(
     writer.write_paths(root, paths)
     surface = Surface.open(root, writer.name)
     _check_not_all_nan(surface)
-    said = report.sentences(surface) + told + _precision_cost(loss, target, grid) + [plan.sentence()]
+    said = report.sentences(surface) + report.clamped(loss.clamped(grid.points()), loss.clamped(coordinates))
+    said += told + _precision_cost(loss, target, grid) + [plan.sentence()]
     writer.finish(root, {"origin_loss": origin_loss, "report": said})
     surface = Surface.open(root, writer.name)
     if log_to is not None:

@@ -123,6 +123,16 @@ class PlaneLoss:
         moved = self.buffers + alpha * self.buffer_directions[0] + beta * self.buffer_directions[1]
         return torch.where(self._variances, moved.clamp_min(0.0), moved)
 
+    def clamped(self, points: Floats) -> NDArray[np.bool_]:
+        """(N,) whether at points (N, 2) an interpolated variance lies below 0, and is held there."""
+        found = np.zeros(len(points), dtype=bool)
+        if self.buffer_directions is not None:
+            variances = self.buffers[self._variances].cpu().numpy()
+            moves = self.buffer_directions[:, self._variances].cpu().numpy()
+            for i, point in enumerate(points):
+                found[i] = bool((variances + point @ moves < 0).any())
+        return found
+
     def check_repeatable(self) -> float:
         """The loss at the origin, computed twice.
 
