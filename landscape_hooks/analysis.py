@@ -138,6 +138,12 @@ def analyze(
     shape, wanted = parse_size(size, line=line), parse_extent(extent)
     share = filling.parse_part(part)
     _check(directions, name, precision, workers, adaptive, samples, seed)
+    if adaptive is not None and share is not None:
+        raise PlaneError(
+            f"Found the part {part} of an adaptive surface",
+            expected="one or the other: which points an adaptive surface evaluates follows from all before",
+            mend="Leave out --part, or --adaptive",
+        )
     run_engine = engines.get(engine)
     root, joined = open_runs([store, *more])
     target = resolve_objective(root, objective, data, samples)

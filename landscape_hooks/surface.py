@@ -19,6 +19,9 @@ from landscape_hooks.errors import SurfaceError
 
 Floats = NDArray[np.float64]
 
+CHUNK_NUMBERS = 2**22
+"""Of the vectors of a large model so many are stored together: what is compressed at a time is copied."""
+
 
 @dataclass(frozen=True)
 class Path:
@@ -244,7 +247,7 @@ class SurfaceWriter:
                 f"surfaces/{name}/{key}",
                 value.shape,
                 dtype=value.dtype,
-                chunks=tuple(max(1, n) for n in value.shape),
+                chunks=tuple(max(1, min(n, CHUNK_NUMBERS)) for n in value.shape),
             )
             if value.size:
                 target[...] = value
