@@ -26,6 +26,9 @@ TOLERANCE = 1e-5
 ALONE = time.thread_time
 """The clock for one thread: the time it was running, whatever else the machine does meanwhile."""
 
+GPU_TILE = 16
+"""Points between two transfers from a GPU."""
+
 CHUNKS = (64, 128, 256)
 PROBE_SECONDS = 0.6
 """A timed piece of work is cut down to about this long on the plain way, by taking fewer probe batches."""
@@ -53,7 +56,7 @@ def choose(loss: PlaneLoss, points: int, *, workers: int | None = None, precisio
     """
     base = plain(loss, precision=precision)
     if loss.objective.device.type != "cpu":
-        return replace(base, tile=16, workers=1)
+        return replace(base, tile=GPU_TILE, workers=1)
     limit = 1 if not forks() else (workers or min(cores(), max(1, points)))
     short, full = _shortened(loss, base)
     expected = _timed(base.apply(short), base)

@@ -6,6 +6,8 @@ projections and distances need, whatever D is. A run that has grown needs the ne
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,45 @@ from numpy.typing import NDArray
 
 from landscape_hooks import schema
 from landscape_hooks.joined import origin_row
-from landscape_hooks.plane import sum_displacements
+from landscape_hooks.plane import add_up, map_stretches
 
 Floats = NDArray[np.float64]
 
 
-def matrix(trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] | None = None) -> Floats:
+@dataclass(frozen=True)
+class Products:
+    """Inner products of some snapshots with all of them, over blocks of parameters.
+
+    `new` None means all with all: the matrix is symmetric, and its upper triangle is enough.
+    """
+
+    new: NDArray[np.intp] | None = None
+
+    def __call__(self, blocks: Iterator[tuple[slice, Floats]]) -> Floats:
+        """(n, T) those of some blocks (T, c), summed up in one matrix."""
+        if self.new is None:
+            return self._upper(blocks)
+        return add_up(block[self.new] @ block.T for _, block in blocks)
+
+    def join(self, parts: Iterator[Floats]) -> Floats:
+        """Their sum."""
+        return add_up(parts)
+
+    @staticmethod
+    def _upper(blocks: Iterator[tuple[slice, Floats]]) -> Floats:
+        from scipy.linalg.blas import dsyrk  # a matrix times its own transpose: half the products
+
+        total: Any = None
+        for _, block in blocks:
+            if total is None:
+                total = np.zeros((len(block), len(block)), order="F")
+            total = dsyrk(1.0, block.T, beta=1.0, c=total, trans=1, overwrite_c=1)
+        return np.asarray(total)
+
+
+def matrix(
+    trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] | None = None, *, blocks: Any = map_stretches
+) -> Floats:
     """(T, T) Gram matrix of the displacements from the first snapshot.
 
     Parameters
@@ -27,30 +62,20 @@ def matrix(trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] 
         a Trajectory or an array (T, D).
     known
         the matrix of the snapshots `rows` (left out: the first ones); only what it lacks is computed.
+    blocks
+        what maps work over blocks of parameters: this machine, or the same function of another engine.
     """
-    count = len(trajectory)
     if known is None:
-        return _mirrored(sum_displacements(trajectory, 0, lambda: np.zeros((count, count), order="F"), _add_products))
+        return _mirrored(add_up(part for _, part in blocks(trajectory, 0, Products())))
+    count = len(trajectory)
     old = np.arange(len(known)) if rows is None else rows
     new = np.setdiff1d(np.arange(count), old)
     gram = np.zeros((count, count))
     gram[np.ix_(old, old)] = known
     if len(new):
-
-        def add(total: Floats, columns: slice, block: Floats) -> Floats:
-            total += block[new] @ block.T
-            return total
-
-        gram[new] = sum_displacements(trajectory, 0, lambda: np.zeros((len(new), count)), add)
+        gram[new] = add_up(part for _, part in blocks(trajectory, 0, Products(new)))
         gram[:, new] = gram[new].T
     return gram
-
-
-def _add_products(total: Floats, columns: slice, block: Floats) -> Floats:
-    """`total` (T, T) with the block's products added to its upper triangle, in place (BLAS syrk: half the work)."""
-    from scipy.linalg.blas import dsyrk
-
-    return np.asarray(dsyrk(1.0, block.T, beta=1.0, c=total, trans=1, overwrite_c=1))
 
 
 def _mirrored(upper: Floats) -> Floats:
@@ -60,13 +85,14 @@ def _mirrored(upper: Floats) -> Floats:
     return upper
 
 
-def stored(root: Any, trajectory: Any) -> Floats:
-    """The run's Gram matrix: what is stored of it, completed, and stored again."""
+def stored(root: Any, trajectory: Any, *, blocks: Any = map_stretches, keep: bool = True) -> Floats:
+    """The run's Gram matrix: what is stored of it, completed, and stored again (with `keep`)."""
     known, rows = _read(root, trajectory)
     if known is not None and len(rows) == len(trajectory):
         return known
-    gram = matrix(trajectory, known, rows if known is not None else None)
-    _write(root, trajectory, gram)
+    gram = matrix(trajectory, known, rows if known is not None else None, blocks=blocks)
+    if keep:
+        _write(root, trajectory, gram)
     return gram
 
 

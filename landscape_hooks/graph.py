@@ -196,6 +196,10 @@ class LossGraph:
                 del values[name]
         return [bind(o) for o in self.outputs]
 
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        """Sent to another process as the JSON that a run stores."""
+        return LossGraph.from_json, (self.to_json(),)
+
     def parameters(self) -> set[str]:
         """Names of the parameters that the loss is computed from."""
         used = {name for node in self.nodes for name in references((node.args, node.kwargs))}

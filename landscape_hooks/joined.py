@@ -65,6 +65,11 @@ class Joined:
         """(T,) times, run after run."""
         return np.concatenate([part.wall_times for part in self.parts])
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The data type that weights are read as."""
+        return np.result_type(*(part.dtype for part in self.parts))
+
     def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[Any]:
         """(n, c) weights of some rows and some parameters."""
         start, stop, _ = rows.indices(len(self))

@@ -27,7 +27,7 @@ from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
 from landscape_hooks.folding import Fold
 from landscape_hooks.folding import fold as merge
 from landscape_hooks.graph import LossGraph
-from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.parameters import ParameterLayout, unwrap
 from landscape_hooks.probe import Probe, read_tensor
 
 Statistics = Literal["running", "batch", "recalibrate"]
@@ -78,6 +78,9 @@ class Objective:
         a DataLoader, an iterable of batches, one batch, or a dataset.
     samples
         how many samples of `data` are kept, from its beginning.
+    copy
+        False takes the model itself in place of a copy: for a model so large that one is enough. It is left in
+        evaluation mode.
 
     Raises
     ------
@@ -102,10 +105,11 @@ class Objective:
         objective: Callable[..., Any] | None = None,
         data: Any,
         samples: int = 1024,
+        copy: bool = True,
     ) -> None:
         check_loss(criterion, objective)
         probe, rebuild = Probe.collect(data, samples)
-        module, names = _LossModule.of(model, criterion, objective, rebuild)
+        module, names = _LossModule.of(model, criterion, objective, rebuild, copy=copy)
         leaves, size = next(probe.batches())
         per_sample = module.choose(leaves, size)
         self._set(
@@ -234,6 +238,10 @@ class Objective:
             kernel=self.kernel.tuned(layout=layout, fold=fold),
             probe=self.probe.map(lambda t: _laid_out(t, layout)),
         )
+
+    def hollow(self) -> Objective:
+        """The same loss without weights of its own: where it is live code, its model's parameters hold no memory."""
+        return self._with(kernel=self.kernel.hollow()) if isinstance(self.kernel, ModuleKernel) else self
 
     def with_kernel(self, kernel: Kernel, *, per_sample: bool) -> Objective:
         """Another loss over the same samples and parameters."""
@@ -388,6 +396,14 @@ class ModuleKernel:
     def to(self, device: torch.device) -> ModuleKernel:
         return replace(self, module=self.module.to(device))
 
+    def hollow(self) -> ModuleKernel:
+        """A copy whose parameters are without memory: every call is given all that `names` lists."""
+        import copy
+
+        given = [t for own, t in self.module.named_parameters(remove_duplicate=False) if own in self.names]
+        memo: dict[int, Any] = {id(t): nn.Parameter(torch.empty_like(t, device="meta"), t.requires_grad) for t in given}
+        return replace(self, module=copy.deepcopy(self.module, memo))
+
     def tuned(self, *, layout: str, fold: bool) -> ModuleKernel:
         """Live code is run as it is; the layout of what it is given is the caller's affair."""
         return self
@@ -427,15 +443,17 @@ class _LossModule(nn.Module):
         criterion: Callable[..., Any] | None,
         objective: Callable[..., Any] | None,
         rebuild: Callable[..., Any],
+        *,
+        copy: bool = True,
     ) -> tuple[_LossModule, dict[str, str]]:
         """The module, and the canonical name of each of the model's tensors by its name in the module."""
-        copy = private_copy(model)
+        model = private_copy(model) if copy else unwrap(model)
         loss = _Criterion(criterion) if criterion is not None else objective
         assert loss is not None
-        module = cls(copy, loss, rebuild).eval()
+        module = cls(model, loss, rebuild).eval()
         canonical: dict[int, str] = {}
-        for layout in (ParameterLayout.of(copy), ParameterLayout.of_buffers(copy)):
-            canonical |= {id(t): e.name for e, t in zip(layout, layout.tensors(copy), strict=True)}
+        for layout in (ParameterLayout.of(model), ParameterLayout.of_buffers(model)):
+            canonical |= {id(t): e.name for e, t in zip(layout, layout.tensors(model), strict=True)}
         own = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
         names = {name: canonical[id(t)] for name, t in own if id(t) in canonical and name.startswith("model.")}
         return module, names
@@ -526,8 +544,6 @@ def _unreduced(criterion: Callable[..., Any]) -> Callable[..., Any] | None:
 def private_copy(model: nn.Module) -> nn.Module:
     """A copy of the unwrapped model on the CPU in evaluation mode, with its own tensors."""
     import copy
-
-    from landscape_hooks.parameters import unwrap
 
     inner = unwrap(model)
     memo: dict[int, Any] = {}

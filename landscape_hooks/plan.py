@@ -55,9 +55,9 @@ class Plan:
         """As stored with the surface."""
         return {k: v for k, v in asdict(self).items() if k not in ("seconds", "speedup")}
 
-    def sentence(self) -> str:
-        """What was chosen, in words."""
-        processes = f"{self.workers} process{'es' if self.workers > 1 else ''}"
+    def sentence(self, processes: str | None = None) -> str:
+        """What was chosen, in words; `processes` are whoever did it in place of this machine's."""
+        processes = processes or f"{self.workers} process{'es' if self.workers > 1 else ''}"
         ways = [f"{processes} with {self.threads} thread{'s' if self.threads > 1 else ''}"]
         ways += ["channels last"] if self.layout == "channels_last" else []
         ways += ["BatchNorm folded"] if self.fold else []

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +35,9 @@ SPAN_BYTES = 32 * 2**20
 
 BLOCK_BYTES = 8 * 2**20
 """Displacements in float64 that a thread works on at a time: what a cache holds."""
+
+STRETCHES = 1024
+"""Partial results that a sum over all parameters is made of at most: what a cluster sends to the one that adds up."""
 
 Result = TypeVar("Result")
 
@@ -157,6 +162,16 @@ class Plane:
         """D."""
         return len(self.origin)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its points."""
+        return self.origin.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where its points are made."""
+        return self.origin.device
+
     def to(self, device: Any) -> Plane:
         """The same plane on another device."""
         plane = Plane.__new__(Plane)
@@ -178,70 +193,117 @@ class Plane:
 
     def moments(self, weights: Any) -> Moments:
         """The sums that `project` solves, from weights (N, D) or a Trajectory."""
-        directions = self.directions.cpu()
-
-        def add(total: Moments, columns: slice, block: Floats) -> Moments:
-            total += Moments.of(block, directions[:, columns].double().numpy())
-            return total
-
-        return sum_displacements(weights, self.origin.cpu().numpy(), lambda: Moments(len(weights)), add)
-
-
-def map_displacements(
-    weights: Any, origin: NDArray[Any] | int, work: Callable[[slice, Floats], Result], rows: slice = slice(None)
-) -> Iterator[Result]:
-    """Yield work(columns, displacements (N, c) float64 from `origin`) for all blocks of parameters, in order.
-
-    `weights` is a Trajectory, an array or a tensor; `origin` (D,) weights, or the number of one of the rows. Memory is
-    bounded whatever N and D are: READ_BYTES for what is read (CHUNK_BYTES where only whole chunks can be), and
-    BLOCK_BYTES a thread.
-    """
-    for found in _map_spans(weights, origin, lambda blocks: [work(*block) for block in blocks], rows):
-        yield from found
-
-
-def sum_displacements(
-    weights: Any,
-    origin: NDArray[Any] | int,
-    zero: Callable[[], Result],
-    add: Callable[[Result, slice, Floats], Result],
-) -> Result:
-    """The sum over all blocks of parameters: `add(total, columns, displacements)` is `total` with one block added.
-
-    Totals begin as `zero()`, one a span, and are joined by `+=`, always in the same order, however many threads there
-    are.
-    """
-
-    def summed(blocks: Iterator[tuple[slice, Floats]]) -> Result:
-        total = zero()
-        for columns, block in blocks:
-            total = add(total, columns, block)
+        total = Moments(len(weights))
+        for part in map_displacements(weights, self.origin.cpu().numpy(), Projection(self.directions.cpu().numpy())):
+            total += part
         return total
 
-    spans: Iterator[Any] = _map_spans(weights, origin, summed)
-    total = next(spans)
-    for other in spans:
-        total += other
+
+class BlockWork(Protocol):
+    """What is computed of displacements block by block; plain data, so that it can be sent to where the blocks are."""
+
+    def __call__(self, blocks: Iterator[tuple[slice, Floats]]) -> Any:
+        """The result for neighbouring blocks, each (columns, displacements (T, c))."""
+
+    def join(self, parts: Iterator[Any]) -> Any:
+        """The result for neighbours from the results for each, in order."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The sums that a projection onto directions (2, D) needs, over blocks of parameters."""
+
+    directions: NDArray[Any]
+
+    def __call__(self, blocks: Iterator[tuple[slice, Floats]]) -> Moments:
+        """Those of some blocks."""
+        return add_up(Moments.of(block, self.directions[:, columns].astype(np.float64)) for columns, block in blocks)
+
+    def join(self, parts: Iterator[Moments]) -> Moments:
+        """Their sum."""
+        return add_up(parts)
+
+
+def add_up(parts: Iterator[Any]) -> Any:
+    """The sum, in the order given; the first part is overwritten."""
+    total = next(parts)
+    for part in parts:
+        total += part
     return total
 
 
-def _map_spans(
+def map_displacements(
     weights: Any,
     origin: NDArray[Any] | int,
     work: Callable[[Iterator[tuple[slice, Floats]]], Result],
     rows: slice = slice(None),
 ) -> Iterator[Result]:
-    """Yield work(blocks of a span) for all spans of parameters, in order; a block is (columns, displacements).
+    """Yield work(blocks of a span) for all spans of parameters, in order.
 
-    Spans are read and worked on in one thread a core (as far as memory allows), each with a BLAS of one thread:
-    reading and arithmetic overlap, and two pools of threads do not wait for each other.
+    A block is (columns, displacements (N, c) float64 from `origin`). `weights` is a Trajectory, an array or a tensor;
+    `origin` a vector (D,), or the number of one of the `rows` read. Memory is bounded whatever N and D are: READ_BYTES
+    for what is read (CHUNK_BYTES where only whole chunks can be), and BLOCK_BYTES a thread.
     """
     if isinstance(weights, torch.Tensor):
         weights = weights.detach().cpu().numpy()
     weights = weights if hasattr(weights, "block") else np.asarray(weights)
+    yield from _spans_mapped(weights, origin, work, rows, *spans_of(weights, rows))
+
+
+def map_stretch(weights: Any, row: int, work: BlockWork, stretch: list[slice], workers: int) -> Any:
+    """work's result for a stretch of neighbouring spans, of displacements from the snapshot `row`."""
+    return work.join(_spans_mapped(weights, row, work, slice(None), stretch, workers))
+
+
+def map_stretches(weights: Any, row: int, work: BlockWork) -> Iterator[tuple[slice, Any]]:
+    """Yield (columns, work's result) for all stretches of parameters, in order; see `map_stretch`."""
+    groups, workers = stretches(weights)
+    every = [span for group in groups for span in group]
+    results = _spans_mapped(weights, row, work, slice(None), every, workers)
+    for group in groups:
+        yield columns_of(group), work.join(islice(results, len(group)))
+
+
+def columns_of(stretch: list[slice]) -> slice:
+    """The columns of a stretch of neighbouring spans."""
+    return slice(stretch[0].start, stretch[-1].stop)
+
+
+def stretches(weights: Any) -> tuple[list[list[slice]], int]:
+    """All parameters as at most `STRETCHES` stretches of neighbouring spans, and how many spans fit into memory.
+
+    They follow from the data alone: whoever computes them, a sum over stretches in their order is the same to the bit.
+    """
+    spans, workers = spans_of(weights, slice(None))
+    count = -(-len(spans) // STRETCHES)
+    return [spans[i : i + count] for i in range(0, len(spans), count)], workers
+
+
+def spans_of(weights: Any, rows: slice) -> tuple[list[slice], int]:
+    """`column_spans` of a Trajectory or an array, within the memory there is for reading."""
     count, chunk = len(range(*rows.indices(len(weights)))), column_chunk(weights)
-    size = weights.layout.size if hasattr(weights, "layout") else weights.shape[1]
-    spans, workers = column_spans(size, count, chunk, READ_BYTES if chunk == 1 else CHUNK_BYTES)
+    return column_spans(width_of(weights), count, chunk, READ_BYTES if chunk == 1 else CHUNK_BYTES)
+
+
+def width_of(weights: Any) -> int:
+    """D of a Trajectory or an array (N, D)."""
+    return int(weights.layout.size if hasattr(weights, "block") else weights.shape[1])
+
+
+def _spans_mapped(
+    weights: Any,
+    origin: NDArray[Any] | int,
+    work: Callable[[Iterator[tuple[slice, Floats]]], Result],
+    rows: slice,
+    spans: list[slice],
+    workers: int,
+) -> Iterator[Result]:
+    """The results for the blocks of each span, in order.
+
+    Spans are read and worked on in one thread a core (as far as memory allows), each with a BLAS of one thread:
+    reading and arithmetic overlap, and two pools of threads do not wait for each other.
+    """
+    count = len(range(*rows.indices(len(weights))))
 
     def blocks(span: slice) -> Iterator[tuple[slice, Floats]]:
         block = weights.block(rows, span) if hasattr(weights, "block") else weights[rows, span]
@@ -252,12 +314,15 @@ def _map_spans(
             columns = slice(span.start + part.start, span.start + part.stop)
             yield columns, np.subtract(block[:, part], base[part], dtype=np.float64)
 
+    def result(span: slice) -> Result:
+        return work(blocks(span))
+
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        waiting = deque(pool.submit(lambda span: work(blocks(span)), span) for span in spans[:workers])
-        for next_span in [*spans[workers:], *[None] * len(waiting)]:
+        waiting = deque(pool.submit(result, span) for span in spans[:workers])
+        for span in [*spans[workers:], *[None] * len(waiting)]:
             yield waiting.popleft().result()
-            if next_span is not None:
-                waiting.append(pool.submit(lambda span: work(blocks(span)), next_span))
+            if span is not None:
+                waiting.append(pool.submit(result, span))
 
 
 def column_chunk(weights: Any) -> int:

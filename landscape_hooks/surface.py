@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks import schema, store
+from landscape_hooks.blocks import Blocks
 from landscape_hooks.errors import SurfaceError
+from landscape_hooks.rowfiles import CHUNK_NUMBERS
 
 Floats = NDArray[np.float64]
-
-CHUNK_NUMBERS = 2**22
-"""Of the vectors of a large model so many are stored together: what is compressed at a time is copied."""
 
 
 @dataclass(frozen=True)
@@ -233,23 +232,31 @@ class SurfaceWriter:
         alpha: Floats,
         beta: Floats,
         attrs: Mapping[str, Any],
-        arrays: Mapping[str, NDArray[Any]],
+        arrays: Mapping[str, Any],
     ) -> SurfaceWriter:
-        """Start the surface `name` (an earlier one of that name goes). `arrays` are written as they are."""
+        """Start the surface `name` (an earlier one of that name goes).
+
+        `arrays` are written as they are; `Blocks` are made meanwhile.
+        """
         check_name(name)
         surfaces = root.require_group("surfaces")
         group = surfaces.create_group(name, overwrite=True)
         shape = (len(alpha), len(beta))
         for key, value in {"alpha": alpha, "beta": beta, **arrays}.items():
-            value = np.asarray(value)
+            value = value if isinstance(value, Blocks) else np.asarray(value)
+            # long vectors in chunks, so that a part of one is read without the rest; weights do not compress
             target = schema.create(
                 root,
                 f"surfaces/{name}/{key}",
                 value.shape,
                 dtype=value.dtype,
                 chunks=tuple(max(1, min(n, CHUNK_NUMBERS)) for n in value.shape),
+                **({"compressors": None} if max(value.shape, default=0) > CHUNK_NUMBERS else {}),
             )
-            if value.size:
+            if isinstance(value, Blocks):
+                for columns, part in value.pieces():
+                    target[..., columns] = part
+            elif value.size:
                 target[...] = value
         for key in ("loss", "loss_stderr", "evaluated"):
             schema.create(root, f"surfaces/{name}/{key}", shape, chunks=shape)

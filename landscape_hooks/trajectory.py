@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCname, BloscCodec, BloscShuffle
 
 from landscape_hooks import schema, store
+from landscape_hooks.checksum import Damage, checksums
 from landscape_hooks.commit import Commit
 from landscape_hooks.errors import RunError
 from landscape_hooks.parameters import ParameterLayout
@@ -151,6 +152,11 @@ class Trajectory(Sequence[Snapshot]):
         return max(part.chunk for part in self._parts)
 
     @property
+    def sharded(self) -> bool:
+        """Whether every rank of the training recorded its own shards."""
+        return bool(self._runs)
+
+    @property
     def stride(self) -> int:
         """Steps between neighbours of a thinned trajectory; 0 where nothing is thinned."""
         return max(part.commit.stride for part in self._parts)
@@ -177,6 +183,35 @@ class Trajectory(Sequence[Snapshot]):
     def buffers(self, rows: slice = slice(None)) -> NDArray[Any]:
         """(n, B) buffers of some snapshots (of a sharded training: those of the first rank)."""
         return self._parts[0].matrix("buffers", self._rows[0][np.arange(len(self))[rows]], slice(None))
+
+    # -- whether it is still what was recorded ---------------------------------------------------------------
+    @property
+    def has_checksums(self) -> bool:
+        """Whether the run was recorded with `checksum=True`."""
+        return all(part.has_checksums for part in self._parts)
+
+    def verify(self) -> list[Damage]:
+        """Read every snapshot and compare it with its checksum; the damaged ones, an empty list if there are none.
+
+        Raises
+        ------
+        RunError
+            the run was recorded without checksums, or a recorder has thinned out snapshots meanwhile.
+        """
+        if not self.has_checksums:
+            raise RunError(
+                "The run has no checksums, so nothing says whether its snapshots are still what was recorded",
+                mend="Record with checksum=True",
+            )
+        found = []
+        for rank, (part, rows) in enumerate(zip(self._parts, self._rows, strict=True)):
+            damages = part.damages(rows)
+            found += [replace(damage, rank=rank) for damage in damages] if self._runs else damages
+        return sorted(found, key=lambda damage: (damage.index, damage.rank or 0))
+
+
+def _checksum_of(group: Any) -> tuple[str, ...]:
+    return ("checksum",) if "checksum" in group else ()
 
 
 def _runs(shard: Any, layout: ParameterLayout) -> Runs:
@@ -214,7 +249,7 @@ class TrajectoryWriter:
         # is safe, but a row of NaNs (a diverged training) would be left out of the store.
         self._arrays = {
             name: self._group[name].with_config({"write_empty_chunks": True})
-            for name in ("weights", "buffers", "learning_rate", *SCALARS)
+            for name in ("weights", "buffers", "learning_rate", *SCALARS, *_checksum_of(self._group))
         }
         self.commit = Commit.read(self._group)
         self.slots = int(self._group.attrs.get("slots", 0))
@@ -233,10 +268,12 @@ class TrajectoryWriter:
         slots: int = 0,
         dtype: str | None = None,
         compress: str | None = None,
+        checksum: bool = False,
     ) -> TrajectoryWriter:
         """Start an empty trajectory in a run.
 
         `slots` is the number of places of the thinning schedule; 0 for a trajectory that grows without limit.
+        With `checksum` every row gets one.
         """
         root.attrs.update({"layout": layout.to_json(), "buffer_layout": buffer_layout.to_json()})
         root.create_group("trajectory", attributes={"slots": slots})
@@ -262,7 +299,7 @@ class TrajectoryWriter:
                 compressors=compressors if name == "weights" else None,
                 config=config,
             )
-        for name in SCALARS:
+        for name in (*SCALARS, *(("checksum",) if checksum else ())):
             schema.create(root, f"trajectory/{name}", (rows,), chunks=(rows,), compressors=None, config=config)
         schema.create(
             root,
@@ -274,6 +311,11 @@ class TrajectoryWriter:
         )
         Commit(order=() if slots else None).write(root["trajectory"])
         return cls(root)
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether every row gets a checksum."""
+        return "checksum" in self._arrays
 
     @property
     def dtypes(self) -> tuple[str, str]:
@@ -305,10 +347,17 @@ class TrajectoryWriter:
         puts += self._files["learning_rate"].put(places, rows.learning_rate)
         for name in SCALARS:
             puts += self._files[name].put(places, np.asarray(rows.scalars[name]))
+        if "checksum" in self._files:
+            puts += self._files["checksum"].put(places, self._checksums(rows))
         store.put_files(self._group.store, puts)
         order = None if self.commit.order is None else (*self.commit.order, *places)
         self._set(replace(self.commit, rows=self.commit.rows + len(rows), order=order, tail=rows.tail))
         self.steps += [int(step) for step in rows.scalars["step"]]
+
+    def _checksums(self, rows: Rows) -> NDArray[np.uint32]:
+        weights = rows.weights.astype(self._arrays["weights"].dtype, copy=False)
+        buffers = rows.buffers.astype(self._arrays["buffers"].dtype, copy=False)
+        return checksums(np.asarray(rows.scalars["step"]), weights, buffers)
 
     def amend(self, step: int, **scalars: float | None) -> None:
         """Fill in scalars of a committed snapshot that became known after it; nothing if it was thinned out."""

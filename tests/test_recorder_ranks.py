@@ -127,7 +127,7 @@ SHARDED = """
 """
 
 
-@pytest.mark.parametrize(("count", "options"), [(2, {"every": 2}), (3, {"keep": 5})])
+@pytest.mark.parametrize(("count", "options"), [(2, {"every": 2, "checksum": True}), (3, {"keep": 5})])
 def test_every_rank_writes_its_shard_and_the_reader_sees_the_whole(tmp_path, count, options):
     outputs = launch(
         count,
@@ -167,6 +167,11 @@ def test_every_rank_writes_its_shard_and_the_reader_sees_the_whole(tmp_path, cou
     assert t.layout.names[0] == "0.weight"
     assert t[0].buffers.shape == (t.buffer_layout.size,)
     assert np.isfinite(t.learning_rates).all()
+    if "checksum" in options:
+        assert t.verify() == []
+        root = store.open_run(tmp_path / "run.zarr", mode="r+")
+        root["ranks/1/trajectory/weights"][2, 0] += 1
+        assert [(damage.index, damage.step, damage.rank) for damage in t.verify()] == [(2, 4, 1)]
     # nothing was gathered: every rank's rows hold its own numbers only
     root = store.open_run(tmp_path / "run.zarr")
     widths = [root[f"ranks/{rank}/trajectory/weights"].shape[1] for rank in range(count)]

@@ -11,8 +11,8 @@ would lose the differences of nearby snapshots to cancellation.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from landscape_hooks.blocks import Blocks, row_of
 from landscape_hooks.directions import Directions
 from landscape_hooks.errors import PlaneError, RunError
 from landscape_hooks.gram import matrix, origin_weights
 from landscape_hooks.joined import origin_row
-from landscape_hooks.plane import map_displacements
+from landscape_hooks.plane import map_displacements, map_stretches, width_of
 
 Floats = NDArray[np.float64]
 
@@ -44,7 +45,13 @@ KEPT = 12
 
 
 def directions(
-    trajectory: Any, *, components: Sequence[int] = (0, 1), solver: str = "auto", gram: Floats | None = None
+    trajectory: Any,
+    *,
+    components: Sequence[int] = (0, 1),
+    solver: str = "auto",
+    gram: Floats | None = None,
+    blocks: Any = map_stretches,
+    stream: bool = False,
 ) -> Directions:
     """The plane of two principal components of a trajectory, through its last snapshot.
 
@@ -58,6 +65,10 @@ def directions(
         "gram" (exact), "incremental" (scikit-learn's IncrementalPCA; for very many snapshots), or "auto".
     gram
         (T, T) Gram matrix of the displacements from the first snapshot, where it is known already.
+    blocks
+        what maps work over blocks of parameters: this machine, or the same function of another engine.
+    stream
+        leave origin and directions to be made while they are stored (`Blocks`), as far as the solver can.
 
     Raises
     ------
@@ -67,9 +78,9 @@ def directions(
         the trajectory has fewer dimensions than the components ask for; an unknown solver.
     """
     check(trajectory, components, solver)
-    solver = resolve_solver(solver, trajectory)
-    fit = _fit_gram if solver == "gram" else _fit_incremental
-    return fit(trajectory, list(components), gram)
+    if resolve_solver(solver, trajectory) == "gram":
+        return _fit_gram(trajectory, list(components), gram, blocks, stream)
+    return _fit_incremental(trajectory, list(components))
 
 
 def resolve_solver(solver: str, trajectory: Any) -> str:
@@ -82,7 +93,7 @@ def resolve_solver(solver: str, trajectory: Any) -> str:
 
 
 def _result(
-    origin: NDArray[Any],
+    origin: Any,
     vectors: Any,
     coefficients: Floats,
     variance: Floats,
@@ -137,8 +148,24 @@ def check(trajectory: Any, components: Sequence[int], solver: str) -> None:
         )
 
 
-def _fit_gram(trajectory: Any, chosen: list[int], gram: Floats | None) -> Directions:
-    gram = matrix(trajectory) if gram is None else gram
+@dataclass(frozen=True)
+class Combination:
+    """Linear combinations of displacements, coefficients (2, T), over blocks of parameters."""
+
+    coefficients: Floats
+    dtype: np.dtype[Any]
+
+    def __call__(self, blocks: Iterator[tuple[slice, Floats]]) -> NDArray[Any]:
+        """(2, c) those of some blocks (T, c), side by side."""
+        return self.join((self.coefficients @ block).astype(self.dtype) for _, block in blocks)
+
+    def join(self, parts: Iterator[NDArray[Any]]) -> NDArray[Any]:
+        """(2, c) side by side."""
+        return np.concatenate(list(parts), axis=1)
+
+
+def _fit_gram(trajectory: Any, chosen: list[int], gram: Floats | None, blocks: Any, stream: bool) -> Directions:
+    gram = matrix(trajectory, blocks=blocks) if gram is None else gram
     if not np.isfinite(gram).all():
         bad = np.flatnonzero(~np.isfinite(np.diag(gram)))
         raise RunError(
@@ -150,14 +177,13 @@ def _fit_gram(trajectory: Any, chosen: list[int], gram: Floats | None) -> Direct
     _check_rank(values, chosen)
     coefficients = (vectors / np.sqrt(values[chosen])).T
     # the coefficients sum to zero: the point that displacements are taken from does not matter
-    coefficients *= _signs(coefficients @ (gram[:, 0] - gram[:, origin_row(trajectory)]))
-    origin = origin_weights(trajectory)
-    found = np.zeros((2, len(origin)), dtype=origin.dtype)
-
-    def combine(columns: slice, block: Floats) -> None:
-        found[: len(chosen), columns] = coefficients @ block
-
-    deque(map_displacements(trajectory, origin, combine), maxlen=0)
+    row = origin_row(trajectory)
+    coefficients *= _signs(coefficients @ (gram[:, 0] - gram[:, row]))
+    size, dtype = width_of(trajectory), np.promote_types(trajectory.dtype, np.float32)
+    origin = row_of(trajectory, row, size, dtype) if stream else origin_weights(trajectory)
+    work = Combination(np.pad(coefficients, ((0, 2 - len(chosen)), (0, 0))), dtype)  # a line has one component
+    made = Blocks((2, size), dtype, lambda: blocks(trajectory, row, work))
+    found = made if stream else made.whole()
     return _result(origin, found, coefficients, values / len(gram), values.sum() / len(gram), "gram", chosen)
 
 
@@ -166,7 +192,7 @@ def _signs(first: Floats) -> Floats:
     return np.where(first > 0, -1.0, 1.0)[:, None]
 
 
-def _fit_incremental(trajectory: Any, chosen: list[int], gram: Floats | None) -> Directions:
+def _fit_incremental(trajectory: Any, chosen: list[int]) -> Directions:
     from sklearn.decomposition import IncrementalPCA
 
     origin = origin_weights(trajectory)
@@ -195,7 +221,10 @@ def _batches(count: int, size: int) -> list[slice]:
 
 
 def _displacements(trajectory: Any, origin: NDArray[Any], rows: slice) -> Floats:
-    return np.concatenate(list(map_displacements(trajectory, origin, lambda columns, block: block, rows)), axis=1)
+    def whole(blocks: Iterator[tuple[slice, Floats]]) -> Floats:
+        return np.concatenate([block for _, block in blocks], axis=1)
+
+    return np.concatenate(list(map_displacements(trajectory, origin, whole, rows)), axis=1)
 
 
 def _check_rank(values: Floats, components: Sequence[int]) -> None:

@@ -21,9 +21,17 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.evaluate import PlaneLoss, Tile
 from landscape_hooks.plan import forks, threads
+from landscape_hooks.plane import map_stretches
+from landscape_hooks.sources import find_device
+
+THREADS = PROCESSES = None
 
 AHEAD = 2
 """Tiles in each worker's hands: one being computed, one waiting."""
+
+
+device = find_device
+stretches = map_stretches
 
 
 def points(loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:
@@ -60,7 +68,7 @@ class _Slots:
     """Weights and buffers in memory that parent and workers share."""
 
     def __init__(self, loss: PlaneLoss, count: int) -> None:
-        dtype = loss.plane.origin.dtype
+        dtype = loss.plane.dtype
         self.weights = torch.empty(count, loss.plane.size, dtype=dtype).share_memory_()
         self.buffers = torch.empty(count, len(loss.buffers), dtype=loss.buffers.dtype).share_memory_()
 
