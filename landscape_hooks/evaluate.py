@@ -130,6 +130,16 @@ class PlaneLoss:
         moved = self.buffers + alpha * self.buffer_directions[0] + beta * self.buffer_directions[1]
         return torch.where(self._variances, moved.clamp_min(0.0), moved)
 
+    def clamped(self, points: Floats) -> NDArray[np.bool_]:
+        """(N,) whether at points (N, 2) an interpolated variance lies below 0, and is held there."""
+        found = np.zeros(len(points), dtype=bool)
+        if self.buffer_directions is not None:
+            variances = self.buffers[self._variances].cpu().numpy()
+            moves = self.buffer_directions[:, self._variances].cpu().numpy()
+            for i in range(0, len(points), 64):
+                found[i : i + 64] = (variances + points[i : i + 64] @ moves < 0).any(axis=1)
+        return found
+
     def check_repeatable(self, engine: Any = None) -> float:
         """The loss at the origin, computed twice where the engine computes.
 

@@ -111,6 +111,17 @@ def _noise(surface: Surface) -> list[str]:
     return [f"The lowest loss shown is {shown.min():.4g} ± {here:.2g}; finer differences are those of the samples."]
 
 
+def clamped(grid: NDArray[np.bool_], path: NDArray[np.bool_]) -> list[str]:
+    """Where variances that `interpolate` moves lie below 0: masks of the grid's points and of the path's."""
+    if not grid.any() and not path.any():
+        return []
+    return [
+        f"At {int(grid.sum())} of {len(grid)} grid points and {int(path.sum())} of {len(path)} snapshots' projections "
+        "an interpolated variance falls below 0 and is held at 0: activations, and with them the loss, can explode "
+        "there. Do not trust those; --batch-norm recalibrate or batch takes statistics that fit the weights."
+    ]
+
+
 def _holes(surface: Surface) -> list[str]:
     bad = int((~np.isfinite(surface.loss) & surface.present).sum())
     return [f"{bad} of {surface.loss.size} losses are NaN or infinite; they are left as they are."] if bad else []

@@ -80,6 +80,16 @@ def test_many_batches_of_the_incremental_solver():
     np.testing.assert_allclose(found.explained_variance_ratio, full.explained_variance_ratio_[:2], rtol=2e-3)
 
 
+def test_auto_leaves_many_snapshots_of_a_small_model_to_other_solvers():
+    shapes = {(100, 10**6): "gram", (2047, 10): "gram", (2048, 1000): "covariance", (2048, 2049): "incremental"}
+    for shape, expected in {**shapes, (3000, 10**6): "gram"}.items():
+        weights = np.broadcast_to(np.float32(0), shape)
+        assert pca.resolve_solver("auto", weights) == expected
+        assert pca.resolve_solver("gram", weights) == "gram"
+    found = pca.directions(walk(2048, 20), solver="auto")
+    assert found.attrs["solver"] == "covariance"
+
+
 @pytest.mark.parametrize("solver", ["gram", "covariance", "incremental"])
 def test_coefficients_build_the_directions_from_snapshots(solver):
     weights = walk()

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from landscape_hooks.blocks import Blocks, row_of
 from landscape_hooks.directions import Directions
@@ -32,12 +33,13 @@ Floats = NDArray[np.float64]
 SOLVERS = ("auto", "gram", "covariance", "incremental")
 
 LARGE = 2048
-"""From this many snapshots on scikit-learn's IncrementalPCA is faster where the model is small: as fast at 2,048
-snapshots, three to five times at 4,096 (`benchmarks/pca.py --crossing`). Below, the Gram matrix is, and is exact."""
+"""From this many snapshots on scikit-learn's IncrementalPCA is as fast where the model is small, and at 4,096 snapshots
+two to five times faster (`benchmarks/pca.py --crossing`, 1,000 and 10,000 parameters). Below, the Gram matrix is
+faster; exact it is anyway."""
 
-SMALL = 100
-"""IncrementalPCA takes less memory up to T²/100 parameters (measured: about 6 kB a parameter, against 60 bytes times
-T²); in a larger model many snapshots are left to the Gram matrix, whose memory does not grow with it."""
+SMALL = 200
+"""IncrementalPCA takes less memory up to T²/200 parameters (measured: about 5 kB a parameter, against 24 bytes times T²
+for the Gram matrix and its eigenvectors). In a larger model even many snapshots are left to the Gram matrix."""
 
 NARROW = 4096
 """Up to this many parameters, and where they are fewer than the snapshots, the D×D covariance (128 MB here) is the
@@ -139,8 +141,9 @@ def eigen(gram: Floats, chosen: Sequence[int]) -> tuple[Floats, Floats]:
     centred += gram.mean()
     last, options = len(gram) - 1, {"driver": "evr", "check_finite": False}
     lowest = last - min(max(chosen), last)
-    vectors = eigh(centred, subset_by_index=[lowest, last], **options)[1][:, ::-1]
-    values = np.linalg.eigvalsh(centred)
+    with threadpool_limits(1, user_api="blas"):  # the same bits on any number of cores
+        vectors = eigh(centred, subset_by_index=[lowest, last], **options)[1][:, ::-1]
+        values = np.linalg.eigvalsh(centred)
     return np.maximum(values[::-1], 0.0), vectors[:, [min(c, last) for c in chosen]]
 
 
