@@ -118,6 +118,25 @@ class PlaneLoss:
         weights = self.plane.point(float(alpha), float(beta))
         return self._measure(weights, self.buffers_at(float(alpha), float(beta)))
 
+    def measure_points(self, points: Any) -> torch.Tensor:
+        """(N, 2) the same at points (N, 2), as many together as the plan says; nothing waits for the device between.
+
+        The last stack is filled up with its last point, so that every stack goes through the same operations: a
+        value does not depend on how many points are left.
+        """
+        size = self.plan.stack
+        if size == 1:
+            return torch.stack([self.measure_at(*point) for point in points])
+        together = torch.func.vmap(self._measure)
+        found = []
+        for start in range(0, len(points), size):
+            some = [(float(a), float(b)) for a, b in points[start : start + size]]
+            full = some + some[-1:] * (size - len(some))
+            weights = torch.stack([self.plane.point(*point) for point in full])
+            buffers = torch.stack([self.buffers_at(*point) for point in full])
+            found.append(together(weights, buffers)[: len(some)])
+        return torch.cat(found)
+
     def measure_snapshot(self, weights: Any, buffers: Any) -> torch.Tensor:
         """(2,) the same of a snapshot itself."""
         own = torch.as_tensor(buffers).to(self.device) if self.policy == "interpolate" else self.buffers

@@ -6,6 +6,7 @@ In: a Surface. Out: sentences, stored with it, printed by `analyze` and repeated
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from landscape_hooks.surface import Path, Surface
 
