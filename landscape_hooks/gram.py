@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks import schema
+from landscape_hooks import schema, store
 from landscape_hooks.joined import origin_row
 from landscape_hooks.plane import map_displacements
 
@@ -59,8 +59,7 @@ def stored(root: Any, trajectory: Any) -> Floats:
 
 def forget(root: Any) -> None:
     """Remove the stored matrix."""
-    if "gram" in root:
-        del root["gram"]
+    store.remove_group(root, "gram")
 
 
 def first_weights(trajectory: Any) -> NDArray[Any]:
@@ -92,6 +91,7 @@ def _read(root: Any, trajectory: Any) -> tuple[Floats | None, NDArray[np.intp]]:
     return group["matrix"][...][np.ix_(chosen, chosen)], rows
 
 
+@store.writes
 def _write(root: Any, trajectory: Any, gram: Floats) -> None:
     """Store the matrix; the attribute `complete` comes last and makes it count."""
     forget(root)
