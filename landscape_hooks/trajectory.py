@@ -264,7 +264,7 @@ class TrajectoryWriter:
     """Writes snapshots into a run: data first, the commit record last, so that a kill leaves whole rows only."""
 
     def __init__(self, root: Any) -> None:
-        self._group = root["trajectory"]
+        self._root, self._group = root, root["trajectory"]
         # write_empty_chunks is not part of what Zarr stores; without it a row of zeros next to a NaN fill
         # is safe, but a row of NaNs (a diverged training) would be left out of the store.
         self._arrays = {
@@ -278,6 +278,7 @@ class TrajectoryWriter:
         self._files = {name: RowFiles(array, places.tolist()) for name, array in self._arrays.items()}
 
     @classmethod
+    @store.writes
     def create(
         cls,
         root: Any,
@@ -359,9 +360,9 @@ class TrajectoryWriter:
 
     def append(self, rows: Rows) -> None:
         """Write some snapshots and commit them together."""
-        store.check_there(self._group.store)
         places = self._free(len(rows))
         self._grow(max(places) + 1, rows.learning_rate.shape[1])
+        store.check_there(self._group.store)
         puts = self._files["weights"].put(places, rows.weights, rows.files)
         puts += self._files["buffers"].put(places, rows.buffers)
         puts += self._files["learning_rate"].put(places, rows.learning_rate)
@@ -393,9 +394,14 @@ class TrajectoryWriter:
         kept = [i for i, step in enumerate(self.steps) if step in wanted]
         self._keep(kept, stride)
 
+    @store.writes
     def truncate(self, step: int) -> None:
         """Drop the snapshots after `step`, and one taken off the schedule: resuming takes them again."""
         known = self.steps[:-1] if self.commit.tail else self.steps
+        if any(known_step > step for known_step in self.steps):
+            # analyses know snapshots by step and time; taken again by a clock that was set back, they may
+            # look the same
+            store.remove_group(self._root, "gram")
         self._keep([i for i, known_step in enumerate(known) if known_step <= step], self.commit.stride)
 
     def close(self) -> None:
@@ -426,7 +432,7 @@ class TrajectoryWriter:
         return free
 
     def _grow(self, rows: int, groups: int) -> None:
-        have = self._arrays["step"].shape[0]
+        have = min(array.shape[0] for array in self._arrays.values())  # a kill may have come between two of them
         if rows > have:
             self._resize(max(rows, 2 * have))
         rates = self._arrays["learning_rate"]
@@ -434,10 +440,12 @@ class TrajectoryWriter:
             rates.resize((rates.shape[0], groups))
 
     def _resize(self, rows: int) -> None:
+        store.check_there(self._group.store)
         for array in self._arrays.values():
             if array.shape[0] != rows:
                 array.resize((rows, *array.shape[1:]))
 
     def _set(self, commit: Commit) -> None:
+        store.check_there(self._group.store)
         commit.write(self._group)
         self.commit = commit
