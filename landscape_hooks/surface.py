@@ -22,6 +22,9 @@ from landscape_hooks.rowfiles import CHUNK_NUMBERS
 
 Floats = NDArray[np.float64]
 
+CHUNK_POINTS = 2**17
+"""Grid points in one stored chunk: 1 MB of losses, the most that a commit of neighbouring points has to write."""
+
 
 @dataclass(frozen=True)
 class Path:
@@ -227,6 +230,11 @@ def resolve_name(root: Any, name: str | None) -> str:
     return name
 
 
+def _chunk(shape: tuple[int, int]) -> tuple[int, int]:
+    """Whole rows, up to CHUNK_POINTS: what one commit has to write of a large grid."""
+    return min(shape[0], max(1, CHUNK_POINTS // shape[1])), shape[1]
+
+
 class SurfaceWriter:
     """Writes a surface into a run while it is being computed; what is committed survives a kill.
 
@@ -237,6 +245,7 @@ class SurfaceWriter:
     def __init__(self, root: Any, group: Any, evaluated: NDArray[np.bool_]) -> None:
         self._root, self._group = root, group
         self.evaluated = evaluated
+        self._values = {"evaluated": evaluated, "loss": group["loss"][...], "loss_stderr": group["loss_stderr"][...]}
 
     @classmethod
     @store.writes
@@ -275,7 +284,7 @@ class SurfaceWriter:
             elif value.size:
                 target[...] = value
         for key in ("loss", "loss_stderr", "evaluated"):
-            schema.create(root, f"surfaces/{name}/{key}", shape, chunks=shape)
+            schema.create(root, f"surfaces/{name}/{key}", shape, chunks=_chunk(shape))
         group.attrs.update({**attrs, "path_count": 0})
         return cls(root, group, np.zeros(shape, dtype=bool))
 
@@ -290,12 +299,13 @@ class SurfaceWriter:
         """Commit the losses (N,) of the grid points with flat indices `index` (N,)."""
         store.check_there(self._root.store)
         rows, columns = np.unravel_index(index, self.evaluated.shape)
-        for key, values in (("loss", loss), ("loss_stderr", stderr)):
-            whole = self._group[key][...]
+        for key, values in (("loss", loss), ("loss_stderr", stderr), ("evaluated", True)):
+            whole, array = self._values[key], self._group[key]
             whole[rows, columns] = values
-            self._group[key][...] = whole
-        self.evaluated[rows, columns] = True
-        self._group["evaluated"][...] = self.evaluated
+            high = array.chunks[0]
+            for number in np.unique(rows // high).tolist():
+                part = slice(number * high, (number + 1) * high)
+                array[part] = whole[part]
 
     @property
     def name(self) -> str:
@@ -304,15 +314,14 @@ class SurfaceWriter:
 
     def losses(self) -> Floats:
         """(A, B) what is stored; it counts where `evaluated`."""
-        return np.asarray(self._group["loss"][...])
+        return self._values["loss"].copy()
 
     @store.writes
     def write_interpolated(self, loss: Floats, where: NDArray[np.bool_], error: Floats) -> None:
         """Store the interpolated losses at the points `where` and their estimated relative errors, all (A, B)."""
         store.check_there(self._root.store)
-        whole = self._group["loss"][...]
-        whole[where] = loss[where]
-        self._group["loss"][...] = whole
+        self._values["loss"][where] = loss[where]
+        self._group["loss"][...] = self._values["loss"]
         for key, values in (("interpolation_error", np.where(where, error, np.nan)), ("interpolated", where)):
             self._put(key, values)
 
