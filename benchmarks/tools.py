@@ -1,6 +1,6 @@
 """The same loss grid by other tools, by a plain loop and by `analyze`, interleaved on one machine.
 
-    python benchmarks/tools.py [--size 25] [--rounds 3] [--folder DIR]
+    python benchmarks/tools.py [--size 25] [--rounds 3] [--folder DIR] [--alone] [--ways plain,ours]
 
 The digits network (94,410 parameters, BatchNorm), a little trained; 1,024 samples in batches of 256; one plane; the
 network in evaluation mode with its running statistics. Each tool of TOOLS gets a virtual environment of its own in DIR,
@@ -8,7 +8,8 @@ which sees this environment's PyTorch and is otherwise what its wheel says; it i
 the plain loop. Every round runs each way in a fresh process and takes the time of its call, all included: for
 `analyze` the plane, the calibration and the writing. Medians are shown, and what came out: the centre against the
 trained loss, and each point against the plain loop at the coordinates that the tool claims for it. With `--folder`,
-environments and rounds are kept, so that rounds add up over several calls.
+environments and rounds are kept, so that rounds add up over several calls. `--alone` gives each way one thread in one
+process and counts the processor's time: a figure that a busy machine leaves alone.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ TOOLS = {
     # its own requirements, but for those that are here already
     "landscaper": ["landscaper", "nglpy", "topopy", "gudhi", "treelib", "coloraide", "drawsvg", "pandas"],
 }
+CLOCK = time.perf_counter
+
 REACH = 0.25
 """The plane's half-width, as a share of the weights' norm."""
 
@@ -112,15 +115,17 @@ def ours(task: Any, size: int) -> tuple[np.ndarray, list[Any]]:
     """`analyze` of a run with the plane's three corners as snapshots."""
     from landscape_hooks import analyze
 
+    alone = {"workers": 1} if CLOCK is time.process_time else {}
+
     with tempfile.TemporaryDirectory() as folder:
         path = _run(task, Path(folder) / "run.zarr")
         scale = _norm(task[3])
-        begin = time.perf_counter()
+        begin = CLOCK()
         surface = analyze(
             path, directions="points", points="2,0,1", batch_norm="fixed", size=size, extent=(-scale, scale) * 2,
-            progress=False,
+            progress=False, **alone,
         )  # fmt: skip
-        ours.seconds = time.perf_counter() - begin  # type: ignore[attr-defined]  # recording the run is not part of it
+        ours.seconds = CLOCK() - begin  # type: ignore[attr-defined]  # recording the run is not part of it
         ours.plan = surface.attrs["report"][-1]  # type: ignore[attr-defined]
     return surface.loss, [task[3], task[4], surface.alpha / scale, surface.beta / scale]
 
@@ -145,15 +150,19 @@ def _norm(tensors: list[Any]) -> float:
 WAYS = {"plain": plain, "loss-landscapes": loss_landscapes_grid, "landscaper": landscaper_grid, "ours": ours}
 
 
-def run_way(name: str, folder: Path, size: int) -> None:
+def run_way(name: str, folder: Path, size: int, alone: bool) -> None:
     """One way in this process; prints its time and how its values stand to the definition."""
+    global CLOCK
+    if alone:
+        CLOCK = time.process_time
+        torch.set_num_threads(1)
     task = torch.load(folder / "task.pt", weights_only=False)  # this program's own file
     model, batches, start = task[0].eval(), task[1], task[2]
     trained = loss_over(model, batches)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        begin = time.perf_counter()
+        begin = CLOCK()
         loss, (one, two, rows, columns) = WAYS[name](task, size)
-        seconds = getattr(WAYS[name], "seconds", time.perf_counter() - begin)
+        seconds = getattr(WAYS[name], "seconds", CLOCK() - begin)
     middle = size // 2
     # a sample of the points, the corners and the rows beside each other among them: enough to see what is where
     spots = sorted({(i, j) for i in (0, 1, middle, size - 2, size - 1) for j in (0, 1, middle, size - 1)})
@@ -239,10 +248,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="keep environments and rounds here")
+    parser.add_argument("--alone", action="store_true", help="one thread each, by processor time")
+    parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--way", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
-        run_way(options.way, options.folder, options.size)
+        run_way(options.way, options.folder, options.size, options.alone)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
@@ -250,15 +261,17 @@ def main() -> None:
         if not (folder / "task.pt").exists():
             make_task(folder)
         pythons = {way: environment(way, folder) if way in TOOLS else sys.executable for way in WAYS}
-        kept = folder / f"rounds-{options.size}.jsonl"
+        kept = folder / f"rounds-{options.size}{'-alone' if options.alone else ''}.jsonl"
+        more = ["--folder", str(folder), "--size", str(options.size), *(["--alone"] if options.alone else [])]
         for _ in range(options.rounds):
-            for way in WAYS:
-                command = [pythons[way], __file__, "--way", way, "--folder", str(folder), "--size", str(options.size)]
+            for way in options.ways.split(","):
+                command = [pythons[way], __file__, "--way", way, *more]
                 done = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 with kept.open("a") as file:
                     file.write(done.splitlines()[-1] + "\n")
         rounds = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-        print(f"{options.size}×{options.size} points, {torch.get_num_threads()} threads")
+        how = "one thread, processor time" if options.alone else f"{torch.get_num_threads()} threads"
+        print(f"{options.size}×{options.size} points, {how}")
         print("\n".join(table(rounds)))
 
 

@@ -149,6 +149,12 @@ def analyze(
     shape, wanted = parse_size(size, line=line), parse_extent(extent)
     share = filling.parse_part(part)
     _check(directions, name, precision, workers, adaptive, samples, seed)
+    if adaptive is not None and share is not None:
+        raise PlaneError(
+            f"Found the part {part} of an adaptive surface",
+            expected="one or the other: which points an adaptive surface evaluates follows from all before",
+            mend="Leave out --part, or --adaptive",
+        )
     cluster = engines.Cluster(address, workers, worker_cpus, worker_gpus)
     engines.check(engine, cluster)
     root, joined = open_runs([store, *more])
@@ -225,7 +231,8 @@ def analyze(
     writer.write_paths(root, paths)
     surface = Surface.open(root, writer.name)
     _check_not_all_nan(surface)
-    said = report.sentences(surface) + told + coarser + [plan.sentence(run_engine.PROCESSES)]
+    said = report.sentences(surface) + report.clamped(loss.clamped(grid.points()), loss.clamped(coordinates))
+    said += told + coarser + [plan.sentence(run_engine.PROCESSES)]
     writer.finish(root, {"origin_loss": origin_loss, "report": said})
     surface = Surface.open(root, writer.name)
     if log_to is not None:

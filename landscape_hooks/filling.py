@@ -20,6 +20,7 @@ from landscape_hooks.errors import PlaneError
 from landscape_hooks.evaluate import PlaneLoss, Tile, evaluate
 from landscape_hooks.grid import Grid
 from landscape_hooks.plan import Plan
+from landscape_hooks.store import remove_group
 from landscape_hooks.surface import SurfaceWriter, names
 
 COMMIT_SECONDS = 1.0
@@ -186,7 +187,7 @@ def _take_over_parts(root: Any, name: str, definition: str, writer: SurfaceWrite
         found = np.flatnonzero(group["evaluated"][...].ravel() & ~writer.evaluated.ravel())
         if len(found):
             writer.write(found, group["loss"][...].ravel()[found], group["loss_stderr"][...].ravel()[found])
-        del root[f"surfaces/{other}"]
+        remove_group(root, f"surfaces/{other}")
 
 
 # -- what identifies a surface ------------------------------------------------------------------------------

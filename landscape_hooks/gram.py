@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk  # loaded before its threads are limited, so that sums have the same bits everywhere
 
-from landscape_hooks import schema
+from landscape_hooks import schema, store
 from landscape_hooks.joined import origin_row
 from landscape_hooks.plane import add_up, map_stretches
 
@@ -102,8 +102,7 @@ def stored(root: Any, trajectory: Any, *, blocks: Any = map_stretches, keep: boo
 
 def forget(root: Any) -> None:
     """Remove the stored matrix."""
-    if "gram" in root:
-        del root["gram"]
+    store.remove_group(root, "gram")
 
 
 def origin_weights(trajectory: Any) -> NDArray[Any]:
@@ -130,6 +129,7 @@ def _read(root: Any, trajectory: Any) -> tuple[Floats | None, NDArray[np.intp]]:
     return group["matrix"][...][np.ix_(chosen, chosen)], rows
 
 
+@store.writes
 def _write(root: Any, trajectory: Any, gram: Floats) -> None:
     """Store the matrix; the attribute `complete` comes last and makes it count."""
     forget(root)

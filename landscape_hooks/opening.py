@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +85,8 @@ def _create(
         _capture(root, model, storage)
         run_store.finish_creation(root)
     except BaseException:
-        run_store.clear(store)
+        with suppress(LandscapeError):  # the store that refused may refuse this as well; the first trouble is the cause
+            run_store.clear(store)
         raise
     return root, writer
 

@@ -116,7 +116,12 @@ def record(
     opened = open_for(model, store, plan, storage, if_exists=if_exists, durable=durability is not None)
     recorder = Recorder(model, optimizers, plan, opened, counter=counter, on_error=on_error, wait=queue == "block")
     recorder.store = store
-    recorder._begin(step)
+    try:
+        recorder._begin(step)
+    except BaseException:
+        recorder._active = False
+        recorder.close()
+        raise
     return recorder
 
 

@@ -5,8 +5,6 @@ In: a Surface. Out: sentences, stored with it, printed by `analyze` and repeated
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -114,19 +112,29 @@ def _noise(surface: Surface) -> list[str]:
     return [f"The lowest loss shown is {shown.min():.4g} ± {here:.2g}; finer differences are those of the samples."]
 
 
+def clamped(grid: NDArray[np.bool_], path: NDArray[np.bool_]) -> list[str]:
+    """Where variances that `interpolate` moves lie below 0: masks of the grid's points and of the path's."""
+    if not grid.any() and not path.any():
+        return []
+    return [
+        f"At {int(grid.sum())} of {len(grid)} grid points and {int(path.sum())} of {len(path)} snapshots' projections "
+        "an interpolated variance falls below 0 and is held at 0: activations, and with them the loss, can explode "
+        "there. Do not trust those; --batch-norm recalibrate or batch takes statistics that fit the weights."
+    ]
+
+
 def _holes(surface: Surface) -> list[str]:
     bad = int((~np.isfinite(surface.loss) & surface.present).sum())
     return [f"{bad} of {surface.loss.size} losses are NaN or infinite; they are left as they are."] if bad else []
 
 
-@lru_cache
 def random_walk_ratio(length: int, components: int = 2) -> tuple[float, ...]:
     """Expected explained variance ratios of a random walk's first principal components, for D much larger than T.
 
     In high dimension the centred walk's scatter is J S Sᵀ J with S the summation matrix, whatever the steps
-    (Antognini & Sohl-Dickstein 2018, https://arxiv.org/abs/1806.08805, section 3); its eigenvalues are computed.
+    (Antognini & Sohl-Dickstein 2018, https://arxiv.org/abs/1806.08805, section 3). It is the pseudo-inverse of the
+    Laplacian of a path of T points, so its eigenvalues are 1/(2 - 2 cos(πk/T)), k = 1 … T-1; their sum is (T²-1)/6.
     """
-    walk: NDArray[np.float64] = np.tril(np.ones((length, length)))
-    walk -= walk.mean(axis=0)
-    variance = np.linalg.svd(walk, compute_uv=False) ** 2
-    return tuple(float(v) for v in variance[:components] / variance.sum())
+    k = np.arange(1, min(components, length - 1) + 1)
+    variance = 1 / (4 * np.sin(np.pi * k / (2 * length)) ** 2)
+    return tuple(float(v) for v in variance * 6 / (length**2 - 1))

@@ -192,7 +192,7 @@ def reads_directly(array: Any) -> bool:
         ends = codecs[0].index_location.value == "end"
         kinds = [type(codec) for codec in codecs[0].index_codecs]
         codecs = codecs[0].codecs if ends and kinds == [BytesCodec, Crc32cCodec] else ()
-    plain = len(codecs) == 1 and isinstance(codecs[0], BytesCodec) and array.dtype.isnative
+    plain = len(codecs) == 1 and isinstance(codecs[0], BytesCodec) and codecs[0] == BytesCodec(endian="little")
     whole_rows = array.ndim == 2 and array.chunks[0] == 1 and (array.shards or array.chunks)[1] >= array.shape[1]
     # exactly these stores: a subclass or wrapper may have a reason to see every reading
     return plain and whole_rows and sys.byteorder == "little" and type(array.store) in (LocalStore, DurableStore)

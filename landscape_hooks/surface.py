@@ -6,6 +6,7 @@ viewer. No torch here: whoever looks at a picture needs none.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +21,9 @@ from landscape_hooks.errors import SurfaceError
 from landscape_hooks.rowfiles import CHUNK_NUMBERS
 
 Floats = NDArray[np.float64]
+
+CHUNK_POINTS = 2**17
+"""Grid points in one stored chunk: 1 MB of losses, the most that a commit of neighbouring points has to write."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,17 @@ class Surface:
         """
         root = store.open_run(store_or_path)
         name = resolve_name(root, name)
-        group = root[f"surfaces/{name}"]
+        try:
+            return cls._read(root[f"surfaces/{name}"], name)
+        except (KeyError, FileNotFoundError) as error:
+            raise SurfaceError(
+                f"The surface '{name}' is not whole ({error})",
+                expected="every array that it has",
+                mend="If an analysis is writing it, wait; else make it again: landscape-hooks analyze RUN --fresh",
+            ) from error
 
+    @classmethod
+    def _read(cls, group: Any, name: str) -> Surface:
         def read(key: str) -> Any:
             return group[key][...]
 
@@ -192,8 +205,12 @@ class Surface:
 
 
 def names(root: Any) -> list[str]:
-    """Names of the surfaces of an opened run, sorted."""
-    return sorted(root["surfaces"].group_keys()) if "surfaces" in root else []
+    """Names of the surfaces of an opened run, sorted; one that is only being begun, or deleted, is none yet."""
+    if "surfaces" not in root:
+        return []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized")  # a folder that is only begun
+        return sorted(name for name, group in root["surfaces"].groups() if "path_count" in group.attrs)
 
 
 def resolve_name(root: Any, name: str | None) -> str:
@@ -213,6 +230,11 @@ def resolve_name(root: Any, name: str | None) -> str:
     return name
 
 
+def _chunk(shape: tuple[int, int]) -> tuple[int, int]:
+    """Whole rows, up to CHUNK_POINTS: what one commit has to write of a large grid."""
+    return min(shape[0], max(1, CHUNK_POINTS // shape[1])), shape[1]
+
+
 class SurfaceWriter:
     """Writes a surface into a run while it is being computed; what is committed survives a kill.
 
@@ -223,8 +245,10 @@ class SurfaceWriter:
     def __init__(self, root: Any, group: Any, evaluated: NDArray[np.bool_]) -> None:
         self._root, self._group = root, group
         self.evaluated = evaluated
+        self._values = {"evaluated": evaluated, "loss": group["loss"][...], "loss_stderr": group["loss_stderr"][...]}
 
     @classmethod
+    @store.writes
     def create(
         cls,
         root: Any,
@@ -240,6 +264,7 @@ class SurfaceWriter:
         """
         check_name(name)
         surfaces = root.require_group("surfaces")
+        store.remove_group(root, f"surfaces/{name}")
         group = surfaces.create_group(name, overwrite=True)
         shape = (len(alpha), len(beta))
         for key, value in {"alpha": alpha, "beta": beta, **arrays}.items():
@@ -259,7 +284,7 @@ class SurfaceWriter:
             elif value.size:
                 target[...] = value
         for key in ("loss", "loss_stderr", "evaluated"):
-            schema.create(root, f"surfaces/{name}/{key}", shape, chunks=shape)
+            schema.create(root, f"surfaces/{name}/{key}", shape, chunks=_chunk(shape))
         group.attrs.update({**attrs, "path_count": 0})
         return cls(root, group, np.zeros(shape, dtype=bool))
 
@@ -269,15 +294,18 @@ class SurfaceWriter:
         group = root[f"surfaces/{name}"]
         return cls(root, group, group["evaluated"][...])
 
+    @store.writes
     def write(self, index: NDArray[np.intp], loss: Floats, stderr: Floats) -> None:
         """Commit the losses (N,) of the grid points with flat indices `index` (N,)."""
+        store.check_there(self._root.store)
         rows, columns = np.unravel_index(index, self.evaluated.shape)
-        for key, values in (("loss", loss), ("loss_stderr", stderr)):
-            whole = self._group[key][...]
+        for key, values in (("loss", loss), ("loss_stderr", stderr), ("evaluated", True)):
+            whole, array = self._values[key], self._group[key]
             whole[rows, columns] = values
-            self._group[key][...] = whole
-        self.evaluated[rows, columns] = True
-        self._group["evaluated"][...] = self.evaluated
+            high = array.chunks[0]
+            for number in np.unique(rows // high).tolist():
+                part = slice(number * high, (number + 1) * high)
+                array[part] = whole[part]
 
     @property
     def name(self) -> str:
@@ -286,42 +314,45 @@ class SurfaceWriter:
 
     def losses(self) -> Floats:
         """(A, B) what is stored; it counts where `evaluated`."""
-        return np.asarray(self._group["loss"][...])
+        return self._values["loss"].copy()
 
+    @store.writes
     def write_interpolated(self, loss: Floats, where: NDArray[np.bool_], error: Floats) -> None:
         """Store the interpolated losses at the points `where` and their estimated relative errors, all (A, B)."""
-        whole = self._group["loss"][...]
-        whole[where] = loss[where]
-        self._group["loss"][...] = whole
+        store.check_there(self._root.store)
+        self._values["loss"][where] = loss[where]
+        self._group["loss"][...] = self._values["loss"]
         for key, values in (("interpolation_error", np.where(where, error, np.nan)), ("interpolated", where)):
-            path = f"surfaces/{self.name}/{key}"
-            schema.create(self._root, path, values.shape, chunks=values.shape, overwrite=True)[...] = values
+            self._put(key, values)
 
+    @store.writes
     def write_metric(self, name: str, values: Floats) -> None:
         """Store a metric (A, B), NaN where the surface is not evaluated."""
-        path = f"surfaces/{self.name}/metrics/{name}"
-        schema.create(self._root, path, values.shape, chunks=values.shape, overwrite=True)[...] = values
+        self._put(f"metrics/{name}", values)
 
+    @store.writes
     def write_paths(self, root: Any, paths: Sequence[Path]) -> None:
         """Store the paths of the surface."""
-        base = f"surfaces/{self._group.basename}/paths"
         for number, path in enumerate(paths):
-            group = root.require_group(f"{base}/{number}")
+            group = root.require_group(f"surfaces/{self.name}/paths/{number}")
             group.attrs["label"] = path.label
             for key in Path.ARRAYS:
-                value = np.asarray(getattr(path, key))
-                target = schema.create(
-                    root,
-                    f"{base}/{number}/{key}",
-                    value.shape,
-                    chunks=tuple(max(1, n) for n in value.shape),
-                    overwrite=True,
-                )
-                target[...] = value
+                self._put(f"paths/{number}/{key}", np.asarray(getattr(path, key)))
         self._group.attrs["path_count"] = len(paths)
 
+    def _put(self, key: str, values: NDArray[Any]) -> None:
+        """Store a small array of the surface; one that is there already is replaced in one step, as it may be read."""
+        store.check_there(self._root.store)
+        target = self._group.get(key)
+        if target is None or target.shape != values.shape:
+            path, chunks = f"surfaces/{self.name}/{key}", tuple(max(1, n) for n in values.shape)
+            target = schema.create(self._root, path, values.shape, chunks=chunks, overwrite=True)
+        target[...] = values
+
+    @store.writes
     def finish(self, root: Any, attrs: Mapping[str, Any]) -> None:
         """Add the closing attributes and make this the run's latest surface."""
+        store.check_there(self._root.store)
         self._group.attrs.update(attrs)
         root["surfaces"].attrs["latest"] = self._group.basename
 

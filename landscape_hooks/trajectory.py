@@ -7,7 +7,7 @@ once the commit record, one attribute written last, says so. No torch here: read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
 from typing import Any
@@ -27,6 +27,8 @@ from landscape_hooks.sharding import Piece, Runs
 
 SCALARS = ("step", "epoch", "loss", "wall_time")
 GROWTH = 1024
+READ_BYTES = 2**22
+"""Snapshots that are wanted one after the other are read so much at a time."""
 PIECE = 2**22
 COMPRESSORS: dict[str, Any] = {"lz4": BloscCname.lz4, "zstd": BloscCname.zstd}
 
@@ -120,16 +122,28 @@ class Trajectory(Sequence[Snapshot]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+        return next(self.snapshots([range(len(self))[index]]))
+
+    def _snapshot(self, place: int, weights: NDArray[Any], buffers: NDArray[Any]) -> Snapshot:
         return Snapshot(
             step=int(self.steps[place]),
-            weights=self.block(slice(place, place + 1))[0],
-            buffers=self.buffers(slice(place, place + 1))[0],
+            weights=weights,
+            buffers=buffers,
             loss=float(self.losses[place]),
             epoch=float(self.epochs[place]),
             learning_rate=self.learning_rates[place],
             wall_time=float(self.wall_times[place]),
         )
+
+    def snapshots(self, numbers: Sequence[int]) -> Iterator[Snapshot]:
+        """The snapshots of these numbers, in turn; of a small model many are read at a time."""
+        row = self.layout.size * self.dtype.itemsize + self.buffer_layout.size * 4
+        at_once = max(1, READ_BYTES // max(1, row))
+        for start in range(0, len(numbers), at_once):
+            some = np.asarray(numbers[start : start + at_once], dtype=np.intp)
+            weights, buffers = self._read(some), self._parts[0].matrix("buffers", self._rows[0][some], slice(None))
+            for place, own, beside in zip(some, weights, buffers, strict=True):
+                yield self._snapshot(int(place), own, beside)
 
     # -- what is known of every snapshot -----------------------------------------------------------------
     @cached_property
@@ -171,7 +185,9 @@ class Trajectory(Sequence[Snapshot]):
         RunError
             a writer has thinned out one of these snapshots since the trajectory was opened.
         """
-        wanted = np.arange(len(self))[rows]
+        return self._read(np.arange(len(self))[rows], columns)
+
+    def _read(self, wanted: NDArray[np.intp], columns: slice = slice(None)) -> NDArray[Any]:
         if not self._runs:
             found = self._parts[0].matrix("weights", self._rows[0][wanted], columns)
             return found.astype(self.dtype, copy=False)
@@ -248,7 +264,7 @@ class TrajectoryWriter:
     """Writes snapshots into a run: data first, the commit record last, so that a kill leaves whole rows only."""
 
     def __init__(self, root: Any) -> None:
-        self._group = root["trajectory"]
+        self._root, self._group = root, root["trajectory"]
         # write_empty_chunks is not part of what Zarr stores; without it a row of zeros next to a NaN fill
         # is safe, but a row of NaNs (a diverged training) would be left out of the store.
         self._arrays = {
@@ -262,6 +278,7 @@ class TrajectoryWriter:
         self._files = {name: RowFiles(array, places.tolist()) for name, array in self._arrays.items()}
 
     @classmethod
+    @store.writes
     def create(
         cls,
         root: Any,
@@ -343,9 +360,9 @@ class TrajectoryWriter:
 
     def append(self, rows: Rows) -> None:
         """Write some snapshots and commit them together."""
-        store.check_there(self._group.store)
         places = self._free(len(rows))
         self._grow(max(places) + 1, rows.learning_rate.shape[1])
+        store.check_there(self._group.store)
         puts = self._files["weights"].put(places, rows.weights, rows.files)
         puts += self._files["buffers"].put(places, rows.buffers)
         puts += self._files["learning_rate"].put(places, rows.learning_rate)
@@ -377,9 +394,14 @@ class TrajectoryWriter:
         kept = [i for i, step in enumerate(self.steps) if step in wanted]
         self._keep(kept, stride)
 
+    @store.writes
     def truncate(self, step: int) -> None:
         """Drop the snapshots after `step`, and one taken off the schedule: resuming takes them again."""
         known = self.steps[:-1] if self.commit.tail else self.steps
+        if any(known_step > step for known_step in self.steps):
+            # analyses know snapshots by step and time; taken again by a clock that was set back, they may
+            # look the same
+            store.remove_group(self._root, "gram")
         self._keep([i for i, known_step in enumerate(known) if known_step <= step], self.commit.stride)
 
     def close(self) -> None:
@@ -410,7 +432,7 @@ class TrajectoryWriter:
         return free
 
     def _grow(self, rows: int, groups: int) -> None:
-        have = self._arrays["step"].shape[0]
+        have = min(array.shape[0] for array in self._arrays.values())  # a kill may have come between two of them
         if rows > have:
             self._resize(max(rows, 2 * have))
         rates = self._arrays["learning_rate"]
@@ -418,10 +440,12 @@ class TrajectoryWriter:
             rates.resize((rates.shape[0], groups))
 
     def _resize(self, rows: int) -> None:
+        store.check_there(self._group.store)
         for array in self._arrays.values():
             if array.shape[0] != rows:
                 array.resize((rows, *array.shape[1:]))
 
     def _set(self, commit: Commit) -> None:
+        store.check_there(self._group.store)
         commit.write(self._group)
         self.commit = commit

@@ -168,6 +168,27 @@ def test_interpolated_statistics_bring_the_path_onto_the_surface(tmp_path):
     assert moved.path_distance.max() < 1e-4
 
 
+def test_the_report_says_where_interpolated_variances_are_clamped(bn_run):
+    """Far enough along a direction some variance that moves linearly passes below 0, where it is held."""
+    near = run(bn_run, size=3, batch_norm="interpolate", name="near", extent=(-1e-3, 1e-3, -1e-3, 1e-3))
+    far = run(bn_run, size=(9, 8), batch_norm="interpolate", name="far", extent=(-40, 40, -40, 40))
+    group, trajectory = store.open_run(str(bn_run))["surfaces/far"], Trajectory.open(str(bn_run))
+    # the buffers' own least squares: what combination of snapshots is a direction, and so how variances move
+    weights = np.stack([s.weights for s in trajectory]).astype(float) - group["origin"][...]
+    buffers = np.stack([s.buffers for s in trajectory]).astype(float) - group["origin_buffers"][...]
+    combination = np.linalg.lstsq(weights.T, group["directions"][...].T.astype(float), rcond=1e-5)[0]
+    moves = (combination.T @ buffers)[:, 4:8]  # after the four means
+    variances = group["origin_buffers"][4:8]
+    below = [(variances + a * moves[0] + b * moves[1] < 0).any() for a in far.alpha for b in far.beta]
+    assert sum(below) > 0
+    assert f"At {sum(below)} of 72 grid points" in " ".join(far.attrs["report"])
+    assert "--batch-norm recalibrate" in " ".join(far.attrs["report"])
+    assert not any("0 of 9 grid points" in s for s in near.attrs["report"])
+    for policy in ("batch", "fixed"):
+        other = run(bn_run, size=3, batch_norm=policy, name="other", extent=(-40, 40, -40, 40))
+        assert "variance falls below 0" not in " ".join(other.attrs["report"])
+
+
 def test_everything_that_defines_the_picture_is_stored(bn_run):
     surface = run(bn_run, size=(3, 4), directions="random", seed=7)
     assert surface.name == "random"
@@ -197,6 +218,41 @@ def test_probe_samples_and_data_can_be_others(bn_run):
     model, (x, y) = network(), samples()
     live = Objective(model, criterion=nn.CrossEntropyLoss(), data=[(x[:24], y[:24])])
     np.testing.assert_allclose(run(bn_run, size=2, objective=live, name="live").loss, fewer.loss, rtol=1e-6)
+
+
+def test_probe_and_training_data_side_by_side_on_one_plane(bn_run, tmp_path, monkeypatch):
+    """Another --data changes the losses and nothing else: two surfaces of a run compare point by point."""
+    (tmp_path / "training.py").write_text(
+        "import torch\ndef batches():\n    generator = torch.Generator().manual_seed(7)\n"
+        "    y = torch.randint(0, 3, (40,), generator=generator)\n"
+        "    return [(torch.randn(40, 1, 8, 8, generator=generator), y)]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    probe = run(bn_run, size=(4, 5), name="probe")
+    training = run(bn_run, size=(4, 5), name="training", data="training:batches")
+    group = store.open_run(str(bn_run))["surfaces"]
+    for key in ("alpha", "beta", "origin", "directions"):
+        np.testing.assert_array_equal(group[f"probe/{key}"][...], group[f"training/{key}"][...])
+    np.testing.assert_array_equal(probe.path, training.path)
+    assert probe.attrs["data_digest"] != training.attrs["data_digest"]
+    assert (probe.loss != training.loss).all()
+    import training as module  # the test's own file
+
+    objective = Objective.load(store.open_run(str(bn_run))).with_data(module.batches(), 1000)
+    final = Trajectory.open(str(bn_run))[-1]
+    expected = objective.evaluate(torch.from_numpy(final.weights), torch.from_numpy(final.buffers), statistics="batch")
+    assert training.path_loss[-1] == pytest.approx(expected.mean, rel=1e-6)
+    del sys.modules["training"]
+
+
+def test_a_coarser_precision_says_what_it_costs(bn_run):
+    exact, coarse = (run(bn_run, size=4, name=p, precision=p, batch_norm="fixed") for p in ("float32", "bfloat16"))
+    said = next(s for s in coarse.attrs["report"] if s.startswith("bfloat16 changes the loss by up to"))
+    tried = np.arange(16)[::3][:5]
+    worst = np.abs(coarse.loss.ravel()[tried] / exact.loss.ravel()[tried] - 1).max()
+    assert worst > 1e-5
+    assert f"{worst:.1%} at 5 points tried" in said
+    assert not any("bfloat16" in s for s in exact.attrs["report"])
 
 
 def test_metrics_are_computed_beside_the_loss(bn_run, quadratic_run, tmp_path, monkeypatch):

@@ -123,6 +123,17 @@ def test_every_plane_shows_the_paraboloid(runs, options):
     check_paraboloid(runs[0], run(runs[0], name="bowl", **options))
 
 
+def test_the_whole_spectrum_is_stored_whatever_components_are_drawn(runs):
+    weights = np.stack([s.weights for s in Trajectory.open(runs[0])]).astype(float)
+    values = np.linalg.svd(weights - weights.mean(axis=0), compute_uv=False) ** 2
+    for chosen in ((0, 1), (3, 1)):
+        run(runs[0], name="spectrum", components=chosen)
+        surface = Surface.open(runs[0], "spectrum")
+        np.testing.assert_allclose(surface.spectrum, values / values.sum(), atol=1e-7)
+        np.testing.assert_allclose(surface.explained_variance_ratio, surface.spectrum[list(chosen)], rtol=1e-4)
+        assert surface.attrs["labels"] == [f"PC {c + 1}" for c in chosen]
+
+
 def test_hessian_directions_are_the_eigenvectors(runs):
     surface = run(runs[0], directions="hessian")
     _, vectors = plane_of(runs[0], "hessian")
@@ -247,6 +258,8 @@ def test_an_adaptive_surface_says_what_it_evaluated(runs):
     np.testing.assert_array_equal(again.loss, surface.loss)
     with pytest.raises(PlaneError, match="adaptive"):
         run(runs[2], adaptive=2.0)
+    with pytest.raises(PlaneError, match="part 1/2 of an adaptive surface"):
+        run(runs[2], adaptive=0.01, part="1/2")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +306,9 @@ def test_what_is_interpolated_is_shown_wherever_the_surface_is(runs):
     assert described["interpolated"] == surface.interpolated.sum()
     error = surface.interpolation_error[surface.interpolated]
     words = f"{surface.interpolated.mean():.1%} interpolated, error about {100 * np.median(error):.1g} %"
-    assert words in description_text(describe(runs[2]))
+    told = description_text(describe(runs[2]))
+    assert words in told
+    assert all(sentence in told for sentence in surface.attrs["report"])  # what analyze printed, info repeats
     assert any("held-back points err by" in s for s in surface.attrs["report"])
 
 

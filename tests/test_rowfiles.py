@@ -140,6 +140,17 @@ def test_what_is_not_as_it_should_be_is_left_to_zarr(tmp_path):
     memory = zarr.group(zarr.storage.MemoryStore()).create_array("w", shape=(2, 3), chunks=(1, 3), dtype="f4")
     assert read_rows(memory, np.array([0]), 0, 3) is None
 
+    swapped = zarr.create_group(str(tmp_path / "big"), zarr_format=3).create_array(
+        "weights",
+        shape=(2, 3),
+        chunks=(1, 3),
+        dtype="f4",
+        compressors=None,
+        serializer=zarr.codecs.BytesCodec(endian="big"),
+    )
+    swapped[...] = 1.5
+    assert read_rows(swapped, np.array([0]), 0, 3) is None
+
     class Watching(zarr.storage.LocalStore):
         """A store that has a reason to see every reading."""
 

@@ -293,10 +293,10 @@ class Hud:
         high = high if high > low else low + 1
 
         def place(path: Any, losses: Floats) -> Floats:
-            span = max(len(path) - 1, 1)
-            clock = np.array([replay.timeline_share(k / span) for k in range(len(path))])
+            rows = telling(losses, int(width))
+            clock = replay.timeline_shares(rows / max(len(path) - 1, 1))
             with np.errstate(divide="ignore", invalid="ignore"):
-                share = (change(losses) - low) / (high - low)
+                share = (change(losses[rows]) - low) / (high - low)
             return np.column_stack([x + width * clock, y + height * (1 - np.where(np.isfinite(share), share, np.nan))])
 
         for number, path in enumerate(replay.landscape.paths):
@@ -322,6 +322,22 @@ class Hud:
         )
         for value, level in ((values.max(), y), (values.min(), y + height)):
             pen.text(x + width + 6 * unit, level - 7 * unit, text_of(float(value)), theme.faint, size=11.5)
+
+
+def telling(values: Floats, pixels: int) -> NDArray[np.intp]:
+    """The rows of a curve that show on so many pixels: the lowest and the highest value on each, and both ends."""
+    count = len(values)
+    if count <= 4 * pixels:
+        return np.arange(count)
+    length = -(-count // pixels)
+    padded = np.full(length * pixels, np.nan)
+    padded[:count] = values
+    bins = padded.reshape(pixels, length)
+    low = np.argmin(np.where(np.isnan(bins), np.inf, bins), axis=1)
+    high = np.argmax(np.where(np.isnan(bins), -np.inf, bins), axis=1)
+    starts = np.arange(pixels) * length
+    rows = np.concatenate([starts + low, starts + high, [0, count - 1]])
+    return np.unique(np.minimum(rows, count - 1))
 
 
 def _beside(pen: Pen, a: Any, b: Any, distance: float) -> tuple[float, float, float]:
