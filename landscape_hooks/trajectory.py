@@ -140,10 +140,13 @@ class Trajectory(Sequence[Snapshot]):
         row = self.layout.size * self.dtype.itemsize + self.buffer_layout.size * 4
         at_once = max(1, READ_BYTES // max(1, row))
         for start in range(0, len(numbers), at_once):
-            some = np.asarray(numbers[start : start + at_once], dtype=np.intp)
-            weights, buffers = self._read(some), self._parts[0].matrix("buffers", self._rows[0][some], slice(None))
-            for place, own, beside in zip(some, weights, buffers, strict=True):
-                yield self._snapshot(int(place), own, beside)
+            # a function of its own lets go of these before the next are read: of a large model, one is in memory
+            yield from self._together(np.asarray(numbers[start : start + at_once], dtype=np.intp))
+
+    def _together(self, some: NDArray[np.intp]) -> Iterator[Snapshot]:
+        weights, buffers = self._read(some), self._parts[0].matrix("buffers", self._rows[0][some], slice(None))
+        for place, own, beside in zip(some, weights, buffers, strict=True):
+            yield self._snapshot(int(place), own, beside)
 
     # -- what is known of every snapshot -----------------------------------------------------------------
     @cached_property

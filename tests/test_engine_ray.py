@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 
 ray = pytest.importorskip("ray")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -289,20 +290,21 @@ def test_a_tile_that_ends_every_worker_is_an_error_and_not_an_endless_story(conn
 class Deadly:
     """Work that ends the process it runs in."""
 
-    def __call__(self, blocks):
-        os._exit(1)
-
     def __reduce__(self):
         # by value: this module cannot be imported on a worker
-        return eval, ("type('Deadly', (), {'__call__': lambda self, blocks: __import__('os')._exit(1)})()",)
+        return eval, ("type('Deadly', (), {'join': lambda self, parts: __import__('os')._exit(1)})()",)
 
 
 # -- errors -------------------------------------------------------------------------------------------------
 def test_errors_say_what_was_found_and_what_mends_it(connected, tmp_path, monkeypatch):
+    import ray_user_code
+
+    memory = zarr.storage.MemoryStore()
+    ray_user_code.train(memory)
     with pytest.raises(ObjectiveError, match=r"No node .* has 1 CPUs and 0 GPUs altogether.*--worker-gpus"):
         run(engine="ray", worker_gpus=1, name="none")
     with pytest.raises(RunError, match="Workers in other processes cannot read"):
-        analyze(store.open_run(memory_copy("run.zarr")), engine="ray", progress=False)
+        analyze(memory, engine="ray", progress=False)
     with pytest.raises(ObjectiveError, match="--engine ray"):
         run(address="auto")
     elsewhere = tmp_path / "gone.zarr"
@@ -314,16 +316,6 @@ def test_errors_say_what_was_found_and_what_mends_it(connected, tmp_path, monkey
     object.__setattr__(engine._sources, "digest", "another")
     with engine, pytest.raises(ObjectiveError, match="other snapshots here"):
         gram.matrix(joined, blocks=engine.stretches)
-
-
-def memory_copy(path):
-    """A run in this process's memory."""
-    import zarr
-
-    memory = zarr.storage.MemoryStore()
-    root = zarr.create_group(memory, attributes=dict(store.open_run(path).attrs))
-    assert root.attrs
-    return memory
 
 
 @pytest.mark.parametrize("kind", ["nobody", "silent", "nonsense"])
