@@ -56,11 +56,34 @@ def contour_figure(
         for number, path in enumerate(_shown(surface)):
             _draw_path(axes, path, colors.path_color(number), alone=len(_shown(surface)) == 1)
         _frame(axes, surface)
-        axes.set_title(_title(surface), loc="left", fontsize=11, fontweight="bold", color=INK, pad=22)
+        _head(axes, _title(surface), figure.get_figwidth(), pad=22)
         axes.text(0, 1.022, caption(surface, mesh.height), transform=axes.transAxes, fontsize=7.5, color="#5a6475")
         if _shown(surface):
-            axes.legend(loc="best", fontsize=8, framealpha=0.92, edgecolor="none", facecolor="white", borderpad=0.7)
+            _legend(figure, axes)
     return figure
+
+
+def _head(axes: Axes, title: str, inches: float, **options: Any) -> None:
+    """The title, in letters as small as its length asks for."""
+    size = float(np.clip(11 * 9.4 * inches / max(len(title), 1), 6.5, 11))
+    axes.set_title(title, loc="left", fontsize=size, fontweight="bold", color=INK, **options)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Below the axes, where it covers nothing, in as many columns as its words leave room for."""
+    from matplotlib.transforms import offset_copy
+
+    handles, labels = axes.get_legend_handles_labels()
+    inches = [0.5 + 0.06 * len(label) for label in labels]
+    columns = int(np.clip(figure.get_figwidth() / max(inches), 1, min(3, len(labels))))
+    columns = len(labels) if sum(inches) < figure.get_figwidth() - 0.3 else columns
+    rows = -(-len(labels) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.1 + 0.19 * rows)
+    place = offset_copy(axes.transAxes, figure, x=-30, y=-32, units="points")  # below the axis' name
+    axes.legend(
+        handles, labels, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=place, ncols=columns, fontsize=8,
+        frameon=False, borderaxespad=0,
+    )  # fmt: skip
 
 
 def caption(surface: Surface, height: Height) -> str:
@@ -82,7 +105,8 @@ def _title(surface: Surface) -> str:
     if surface.attrs.get("directions") not in what and not surface.attrs.get("directions"):
         plane = "a plane"
     where = "along a line" if min(surface.shape) == 1 else f"in {plane}"
-    around = ", ".join(runs) if len(runs) <= 2 else f"{len(runs)} runs"
+    around = ", ".join(runs)
+    around = around if len(runs) == 1 or (len(runs) == 2 and len(around) <= 45) else f"{len(runs)} runs"
     return f"Loss around {around} {where}" if runs else f"Loss {where}"
 
 
@@ -273,7 +297,7 @@ def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> 
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        axes.set_title(_title(surface), loc="left", fontsize=11, fontweight="bold", color=INK)
+        _head(axes, _title(surface), figure.get_figwidth())
         axes.legend(fontsize=8, frameon=False)
     return figure
 
@@ -353,6 +377,6 @@ def surface_figure(
         axes.tick_params(labelsize=7, pad=1)
         axes.view_init(*view)
         axes.set_box_aspect((1.2, 1.0, 0.62))
-        axes.set_title(_title(surface), loc="left", fontsize=11, fontweight="bold", color=INK)
+        _head(axes, _title(surface), figure.get_figwidth())
         figure.text(0.02, 0.015, caption(surface, mesh.height), fontsize=7.5, color="#5a6475")
     return figure

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ INTERVAL = 0.5
 """Seconds between two looks into the run."""
 
 COLUMNS = 1 << 22
-"""Parameters that are read at a time."""
+"""Numbers that are read at a time: parameters of one snapshot, or snapshots of few parameters."""
 
 
 class Follower:
@@ -131,11 +132,19 @@ def project(group: Any, trajectory: Trajectory, rows: NDArray[np.intp]) -> tuple
         origin = group["origin"][columns].astype(np.float64)
         directions = group["directions"][:, columns].astype(np.float64)
         gram += directions @ directions.T
-        for number, row in enumerate(rows):
-            weights = trajectory.block(slice(int(row), int(row) + 1), columns)[0]
-            away = weights.astype(np.float64) - origin
-            products[number] += directions @ away
-            squares[number] += away @ away
+        for part in _neighbours(rows, max(1, COLUMNS // max(1, len(origin)))):
+            first, last = int(rows[part.start]), int(rows[part.stop - 1])
+            away = trajectory.block(slice(first, last + 1), columns).astype(np.float64) - origin
+            products[part] += away @ directions.T
+            squares[part] += np.einsum("nc,nc->n", away, away)
     coordinates = products @ np.linalg.pinv(gram, hermitian=True)
     along = np.einsum("nk,kl,nl->n", coordinates, gram, coordinates)
     return coordinates, np.sqrt(np.maximum(squares - along, 0.0))
+
+
+def _neighbours(rows: NDArray[np.intp], most: int) -> list[slice]:
+    """Cut rows into parts of at most `most` that lie side by side in the run, so that a part is one reading."""
+    edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+    return [
+        slice(first, min(first + most, stop)) for start, stop in pairwise(edges) for first in range(start, stop, most)
+    ]
