@@ -106,9 +106,9 @@ class BackgroundWriter:
     ) -> bool:
         """Copy one snapshot into the ring; False if it is full and `wait` is not wanted. `facts` as in `Staged`."""
         if not self._free.acquire(blocking=False):
+            self._wake.set()
             if not wait:
                 return False
-            self._wake.set()
             while not self._free.acquire(timeout=PATIENCE):
                 self._check_alive()
         place, self._head = self._head, (self._head + 1) % len(self._views)

@@ -363,6 +363,9 @@ class TrajectoryWriter:
         """Fill in scalars of a committed snapshot that became known after it; nothing if it was thinned out."""
         if step in self.steps:
             place = int(self.commit.places[self.steps.index(step)])
+            if step != self.steps[-1]:  # perhaps in a file that is no longer in memory
+                for files in self._files.values():
+                    files.forget(self.commit.places.tolist())
             for name, value in scalars.items():
                 if value is not None:
                     store.put_files(self._group.store, self._files[name].put([place], np.array([value]), counted=True))
