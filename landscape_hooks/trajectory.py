@@ -351,6 +351,11 @@ class TrajectoryWriter:
         """Bytes of one snapshot's weights and buffers."""
         return sum(self._arrays[n].shape[1] * self._arrays[n].dtype.itemsize for n in ("weights", "buffers"))
 
+    def room(self, most: int) -> int:
+        """Snapshots to write together next, at most `most`: such that they do not begin a file without filling it."""
+        file = self._files["weights"].rows
+        return min(most, file - self.commit.rows % file) if file > 1 else most
+
     def last_row(self) -> NDArray[Any]:
         """(D,) weights of the last snapshot."""
         return self._arrays["weights"][int(self.commit.places[-1])]
@@ -387,9 +392,12 @@ class TrajectoryWriter:
         """Fill in scalars of a committed snapshot that became known after it; nothing if it was thinned out."""
         if step in self.steps:
             place = int(self.commit.places[self.steps.index(step)])
+            if step != self.steps[-1]:  # perhaps in a file that is no longer in memory
+                for files in self._files.values():
+                    files.forget(self.commit.places.tolist())
             for name, value in scalars.items():
                 if value is not None:
-                    store.put_files(self._group.store, self._files[name].put([place], np.array([value])))
+                    store.put_files(self._group.store, self._files[name].put([place], np.array([value]), counted=True))
 
     def retain(self, steps: Iterable[int], stride: int) -> None:
         """Keep only the snapshots of these steps; the places of the others become free."""
