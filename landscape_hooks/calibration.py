@@ -147,7 +147,7 @@ def _agrees(plan: Plan, short: PlaneLoss, reference: list[float]) -> bool:
     """Whether this way runs and gives the reference losses."""
     try:
         found = _values(plan.apply(short))
-    except (RuntimeError, ValueError, TypeError, AttributeError):
+    except (ObjectiveError, RuntimeError, ValueError, TypeError, AttributeError):
         return False
     tolerance = TOLERANCE if plan.precision == "float32" else 0.1
     return bool(np.allclose(found, reference, rtol=tolerance, atol=1e-9, equal_nan=True))

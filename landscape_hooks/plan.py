@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+MOST_WORKERS = 1024
+"""Processes, and threads in one, at most."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -54,6 +57,16 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """As stored with the surface."""
         return {k: v for k, v in asdict(self).items() if k not in ("seconds", "speedup")}
+
+    @classmethod
+    def from_json(cls, stored: Any) -> Plan | None:
+        """The inverse of `to_json`; None where what is stored is no plan that this version would have made."""
+        counts = {"workers": MOST_WORKERS, "threads": MOST_WORKERS, "chunk": 2**31, "tile": 2**31}
+        ways = {"layout": ("contiguous", "channels_last"), "fold": (False, True), "precision": ("float32", "bfloat16")}
+        if not isinstance(stored, dict) or stored.keys() != counts.keys() | ways.keys():
+            return None
+        numbers = all(type(stored[key]) is int and 1 <= stored[key] <= most for key, most in counts.items())
+        return cls(**stored) if numbers and all(stored[key] in known for key, known in ways.items()) else None
 
     def sentence(self) -> str:
         """What was chosen, in words."""

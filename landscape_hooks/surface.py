@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks import schema, store
-from landscape_hooks.errors import SurfaceError
+from landscape_hooks import checked, schema, store
+from landscape_hooks.errors import SurfaceError, printable
 
 Floats = NDArray[np.float64]
 
@@ -91,26 +91,19 @@ class Surface:
         """
         root = store.open_run(store_or_path)
         name = resolve_name(root, name)
-        group = root[f"surfaces/{name}"]
-
-        def read(key: str) -> Any:
-            return group[key][...]
-
-        paths = []
-        for number in range(int(group.attrs.get("path_count", 0))):
-            arrays = {key: read(f"paths/{number}/{key}") for key in Path.ARRAYS}
-            paths.append(Path(**arrays, label=str(group[f"paths/{number}"].attrs.get("label", ""))))
+        group = checked.group(root, f"surfaces/{name}")
+        attrs = check_attributes(dict(group.attrs))
+        sizes = checked.Sizes(direction=2)
+        read = partial(_read, group, sizes)
+        count = checked.whole(attrs.get("path_count", 0), "The number of paths")
         return cls(
+            **{key: read(key) for key in REQUIRED},
             **{
-                key: read(key)
-                for key in ("alpha", "beta", "loss", "loss_stderr", "evaluated", "explained_variance_ratio")
+                key: read(key) for key in ("interpolated", "interpolation_error", "spectrum") if checked.has(group, key)
             },
-            interpolated=read("interpolated") if "interpolated" in group else None,
-            interpolation_error=read("interpolation_error") if "interpolation_error" in group else None,
-            spectrum=read("spectrum") if "spectrum" in group else np.empty(0),
-            metrics={k: read(f"metrics/{k}") for k in group["metrics"].array_keys()} if "metrics" in group else {},
-            paths=tuple(paths),
-            attrs=dict(group.attrs),
+            metrics={key: read(f"metrics/{key}") for key in checked.names_of(group, "metrics", arrays=True)},
+            paths=tuple(_read_path(group, number) for number in range(count)),
+            attrs=attrs,
             name=name,
         )
 
@@ -165,9 +158,56 @@ class Surface:
         return self.paths[0]
 
 
+def _read(group: Any, sizes: checked.Sizes, key: str) -> NDArray[Any]:
+    """An array of a surface, whose dimensions are those of the arrays before it."""
+    values = checked.read(group, key)
+    sizes.check(f"surfaces/*/{key}", values.shape)
+    return values
+
+
+def _read_path(group: Any, number: int) -> Path:
+    """A path of a surface; all of its arrays have an entry a snapshot."""
+    base = f"paths/{number}"
+    read = partial(_read, group, checked.Sizes(direction=2))
+    found = checked.group(group, base)
+    if found is None:
+        raise checked.damaged(f"The surface counts path {number}, which is not there")
+    return Path(**{key: read(f"{base}/{key}") for key in Path.ARRAYS},
+                label=printable(found.attrs.get("label", "")))  # fmt: skip
+
+
+REQUIRED = ("alpha", "beta", "loss", "loss_stderr", "evaluated", "explained_variance_ratio")
+"""Arrays that every surface has."""
+
+TEXTS = ("directions", "normalization", "centring", "batch_norm", "data_digest", "trajectory_digest", "origin")
+LISTS = ("labels", "report")
+
+
+def check_attributes(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a surface; those that are shown and compared are printable, and of the format's types.
+
+    Raises
+    ------
+    RunError
+        one of them is not.
+    """
+    attrs = dict(attrs)
+    for key, value in attrs.items():
+        texts = [value] if key in TEXTS else value if key in LISTS else []
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            expected = "a text" if key in TEXTS else "a list of texts"
+            raise checked.damaged(f"The attribute '{key}' of the surface is of another type", expected=expected)
+        if texts:
+            shown = [printable(text) for text in texts]
+            attrs[key] = shown[0] if key in TEXTS else shown
+    if len(attrs.get("labels", ("", ""))) != 2:
+        raise checked.damaged("The surface does not have two labels", expected="one for each axis")
+    return attrs
+
+
 def names(root: Any) -> list[str]:
     """Names of the surfaces of an opened run, sorted."""
-    return sorted(root["surfaces"].group_keys()) if "surfaces" in root else []
+    return checked.names_of(root, "surfaces")
 
 
 def resolve_name(root: Any, name: str | None) -> str:
@@ -176,8 +216,8 @@ def resolve_name(root: Any, name: str | None) -> str:
     if not known:
         raise SurfaceError("The run has no surface yet", mend="Make one: landscape-hooks analyze RUN")
     if name is None:
-        latest = root["surfaces"].attrs.get("latest")
-        return latest if latest in known else known[-1]
+        latest = checked.group(root, "surfaces").attrs.get("latest")
+        return latest if isinstance(latest, str) and latest in known else known[-1]
     if name not in known:
         raise SurfaceError(
             f"The run has no surface named '{name}'",
@@ -199,6 +239,7 @@ class SurfaceWriter:
         self.evaluated = evaluated
 
     @classmethod
+    @checked.guard("surfaces")
     def create(
         cls,
         root: Any,
@@ -232,9 +273,12 @@ class SurfaceWriter:
     @classmethod
     def resume(cls, root: Any, name: str) -> SurfaceWriter:
         """Go on with a surface that was begun."""
-        group = root[f"surfaces/{name}"]
-        return cls(root, group, group["evaluated"][...])
+        group = checked.group(root, f"surfaces/{name}")
+        sizes = checked.Sizes()
+        evaluated = [_read(group, sizes, key) for key in ("alpha", "beta", "loss", "loss_stderr", "evaluated")][-1]
+        return cls(root, group, evaluated)
 
+    @checked.guard("surfaces")
     def write(self, index: NDArray[np.intp], loss: Floats, stderr: Floats) -> None:
         """Commit the losses (N,) of the grid points with flat indices `index` (N,)."""
         rows, columns = np.unravel_index(index, self.evaluated.shape)
@@ -250,10 +294,12 @@ class SurfaceWriter:
         """Of the surface."""
         return str(self._group.basename)
 
+    @checked.guard("surfaces")
     def losses(self) -> Floats:
         """(A, B) what is stored; it counts where `evaluated`."""
         return np.asarray(self._group["loss"][...])
 
+    @checked.guard("surfaces")
     def write_interpolated(self, loss: Floats, where: NDArray[np.bool_], error: Floats) -> None:
         """Store the interpolated losses at the points `where` and their estimated relative errors, all (A, B)."""
         whole = self._group["loss"][...]
@@ -263,11 +309,13 @@ class SurfaceWriter:
             path = f"surfaces/{self.name}/{key}"
             schema.create(self._root, path, values.shape, chunks=values.shape, overwrite=True)[...] = values
 
+    @checked.guard("surfaces")
     def write_metric(self, name: str, values: Floats) -> None:
         """Store a metric (A, B), NaN where the surface is not evaluated."""
         path = f"surfaces/{self.name}/metrics/{name}"
         schema.create(self._root, path, values.shape, chunks=values.shape, overwrite=True)[...] = values
 
+    @checked.guard("surfaces")
     def write_paths(self, root: Any, paths: Sequence[Path]) -> None:
         """Store the paths of the surface."""
         base = f"surfaces/{self._group.basename}/paths"
@@ -286,6 +334,7 @@ class SurfaceWriter:
                 target[...] = value
         self._group.attrs["path_count"] = len(paths)
 
+    @checked.guard("surfaces")
     def finish(self, root: Any, attrs: Mapping[str, Any]) -> None:
         """Add the closing attributes and make this the run's latest surface."""
         self._group.attrs.update(attrs)
@@ -294,7 +343,7 @@ class SurfaceWriter:
 
 def check_name(name: str) -> None:
     """A surface name is one path component of letters, digits and . _ - that starts with a letter or digit."""
-    if not name or not name[0].isalnum() or not all(c.isalnum() or c in "._-" for c in name):
+    if not checked.is_name(name):
         raise SurfaceError(
             f"Found the surface name '{name}'",
             expected="letters, digits, '.', '_' and '-'",
