@@ -93,6 +93,7 @@ def visit(run: Path, out: Path, *, compute: bool = True, figure: bool = False) -
         outcomes.append(command("export", run, "--png", out / "f.png"))
     if compute:
         outcomes.append(library(lambda: load_objective(run)))
+        outcomes.append(command("info", run, "--verify"))
         options = ("--size", "2", "--no-tune", "--quiet", "--workers", "1")
         outcomes.append(command("analyze", run, *options, "--name", "again"))
         outcomes.append(command("analyze", run, "--size", "3", *options[2:]))
