@@ -36,9 +36,9 @@ _ASSERTIONS = ("_assert", "sym_constrain_range", "_check")
 
 # internal operations, whose names begin with an underscore, trust their callers; these are what tracing leaves behind
 _INTERNAL = re.compile(
-    r"_(unsafe_view|to_copy|conj|neg_view|softmax|log_softmax|weight_norm\w*|transformer_encoder_layer_fwd"
-    r"|native_multi_head_attention|scaled_dot_product_\w+|local_scalar_dense|shape_as_tensor|reshape_alias|convolution"
-    r"|fft_\w+|linalg_\w+|euclidean_dist|trilinear|pack_padded_sequence|pad_packed_sequence)\Z"
+    r"_(unsafe_view|to_copy|conj|neg_view|softmax|log_softmax|weight_norm|transformer_encoder_layer_fwd"
+    r"|native_multi_head_attention|scaled_dot_product_\w+|local_scalar_dense|shape_as_tensor|reshape_alias"
+    r"|pack_padded_sequence|pad_packed_sequence)\Z"
 )
 # kinds of arguments that are no plain data
 _REACHING = ("Storage", "Generator", "Stream", "QScheme")
@@ -188,9 +188,9 @@ class LossGraph:
         except Exception as error:  # whatever torch makes of operations that anybody may have written down
             first = next((line for line in str(error).splitlines() if line.strip()), "no message")
             raise ObjectiveError(
-                f"The stored loss cannot be computed ({type(error).__name__}: {first})",
-                expected="the samples and the weights that it was captured with",
-                mend=_WAY_OUT,
+                f"The stored loss cannot be computed on the probe samples ({type(error).__name__}: {first})",
+                expected="samples that the model and the criterion take",
+                mend=f"Check --data. {_WAY_OUT}",
             ) from error
         return out[0] if len(out) == 1 else out
 
@@ -502,7 +502,9 @@ def _resolve(op: str) -> Callable[..., Any]:
         packet = getattr(torch.ops.aten, parts[1], None)
         if isinstance(packet, torch._ops.OpOverloadPacket) and parts[2] in packet.overloads():
             overload = getattr(packet, parts[2])
-            if not any(kind in str(a.type) for a in overload._schema.arguments for kind in _REACHING):
+            arguments = overload._schema.arguments
+            reaching = any(kind in str(a.type) for a in arguments for kind in _REACHING)
+            if not reaching and not any(a.is_out for a in arguments):  # results are returned, not written somewhere
                 return overload
     raise ValueError(f"operation {op!r} is not allowed, or torch {torch.__version__} does not have it")
 

@@ -177,6 +177,8 @@ REFUSED = {
     "a module": call("os.system", "true"),
     "an attribute": call("aten.__class__.mro"),
     "an internal operation": call("aten._embedding_bag_backward.default", X),
+    "a Fourier transform that crashes": call("aten._fft_r2c.default", X, [0], 0, True),
+    "a result written somewhere": call("aten.neg.out", X, out=X),
     "raw memory": call("aten.set_.source_Storage", X, 0),
     "a generator": call("aten.normal_.default", X, 0.0, 1.0, generator=None),
     "a value of later": call("aten.add.Tensor", {"ref": "y"}, X),

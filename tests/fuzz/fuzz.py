@@ -4,12 +4,14 @@
     python tests/fuzz/fuzz.py TARGET [--seconds 60]        one of: ply, graph, view, options, run, or all
 
 Each input ends in a valid result or in a LandscapeError; anything else is a finding: it is printed, and the input that
-led to it is kept in the working directory as crash-...; `python tests/fuzz/fuzz.py TARGET --input crash-...` does it again.
+led to it is kept in the working directory as crash-...; `python tests/fuzz/fuzz.py TARGET --input crash-...` does it
+again.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import subprocess
@@ -35,7 +37,8 @@ def fuzz_ply(folder: Path) -> tuple[Callable[[bytes], None], list[bytes]]:
     file = folder / "f.ply"
     seeds = [path.read_bytes() for path in ply.write_ply(bowl(3, 3), file)]
     seeds.append(b"ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
-                 b"element face 1\nproperty list uchar int vertex_indices\nend_header\n0 0 0\n0 1 0\n1 0 0\n3 0 1 2\n")  # fmt: skip
+                 b"element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+                 b"0 0 0\n0 1 0\n1 0 0\n3 0 1 2\n")  # fmt: skip
 
     def one(data: bytes) -> None:
         file.write_bytes(data)
@@ -50,8 +53,8 @@ def fuzz_graph(folder: Path) -> tuple[Callable[[bytes], None], list[bytes]]:
     run = hostile.honest(folder / "run.zarr")
     root = hostile.store.open_run(run)
     text = checked.read(root, "objective/graphs/loss").tobytes()
-    weights = {entry.name: torch.ones(entry.shape, device="meta") for key, kind in (("layout", "parameter"),
-               ("buffer_layout", "buffer")) for entry in parameters.ParameterLayout.from_json(root.attrs[key], kind=kind)}  # fmt: skip
+    layouts = [parameters.ParameterLayout.from_json(root.attrs[key]) for key in ("layout", "buffer_layout")]
+    weights = {entry.name: torch.ones(entry.shape, device="meta") for layout in layouts for entry in layout}
     data = [torch.ones(12, 3, device="meta"), torch.ones(12, dtype=torch.int64, device="meta")]
 
     def one(raw: bytes) -> None:
@@ -130,10 +133,8 @@ def fuzz(target: str, seconds: int, again: str | None, folder: Path) -> None:
         (corpus / str(number)).write_bytes(seed)
 
     def attempt(data: bytes) -> None:
-        try:
+        with contextlib.suppress(LandscapeError):
             one(data)
-        except LandscapeError:
-            pass
 
     print(json.dumps({"target": target, "seeds": len(seeds), "seconds": seconds}), flush=True)
     limits = [f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=4096", f"-max_len={max(map(len, seeds)) * 2}"]
