@@ -202,7 +202,7 @@ def _agrees(plan: Plan, short: PlaneLoss, reference: list[float]) -> bool:
     """Whether this way runs and gives the reference losses."""
     try:
         found = _values(plan.apply(short))
-    except (RuntimeError, ValueError, TypeError, AttributeError):
+    except (ObjectiveError, RuntimeError, ValueError, TypeError, AttributeError):
         return False
     return _close(found, reference, plan.precision)
 

@@ -97,10 +97,17 @@ def caption(surface: Surface, height: Height) -> str:
     return "  ·  ".join(parts)
 
 
+def _plain(text: str) -> str:
+    """A name that is not taken for a formula."""
+    return text.replace("$", r"\$")
+
+
 def _title(surface: Surface) -> str:
-    runs = [path.label for path in surface.paths if path.label]
+    runs = [_plain(path.label) for path in surface.paths if path.label]
     what = {"pca": "the plane of its main directions", "random": "a random filter-normalised plane"}
-    plane = what.get(str(surface.attrs.get("directions")), f"the plane '{surface.attrs.get('directions')}'")
+    plane = what.get(
+        str(surface.attrs.get("directions")), f"the plane '{_plain(str(surface.attrs.get('directions')))}'"
+    )
     plane = plane.replace("its", "their") if len(runs) > 1 else plane
     if surface.attrs.get("directions") not in what and not surface.attrs.get("directions"):
         plane = "a plane"
@@ -224,7 +231,7 @@ def _draw_path(axes: Axes, path: Path, color: str, *, alone: bool) -> None:
 
     points = path.coordinates
     case = [patheffects.withStroke(linewidth=3.4, foreground=HALO), patheffects.Normal()]
-    name = path.label or "path"
+    name = _plain(path.label) or "path"
     axes.plot(
         *points.T,
         color=color,
@@ -253,7 +260,7 @@ def _draw_path(axes: Axes, path: Path, color: str, *, alone: bool) -> None:
 
 
 def _frame(axes: Axes, surface: Surface) -> None:
-    labels = axis_labels(surface)
+    labels = [_plain(label) for label in axis_labels(surface)]
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.set_xlim(surface.alpha[0], surface.alpha[-1])
@@ -286,12 +293,12 @@ def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> 
         for number, path in enumerate(_shown(surface)):
             axes.plot(
                 path.coordinates[:, along], path.loss, ".-", color=colors.path_color(number), markersize=3.5,
-                linewidth=0.8, label=f"{path.label or 'path'}: loss at the snapshot",
+                linewidth=0.8, label=f"{_plain(path.label) or 'path'}: loss at the snapshot",
             )  # fmt: skip
         finite = loss[np.isfinite(loss)]
         if len(finite) and finite.min() > 0 and finite.max() / finite.min() > 10:
             axes.set_yscale("log")
-        axes.set_xlabel(axis_labels(surface)[along])
+        axes.set_xlabel(_plain(axis_labels(surface)[along]))
         axes.set_ylabel("loss on the probe samples")
         axes.grid(color="#e3e6eb", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -311,7 +318,7 @@ def loss_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.6)) -> 
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         every: list[NDArray[np.float64]] = []
         for number, path in enumerate(_shown(surface)):
-            color, name = colors.path_color(number), path.label or "path"
+            color, name = colors.path_color(number), _plain(path.label) or "path"
             upper.fill_between(
                 path.step, path.loss - path.loss_stderr, path.loss + path.loss_stderr, color=color, alpha=0.2, lw=0
             )
@@ -366,8 +373,10 @@ def surface_figure(
             drape = mesh.drape(path.coordinates)
             lifted = drape.points + np.array([0, 0, 0.01 * np.ptp(mesh.height.bounds)])
             axes.plot(*lifted.T, color="white", linewidth=3.2, zorder=4)
-            axes.plot(*lifted.T, color=colors.path_color(number), linewidth=1.7, zorder=5, label=path.label or "path")
-        labels = axis_labels(surface)
+            axes.plot(
+                *lifted.T, color=colors.path_color(number), linewidth=1.7, zorder=5, label=_plain(path.label) or "path"
+            )
+        labels = [_plain(label) for label in axis_labels(surface)]
         axes.set_xlabel(labels[0], fontsize=8)
         axes.set_ylabel(labels[1], fontsize=8)
         axes.set_zlabel("loss", fontsize=8)

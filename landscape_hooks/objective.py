@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from landscape_hooks import checked
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
 from landscape_hooks.folding import Fold
 from landscape_hooks.folding import fold as merge
@@ -30,6 +31,7 @@ from landscape_hooks.fusing import fuse as fused
 from landscape_hooks.graph import LossGraph
 from landscape_hooks.parameters import ParameterLayout, unwrap
 from landscape_hooks.probe import Probe, read_tensor
+from landscape_hooks.rehearsal import rehearse
 
 Statistics = Literal["running", "batch", "recalibrate"]
 
@@ -156,25 +158,34 @@ class Objective:
         ObjectiveError
             the run carries none, or it is damaged.
         """
-        if "objective" not in root or not root["objective"].attrs.get("complete"):
+        group = checked.group(root, "objective")
+        if group is None or not group.attrs.get("complete"):
             raise ObjectiveError("The run carries no objective (it was recorded without criterion and data, "
                                  "or the model could not be exported)", mend=WAY_OUT)  # fmt: skip
-        group = root["objective"]
         self = cls.__new__(cls)
-        graph = LossGraph.from_json(bytes(group["graphs/loss"][...]).decode())
-        constants = {}
-        if "constants" in group:
-            constants = {key: read_tensor(group[f"constants/{key}"]) for key in group["constants"].array_keys()}
+        graph = LossGraph.from_json(checked.read(root, "objective/graphs/loss").tobytes())
+        constants = {
+            key: read_tensor(root, f"objective/constants/{key}")
+            for key in checked.names_of(root, "objective/constants", arrays=True)
+        }
+        lists = [checked.attribute(root, key, list, "the run") for key in ("layout", "buffer_layout")]
         self._set(
-            ParameterLayout.from_json(root.attrs["layout"]),
-            ParameterLayout.from_json(root.attrs["buffer_layout"], kind="buffer"),
+            ParameterLayout.from_json(lists[0]),
+            ParameterLayout.from_json(lists[1], kind="buffer"),
             GraphKernel(graph),
             constants,
             Probe.load(root),
-            per_sample=bool(group.attrs["per_sample"]),
-            mutates=bool(group.attrs["mutates"]),
+            per_sample=checked.attribute(group, "per_sample", bool, "the objective"),
+            mutates=checked.attribute(group, "mutates", bool, "the objective"),
             attrs=dict(group.attrs),
         )
+        graph.check_inputs(
+            parameters=self.layout.names,
+            buffers=self.buffer_layout.names,
+            constants=constants,
+            data=len(self.probe.names),
+        )
+        rehearse(self)
         return self
 
     # -- what it is ------------------------------------------------------------------------------------
@@ -324,7 +335,10 @@ class Objective:
         if self.mutates:
             leaves = [t.clone() for t in leaves]
             state = {**state, **{name: state[name].clone() for name in self.running_statistics}}
-        return self.kernel(state, leaves, statistics=mode)
+        value = self.kernel(state, leaves, statistics=mode)
+        if not isinstance(value, Tensor) or value.is_complex() or not value.numel():
+            raise ObjectiveError(f"The loss gave a value of type {type(value).__name__}", expected="real numbers")
+        return value
 
     def _measured(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Running statistics over all recorded batches: the mean over batches, as `torch.optim.swa_utils.update_bn`."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from landscape_hooks import checked
 from landscape_hooks import store as run_store
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError, RecordingWarning, RunError
 from landscape_hooks.lock import RunLock
@@ -177,7 +178,7 @@ def _reopen(root: Any, plan: Schedule, storage: Storage, dtype: str) -> Trajecto
 
 def _check_same(root: Any, layout: ParameterLayout, buffer_layout: ParameterLayout) -> None:
     for key, mine, kind in (("layout", layout, "parameter"), ("buffer_layout", buffer_layout, "buffer")):
-        ParameterLayout.from_json(root.attrs[key], kind=kind).check(mine)
+        ParameterLayout.from_json(checked.attribute(root, key, list, "the run"), kind=kind).check(mine)
 
 
 # -- every rank its own shard -----------------------------------------------------------------------------
@@ -271,7 +272,7 @@ def _reopen_shard(
     ranks: Ranks,
 ) -> TrajectoryWriter:
     _check_same(root, whole, buffers)
-    found = int(root["trajectory"].attrs.get("ranks", 0))
+    found = checked.whole(checked.group(root, "trajectory").attrs.get("ranks", 0), "The number of ranks")
     if found != ranks.count:
         raise RunError(
             f"The run was recorded by {found or 'a training without'} ranks, this training has {ranks.count}",
@@ -279,7 +280,8 @@ def _reopen_shard(
             mend="Record into another run",
         )
     shard = root[f"ranks/{ranks.rank}"]
-    if [Piece.from_json(piece) for piece in shard.attrs["pieces"]] != own.pieces:
+    pieces = checked.attribute(shard, "pieces", list, f"rank {ranks.rank}")
+    if [Piece.from_json(piece) for piece in pieces] != own.pieces:
         raise RunError("The parameters are sharded in another way than in the run", mend="Record into another run")
     writer = _reopen(shard, plan, storage, dtype)
     trajectory = Trajectory(root)

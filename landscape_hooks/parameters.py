@@ -7,6 +7,7 @@ plain data, so a run is read without torch; torch is imported inside the functio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 _INNER_UNDERSCORED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_TYPES = ("float64", "float32", "float16", "bfloat16", "complex128", "complex64", "complex32")
+"""Floating-point types of parameters that a manifest may name; beside them only torch's float8 and smaller ones."""
+
 _WRAPPERS_OF_MODULE = ("DistributedDataParallel", "DataParallel", "AveragedModel", "DeepSpeedEngine")
 
 
@@ -272,25 +276,59 @@ class ParameterLayout(Sequence[ParameterEntry]):
 
     @classmethod
     def from_json(cls, entries: Sequence[dict[str, Any]], *, kind: str = "parameter") -> ParameterLayout:
-        """The inverse of `to_json`."""
-        return cls(
-            [
-                ParameterEntry(
-                    name=str(e["name"]),
-                    shape=tuple(int(n) for n in e["shape"]),
-                    dtype=str(e["dtype"]),
-                    offset=int(e["offset"]),
-                    size=int(e["size"]),
-                    aliases=tuple(e.get("aliases", ())),
-                    module=str(e.get("module", "Module")),
-                    groups=int(e.get("groups", 1)),
-                    trainable=bool(e.get("trainable", True)),
-                    outputs=None if e.get("outputs") is None else tuple(int(n) for n in e["outputs"]),
-                )
-                for e in entries
-            ],
-            kind=kind,
-        )
+        """The inverse of `to_json`.
+
+        Raises
+        ------
+        LayoutError
+            the entries are not what the format says: one after the other, each as large as its shape.
+        """
+        found: list[ParameterEntry] = []
+        try:
+            for e in entries:
+                found.append(_read_entry(e, sum_to=found[-1].offset + found[-1].size if found else 0))
+            names = [name for entry in found for name in (entry.name, *entry.aliases)]
+            if len(set(names)) < len(names):
+                raise ValueError("a name occurs twice")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LayoutError(
+                f"The run's list of {kind}s is damaged at entry {len(found)} ({type(error).__name__}: {error})",
+                expected="tensors one after the other, each as large as its shape",
+                mend="Restore the run from a copy",
+            ) from error
+        return cls(found, kind=kind)
+
+
+def _read_entry(entry: dict[str, Any], *, sum_to: int) -> ParameterEntry:
+    """One entry of a manifest that anybody may have written, which has to begin at `sum_to`."""
+    shape, dtype = entry["shape"], entry["dtype"]
+    numbers = [*shape, entry["offset"], entry["size"], entry.get("groups", 1)]
+    if len(shape) > 64 or any(type(n) is not int or not 0 <= n < 2**63 for n in numbers):
+        raise ValueError("a shape, offset, size or number of groups is no whole number from 0 on")
+    if dtype not in _TYPES and not dtype.startswith(("float8", "float4")):
+        raise ValueError(f"the type {dtype!r} is no floating-point type")
+    if entry["size"] != math.prod(shape) * (2 if dtype.startswith("complex") else 1):
+        raise ValueError(f"the size {entry['size']} is not that of the shape {shape}")
+    if entry["offset"] != sum_to:
+        raise ValueError(f"the offset is {entry['offset']}, not {sum_to}")
+    texts = [entry["name"], entry.get("module", "Module"), *entry.get("aliases", ())]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a name is no text")
+    outputs = entry.get("outputs")
+    if outputs is not None and any(type(n) is not int or not 0 <= n < len(shape) for n in outputs):
+        raise ValueError(f"the output dimensions {outputs!r} are none of the shape {shape}")
+    return ParameterEntry(
+        name=entry["name"],
+        shape=tuple(shape),
+        dtype=dtype,
+        offset=sum_to,
+        size=entry["size"],
+        aliases=tuple(entry.get("aliases", ())),
+        module=entry.get("module", "Module"),
+        groups=max(1, entry.get("groups", 1)),
+        trainable=bool(entry.get("trainable", True)),
+        outputs=None if outputs is None else tuple(outputs),
+    )
 
 
 class Locator:

@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+MOST_WORKERS = 1024
+"""Processes, and threads in one, at most."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -59,6 +62,20 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """As stored with the surface."""
         return {k: v for k, v in asdict(self).items() if k not in ("seconds", "speedup")}
+
+    @classmethod
+    def from_json(cls, stored: Any) -> Plan | None:
+        """The inverse of `to_json`; None where what is stored is no plan that this version would have made."""
+        counts = {"workers": MOST_WORKERS, "threads": MOST_WORKERS, "chunk": 2**31, "tile": 2**31, "stack": 2**31}
+        ways = {
+            "layout": ("contiguous", "channels_last"), "fold": (False, True), "fuse": (False, True),
+            "precision": ("float32", "bfloat16"),
+        }  # fmt: skip
+        if not isinstance(stored, dict) or not {"workers", "threads"} <= stored.keys() <= counts.keys() | ways.keys():
+            return None
+        plan = cls(**stored).to_json()  # an older plan lacks the newer ways, which it did not take
+        numbers = all(type(plan[key]) is int and 1 <= plan[key] <= most for key, most in counts.items())
+        return cls(**stored) if numbers and all(plan[key] in known for key, known in ways.items()) else None
 
     def sentence(self, processes: str | None = None) -> str:
         """What was chosen, in words; `processes` are whoever did it in place of this machine's."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.storage import LocalStore
 
-from landscape_hooks.store import DurableStore, Put
+from landscape_hooks.store import DurableStore, Put, RunFolder
 
 CHUNK_NUMBERS = 2**20
 SHARD_BYTES = 2**22
@@ -220,7 +220,12 @@ def reads_directly(array: Any) -> bool:
     plain = len(codecs) == 1 and isinstance(codecs[0], BytesCodec) and codecs[0] == BytesCodec(endian="little")
     whole_rows = array.ndim == 2 and array.chunks[0] == 1 and (array.shards or array.chunks)[1] >= array.shape[1]
     # exactly these stores: a subclass or wrapper may have a reason to see every reading
-    return plain and whole_rows and sys.byteorder == "little" and type(array.store) in (LocalStore, DurableStore)
+    return (
+        plain
+        and whole_rows
+        and sys.byteorder == "little"
+        and type(array.store) in (LocalStore, RunFolder, DurableStore)
+    )
 
 
 def read_rows(array: Any, places: NDArray[np.intp], start: int, stop: int) -> NDArray[Any] | None:
@@ -235,8 +240,10 @@ def read_rows(array: Any, places: NDArray[np.intp], start: int, stop: int) -> ND
     found = np.empty((len(places), stop - start), dtype=array.dtype)
     try:
         for number, group in groupby(enumerate(places.tolist()), key=lambda item: item[1] // rows):
-            key = array.metadata.encode_chunk_key((number, 0))
-            with open(array.store.root / array.path / key, "rb", buffering=0) as file:
+            key = f"{array.path}/{array.metadata.encode_chunk_key((number, 0))}"
+            if isinstance(array.store, RunFolder):
+                array.store.check(key)
+            with open(array.store.root / key, "rb", buffering=0) as file:
                 index = _read_index(file, rows, pieces) if array.shards else np.zeros((1, 1), dtype=np.int64)
                 for i, place in group:
                     if not _read_row(file, index[place % rows], width, found[i], start):

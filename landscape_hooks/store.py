@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 import shutil
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,11 +77,13 @@ def open_run(store: Any, *, mode: Any = "r", creating: bool = False) -> Any:
     address = _address(store)
     try:
         # read-only first: opening for writing would create a folder where there is none
-        root = zarr.open_group(address, mode="r", zarr_format=3)
+        root = zarr.open_group(_inside(address, read_only=True), mode="r", zarr_format=3)
         mark = root.attrs.get(KEY)
         if mode != "r" and isinstance(mark, dict):
-            root = zarr.open_group(address, mode=mode, zarr_format=3)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+            root = zarr.open_group(_inside(address), mode=mode, zarr_format=3)
+    except LandscapeError:
+        raise
+    except Exception as error:  # whatever zarr makes of metadata that anybody may have written
         if mode != "r" and isinstance(error, ValueError) and "read-only" in str(error):  # how zarr says it
             raise RunError(f"{store} cannot be written: it was opened read-only", mend="Open it for writing") from error
         missing = isinstance(address, str) and "://" not in address and not Path(address).exists()
@@ -89,7 +92,7 @@ def open_run(store: Any, *, mode: Any = "r", creating: bool = False) -> Any:
             expected="a folder that landscape_hooks.record wrote (a Zarr group)",
             mend="Check the path, or record a run first",
         ) from error
-    if not isinstance(mark, dict) or not isinstance(mark.get("format"), int):
+    if not isinstance(mark, dict) or type(mark.get("format")) is not int or mark["format"] < 1:
         raise RunError(
             f"{store} is a Zarr group, but not a run",
             expected=f"the attribute '{KEY}' with the number of the format",
@@ -155,10 +158,10 @@ def _is_free(store: Any) -> bool:
         if not path.exists() or (path.is_dir() and all(p.suffix == ".partial" for p in path.iterdir())):
             return True
     try:
-        mark = zarr.open_group(address, mode="r", zarr_format=3).attrs.get(KEY)
+        mark = zarr.open_group(_inside(address, read_only=True), mode="r", zarr_format=3).attrs.get(KEY)
     except (FileNotFoundError, KeyError):
         return not is_local(address)
-    except (NotADirectoryError, TypeError, ValueError):
+    except Exception:  # something else, which open_run calls by its name
         return False
     if isinstance(mark, dict) and mark.get("creating"):
         clear(store)
@@ -230,7 +233,120 @@ def remove_partial(store: Any) -> None:
                 path.unlink(missing_ok=True)
 
 
-class DurableStore(LocalStore):
+METADATA_BYTES = 2**25
+"""A metadata document may be this large: JSON takes some twenty times its size in memory."""
+
+HOLES_FROM = 2**28
+"""A file of at least this size has to be on the disk, not consist of holes."""
+
+
+class RunFolder(LocalStore):
+    """A local run, out of which no key leads: links to other places, pipes and devices are refused, not followed.
+
+    An archive from a stranger may hold such links. Where the run itself lies may be a link.
+    """
+
+    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._sound: set[str] = set()
+
+    def check(self, key: str) -> None:
+        """Look at every step of a key's path; folders that were sound once are not looked at again."""
+        path = str(self.root)
+        for part in key.split("/"):
+            if part == "..":
+                raise RunError(f"Found the key '{key}' in a run", expected="a path inside of it")
+            path = os.path.join(path, part)
+            if path not in self._sound and not self._is_sound(path):
+                return  # nothing there
+
+    def _is_sound(self, path: str) -> bool:
+        try:
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
+                real, home = os.path.realpath(path), os.path.realpath(self.root)
+                if os.path.commonpath([real, home]) != home:
+                    raise RunError(
+                        f"{path} is a link that leads out of the run, to {real}",
+                        expected="a run that holds its own files",
+                        mend="If you trust it, copy it with what its links lead to: cp -rL RUN COPY",
+                    )
+                status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if stat.S_ISDIR(status.st_mode):
+            self._sound.add(path)
+            return True
+        if not stat.S_ISREG(status.st_mode):
+            raise RunError(f"{path} is neither a file nor a folder", expected="a run of plain files")
+        size, held = status.st_size, getattr(status, "st_blocks", status.st_size) * 512
+        if (path.endswith("zarr.json") and size > METADATA_BYTES) or (size > HOLES_FROM and held < size // 64):
+            raise RunError(f"{path} says that it has {size} bytes", expected="a file of the size of its content")
+        return True
+
+    def get_sync(self, key: str, **options: Any) -> Any:
+        """As LocalStore does."""
+        self.check(key)
+        return super().get_sync(key, **options)
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+        """As LocalStore does."""
+        self.check(key)
+        return await super().get(key, prototype, byte_range)
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
+        """As LocalStore does."""
+        wanted = list(key_ranges)
+        for key, _ in wanted:
+            self.check(key)
+        return await super().get_partial_values(prototype, wanted)
+
+    async def exists(self, key: str) -> bool:
+        """As LocalStore does."""
+        self.check(key)
+        return await super().exists(key)
+
+    def list_dir(self, prefix: str) -> Any:
+        """As LocalStore does."""
+        self.check(prefix)
+        return super().list_dir(prefix)
+
+    def list_prefix(self, prefix: str) -> Any:
+        """As LocalStore does."""
+        self.check(prefix)
+        return super().list_prefix(prefix)
+
+    def set_sync(self, key: str, value: Any) -> None:
+        """As LocalStore does."""
+        self.check(key)
+        super().set_sync(key, value)
+
+    async def _set(self, key: str, value: Any, exclusive: bool = False) -> None:
+        self.check(key)
+        await super()._set(key, value, exclusive)
+
+    def delete_sync(self, key: str) -> None:
+        """As LocalStore does."""
+        self.check(key)
+        super().delete_sync(key)
+
+    async def delete(self, key: str) -> None:
+        """As LocalStore does."""
+        self.check(key)
+        await super().delete(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        """As LocalStore does."""
+        self.check(prefix)
+        await super().delete_dir(prefix)
+
+
+def _inside(address: Any, *, read_only: bool = False) -> Any:
+    """A local path as a store that does not lead out of it; anything else as it is."""
+    return RunFolder(address, read_only=read_only) if is_local(address) else address
+
+
+class DurableStore(RunFolder):
     """A local folder whose files are on the disk, not only on their way there, before the next one is begun.
 
     zarr's own LocalStore survives a kill of the process; this one survives a loss of power, too.
@@ -240,12 +356,15 @@ class DurableStore(LocalStore):
         if not self._is_open:
             await self._open()
         self._check_writable()
+        self.check(key)
         if exclusive and (self.root / key).exists():
             # what zarr's set_if_not_exists counts on: creating an array must not reset its parents' attributes
             raise FileExistsError(self.root / key)
         await asyncio.to_thread(_replace, self.root / key, value.as_buffer_like(), fsync=True)
 
     def set_sync(self, key: str, value: Any) -> None:
+        """The file and every folder made for it are on the disk when this returns."""
+        self.check(key)
         _replace(self.root / key, value.as_buffer_like(), fsync=True)
 
 
@@ -360,6 +479,8 @@ def put_files(store: Any, puts: Sequence[Put]) -> None:
     if isinstance(store, LocalStore):
         fsync = isinstance(store, DurableStore)
         for put in puts:
+            if isinstance(store, RunFolder):
+                store.check(put.key)
             path = store.root / put.key
             if fsync or put.fresh is None or not _overwrite(path, put.data, put.fresh):
                 _replace(path, put.data, fsync=fsync)
