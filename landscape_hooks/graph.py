@@ -29,7 +29,7 @@ from landscape_hooks.errors import LandscapeError, ObjectiveError
 _FORBIDDEN = frozenset({"from_file", "save", "_save", "load", "set_", "set_data", "record_stream", "from_blob"})
 # families that trust their arguments (indices into memory, packed weights) instead of checking them
 _UNCHECKED = re.compile(
-    r"sparse|nested|quantiz|mkldnn|unsafe_(set|masked|index|put)|_unsafe(?!_view)|storage|_reinterpret"
+    r"sparse|nested|quantiz|mkldnn|_backward|unsafe_(set|masked|index|put)|_unsafe(?!_view)|storage|_reinterpret"
 )
 # assertions about shapes that tracing leaves behind: they compute nothing
 _ASSERTIONS = ("_assert", "sym_constrain_range", "_check")

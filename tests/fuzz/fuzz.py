@@ -112,16 +112,17 @@ def main() -> None:
     options.add_argument("target", choices=[*TARGETS, "all"])
     options.add_argument("--seconds", type=int, default=60)
     options.add_argument("--input", help="do one input again")
+    options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = options.parse_args()
-    if given.target == "all":
-        for name in TARGETS:
-            subprocess.run([sys.executable, __file__, name, "--seconds", str(given.seconds)], check=True)
-        return
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    try:
-        fuzz(given.target, given.seconds, given.input, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    if given.folder is not None:
+        fuzz(given.target, given.seconds, given.input, given.folder)
+    for name in TARGETS if given.target == "all" else [given.target]:
+        command = [sys.executable, __file__, name, "--seconds", str(given.seconds)]
+        command += ["--input", given.input] if given.input else []
+        with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:  # libFuzzer ends its process without tidying up
+            status = subprocess.run([*command, "--folder", folder]).returncode
+        if status:
+            sys.exit(status)
 
 
 def fuzz(target: str, seconds: int, again: str | None, folder: Path) -> None:
