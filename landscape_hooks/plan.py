@@ -23,7 +23,7 @@ class Plan:
         processes that share the weights, each computing whole points.
     threads
         of torch in each of them.
-    layout, chunk, fold, fuse, precision
+    layout, chunk, fold, fuse, winograd, precision
         see `Objective.tuned`.
     tile
         points handed to a process at a time.
@@ -41,6 +41,7 @@ class Plan:
     chunk: int = 256
     fold: bool = False
     fuse: bool = False
+    winograd: bool = False
     precision: str = "float32"
     tile: int = 1
     stack: int = 1
@@ -53,7 +54,7 @@ class Plan:
 
     def tune(self, objective: Any) -> Any:
         """An Objective computed in this way."""
-        names = ("layout", "chunk", "fold", "fuse", "precision")
+        names = ("layout", "chunk", "fold", "fuse", "winograd", "precision")
         return objective.tuned(**{name: getattr(self, name) for name in names})
 
     def to_json(self) -> dict[str, Any]:
@@ -67,6 +68,7 @@ class Plan:
         ways += ["channels last"] if self.layout == "channels_last" else []
         ways += ["BatchNorm folded"] if self.fold else []
         ways += ["operations fused"] if self.fuse else []
+        ways += ["small images convolved after Winograd"] if self.winograd else []
         ways += [f"{self.chunk} samples at a time"]
         ways += [f"{self.stack} points together"] if self.stack > 1 else []
         ways += [self.precision] if self.precision != "float32" else []
