@@ -141,7 +141,10 @@ class LossGraph:
 
     def copy(self) -> LossGraph:
         """The same graph with nodes of its own, whose functions may be replaced (fusing.py)."""
-        return LossGraph(self.inputs, [replace(node) for node in self.nodes], self.outputs)
+        graph = LossGraph(self.inputs, [replace(node) for node in self.nodes], self.outputs)
+        for node, mine in zip(graph.nodes, self.nodes, strict=True):
+            node.function = mine.function  # which may have been replaced before
+        return graph
 
     # -- running ---------------------------------------------------------------------------------------
     def __call__(

@@ -32,6 +32,7 @@ from landscape_hooks.graph import LossGraph
 from landscape_hooks.parameters import ParameterLayout, unwrap
 from landscape_hooks.probe import Probe, read_tensor
 from landscape_hooks.rehearsal import rehearse
+from landscape_hooks.winograd import winograd as minimal
 
 Statistics = Literal["running", "batch", "recalibrate"]
 
@@ -63,7 +64,7 @@ class Kernel(Protocol):
 
     def to(self, device: torch.device) -> Kernel: ...
 
-    def tuned(self, *, layout: str, fold: bool, fuse: bool) -> Kernel: ...
+    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> Kernel: ...
 
     def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]: ...
 
@@ -237,6 +238,7 @@ class Objective:
         chunk: int | None = None,
         fold: bool = False,
         fuse: bool = False,
+        winograd: bool = False,
         precision: str = "float32",
     ) -> Objective:
         """The same loss computed in another way.
@@ -251,6 +253,8 @@ class Objective:
             merge batch normalisation with known statistics into the convolution before it (folding.py).
         fuse
             take fewer passes over memory (fusing.py); any layout but "contiguous" implies it.
+        winograd
+            multiply less in convolutions of small images with their channels last (winograd.py).
         precision
             "float32" leaves the model's own types alone; "bfloat16" runs it under autocast.
         """
@@ -258,7 +262,7 @@ class Objective:
             layout_format=layout,
             chunk=chunk or self.chunk,
             precision=precision,
-            kernel=self.kernel.tuned(layout=layout, fold=fold, fuse=fuse),
+            kernel=self.kernel.tuned(layout=layout, fold=fold, fuse=fuse, winograd=winograd),
             probe=self.probe.map(lambda t: _laid_out(t, layout)),
         )
 
@@ -376,12 +380,14 @@ class GraphKernel:
     def to(self, device: torch.device) -> GraphKernel:
         return replace(self, device=device)
 
-    def tuned(self, *, layout: str, fold: bool, fuse: bool) -> GraphKernel:
+    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> GraphKernel:
         """With other operations for the same values: see Objective.tuned."""
         merged, folds = merge(self.graph) if fold else (self.graph, [])
         graph = self.graph
         if fuse or layout != "contiguous":  # a view that the layout does not allow has to copy
             graph, merged = fused(graph), fused(merged)
+        if winograd:
+            graph, merged = minimal(graph), minimal(merged)
         return replace(self, graph=graph, folded=merged if folds else None, folds=tuple(folds))
 
     def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]:
@@ -433,7 +439,7 @@ class ModuleKernel:
         memo: dict[int, Any] = {id(t): nn.Parameter(torch.empty_like(t, device="meta"), t.requires_grad) for t in given}
         return replace(self, module=copy.deepcopy(self.module, memo))
 
-    def tuned(self, *, layout: str, fold: bool, fuse: bool) -> ModuleKernel:
+    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> ModuleKernel:
         """Live code is run as it is; the layout of what it is given is the caller's affair."""
         return self
 
