@@ -118,6 +118,25 @@ class PlaneLoss:
         weights = self.plane.point(float(alpha), float(beta))
         return self._measure(weights, self.buffers_at(float(alpha), float(beta)))
 
+    def measure_points(self, points: Any) -> torch.Tensor:
+        """(N, 2) the same at points (N, 2), as many together as the plan says; nothing waits for the device between.
+
+        The last stack is filled up with its last point, so that every stack goes through the same operations: a
+        value does not depend on how many points are left.
+        """
+        size = self.plan.stack
+        if size == 1:
+            return torch.stack([self.measure_at(*point) for point in points])
+        together = torch.func.vmap(self._measure)
+        found = []
+        for start in range(0, len(points), size):
+            some = [(float(a), float(b)) for a, b in points[start : start + size]]
+            full = some + some[-1:] * (size - len(some))
+            weights = torch.stack([self.plane.point(*point) for point in full])
+            buffers = torch.stack([self.buffers_at(*point) for point in full])
+            found.append(together(weights, buffers)[: len(some)])
+        return torch.cat(found)
+
     def measure_snapshot(self, weights: Any, buffers: Any) -> torch.Tensor:
         """(2,) the same of a snapshot itself."""
         own = torch.as_tensor(buffers).to(self.device) if self.policy == "interpolate" else self.buffers
@@ -218,9 +237,12 @@ def _local() -> Any:
 def buffer_directions(trajectory: Any, coefficients: Floats, origin: Any) -> Floats:
     """(2, B) the directions' combinations of snapshots, taken of the buffers; `origin` (B,) are those at the origin."""
     total = np.zeros((2, len(origin)))
-    for row in np.flatnonzero(coefficients.any(axis=0)):
-        moved = np.asarray(trajectory[int(row)].buffers, dtype=float) - np.asarray(origin, dtype=float)
-        total += np.outer(coefficients[:, row], moved)
+    at_once = max(1, 2**22 // max(1, len(origin)))
+    wanted = np.flatnonzero(coefficients.any(axis=0))
+    for first in range(wanted.min(initial=0), wanted.max(initial=-1) + 1, at_once):
+        rows = slice(first, min(first + at_once, len(trajectory)))
+        moved = np.asarray(trajectory.buffers(rows), dtype=float) - np.asarray(origin, dtype=float)
+        total += coefficients[:, rows] @ moved
     return total
 
 

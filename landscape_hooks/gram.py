@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dsyrk  # loaded before its threads are limited, so that sums have the same bits everywhere
 
-from landscape_hooks import schema
+from landscape_hooks import checked, schema, store
 from landscape_hooks.joined import origin_row
 from landscape_hooks.plane import add_up, map_stretches
 
@@ -39,10 +40,13 @@ class Products:
         """Their sum."""
         return add_up(parts)
 
+    def nbytes(self, rows: int, columns: int) -> int:
+        """The size of a result."""
+        return 8 * rows * (rows if self.new is None else len(self.new))
+
     @staticmethod
     def _upper(blocks: Iterator[tuple[slice, Floats]]) -> Floats:
-        from scipy.linalg.blas import dsyrk  # a matrix times its own transpose: half the products
-
+        # a matrix times its own transpose: half the products
         total: Any = None
         for _, block in blocks:
             if total is None:
@@ -96,10 +100,10 @@ def stored(root: Any, trajectory: Any, *, blocks: Any = map_stretches, keep: boo
     return gram
 
 
+@checked.guard("gram")
 def forget(root: Any) -> None:
     """Remove the stored matrix."""
-    if "gram" in root:
-        del root["gram"]
+    store.remove_group(root, "gram")
 
 
 def origin_weights(trajectory: Any) -> NDArray[Any]:
@@ -113,19 +117,25 @@ def _read(root: Any, trajectory: Any) -> tuple[Floats | None, NDArray[np.intp]]:
     A snapshot is known by its step and time; without the first one, from which displacements are taken, nothing is.
     """
     nothing = None, np.empty(0, dtype=np.intp)
-    if "gram" not in root or not root["gram"].attrs.get("complete"):
+    group = checked.group(root, "gram")
+    if group is None or not group.attrs.get("complete"):
         return nothing
-    group = root["gram"]
-    keys = list(zip(group["step"][...].tolist(), group["wall_time"][...].tolist(), strict=True))
+    sizes, arrays = checked.Sizes(), {}
+    for name in ("step", "wall_time", "matrix"):
+        arrays[name] = checked.read(root, f"gram/{name}")
+        sizes.check(f"gram/{name}", arrays[name].shape)
+    keys = list(zip(arrays["step"].tolist(), arrays["wall_time"].tolist(), strict=True))
     place = {key: i for i, key in enumerate(keys)}
     now = list(zip(trajectory.steps.tolist(), trajectory.wall_times.tolist(), strict=True))
     if not keys or now[0] != keys[0]:
         return nothing
     rows = np.array([i for i, key in enumerate(now) if key in place], dtype=np.intp)
     chosen = [place[now[i]] for i in rows]
-    return group["matrix"][...][np.ix_(chosen, chosen)], rows
+    return arrays["matrix"][np.ix_(chosen, chosen)], rows
 
 
+@checked.guard("gram")
+@store.writes
 def _write(root: Any, trajectory: Any, gram: Floats) -> None:
     """Store the matrix; the attribute `complete` comes last and makes it count."""
     forget(root)

@@ -80,6 +80,16 @@ class Joined:
                 found.append(part.block(slice(int(a), int(b)), columns))
         return found[0] if len(found) == 1 else np.concatenate(found)
 
+    def buffers(self, rows: slice = slice(None)) -> NDArray[Any]:
+        """(n, B) buffers of some rows."""
+        start, stop, _ = rows.indices(len(self))
+        found = []
+        for part, first, last in zip(self.parts, self.edges[:-1], self.edges[1:], strict=True):
+            a, b = max(start, first) - first, min(stop, last) - first
+            if a < b:
+                found.append(part.buffers(slice(int(a), int(b))))
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
 
 def origin_row(trajectory: Any) -> int:
     """The row of the snapshot that planes go through: the final one (of the first run)."""

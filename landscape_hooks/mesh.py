@@ -168,7 +168,7 @@ class Mesh:
                 expected="at least 2 x 2 to draw in space",
                 mend="A line is drawn as a figure: landscape-hooks export RUN --png F.png",
             )
-        if not (np.all(np.diff(surface.alpha) > 0) and np.all(np.diff(surface.beta) > 0)):
+        if not all(np.isfinite(axis).all() and (np.diff(axis) > 0).all() for axis in (surface.alpha, surface.beta)):
             raise SurfaceError("The coordinates of the grid do not increase", expected="increasing alpha and beta")
         loss = np.where(surface.present, surface.loss, np.nan)
         transform = Height.choose(loss, height, clip)

@@ -18,17 +18,20 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from landscape_hooks import checked
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
 from landscape_hooks.folding import Fold
 from landscape_hooks.folding import fold as merge
+from landscape_hooks.fusing import fuse as fused
 from landscape_hooks.graph import LossGraph
 from landscape_hooks.parameters import ParameterLayout, unwrap
 from landscape_hooks.probe import Probe, read_tensor
+from landscape_hooks.rehearsal import rehearse
 
 Statistics = Literal["running", "batch", "recalibrate"]
 
@@ -51,13 +54,16 @@ class Evaluation:
 class Kernel(Protocol):
     """The loss of one batch: per sample (n,) or one number, from named state and the leaves of the batch."""
 
+    fusible: ClassVar[bool]
+    """Whether `tuned(fuse=True)` makes a difference."""
+
     def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor: ...
 
     def running_statistics(self) -> dict[str, str]: ...
 
     def to(self, device: torch.device) -> Kernel: ...
 
-    def tuned(self, *, layout: str, fold: bool) -> Kernel: ...
+    def tuned(self, *, layout: str, fold: bool, fuse: bool) -> Kernel: ...
 
     def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]: ...
 
@@ -152,25 +158,34 @@ class Objective:
         ObjectiveError
             the run carries none, or it is damaged.
         """
-        if "objective" not in root or not root["objective"].attrs.get("complete"):
+        group = checked.group(root, "objective")
+        if group is None or not group.attrs.get("complete"):
             raise ObjectiveError("The run carries no objective (it was recorded without criterion and data, "
                                  "or the model could not be exported)", mend=WAY_OUT)  # fmt: skip
-        group = root["objective"]
         self = cls.__new__(cls)
-        graph = LossGraph.from_json(bytes(group["graphs/loss"][...]).decode())
-        constants = {}
-        if "constants" in group:
-            constants = {key: read_tensor(group[f"constants/{key}"]) for key in group["constants"].array_keys()}
+        graph = LossGraph.from_json(checked.read(root, "objective/graphs/loss").tobytes())
+        constants = {
+            key: read_tensor(root, f"objective/constants/{key}")
+            for key in checked.names_of(root, "objective/constants", arrays=True)
+        }
+        lists = [checked.attribute(root, key, list, "the run") for key in ("layout", "buffer_layout")]
         self._set(
-            ParameterLayout.from_json(root.attrs["layout"]),
-            ParameterLayout.from_json(root.attrs["buffer_layout"], kind="buffer"),
+            ParameterLayout.from_json(lists[0]),
+            ParameterLayout.from_json(lists[1], kind="buffer"),
             GraphKernel(graph),
             constants,
             Probe.load(root),
-            per_sample=bool(group.attrs["per_sample"]),
-            mutates=bool(group.attrs["mutates"]),
+            per_sample=checked.attribute(group, "per_sample", bool, "the objective"),
+            mutates=checked.attribute(group, "mutates", bool, "the objective"),
             attrs=dict(group.attrs),
         )
+        graph.check_inputs(
+            parameters=self.layout.names,
+            buffers=self.buffer_layout.names,
+            constants=constants,
+            data=len(self.probe.names),
+        )
+        rehearse(self)
         return self
 
     # -- what it is ------------------------------------------------------------------------------------
@@ -216,7 +231,13 @@ class Objective:
         )
 
     def tuned(
-        self, *, layout: str = "contiguous", chunk: int | None = None, fold: bool = False, precision: str = "float32"
+        self,
+        *,
+        layout: str = "contiguous",
+        chunk: int | None = None,
+        fold: bool = False,
+        fuse: bool = False,
+        precision: str = "float32",
     ) -> Objective:
         """The same loss computed in another way.
 
@@ -228,6 +249,8 @@ class Objective:
             samples at a time, where nothing depends on the batch.
         fold
             merge batch normalisation with known statistics into the convolution before it (folding.py).
+        fuse
+            take fewer passes over memory (fusing.py); any layout but "contiguous" implies it.
         precision
             "float32" leaves the model's own types alone; "bfloat16" runs it under autocast.
         """
@@ -235,7 +258,7 @@ class Objective:
             layout_format=layout,
             chunk=chunk or self.chunk,
             precision=precision,
-            kernel=self.kernel.tuned(layout=layout, fold=fold),
+            kernel=self.kernel.tuned(layout=layout, fold=fold, fuse=fuse),
             probe=self.probe.map(lambda t: _laid_out(t, layout)),
         )
 
@@ -312,7 +335,10 @@ class Objective:
         if self.mutates:
             leaves = [t.clone() for t in leaves]
             state = {**state, **{name: state[name].clone() for name in self.running_statistics}}
-        return self.kernel(state, leaves, statistics=mode)
+        value = self.kernel(state, leaves, statistics=mode)
+        if not isinstance(value, Tensor) or value.is_complex() or not value.numel():
+            raise ObjectiveError(f"The loss gave a value of type {type(value).__name__}", expected="real numbers")
+        return value
 
     def _measured(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Running statistics over all recorded batches: the mean over batches, as `torch.optim.swa_utils.update_bn`."""
@@ -337,6 +363,7 @@ class GraphKernel:
     device: torch.device | None = None
     folded: LossGraph | None = None
     folds: tuple[Fold, ...] = ()
+    fusible: ClassVar[bool] = True
 
     def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor:
         folded = self.folded is not None and statistics == "running"
@@ -349,12 +376,12 @@ class GraphKernel:
     def to(self, device: torch.device) -> GraphKernel:
         return replace(self, device=device)
 
-    def tuned(self, *, layout: str, fold: bool) -> GraphKernel:
+    def tuned(self, *, layout: str, fold: bool, fuse: bool) -> GraphKernel:
         """With other operations for the same values: see Objective.tuned."""
-        graph = self.graph if layout == "contiguous" else self.graph.relaxed()
-        merged, folds = merge(graph) if fold else (None, [])
-        if merged is not None and layout != "contiguous":
-            merged = merged.relaxed()
+        merged, folds = merge(self.graph) if fold else (self.graph, [])
+        graph = self.graph
+        if fuse or layout != "contiguous":  # a view that the layout does not allow has to copy
+            graph, merged = fused(graph), fused(merged)
         return replace(self, graph=graph, folded=merged if folds else None, folds=tuple(folds))
 
     def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]:
@@ -370,6 +397,7 @@ class ModuleKernel:
 
     module: _LossModule
     names: Mapping[str, str]
+    fusible: ClassVar[bool] = False
 
     def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor:
         tensors = {own: state[canonical] for own, canonical in self.names.items()}
@@ -394,7 +422,8 @@ class ModuleKernel:
         return found
 
     def to(self, device: torch.device) -> ModuleKernel:
-        return replace(self, module=self.module.to(device))
+        # as `module.to`, which refuses parameters without memory
+        return replace(self, module=self.module._apply(lambda t: t if t.is_meta else t.to(device)))
 
     def hollow(self) -> ModuleKernel:
         """A copy whose parameters are without memory: every call is given all that `names` lists."""
@@ -404,7 +433,7 @@ class ModuleKernel:
         memo: dict[int, Any] = {id(t): nn.Parameter(torch.empty_like(t, device="meta"), t.requires_grad) for t in given}
         return replace(self, module=copy.deepcopy(self.module, memo))
 
-    def tuned(self, *, layout: str, fold: bool) -> ModuleKernel:
+    def tuned(self, *, layout: str, fold: bool, fuse: bool) -> ModuleKernel:
         """Live code is run as it is; the layout of what it is given is the caller's affair."""
         return self
 
@@ -416,7 +445,12 @@ def _laid_out(tensor: Tensor, layout: str) -> Tensor:
     """Images and their filters in the memory format; anything else as it is."""
     if layout == "contiguous" or tensor.ndim not in (4, 5):
         return tensor
-    return tensor.contiguous(memory_format=torch.channels_last if tensor.ndim == 4 else torch.channels_last_3d)
+    memory_format = torch.channels_last if tensor.ndim == 4 else torch.channels_last_3d
+    if tensor.shape[1] > 1:
+        return tensor.contiguous(memory_format=memory_format)
+    # One channel is in both formats at once, and everything computed from it would be contiguous: what an operation
+    # goes by are the strides.
+    return torch.empty_like(tensor, memory_format=memory_format).copy_(tensor)
 
 
 def _statistics_layers(module: nn.Module) -> dict[str, Any]:

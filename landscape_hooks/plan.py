@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+MOST_WORKERS = 1024
+"""Processes, and threads in one, at most."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -23,10 +26,12 @@ class Plan:
         processes that share the weights, each computing whole points.
     threads
         of torch in each of them.
-    layout, chunk, fold, precision
+    layout, chunk, fold, fuse, precision
         see `Objective.tuned`.
     tile
         points handed to a process at a time.
+    stack
+        points computed together, by vectorized operations over their stacked weights (for a GPU and a small model).
     seconds
         what a point took in the calibration, all processes at work; NaN where nothing was measured.
     speedup
@@ -38,8 +43,10 @@ class Plan:
     layout: str = "contiguous"
     chunk: int = 256
     fold: bool = False
+    fuse: bool = False
     precision: str = "float32"
     tile: int = 1
+    stack: int = 1
     seconds: float = float("nan")
     speedup: float = 1.0
 
@@ -49,11 +56,26 @@ class Plan:
 
     def tune(self, objective: Any) -> Any:
         """An Objective computed in this way."""
-        return objective.tuned(layout=self.layout, chunk=self.chunk, fold=self.fold, precision=self.precision)
+        names = ("layout", "chunk", "fold", "fuse", "precision")
+        return objective.tuned(**{name: getattr(self, name) for name in names})
 
     def to_json(self) -> dict[str, Any]:
         """As stored with the surface."""
         return {k: v for k, v in asdict(self).items() if k not in ("seconds", "speedup")}
+
+    @classmethod
+    def from_json(cls, stored: Any) -> Plan | None:
+        """The inverse of `to_json`; None where what is stored is no plan that this version would have made."""
+        counts = {"workers": MOST_WORKERS, "threads": MOST_WORKERS, "chunk": 2**31, "tile": 2**31, "stack": 2**31}
+        ways = {
+            "layout": ("contiguous", "channels_last"), "fold": (False, True), "fuse": (False, True),
+            "precision": ("float32", "bfloat16"),
+        }  # fmt: skip
+        if not isinstance(stored, dict) or not {"workers", "threads"} <= stored.keys() <= counts.keys() | ways.keys():
+            return None
+        plan = cls(**stored).to_json()  # an older plan lacks the newer ways, which it did not take
+        numbers = all(type(plan[key]) is int and 1 <= plan[key] <= most for key, most in counts.items())
+        return cls(**stored) if numbers and all(plan[key] in known for key, known in ways.items()) else None
 
     def sentence(self, processes: str | None = None) -> str:
         """What was chosen, in words; `processes` are whoever did it in place of this machine's."""
@@ -61,7 +83,9 @@ class Plan:
         ways = [f"{processes} with {self.threads} thread{'s' if self.threads > 1 else ''}"]
         ways += ["channels last"] if self.layout == "channels_last" else []
         ways += ["BatchNorm folded"] if self.fold else []
+        ways += ["operations fused"] if self.fuse else []
         ways += [f"{self.chunk} samples at a time"]
+        ways += [f"{self.stack} points together"] if self.stack > 1 else []
         ways += [self.precision] if self.precision != "float32" else []
         return f"Computed by {', '.join(ways)}."
 

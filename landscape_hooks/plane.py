@@ -208,6 +208,9 @@ class BlockWork(Protocol):
     def join(self, parts: Iterator[Any]) -> Any:
         """The result for neighbours from the results for each, in order."""
 
+    def nbytes(self, rows: int, columns: int) -> int:
+        """About the size of the result for so many columns of so many snapshots."""
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -223,10 +226,15 @@ class Projection:
         """Their sum."""
         return add_up(parts)
 
+    def nbytes(self, rows: int, columns: int) -> int:
+        """About the size of a result."""
+        return 24 * rows
+
 
 def add_up(parts: Iterator[Any]) -> Any:
-    """The sum, in the order given; the first part is overwritten."""
+    """The sum, in the order given; the first part is overwritten, unless it came read-only from another process."""
     total = next(parts)
+    total = np.require(total, requirements="W") if isinstance(total, np.ndarray) else total
     for part in parts:
         total += part
     return total

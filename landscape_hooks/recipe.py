@@ -25,7 +25,7 @@ from landscape_hooks.joined import Joined
 from landscape_hooks.metrics import metric
 from landscape_hooks.plan import Plan
 from landscape_hooks.plane import Plane
-from landscape_hooks.sources import import_string, open_runs, resolve_objective
+from landscape_hooks.sources import called, import_string, open_runs, resolve_objective
 from landscape_hooks.store import is_local
 from landscape_hooks.stored_plane import StoredPlane
 
@@ -164,7 +164,7 @@ def stored_plane(root: Any, surface: str, stream: bool) -> Any:
 
 def named_metric(objective: Any, name: str) -> Any:
     """The Objective of a metric named "accuracy" or "module:function"."""
-    return metric(objective, name, import_string(name)() if ":" in name else None)
+    return metric(objective, name, called(import_string(name)) if ":" in name else None)
 
 
 def address_of(run: Any) -> str:

@@ -5,8 +5,6 @@ In: a Surface. Out: sentences, stored with it, printed by `analyze` and repeated
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -130,14 +128,13 @@ def _holes(surface: Surface) -> list[str]:
     return [f"{bad} of {surface.loss.size} losses are NaN or infinite; they are left as they are."] if bad else []
 
 
-@lru_cache
 def random_walk_ratio(length: int, components: int = 2) -> tuple[float, ...]:
     """Expected explained variance ratios of a random walk's first principal components, for D much larger than T.
 
     In high dimension the centred walk's scatter is J S Sᵀ J with S the summation matrix, whatever the steps
-    (Antognini & Sohl-Dickstein 2018, https://arxiv.org/abs/1806.08805, section 3); its eigenvalues are computed.
+    (Antognini & Sohl-Dickstein 2018, https://arxiv.org/abs/1806.08805, section 3). It is the pseudo-inverse of the
+    Laplacian of a path of T points, so its eigenvalues are 1/(2 - 2 cos(πk/T)), k = 1 … T-1; their sum is (T²-1)/6.
     """
-    walk: NDArray[np.float64] = np.tril(np.ones((length, length)))
-    walk -= walk.mean(axis=0)
-    variance = np.linalg.svd(walk, compute_uv=False) ** 2
-    return tuple(float(v) for v in variance[:components] / variance.sum())
+    k = np.arange(1, min(components, length - 1) + 1)
+    variance = 1 / (4 * np.sin(np.pi * k / (2 * length)) ** 2)
+    return tuple(float(v) for v in variance * 6 / (length**2 - 1))

@@ -6,20 +6,24 @@ viewer. No torch here: whoever looks at a picture needs none.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks import schema, store
+from landscape_hooks import checked, schema, store
 from landscape_hooks.blocks import Blocks
-from landscape_hooks.errors import SurfaceError
+from landscape_hooks.errors import DamagedRunError, SurfaceError, printable
 from landscape_hooks.rowfiles import CHUNK_NUMBERS
 
 Floats = NDArray[np.float64]
+
+CHUNK_POINTS = 2**17
+"""Grid points in one stored chunk: 1 MB of losses, the most that a commit of neighbouring points has to write."""
 
 
 @dataclass(frozen=True)
@@ -93,26 +97,36 @@ class Surface:
         """
         root = store.open_run(store_or_path)
         name = resolve_name(root, name)
-        group = root[f"surfaces/{name}"]
+        try:
+            return cls._read(root, name)
+        except DamagedRunError as error:
+            group = checked.group(root, f"surfaces/{name}")
+            missing = [key for key in REQUIRED if group is None or not checked.has(group, key)]
+            if not missing:
+                raise
+            raise SurfaceError(
+                f"The surface '{name}' is not whole (it lacks {', '.join(missing)})",
+                expected="every array that it has",
+                mend="If an analysis is writing it, wait; else make it again: landscape-hooks analyze RUN --fresh",
+            ) from error
 
-        def read(key: str) -> Any:
-            return group[key][...]
-
-        paths = []
-        for number in range(int(group.attrs.get("path_count", 0))):
-            arrays = {key: read(f"paths/{number}/{key}") for key in Path.ARRAYS}
-            paths.append(Path(**arrays, label=str(group[f"paths/{number}"].attrs.get("label", ""))))
+    @classmethod
+    def _read(cls, root: Any, name: str) -> Surface:
+        group = checked.group(root, f"surfaces/{name}")
+        if group is None:
+            raise checked.damaged(f"The surface '{name}' is not there any more")
+        attrs = check_attributes(dict(group.attrs))
+        sizes = checked.Sizes(direction=2)
+        read = partial(_read, group, sizes)
+        count = checked.whole(attrs.get("path_count", 0), "The number of paths")
         return cls(
+            **{key: read(key) for key in REQUIRED},
             **{
-                key: read(key)
-                for key in ("alpha", "beta", "loss", "loss_stderr", "evaluated", "explained_variance_ratio")
+                key: read(key) for key in ("interpolated", "interpolation_error", "spectrum") if checked.has(group, key)
             },
-            interpolated=read("interpolated") if "interpolated" in group else None,
-            interpolation_error=read("interpolation_error") if "interpolation_error" in group else None,
-            spectrum=read("spectrum") if "spectrum" in group else np.empty(0),
-            metrics={k: read(f"metrics/{k}") for k in group["metrics"].array_keys()} if "metrics" in group else {},
-            paths=tuple(paths),
-            attrs=dict(group.attrs),
+            metrics={key: read(f"metrics/{key}") for key in checked.names_of(group, "metrics", arrays=True)},
+            paths=tuple(_read_path(group, number) for number in range(count)),
+            attrs=attrs,
             name=name,
         )
 
@@ -191,9 +205,63 @@ class Surface:
         return self.paths[0]
 
 
+def _read(group: Any, sizes: checked.Sizes, key: str) -> NDArray[Any]:
+    """An array of a surface, whose dimensions are those of the arrays before it."""
+    values = checked.read(group, key)
+    sizes.check(f"surfaces/*/{key}", values.shape)
+    return values
+
+
+def _read_path(group: Any, number: int) -> Path:
+    """A path of a surface; all of its arrays have an entry a snapshot."""
+    base = f"paths/{number}"
+    read = partial(_read, group, checked.Sizes(direction=2))
+    found = checked.group(group, base)
+    if found is None:
+        raise checked.damaged(f"The surface counts path {number}, which is not there")
+    return Path(**{key: read(f"{base}/{key}") for key in Path.ARRAYS},
+                label=printable(found.attrs.get("label", "")))  # fmt: skip
+
+
+REQUIRED = ("alpha", "beta", "loss", "loss_stderr", "evaluated", "explained_variance_ratio")
+"""Arrays that every surface has."""
+
+TEXTS = ("directions", "normalization", "centring", "batch_norm", "data_digest", "trajectory_digest", "origin")
+LISTS = ("labels", "report")
+
+
+def check_attributes(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a surface; those that are shown and compared are printable, and of the format's types.
+
+    Raises
+    ------
+    RunError
+        one of them is not.
+    """
+    attrs = dict(attrs)
+    for key, value in attrs.items():
+        texts = [value] if key in TEXTS else value if key in LISTS else []
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            expected = "a text" if key in TEXTS else "a list of texts"
+            raise checked.damaged(f"The attribute '{key}' of the surface is of another type", expected=expected)
+        if texts:
+            shown = [printable(text) for text in texts]
+            attrs[key] = shown[0] if key in TEXTS else shown
+    if len(attrs.get("labels", ("", ""))) != 2:
+        raise checked.damaged("The surface does not have two labels", expected="one for each axis")
+    return attrs
+
+
 def names(root: Any) -> list[str]:
-    """Names of the surfaces of an opened run, sorted."""
-    return sorted(root["surfaces"].group_keys()) if "surfaces" in root else []
+    """Names of the surfaces of an opened run, sorted; one that is only being begun, or deleted, is none yet."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized")  # a folder that is only begun
+        return [name for name in checked.names_of(root, "surfaces") if _is_begun(root, name)]
+
+
+def _is_begun(root: Any, name: str) -> bool:
+    group = checked.group(root, f"surfaces/{name}")
+    return group is not None and "path_count" in group.attrs
 
 
 def resolve_name(root: Any, name: str | None) -> str:
@@ -202,8 +270,8 @@ def resolve_name(root: Any, name: str | None) -> str:
     if not known:
         raise SurfaceError("The run has no surface yet", mend="Make one: landscape-hooks analyze RUN")
     if name is None:
-        latest = root["surfaces"].attrs.get("latest")
-        return latest if latest in known else known[-1]
+        latest = checked.group(root, "surfaces").attrs.get("latest")
+        return latest if isinstance(latest, str) and latest in known else known[-1]
     if name not in known:
         raise SurfaceError(
             f"The run has no surface named '{name}'",
@@ -211,6 +279,11 @@ def resolve_name(root: Any, name: str | None) -> str:
             mend=f"Name one of these, or make it: landscape-hooks analyze RUN --name {name}",
         )
     return name
+
+
+def _chunk(shape: tuple[int, int]) -> tuple[int, int]:
+    """Whole rows, up to CHUNK_POINTS: what one commit has to write of a large grid."""
+    return min(shape[0], max(1, CHUNK_POINTS // shape[1])), shape[1]
 
 
 class SurfaceWriter:
@@ -223,8 +296,11 @@ class SurfaceWriter:
     def __init__(self, root: Any, group: Any, evaluated: NDArray[np.bool_]) -> None:
         self._root, self._group = root, group
         self.evaluated = evaluated
+        self._values = {"evaluated": evaluated, "loss": group["loss"][...], "loss_stderr": group["loss_stderr"][...]}
 
     @classmethod
+    @checked.guard("surfaces")
+    @store.writes
     def create(
         cls,
         root: Any,
@@ -240,6 +316,7 @@ class SurfaceWriter:
         """
         check_name(name)
         surfaces = root.require_group("surfaces")
+        store.remove_group(root, f"surfaces/{name}")
         group = surfaces.create_group(name, overwrite=True)
         shape = (len(alpha), len(beta))
         for key, value in {"alpha": alpha, "beta": beta, **arrays}.items():
@@ -259,76 +336,90 @@ class SurfaceWriter:
             elif value.size:
                 target[...] = value
         for key in ("loss", "loss_stderr", "evaluated"):
-            schema.create(root, f"surfaces/{name}/{key}", shape, chunks=shape)
+            schema.create(root, f"surfaces/{name}/{key}", shape, chunks=_chunk(shape))
         group.attrs.update({**attrs, "path_count": 0})
         return cls(root, group, np.zeros(shape, dtype=bool))
 
     @classmethod
     def resume(cls, root: Any, name: str) -> SurfaceWriter:
         """Go on with a surface that was begun."""
-        group = root[f"surfaces/{name}"]
-        return cls(root, group, group["evaluated"][...])
+        group = checked.group(root, f"surfaces/{name}")
+        sizes = checked.Sizes()
+        evaluated = [_read(group, sizes, key) for key in ("alpha", "beta", "loss", "loss_stderr", "evaluated")][-1]
+        return cls(root, group, evaluated)
 
+    @checked.guard("surfaces")
+    @store.writes
     def write(self, index: NDArray[np.intp], loss: Floats, stderr: Floats) -> None:
         """Commit the losses (N,) of the grid points with flat indices `index` (N,)."""
+        store.check_there(self._root.store)
         rows, columns = np.unravel_index(index, self.evaluated.shape)
-        for key, values in (("loss", loss), ("loss_stderr", stderr)):
-            whole = self._group[key][...]
+        for key, values in (("loss", loss), ("loss_stderr", stderr), ("evaluated", True)):
+            whole, array = self._values[key], self._group[key]
             whole[rows, columns] = values
-            self._group[key][...] = whole
-        self.evaluated[rows, columns] = True
-        self._group["evaluated"][...] = self.evaluated
+            high = array.chunks[0]
+            for number in np.unique(rows // high).tolist():
+                part = slice(number * high, (number + 1) * high)
+                array[part] = whole[part]
 
     @property
     def name(self) -> str:
         """Of the surface."""
         return str(self._group.basename)
 
+    @checked.guard("surfaces")
     def losses(self) -> Floats:
         """(A, B) what is stored; it counts where `evaluated`."""
-        return np.asarray(self._group["loss"][...])
+        return self._values["loss"].copy()
 
+    @checked.guard("surfaces")
+    @store.writes
     def write_interpolated(self, loss: Floats, where: NDArray[np.bool_], error: Floats) -> None:
         """Store the interpolated losses at the points `where` and their estimated relative errors, all (A, B)."""
-        whole = self._group["loss"][...]
-        whole[where] = loss[where]
-        self._group["loss"][...] = whole
+        store.check_there(self._root.store)
+        self._values["loss"][where] = loss[where]
+        self._group["loss"][...] = self._values["loss"]
         for key, values in (("interpolation_error", np.where(where, error, np.nan)), ("interpolated", where)):
-            path = f"surfaces/{self.name}/{key}"
-            schema.create(self._root, path, values.shape, chunks=values.shape, overwrite=True)[...] = values
+            self._put(key, values)
 
+    @checked.guard("surfaces")
+    @store.writes
     def write_metric(self, name: str, values: Floats) -> None:
         """Store a metric (A, B), NaN where the surface is not evaluated."""
-        path = f"surfaces/{self.name}/metrics/{name}"
-        schema.create(self._root, path, values.shape, chunks=values.shape, overwrite=True)[...] = values
+        self._put(f"metrics/{name}", values)
 
+    @checked.guard("surfaces")
+    @store.writes
     def write_paths(self, root: Any, paths: Sequence[Path]) -> None:
         """Store the paths of the surface."""
-        base = f"surfaces/{self._group.basename}/paths"
         for number, path in enumerate(paths):
-            group = root.require_group(f"{base}/{number}")
+            group = root.require_group(f"surfaces/{self.name}/paths/{number}")
             group.attrs["label"] = path.label
             for key in Path.ARRAYS:
-                value = np.asarray(getattr(path, key))
-                target = schema.create(
-                    root,
-                    f"{base}/{number}/{key}",
-                    value.shape,
-                    chunks=tuple(max(1, n) for n in value.shape),
-                    overwrite=True,
-                )
-                target[...] = value
+                self._put(f"paths/{number}/{key}", np.asarray(getattr(path, key)))
         self._group.attrs["path_count"] = len(paths)
 
+    def _put(self, key: str, values: NDArray[Any]) -> None:
+        """Store a small array of the surface; one that is there already is replaced in one step, as it may be read."""
+        store.check_there(self._root.store)
+        target = self._group.get(key)
+        if target is None or target.shape != values.shape:
+            path, chunks = f"surfaces/{self.name}/{key}", tuple(max(1, n) for n in values.shape)
+            target = schema.create(self._root, path, values.shape, chunks=chunks, overwrite=True)
+        target[...] = values
+
+    @checked.guard("surfaces")
+    @store.writes
     def finish(self, root: Any, attrs: Mapping[str, Any]) -> None:
         """Add the closing attributes and make this the run's latest surface."""
+        store.check_there(self._root.store)
         self._group.attrs.update(attrs)
         root["surfaces"].attrs["latest"] = self._group.basename
 
 
 def check_name(name: str) -> None:
     """A surface name is one path component of letters, digits and . _ - that starts with a letter or digit."""
-    if not name or not name[0].isalnum() or not all(c.isalnum() or c in "._-" for c in name):
+    if not checked.is_name(name):
         raise SurfaceError(
             f"Found the surface name '{name}'",
             expected="letters, digits, '.', '_' and '-'",

@@ -7,7 +7,7 @@ once the commit record, one attribute written last, says so. No torch here: read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from zarr.codecs import BloscCname, BloscCodec, BloscShuffle
 
-from landscape_hooks import schema, store
+from landscape_hooks import checked, schema, store
 from landscape_hooks.checksum import Damage, checksums
 from landscape_hooks.commit import Commit
 from landscape_hooks.errors import RunError
@@ -27,6 +27,9 @@ from landscape_hooks.sharding import Piece, Runs
 
 SCALARS = ("step", "epoch", "loss", "wall_time")
 GROWTH = 1024
+READ_BYTES = 2**22
+"""Snapshots that are wanted one after the other are read so much at a time."""
+PIECE = 2**22
 COMPRESSORS: dict[str, Any] = {"lz4": BloscCname.lz4, "zstd": BloscCname.zstd}
 
 
@@ -81,19 +84,22 @@ class Trajectory(Sequence[Snapshot]):
     def __init__(self, root: Any, label: str = "") -> None:
         self.root = root
         self.label = label
-        if "trajectory" not in root:
+        group = checked.group(root, "trajectory")
+        if group is None:
             raise RunError(
                 "The run has no trajectory",
                 expected="the group 'trajectory'",
                 mend="Record with landscape_hooks.record",
             )
-        group = root["trajectory"]
-        ranks = int(group.attrs.get("ranks", 0))
-        parts = [root[f"ranks/{rank}/trajectory"] for rank in range(ranks)] or [group]
-        self._parts = [Part(part) for part in parts]
+        ranks = checked.whole(group.attrs.get("ranks", 0), "The number of ranks")
+        self._parts = [Part(root, f"ranks/{rank}/trajectory") for rank in range(ranks)] or [Part(root)]
         steps = reduce(np.intersect1d, (part.steps for part in self._parts))
         self._rows = [np.searchsorted(part.steps, steps) for part in self._parts]
-        self._runs = [_runs(root[f"ranks/{rank}"], self.layout) for rank in range(ranks)]
+        self._runs = [_runs(root, rank, self.layout) for rank in range(ranks)]
+        widths = [runs.size for runs in self._runs] or [self.layout.size]
+        for part, width in zip(self._parts, widths, strict=True):
+            part.check_width("weights", width, self.layout.size)
+        self._parts[0].check_width("buffers", self.buffer_layout.size, self.buffer_layout.size)
         first = {name: column[self._rows[0]] for name, column in self._parts[0].columns.items()}
         self.steps: NDArray[np.int64] = first["step"]
         self.epochs: NDArray[np.float64] = first["epoch"]
@@ -119,27 +125,43 @@ class Trajectory(Sequence[Snapshot]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+        return next(self.snapshots([range(len(self))[index]]))
+
+    def _snapshot(self, place: int, weights: NDArray[Any], buffers: NDArray[Any]) -> Snapshot:
         return Snapshot(
             step=int(self.steps[place]),
-            weights=self.block(slice(place, place + 1))[0],
-            buffers=self.buffers(slice(place, place + 1))[0],
+            weights=weights,
+            buffers=buffers,
             loss=float(self.losses[place]),
             epoch=float(self.epochs[place]),
             learning_rate=self.learning_rates[place],
             wall_time=float(self.wall_times[place]),
         )
 
+    def snapshots(self, numbers: Sequence[int]) -> Iterator[Snapshot]:
+        """The snapshots of these numbers, in turn; of a small model many are read at a time."""
+        row = self.layout.size * self.dtype.itemsize + self.buffer_layout.size * 4
+        at_once = max(1, READ_BYTES // max(1, row))
+        for start in range(0, len(numbers), at_once):
+            # a function of its own lets go of these before the next are read: of a large model, one is in memory
+            yield from self._together(np.asarray(numbers[start : start + at_once], dtype=np.intp))
+
+    def _together(self, some: NDArray[np.intp]) -> Iterator[Snapshot]:
+        weights, buffers = self._read(some), self._parts[0].matrix("buffers", self._rows[0][some], slice(None))
+        for place, own, beside in zip(some, weights, buffers, strict=True):
+            yield self._snapshot(int(place), own, beside)
+
     # -- what is known of every snapshot -----------------------------------------------------------------
     @cached_property
     def layout(self) -> ParameterLayout:
         """Names, shapes and offsets of the parameters in `weights`."""
-        return ParameterLayout.from_json(self.root.attrs["layout"])
+        return ParameterLayout.from_json(checked.attribute(self.root, "layout", list, "the run"))
 
     @cached_property
     def buffer_layout(self) -> ParameterLayout:
         """Names, shapes and offsets of the buffers in `buffers`."""
-        return ParameterLayout.from_json(self.root.attrs["buffer_layout"], kind="buffer")
+        entries = checked.attribute(self.root, "buffer_layout", list, "the run")
+        return ParameterLayout.from_json(entries, kind="buffer")
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -170,14 +192,19 @@ class Trajectory(Sequence[Snapshot]):
         RunError
             a writer has thinned out one of these snapshots since the trajectory was opened.
         """
-        wanted = np.arange(len(self))[rows]
+        return self._read(np.arange(len(self))[rows], columns)
+
+    def _read(self, wanted: NDArray[np.intp], columns: slice = slice(None)) -> NDArray[Any]:
         if not self._runs:
             found = self._parts[0].matrix("weights", self._rows[0][wanted], columns)
             return found.astype(self.dtype, copy=False)
         start, stop, stride = columns.indices(self.layout.size)
         found = np.full((len(wanted), max(0, stop - start)), np.nan, dtype=self.dtype)
-        for part, own, runs in zip(self._parts, self._rows, self._runs, strict=True):
-            runs.scatter(found, start, stop, partial(part.matrix, "weights", own[wanted]))
+        for first in range(start, stop, PIECE):  # what is read of a shard is not as large as the shard
+            last = min(first + PIECE, stop)
+            for part, own, runs in zip(self._parts, self._rows, self._runs, strict=True):
+                read = partial(part.matrix, "weights", own[wanted])
+                runs.scatter(found[:, first - start : last - start], first, last, read)
         return found[:, ::stride]
 
     def buffers(self, rows: slice = slice(None)) -> NDArray[Any]:
@@ -211,11 +238,13 @@ class Trajectory(Sequence[Snapshot]):
 
 
 def _checksum_of(group: Any) -> tuple[str, ...]:
-    return ("checksum",) if "checksum" in group else ()
+    return ("checksum",) if checked.has(group, "checksum") else ()
 
 
-def _runs(shard: Any, layout: ParameterLayout) -> Runs:
-    return Runs(layout, [Piece.from_json(piece) for piece in shard.attrs["pieces"]])
+def _runs(root: Any, rank: int, layout: ParameterLayout) -> Runs:
+    shard = checked.group(root, f"ranks/{rank}")
+    pieces = checked.attribute(shard, "pieces", list, f"rank {rank}")
+    return Runs(layout, [Piece.from_json(piece) for piece in pieces])
 
 
 # -- writing --------------------------------------------------------------------------------------------
@@ -244,20 +273,21 @@ class TrajectoryWriter:
     """Writes snapshots into a run: data first, the commit record last, so that a kill leaves whole rows only."""
 
     def __init__(self, root: Any) -> None:
-        self._group = root["trajectory"]
+        self._root, self._group = root, checked.group(root, "trajectory")
         # write_empty_chunks is not part of what Zarr stores; without it a row of zeros next to a NaN fill
         # is safe, but a row of NaNs (a diverged training) would be left out of the store.
         self._arrays = {
-            name: self._group[name].with_config({"write_empty_chunks": True})
+            name: checked.array(self._group, name).with_config({"write_empty_chunks": True})
             for name in ("weights", "buffers", "learning_rate", *SCALARS, *_checksum_of(self._group))
         }
         self.commit = Commit.read(self._group)
-        self.slots = int(self._group.attrs.get("slots", 0))
+        self.slots = checked.whole(self._group.attrs.get("slots", 0), "The number of slots")
         places = self.commit.places
         self.steps: list[int] = [int(s) for s in self._arrays["step"][: places.max(initial=-1) + 1][places]]
         self._files = {name: RowFiles(array, places.tolist()) for name, array in self._arrays.items()}
 
     @classmethod
+    @store.writes
     def create(
         cls,
         root: Any,
@@ -327,6 +357,11 @@ class TrajectoryWriter:
         """Bytes of one snapshot's weights and buffers."""
         return sum(self._arrays[n].shape[1] * self._arrays[n].dtype.itemsize for n in ("weights", "buffers"))
 
+    def room(self, most: int) -> int:
+        """Snapshots to write together next, at most `most`: such that they do not begin a file without filling it."""
+        file = self._files["weights"].rows
+        return min(most, file - self.commit.rows % file) if file > 1 else most
+
     def last_row(self) -> NDArray[Any]:
         """(D,) weights of the last snapshot."""
         return self._arrays["weights"][int(self.commit.places[-1])]
@@ -339,9 +374,9 @@ class TrajectoryWriter:
 
     def append(self, rows: Rows) -> None:
         """Write some snapshots and commit them together."""
-        store.check_there(self._group.store)
         places = self._free(len(rows))
         self._grow(max(places) + 1, rows.learning_rate.shape[1])
+        store.check_there(self._group.store)
         puts = self._files["weights"].put(places, rows.weights, rows.files)
         puts += self._files["buffers"].put(places, rows.buffers)
         puts += self._files["learning_rate"].put(places, rows.learning_rate)
@@ -363,9 +398,12 @@ class TrajectoryWriter:
         """Fill in scalars of a committed snapshot that became known after it; nothing if it was thinned out."""
         if step in self.steps:
             place = int(self.commit.places[self.steps.index(step)])
+            if step != self.steps[-1]:  # perhaps in a file that is no longer in memory
+                for files in self._files.values():
+                    files.forget(self.commit.places.tolist())
             for name, value in scalars.items():
                 if value is not None:
-                    store.put_files(self._group.store, self._files[name].put([place], np.array([value])))
+                    store.put_files(self._group.store, self._files[name].put([place], np.array([value]), counted=True))
 
     def retain(self, steps: Iterable[int], stride: int) -> None:
         """Keep only the snapshots of these steps; the places of the others become free."""
@@ -373,9 +411,14 @@ class TrajectoryWriter:
         kept = [i for i, step in enumerate(self.steps) if step in wanted]
         self._keep(kept, stride)
 
+    @store.writes
     def truncate(self, step: int) -> None:
         """Drop the snapshots after `step`, and one taken off the schedule: resuming takes them again."""
         known = self.steps[:-1] if self.commit.tail else self.steps
+        if any(known_step > step for known_step in self.steps):
+            # analyses know snapshots by step and time; taken again by a clock that was set back, they may
+            # look the same
+            store.remove_group(self._root, "gram")
         self._keep([i for i, known_step in enumerate(known) if known_step <= step], self.commit.stride)
 
     def close(self) -> None:
@@ -406,7 +449,7 @@ class TrajectoryWriter:
         return free
 
     def _grow(self, rows: int, groups: int) -> None:
-        have = self._arrays["step"].shape[0]
+        have = min(array.shape[0] for array in self._arrays.values())  # a kill may have come between two of them
         if rows > have:
             self._resize(max(rows, 2 * have))
         rates = self._arrays["learning_rate"]
@@ -414,10 +457,12 @@ class TrajectoryWriter:
             rates.resize((rates.shape[0], groups))
 
     def _resize(self, rows: int) -> None:
+        store.check_there(self._group.store)
         for array in self._arrays.values():
             if array.shape[0] != rows:
                 array.resize((rows, *array.shape[1:]))
 
     def _set(self, commit: Commit) -> None:
+        store.check_there(self._group.store)
         commit.write(self._group)
         self.commit = commit

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from landscape_hooks import filling, store
+from landscape_hooks import filling, store, stored_plane
 from landscape_hooks.analysis import analyze
 from landscape_hooks.capture import capture
 from landscape_hooks.commands.analyze import analyze as command
@@ -348,6 +349,67 @@ def test_kill_9_and_resuming_gives_the_same_bits(bn_run, workers):
     whole = run(bn_run, name="whole", **options)
     for key in ("loss", "loss_stderr", "evaluated", "path_loss", "path_plane_loss", "path_distance"):
         np.testing.assert_array_equal(getattr(resumed, key), getattr(whole, key))
+
+
+def test_parts_run_side_by_side_and_any_of_them_may_be_killed_and_started_again(bn_run, tmp_path):
+    path = tmp_path / "parts.zarr"
+    shutil.copytree(bn_run, path, ignore=shutil.ignore_patterns("surfaces", "gram"))
+    options = {"size": 9, "batch_norm": "recalibrate", "name": "parts", "tune": False}
+    script = (
+        "import sys\nfrom landscape_hooks import analysis, filling; filling.COMMIT_SECONDS = 0.0\n"
+        f"analysis.analyze({str(path)!r}, part=sys.argv[1], progress=False, **{options!r})"
+    )
+    world = {**os.environ, "OMP_NUM_THREADS": "1"}
+    jobs = [subprocess.Popen([sys.executable, "-c", script, f"{k}/3"], env=world) for k in (1, 2, 3)]
+
+    def done(k):
+        try:
+            return int(store.open_run(str(path))[f"surfaces/parts.part-{k}-of-3/evaluated"][...].sum())
+        except (KeyError, FileNotFoundError):
+            return 0
+
+    while jobs[1].poll() is None and done(2) < 3:
+        time.sleep(0.02)
+    jobs[1].kill()
+    assert [job.wait() for job in jobs] == [0, -9, 0]
+    before = done(2)
+    assert 3 <= before < 27
+    assert run(path, part="2/3", **options).evaluated.sum() == 27
+    joined, whole = run(path, **options), run(bn_run, **options)
+    for key in ("loss", "loss_stderr", "evaluated", "path_loss", "path_plane_loss"):
+        np.testing.assert_array_equal(getattr(joined, key), getattr(whole, key))
+
+
+def test_a_plane_left_in_the_run_gives_the_same_bits_and_is_resumed(bn_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(stored_plane, "BLOCK", 7)
+    held, streamed = (run(bn_run, size=4, batch_norm="interpolate", name=f"s{s}", stream=s) for s in (False, True))
+    for key in ("loss", "loss_stderr", "path", "path_loss", "path_plane_loss", "path_distance"):
+        np.testing.assert_array_equal(getattr(held, key), getattr(streamed, key))
+    root = store.open_run(str(bn_run))
+    for key in ("origin", "directions", "origin_buffers"):
+        np.testing.assert_array_equal(root[f"surfaces/sTrue/{key}"][...], root[f"surfaces/sFalse/{key}"][...])
+    assert held.attrs["definition"] == streamed.attrs["definition"]
+    # how the plane is held defines nothing: one goes on with what the other has
+    monkeypatch.setattr(filling, "evaluate", lambda *a, **k: pytest.fail("evaluated") if len(a[1]) else iter(()))
+    np.testing.assert_array_equal(
+        run(bn_run, size=4, batch_norm="interpolate", name="sTrue", stream=False).loss, held.loss
+    )
+    monkeypatch.undo()
+    line = [run(bn_run, size=5, line=True, name="line", stream=s, fresh=True).loss for s in (False, True)]
+    np.testing.assert_array_equal(*line)
+
+
+def test_live_code_is_emptied_of_its_weights_where_the_plane_stays_in_the_run(bn_run):
+    model, (x, y) = network(), samples()
+    live = Objective(model, criterion=nn.CrossEntropyLoss(), data=[(x, y)], copy=False)
+    assert live.kernel.module.model is model
+    hollow = live.hollow().to("cpu")
+    assert all(p.is_meta for p in hollow.kernel.module.parameters())
+    assert not any(p.is_meta for p in model.parameters())
+    theta, buffers = live.layout.flatten(model).detach(), live.buffer_layout.flatten(model)
+    for statistics in ("running", "batch", "recalibrate"):
+        found = [o.evaluate(theta, buffers, statistics=statistics) for o in (live, hollow)]
+        assert found[0] == found[1]
 
 
 # -- errors -------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def aligned(a, b):
     return b * np.sign(np.einsum("kd,kd->k", a, b))[:, None]
 
 
-@pytest.mark.parametrize("solver", ["gram", "incremental"])
+@pytest.mark.parametrize("solver", ["gram", "covariance", "incremental"])
 @pytest.mark.parametrize("components", [(0, 1), (2, 0), (1, 3)])
 def test_directions_and_shares_equal_full_pca(solver, components):
     weights = walk()
@@ -50,6 +50,27 @@ def test_any_shape_equals_full_pca(count, size, seed):
     np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(2), atol=1e-9)
 
 
+def test_many_batches_of_the_covariance_are_exact(monkeypatch):
+    monkeypatch.setattr(pca, "ROW_BYTES", 8 * 60 * 30)
+    weights = walk(400, 60)
+    found = pca.directions(weights, solver="covariance")
+    full = PCA().fit(weights)
+    np.testing.assert_allclose(found.vectors, aligned(found.vectors, full.components_[:2]), atol=1e-9)
+    np.testing.assert_allclose(found.explained_variance_ratio, full.explained_variance_ratio_[:2], rtol=1e-10)
+
+
+def test_the_solver_is_chosen_by_the_smaller_matrix(monkeypatch):
+    monkeypatch.setattr(pca, "LARGE", 40)
+    monkeypatch.setattr(pca, "NARROW", 30)
+    monkeypatch.setattr(pca, "SMALL", 40)
+    assert pca.directions(walk(39, 30)).attrs["solver"] == "gram"
+    assert pca.directions(walk(40, 30)).attrs["solver"] == "covariance"
+    assert pca.directions(walk(40, 31)).attrs["solver"] == "incremental"
+    assert pca.directions(walk(40, 40)).attrs["solver"] == "gram"  # the memory of IncrementalPCA grows with the model
+    with pytest.raises(PlaneError, match="parameters by parameters"):
+        pca.directions(walk(5, 61), solver="covariance")
+
+
 def test_many_batches_of_the_incremental_solver():
     rng = np.random.default_rng(3)
     weights = walk(400, 60) + rng.normal(size=(400, 60))
@@ -59,17 +80,17 @@ def test_many_batches_of_the_incremental_solver():
     np.testing.assert_allclose(found.explained_variance_ratio, full.explained_variance_ratio_[:2], rtol=2e-3)
 
 
-def test_auto_leaves_many_snapshots_of_a_small_model_to_the_incremental_solver():
-    shapes = {(100, 10**6): "gram", (2047, 10): "gram", (2048, 1000): "incremental", (3000, 10**6): "gram"}
-    for shape, expected in shapes.items():
+def test_auto_leaves_many_snapshots_of_a_small_model_to_other_solvers():
+    shapes = {(100, 10**6): "gram", (2047, 10): "gram", (2048, 1000): "covariance", (2048, 2049): "incremental"}
+    for shape, expected in {**shapes, (3000, 10**6): "gram"}.items():
         weights = np.broadcast_to(np.float32(0), shape)
         assert pca.resolve_solver("auto", weights) == expected
         assert pca.resolve_solver("gram", weights) == "gram"
     found = pca.directions(walk(2048, 20), solver="auto")
-    assert found.attrs["solver"] == "incremental"
+    assert found.attrs["solver"] == "covariance"
 
 
-@pytest.mark.parametrize("solver", ["gram", "incremental"])
+@pytest.mark.parametrize("solver", ["gram", "covariance", "incremental"])
 def test_coefficients_build_the_directions_from_snapshots(solver):
     weights = walk()
     found = pca.directions(weights, solver=solver)
@@ -152,5 +173,6 @@ def test_what_has_no_components_is_refused():
         pca.directions(walk(), solver="svd")
     broken = walk()
     broken[5, 7] = np.nan
-    with pytest.raises(RunError, match="Snapshot 5 of the run holds NaN"):
-        pca.directions(broken)
+    for solver in pca.SOLVERS:
+        with pytest.raises(RunError, match="Snapshot 5 of the run holds NaN"):
+            pca.directions(broken, solver=solver)

@@ -42,6 +42,16 @@ def test_expected_variance_of_a_random_walk_is_that_of_random_walks():
     assert random_walk_ratio(60) == pytest.approx((0.607, 0.153), abs=0.002)  # Antognini & Sohl-Dickstein
 
 
+@pytest.mark.parametrize("length", [3, 4, 17, 60])
+def test_the_closed_form_of_a_random_walk_is_its_scatter_decomposed(length):
+    summed = np.tril(np.ones((length, length)))
+    values = np.linalg.svd(summed - summed.mean(axis=0), compute_uv=False) ** 2
+    np.testing.assert_allclose(
+        random_walk_ratio(length, 3)[: length - 1], (values / values.sum())[: min(3, length - 1)]
+    )
+    assert random_walk_ratio(10**6) == pytest.approx((6 / np.pi**2, 6 / np.pi**2 / 4))  # no matrix of that size
+
+
 def test_drift_is_called_drift():
     assert "a pure random walk of 20 snapshots would show" in said()
     assert "drift" not in said()

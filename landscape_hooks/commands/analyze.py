@@ -40,7 +40,7 @@ def _pair(context: click.Context, parameter: click.Parameter, value: str) -> tup
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of random directions.")
 @click.option("--name", help="Name of the surface in the run. [default: the directions' name]")
-@click.option("--solver", default="auto", show_default=True, help="Of the PCA: gram, incremental or auto.")
+@click.option("--solver", default="auto", show_default=True, help="Of the PCA: gram, covariance, incremental or auto.")
 @click.option("--components", default="0,1", show_default=True, callback=_pair, help="Which principal components.")
 @click.option("--points", default="", help="Of the plane through points: three of STEP, RUN:STEP, RUN: (final).")
 @click.option("--line", is_flag=True, help="A curve along the first direction alone.")

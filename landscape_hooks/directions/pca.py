@@ -6,7 +6,8 @@ The T×T Gram matrix K of the displacements from the first snapshot is summed in
 parameters. With J the centring matrix, the eigenpairs (λ, v) of JKJ are those of the snapshots' scatter, and
 d = Σ v_t/√λ · (θ_t - θ_0) is the unit principal direction in weight space (the "snapshot method": Sirovich 1987,
 Quarterly of Applied Mathematics 45, part I). Displacements, because the Gram matrix of the weights themselves
-would lose the differences of nearby snapshots to cancellation.
+would lose the differences of nearby snapshots to cancellation. Where there are very many snapshots of a small model,
+the D×D covariance, summed over blocks of snapshots, is the smaller matrix with the same components.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from landscape_hooks.plane import map_displacements, map_stretches, width_of
 
 Floats = NDArray[np.float64]
 
-SOLVERS = ("auto", "gram", "incremental")
+SOLVERS = ("auto", "gram", "covariance", "incremental")
 
 LARGE = 2048
 """From this many snapshots on scikit-learn's IncrementalPCA is about as fast where the model is small, and at 4,096
@@ -39,6 +40,13 @@ exact it is anyway."""
 SMALL = 200
 """IncrementalPCA takes less memory up to T²/200 parameters (measured: about 5 kB a parameter, against 24 bytes times T²
 for the Gram matrix and its eigenvectors). In a larger model even many snapshots are left to the Gram matrix."""
+
+NARROW = 4096
+"""Up to this many parameters, and where they are fewer than the snapshots, the D×D covariance (128 MB here) is the
+smaller matrix, and as exact."""
+
+ROW_BYTES = 32 * 2**20
+"""Displacements in float64 that are summed into the covariance at a time."""
 
 KEPT = 12
 """Components IncrementalPCA keeps: fewer than 8 turn the first two (its error is what it throws away)."""
@@ -62,7 +70,8 @@ def directions(
     components
         which two, 0 being the one with the largest variance; one alone gives a line.
     solver
-        "gram" (exact), "incremental" (scikit-learn's IncrementalPCA; for very many snapshots), or "auto".
+        "gram" (exact, from inner products of T snapshots), "covariance" (exact, from those of D parameters),
+        "incremental" (scikit-learn's IncrementalPCA; for very many snapshots of a large model), or "auto".
     gram
         (T, T) Gram matrix of the displacements from the first snapshot, where it is known already.
     blocks
@@ -78,18 +87,22 @@ def directions(
         the trajectory has fewer dimensions than the components ask for; an unknown solver.
     """
     check(trajectory, components, solver)
-    if resolve_solver(solver, trajectory) == "gram":
+    found = resolve_solver(solver, trajectory)
+    if found == "gram":
         return _fit_gram(trajectory, list(components), gram, blocks, stream)
-    return _fit_incremental(trajectory, list(components))
+    return (_fit_covariance if found == "covariance" else _fit_incremental)(trajectory, list(components))
 
 
 def resolve_solver(solver: str, trajectory: Any) -> str:
     """What "auto" means for a trajectory."""
+    count, size = len(trajectory), width_of(trajectory)
     if solver != "auto":
         return solver
-    count = len(trajectory)
-    size = trajectory.layout.size if hasattr(trajectory, "layout") else trajectory.shape[1]
-    return "incremental" if count >= LARGE and size < count**2 / SMALL else "gram"
+    if count < LARGE:
+        return "gram"
+    if size <= min(NARROW, count):
+        return "covariance"
+    return "incremental" if size < count**2 / SMALL else "gram"
 
 
 def _result(
@@ -163,16 +176,16 @@ class Combination:
         """(2, c) side by side."""
         return np.concatenate(list(parts), axis=1)
 
+    def nbytes(self, rows: int, columns: int) -> int:
+        """The size of a result."""
+        return 2 * columns * self.dtype.itemsize
+
 
 def _fit_gram(trajectory: Any, chosen: list[int], gram: Floats | None, blocks: Any, stream: bool) -> Directions:
     gram = matrix(trajectory, blocks=blocks) if gram is None else gram
     if not np.isfinite(gram).all():
         bad = np.flatnonzero(~np.isfinite(np.diag(gram)))
-        raise RunError(
-            f"Snapshot {bad[0] if len(bad) else 0} of the run holds NaN or inf",
-            expected="finite weights",
-            mend="The training diverged there: record again, with a smaller learning rate or fewer steps",
-        )
+        raise _diverged(int(bad[0]) if len(bad) else 0)
     values, vectors = eigen(gram, chosen)
     _check_rank(values, chosen)
     coefficients = (vectors / np.sqrt(values[chosen])).T
@@ -192,6 +205,37 @@ def _signs(first: Floats) -> Floats:
     return np.where(first > 0, -1.0, 1.0)[:, None]
 
 
+def _diverged(snapshot: int) -> RunError:
+    return RunError(
+        f"Snapshot {snapshot} of the run holds NaN or inf",
+        expected="finite weights",
+        mend="The training diverged there: record again, with a smaller learning rate or fewer steps",
+    )
+
+
+def _fit_covariance(trajectory: Any, chosen: list[int]) -> Directions:
+    origin = origin_weights(trajectory)
+    size, count = len(origin), len(trajectory)
+    if size > 2 * NARROW:
+        raise PlaneError(
+            f'Found the solver "covariance" for {size} parameters',
+            expected=f"at most {2 * NARROW}: it needs a matrix of parameters by parameters",
+            mend="--solver gram, or incremental for more snapshots than fit into a matrix",
+        )
+    batches = _batches(count, max(1, ROW_BYTES // (8 * size)))
+    scatter, total = np.zeros((size, size)), np.zeros(size)
+    for rows in batches:
+        block = _displacements(trajectory, origin, rows)
+        scatter += block.T @ block
+        total += block.sum(axis=0)
+    mean = total / count
+    values, vectors = np.linalg.eigh(scatter - count * np.outer(mean, mean))
+    values = np.maximum(values[::-1], 0.0)[:count]
+    return _from_vectors(
+        trajectory, origin, batches, vectors[:, ::-1].T[chosen], mean, values, float(values.sum()), "covariance", chosen
+    )
+
+
 def _fit_incremental(trajectory: Any, chosen: list[int]) -> Directions:
     from sklearn.decomposition import IncrementalPCA
 
@@ -202,15 +246,28 @@ def _fit_incremental(trajectory: Any, chosen: list[int]) -> Directions:
     for rows in batches:
         fit.partial_fit(_displacements(trajectory, origin, rows))
     values = fit.explained_variance_ * (len(trajectory) - 1)
+    total = float(fit.var_.sum()) * len(trajectory)
+    return _from_vectors(
+        trajectory, origin, batches, fit.components_[chosen], fit.mean_, values, total, "incremental", chosen
+    )
+
+
+def _from_vectors(
+    trajectory: Any, origin: NDArray[Any], batches: list[slice], vectors: Floats, mean: Floats, values: Floats,
+    total: float, solver: str, chosen: list[int],
+) -> Directions:  # fmt: skip
+    """The plane of unit vectors; their coefficients follow from the snapshots' scores, in one more pass.
+
+    `mean` (D,) is of the displacements; `values` and `total` are sums of squares over the snapshots.
+    """
     _check_rank(values, chosen)
-    vectors = fit.components_[chosen]
-    scores = np.concatenate([(_displacements(trajectory, origin, rows) - fit.mean_) @ vectors.T for rows in batches])
-    flip = _signs(scores[0] + vectors @ fit.mean_)
+    scores = np.concatenate([(_displacements(trajectory, origin, rows) - mean) @ vectors.T for rows in batches])
+    flip = _signs(scores[0] + vectors @ mean)
     coefficients = (scores / np.square(scores).sum(axis=0)).T * flip
-    total = float(fit.var_.sum())
     found = np.zeros((2, len(origin)), dtype=origin.dtype)
     found[: len(chosen)] = vectors * flip
-    return _result(origin, found, coefficients, values / len(trajectory), total, "incremental", chosen)
+    count = len(trajectory)
+    return _result(origin, found, coefficients, values / count, total / count, solver, chosen)
 
 
 def _batches(count: int, size: int) -> list[slice]:
@@ -224,7 +281,10 @@ def _displacements(trajectory: Any, origin: NDArray[Any], rows: slice) -> Floats
     def whole(blocks: Iterator[tuple[slice, Floats]]) -> Floats:
         return np.concatenate([block for _, block in blocks], axis=1)
 
-    return np.concatenate(list(map_displacements(trajectory, origin, whole, rows)), axis=1)
+    found = np.concatenate(list(map_displacements(trajectory, origin, whole, rows)), axis=1)
+    if not np.isfinite(found).all():
+        raise _diverged(rows.start + int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0]))
+    return found
 
 
 def _check_rank(values: Floats, components: Sequence[int]) -> None:

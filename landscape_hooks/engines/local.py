@@ -7,12 +7,14 @@ its value depends neither on how many there are nor on who computed what.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,8 +28,12 @@ from landscape_hooks.sources import find_device
 
 THREADS = PROCESSES = None
 
+Result = TypeVar("Result")
+
 AHEAD = 2
 """Tiles in each worker's hands: one being computed, one waiting."""
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _NEVER = -1, -3, 2**30  # of mallopt(3), in bytes
 
 
 device = find_device
@@ -41,27 +47,60 @@ def points(loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:
     if _alone(loss, len(tiles)):
         with threads(loss.plan.threads):
             for index in tiles:
-                yield _tile(index, torch.stack([loss.measure_at(*points[i]) for i in index]))
+                yield _tile(index, loss.measure_points(points[index]))
         return
     yield from _shared(loss, tiles, lambda slot, index: ("points", points[index]), slots=None)
 
 
 def snapshots(loss: PlaneLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
     """Yield the losses at the snapshots `numbers` themselves; the tile's index counts within `numbers`."""
+    upcoming = trajectory.snapshots(numbers)
     if _alone(loss, len(numbers)):
         with threads(loss.plan.threads):
-            for i, number in enumerate(numbers):
-                snapshot = trajectory[number]
-                value = loss.measure_snapshot(snapshot.weights, snapshot.buffers)
-                yield _tile(np.array([i]), value[None])
+            for i in range(len(numbers)):
+                yield _tile(np.array([i]), _of_snapshot(loss, next(upcoming))[None])
         return
     slots = _Slots(loss, AHEAD * loss.plan.workers)
 
     def job(slot: int, index: NDArray[np.intp]) -> tuple[str, Any]:
-        slots.fill(slot, trajectory[numbers[int(index[0])]])
+        slots.fill(slot, next(upcoming))
         return "slot", slot
 
     yield from _shared(loss, [np.array([i]) for i in range(len(numbers))], job, slots=slots)
+
+
+def _of_snapshot(loss: PlaneLoss, snapshot: Any) -> torch.Tensor:
+    """Its loss; nothing holds the snapshot when the next one is read."""
+    return loss.measure_snapshot(snapshot.weights, snapshot.buffers)
+
+
+def apart(work: Callable[[], Result]) -> Result:
+    """`work()` under the conditions of a worker: in a forked process of one thread, or here where that fails."""
+    if not forks():
+        return work()
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work_apart, args=(work, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        return mine.recv()
+    except (EOFError, OSError):
+        return work()
+    finally:
+        mine.close()
+        process.kill()
+        process.join()
+
+
+def _work_apart(work: Callable[[], Any], connection: Any) -> None:
+    """Send the result, or nothing at all: the parent then works itself and sees what is wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    _keep_memory()
+    with suppress(Exception):
+        connection.send(work())
+    connection.close()
 
 
 class _Slots:
@@ -159,6 +198,7 @@ def _serve(loss: PlaneLoss, connection: Any, slots: _Slots | None, parent: int) 
     """A worker's life: compute what comes until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(loss.plan.threads)
+    _keep_memory()
     while True:
         while not connection.poll(1.0):
             if os.getppid() != parent:
@@ -169,7 +209,7 @@ def _serve(loss: PlaneLoss, connection: Any, slots: _Slots | None, parent: int) 
             return
         try:
             if kind == "points":
-                values = torch.stack([loss.measure_at(*point) for point in what])
+                values = loss.measure_points(what)
             else:
                 assert slots is not None
                 values = loss.measure_snapshot(slots.weights[what], slots.buffers[what])[None]
@@ -178,6 +218,18 @@ def _serve(loss: PlaneLoss, connection: Any, slots: _Slots | None, parent: int) 
             connection.send(("found", str(error)))
         except Exception as error:
             connection.send((type(error).__name__, str(error)))
+
+
+def _keep_memory() -> None:
+    """Tell the C library (glibc) to keep freed memory for what comes next instead of handing it back to the system.
+
+    Each batch needs the same arrays as the one before; fetched anew, the system clears every page again. This is for
+    a worker only, for it lasts as long as the process.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, _NEVER)
+        mallopt(_MMAP_THRESHOLD, _NEVER)
 
 
 def _died(worker: _Worker) -> ObjectiveError:

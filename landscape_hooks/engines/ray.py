@@ -29,7 +29,7 @@ from landscape_hooks.evaluate import PlaneLoss, Tile
 from landscape_hooks.gram import weights_of
 from landscape_hooks.joined import Joined
 from landscape_hooks.plan import cores
-from landscape_hooks.plane import map_stretch, stretches
+from landscape_hooks.plane import columns_of, map_stretch, stretches
 from landscape_hooks.recipe import Kitchen, Recipe, Sources
 from landscape_hooks.version import __version__
 
@@ -47,6 +47,9 @@ START_SECONDS = 300.0
 
 LOOK_SECONDS = 5.0
 """How often the cluster is asked what nodes it has."""
+
+HELD_BYTES = 2**31
+"""Results of blocks that may wait here for those before them."""
 
 LOST = (
     ray.exceptions.RayActorError,
@@ -198,12 +201,16 @@ class Engine:
         shared, row = ray.put(work), self._row(trajectory, row)
         threads = min(threads, self._cluster.cpus)
         jobs = [Job(i, "stretch", (row, shared, group, threads)) for i, group in enumerate(groups)]
-        waiting: dict[int, Any] = {}
-        for number, result in self._results(jobs):
-            waiting[number] = result
-            while jobs and jobs[0].number in waiting:
-                group = groups[jobs[0].number]
-                yield slice(group[0].start, group[-1].stop), waiting.pop(jobs.pop(0).number)
+        widest = max(columns_of(group).stop - columns_of(group).start for group in groups)
+        together = max(1, HELD_BYTES // max(1, work.nbytes(len(trajectory), widest)))
+        for start in range(0, len(jobs), together):
+            waiting: dict[int, Any] = {}
+            number = start
+            for done, result in self._results(jobs[start : start + together]):
+                waiting[done] = result
+                while number in waiting:
+                    yield columns_of(groups[number]), waiting.pop(number)
+                    number += 1
 
     def _tiles(self, loss: PlaneLoss, method: str, tiles: list[NDArray[np.intp]], what: list[Any]) -> Iterator[Tile]:
         recipe = self._sent_recipe(loss)
@@ -311,6 +318,11 @@ class Engine:
                     "it stopped",
                 ) from error
             return None
+        except ray.exceptions.RayError as error:
+            raise ObjectiveError(
+                f"A worker could not take its job ({_last_line(error)})",
+                mend="Whatever you give as a live object has to be importable on the workers; or give module:function",
+            ) from error
         hand.held.popleft()
         if isinstance(answer, Trouble):
             raise ObjectiveError(answer.words)
@@ -370,7 +382,7 @@ def connect(address: str | None) -> None:
         ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
         raise ObjectiveError(
-            f"No Ray cluster answers at '{address}' ({_last_line(error)})",
+            f"No Ray cluster answers at '{address}' ({' '.join(str(error).split()) or type(error).__name__})",
             expected="HOST:PORT of a running one, as `ray start --head` prints it, or auto on one of its machines",
             mend="Start one, check the address, or leave it out to use this machine alone",
         ) from error

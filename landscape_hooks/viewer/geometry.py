@@ -34,6 +34,9 @@ SURFACE = np.dtype(
 SHADOW = 8000
 """Points of the contour lines on the floor: of a fine grid not every one is taken."""
 
+PATH = 20_000
+"""Segments of a path that are drawn: of a longer one not every snapshot is a corner of the line."""
+
 LINE = np.dtype(
     [("a", "f4", 3), ("b", "f4", 3), ("color_a", "u1", 4), ("color_b", "u1", 4), ("along", "f4", 2), ("width", "f4")]
 )
@@ -192,8 +195,15 @@ def contour_array(
 def path_array(drape: Drape, path: Path, stage: Stage, color: Any, reach: float) -> NDArray[Any]:
     """LINE of a draped path; it fades where the snapshot is far off the plane, compared with the path's extent."""
     fade = fading(path, reach)
-    alpha = np.interp(drape.position, np.arange(len(path)), fade)
-    return line_array(stage.place(drape.points), color, 3.2, along=drape.position, alpha=alpha)
+    rows = corners(len(drape.points))
+    alpha = np.interp(drape.position[rows], np.arange(len(path)), fade)
+    return line_array(stage.place(drape.points[rows]), color, 3.2, along=drape.position[rows], alpha=alpha)
+
+
+def corners(count: int) -> NDArray[np.intp]:
+    """Evenly spaced numbers of at most PATH of `count` points, with the first and the last."""
+    every = max(1, -(-count // PATH))
+    return np.unique(np.append(np.arange(0, count, every), max(count - 1, 0)))[:count]
 
 
 def fading(path: Path, reach: float) -> Floats:
@@ -214,7 +224,8 @@ def true_loss_arrays(path: Path, mesh: Mesh, stage: Stage, color: Any) -> tuple[
     upper = true_points(path, mesh, stage)
     lower = stage.place(np.column_stack([path.coordinates, mesh.height_at(path.coordinates)]))
     place = np.arange(float(len(path)))
-    line = line_array(upper, color, 1.3, along=place)
+    rows = corners(len(path))
+    line = line_array(upper[rows], color, 1.3, along=place[rows])
     every = max(1, len(path) // 60)
     stems = segments_array(
         np.stack([lower, upper], axis=1)[::every], color, 0.9, along=place[::every][: len(place)], alpha=0.5

@@ -89,13 +89,13 @@ class Replay:
         """Whether the picture changes by itself."""
         return self.timeline.playing or self.turntable
 
-    def timeline_share(self, share: float) -> float:
-        """Place on the clock, 0 … 1, of a share of the snapshots."""
+    def timeline_shares(self, shares: Any) -> Any:
+        """Places on the clock, 0 … 1, of shares of the snapshots."""
         reading = self.timeline.clocks[self.timeline.clock]
         if len(reading) < 2 or reading[-1] <= reading[0]:
-            return share
-        now = float(np.interp(share * (len(reading) - 1), np.arange(len(reading)), reading))
-        return float((now - reading[0]) / (reading[-1] - reading[0]))
+            return shares
+        now = np.interp(np.asarray(shares) * (len(reading) - 1), np.arange(len(reading)), reading)
+        return (now - reading[0]) / (reading[-1] - reading[0])
 
     def own_index(self, number: int) -> int:
         """Number of the snapshot of run `number` that is shown."""
