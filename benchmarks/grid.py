@@ -1,8 +1,9 @@
 """Time of a loss grid against a plain loop over cached batches, side by side, for each BatchNorm policy.
 
 The plain loop is what one writes by hand: the user's own model, torch's default threads, the recorded batches in
-memory, one point after the other. Both are timed in alternation on the same points; medians of the rounds
-are shown. Ours is what `analyze` would take, calibration apart (its time is shown beside it).
+memory, one point after the other. Both are timed in alternation on the same points; shown are the medians of the
+rounds, the median of the rounds' ratios and their range. Ours is what `analyze` would take, start of the worker
+processes included, calibration apart (its time is shown beside it).
 
     python benchmarks/grid.py [--models digits,resnet18,transformer] [--points 16] [--rounds 5] [--alone]
 """
@@ -152,9 +153,11 @@ def compare(name: str, policies: list[str], points: int, rounds: int) -> None:
             mine.append((time.perf_counter() - start) / points * 1e3)
         error = np.max(np.abs(found / expected - 1))
         a, b = statistics.median(theirs), statistics.median(mine)
+        ratios = [x / y for x, y in zip(theirs, mine, strict=True)]
         print(
             f"{name:12s} {policy:12s} plain {a:8.1f} ms  ours {b:8.1f} ms  {a / b:5.2f}×  "
-            f"(best rounds {min(theirs) / min(mine):.2f}×)  error {error:.0e}  calibration {calibrated:.1f} s  "
+            f"(rounds {statistics.median(ratios):.2f}×, {min(ratios):.2f}-{max(ratios):.2f})  "
+            f"error {error:.0e}  calibration {calibrated:.1f} s  "
             f"{plan.sentence()}",
             flush=True,
         )

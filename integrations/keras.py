@@ -179,7 +179,10 @@ class KerasVariables(torch.nn.Module):
     def __init__(self, model: Any, tensors: dict[str, torch.Tensor] | None = None) -> None:
         super().__init__()
         self.__dict__["keras_model"] = model  # past torch's registry: its parameters are registered here
-        self.__dict__["names"] = _names([*model.trainable_variables, *model.non_trainable_variables])
+        self.__dict__["names"] = _names(model)
+        self.__dict__["filter_axes"] = {
+            self.names[path]: axes for path, axes in _filter_axes(model).items() if path in self.names
+        }
         for variable in model.trainable_variables:
             name = self.names[variable.path]
             value = variable.value if tensors is None else tensors[name]
@@ -207,17 +210,47 @@ class KerasVariables(torch.nn.Module):
             return model.compute_loss(inputs, targets, outputs, weights, training=False)
 
 
-def _names(variables: list[Any]) -> dict[str, str]:
-    """A name for each path, without the counters that Keras's automatic names carry on from one model to the next."""
+def _names(model: Any) -> dict[str, str]:
+    """A name for each path, without the counters that Keras's automatic names carry on from one model to the next, and
+    without the model's own name in front (a functional model's layers have none)."""
+    variables = [*model.trainable_variables, *model.non_trainable_variables]
     places: dict[str, str] = {}
     taken: dict[str, int] = {}
     for variable in variables:
         place = variable.path.rpartition("/")[0]
         if place not in places:
-            base = "/".join(re.sub(r"_\d+$", "", part) for part in place.split("/")[1:]).replace(".", "_")
+            parts = place.removeprefix(f"{model.name}/").split("/") if place != model.name else []
+            base = "/".join(re.sub(r"_\d+$", "", part) for part in parts).replace(".", "_")
             taken[base] = taken.get(base, -1) + 1
             places[place] = f"{base}_{taken[base]}" if taken[base] else base
     return {v.path: f"{places[v.path.rpartition('/')[0]]}/{v.name}".lstrip("/") for v in variables}
+
+
+def _filter_axes(model: Any) -> dict[str, tuple[int, ...]]:
+    """For each variable's path, the axes of its value that number the filters: one for what makes one output feature.
+
+    Keras stores outputs last, but for embeddings (tokens first), transposed convolutions (outputs before inputs) and
+    depthwise ones (inputs and multipliers, each pair an output).
+    """
+    return {
+        variable.path: _outputs_of(layer, variable)
+        for layer in model._flatten_layers()
+        for variable in layer._trainable_variables
+    }
+
+
+def _outputs_of(layer: Any, variable: Any) -> tuple[int, ...]:
+    kinds, rank = [kind.__name__ for kind in type(layer).__mro__], len(variable.shape)
+    if rank < 2 or "bias" in variable.name or any("Normalization" in kind for kind in kinds):
+        return ()
+    if "Embedding" in kinds:
+        return (rank - 1,) if "reverse" in variable.name else (0,)
+    if "EinsumDense" in kinds:
+        inputs, kernel, outputs = re.split(",|->", layer.equation)
+        return tuple(i for i, axis in enumerate(kernel) if axis in outputs and axis not in inputs)
+    if "depthwise" in variable.name or "BaseDepthwiseConv" in kinds:
+        return (rank - 2, rank - 1)
+    return (rank - 2,) if "BaseConvTranspose" in kinds else (rank - 1,)
 
 
 def _as_tensors(batch: Any) -> Any:

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from landscape_hooks import calibration, engines, filling, gram, report
+from landscape_hooks.blocks import Blocks
 from landscape_hooks.directions import NAMES, Directions
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
-from landscape_hooks.evaluate import POLICIES, PlaneLoss, buffer_directions, evaluate_path
+from landscape_hooks.evaluate import POLICIES, PlaneLoss, buffer_directions, evaluate, evaluate_path
 from landscape_hooks.grid import Grid, parse_extent, parse_size
 from landscape_hooks.joined import Joined, origin_row
-from landscape_hooks.plan import Plan
-from landscape_hooks.plane import Moments, Plane
+from landscape_hooks.plan import Plan, threads
+from landscape_hooks.plane import Moments, Plane, Projection
+from landscape_hooks.recipe import Sources, named_metric, stored_plane
 from landscape_hooks.sources import (
     check_fits,
     check_same_objective,
-    find_device,
-    import_string,
     open_runs,
     resolve_objective,
 )
@@ -61,6 +63,10 @@ def analyze(
     progress: bool = True,
     fresh: bool = False,
     log_to: Any = None,
+    address: str | None = None,
+    worker_cpus: int = 1,
+    worker_gpus: float = 0.0,
+    stream: bool | None = None,
 ) -> Surface:
     """Draw the loss surface that a recorded run descended; store it in the run and return it.
 
@@ -92,7 +98,7 @@ def analyze(
     name
         of the surface in the run; left out, named after the directions.
     engine
-        where points are computed: "local", the only one so far.
+        where points are computed: "local" (this machine), or "ray" (a cluster; docs/scaling.md).
     solver, components
         of the principal components: see directions/pca.py.
     norm
@@ -114,7 +120,7 @@ def analyze(
     precision
         "float32" (the model's own types) or "bfloat16" (autocast; faster, and coarser).
     workers
-        processes; left out, as many as pay.
+        processes; left out, as many as pay, or as the cluster has room for.
     tune
         try what is fastest here first (calibration.py); else the plain loop over the recorded batches.
     progress
@@ -123,6 +129,11 @@ def analyze(
         compute anew what a stored surface of the same definition already has.
     log_to
         an experiment tracker that gets the figure, the replay and the numbers, too: see trackers.py.
+    address, worker_cpus, worker_gpus
+        the Ray cluster, and what each worker gets of it: see engines.Cluster.
+    stream
+        leave origin and directions in the run and read them again for every point: a process then holds the weights
+        once, where it holds them four times otherwise. Left out: where the run was recorded in shards.
 
     Returns
     -------
@@ -138,70 +149,90 @@ def analyze(
     shape, wanted = parse_size(size, line=line), parse_extent(extent)
     share = filling.parse_part(part)
     _check(directions, name, precision, workers, adaptive, samples, seed)
-    run_engine = engines.get(engine)
+    if adaptive is not None and share is not None:
+        raise PlaneError(
+            f"Found the part {part} of an adaptive surface",
+            expected="one or the other: which points an adaptive surface evaluates follows from all before",
+            mend="Leave out --part, or --adaptive",
+        )
+    cluster = engines.Cluster(address, workers, worker_cpus, worker_gpus)
+    engines.check(engine, cluster)
     root, joined = open_runs([store, *more])
-    target = resolve_objective(root, objective, data, samples)
-    check_fits(joined, target)
-    asked = {m.rpartition(":")[2]: _metric(target, m) for m in metrics}
-    if objective is None and data is None and samples is None:
-        check_same_objective(joined, target.digest)
-    policy = _policy(batch_norm, target)
-    found, known = _directions(
-        root, joined, target, directions, policy,
-        solver=solver, components=components, norm=norm, seed=seed, points=points, line=line, keep=share is None,
-    )  # fmt: skip
-    origin = origin_row(joined) if found.origin_row is None else found.origin_row
-    plane = Plane(found.origin, found.vectors)
-    moments = _moments(joined, plane, found, known, origin)
-    coordinates, distance = moments.solve()
-    grid = _grid(wanted, shape, np.concatenate([coordinates, found.marks]), moments, found)
-    where = find_device(device)
-    loss = _plane_loss(target.to(where), plane.to(where), joined, policy, found, origin)
-    attrs = {
-        **_definition(directions, found, joined, origin, target, policy, grid),
-        "extent_rule": "given" if wanted is not None else "covers the path",
-        "seed": int(seed),
-        "engine": engine,
-        "device": str(where),
-        "precision": precision,
-        "line": line,
-        "adaptive": adaptive,
-    }
-    arrays = {
-        "origin": found.origin,
-        "origin_buffers": np.asarray(joined[origin].buffers),
-        "directions": found.vectors,
-        "explained_variance_ratio": moments.explained_variance_ratio(),
-        "spectrum": found.spectrum,
-    }
-    _check_computable(loss)
-    count = grid.alpha.size * grid.beta.size + 2 * len(joined)
-    writer, plan = filling.begin(
-        root,
-        name or ("line" if line else directions),
-        grid,
-        attrs,
-        arrays,
-        fresh=fresh,
-        part=share,
-        plan=lambda: _plan(loss, count, workers, tune, precision),
-    )
-    loss = plan.apply(loss)
-    origin_loss = loss.check_repeatable()
-    with filling.Bar(progress, count, writer.name) as tick:
-        told = filling.fill(writer, grid, loss, run_engine, tick, adaptive=adaptive, part=share)
-        if share is not None:
-            return Surface.open(root, writer.name)
-        for label, other in asked.items():
-            filling.measure(writer, label, grid, loss.computed(plan.tune(other.to(where)), plan), run_engine)
-        paths = [
-            evaluate_path(loss, run, coordinates[a:b], distance[a:b], label=run.label, engine=run_engine, tick=tick)
-            for run, a, b in zip(joined.parts, joined.edges[:-1], joined.edges[1:], strict=True)
-        ]
+    sources = partial(Sources.of, [store, *more], joined, objective, data, samples)
+    with engines.start(engine, cluster, sources, joined) as run_engine:
+        streamed = any(part.sharded for part in joined.parts) if stream is None else stream
+        target = resolve_objective(root, objective, data, samples)
+        target = target.hollow() if streamed and hasattr(target, "hollow") else target
+        check_fits(joined, target)
+        asked = {m.rpartition(":")[2]: (m, named_metric(target, m)) for m in metrics}
+        if objective is None and data is None and samples is None:
+            check_same_objective(joined, target.digest)
+        policy = _policy(batch_norm, target)
+        where = run_engine.device(device)
+        here = where if run_engine.THREADS is None else torch.device("cpu")
+        found, known = _directions(
+            root, joined, target, directions, policy,
+            solver=solver, components=components, norm=norm, seed=seed, points=points, line=line, keep=share is None,
+            blocks=run_engine.stretches, stream=streamed,
+        )  # fmt: skip
+        origin = origin_row(joined) if found.origin_row is None else found.origin_row
+        plane: Any = None if isinstance(found.vectors, Blocks) else Plane(found.origin, found.vectors)
+        moments = _moments(joined, plane, found, known, origin, run_engine.stretches)
+        coordinates, distance = moments.solve()
+        grid = _grid(wanted, shape, np.concatenate([coordinates, found.marks]), moments, found)
+        loss = _plane_loss(target.to(here), None if streamed else plane.to(here), joined, policy, found, origin)
+        attrs = {
+            **_definition(directions, found, joined, origin, target, policy, grid),
+            "extent_rule": "given" if wanted is not None else "covers the path",
+            "seed": int(seed),
+            "engine": engine,
+            "device": str(where),
+            "precision": precision,
+            "line": line,
+            "adaptive": adaptive,
+        }
+        vectors = {"origin": found.origin, "directions": found.vectors}
+        others = {
+            "origin_buffers": loss.buffers.cpu().numpy(),
+            "explained_variance_ratio": moments.explained_variance_ratio(),
+            "spectrum": found.spectrum,
+        }
+        _check_computable(loss, joined, origin, run_engine)
+        count = grid.alpha.size * grid.beta.size + 2 * len(joined)
+        writer, plan, resumed = filling.begin(
+            root,
+            name or ("line" if line else directions),
+            grid,
+            attrs,
+            {**vectors, **others},
+            # combinations of snapshots are defined by their coefficients: the last bits of the vectors depend on the
+            # processor that computed them, and those that are stored count
+            defining={**others, **(vectors if found.coefficients is None else {"coefficients": found.coefficients})},
+            fresh=fresh,
+            part=share,
+            plan=lambda: _plan(loss, count, workers, tune, precision, run_engine, where),
+        )
+        if streamed or resumed:
+            plane = stored_plane(root, writer.name, streamed)
+        loss = plan.apply(loss.on(plane.to(here), writer.name))
+        origin_loss = loss.check_repeatable(run_engine)
+        with filling.Bar(progress, count, writer.name) as tick:
+            told = filling.fill(writer, grid, loss, run_engine, tick, adaptive=adaptive, part=share)
+            if share is not None:
+                return Surface.open(root, writer.name)
+            for label, (m, other) in asked.items():
+                beside = loss.computed(plan.tune(other.to(here)), plan, metric=m)
+                filling.measure(writer, label, grid, beside, run_engine)
+            paths = [
+                evaluate_path(loss, run, coordinates[a:b], distance[a:b], label=run.label, engine=run_engine, tick=tick)
+                for run, a, b in zip(joined.parts, joined.edges[:-1], joined.edges[1:], strict=True)
+            ]
+        coarser = _precision_cost(loss, target, grid, run_engine)
     writer.write_paths(root, paths)
     surface = Surface.open(root, writer.name)
     _check_not_all_nan(surface)
-    said = report.sentences(surface) + told + _precision_cost(loss, target, grid) + [plan.sentence()]
+    said = report.sentences(surface) + report.clamped(loss.clamped(grid.points()), loss.clamped(coordinates))
+    said += told + coarser + [plan.sentence(run_engine.PROCESSES)]
     writer.finish(root, {"origin_loss": origin_loss, "report": said})
     surface = Surface.open(root, writer.name)
     if log_to is not None:
@@ -238,10 +269,10 @@ def _check(
         raise PlaneError(f"Found seed={seed!r}", expected="a whole number from 0 on")
 
 
-def _check_computable(loss: PlaneLoss) -> None:
+def _check_computable(loss: PlaneLoss, joined: Joined, origin: int, engine: Any) -> None:
     """The loss can be computed at the origin, before anything stored is replaced."""
     try:
-        loss.at(0.0, 0.0)
+        list(engine.snapshots(loss, joined, [origin]))
     except LandscapeError:
         raise
     except Exception as error:
@@ -262,23 +293,22 @@ def _policy(batch_norm: str | None, objective: Any) -> str:
     return (batch_norm or "batch") if objective.has_running_statistics else "none"
 
 
-def _plan(loss: PlaneLoss, count: int, workers: int | None, tune: bool, precision: str) -> Plan:
-    if not tune:
-        return calibration.plain(loss, workers=workers or 1, precision=precision)
-    return calibration.choose(loss, count, workers=workers, precision=precision)
-
-
-def _metric(objective: Any, name: str) -> Any:
-    from landscape_hooks.metrics import metric
-
-    found = import_string(name)() if ":" in name else None
-    return metric(objective, name, found)
+def _plan(
+    loss: PlaneLoss, count: int, workers: int | None, tune: bool, precision: str, engine: Any, where: torch.device
+) -> Plan:
+    """What is tried out is tried here: on a cluster, a worker with its number of threads."""
+    with threads(engine.THREADS or torch.get_num_threads()):
+        workers = workers if engine.THREADS is None else 1
+        if not tune or loss.plane is None or where.type != loss.device.type:
+            plain = calibration.plain(loss, workers=workers or 1, precision=precision)
+            return plain if where.type == "cpu" or not tune else replace(plain, tile=calibration.GPU_TILE)
+        return calibration.choose(loss, count, workers=workers, precision=precision)
 
 
 # -- the plane ----------------------------------------------------------------------------------------------
 def _directions(
     root: Any, joined: Joined, objective: Any, kind: str, policy: str, *, solver: str, components: Sequence[int],
-    norm: str, seed: int, points: str | Sequence[Any], line: bool, keep: bool,
+    norm: str, seed: int, points: str | Sequence[Any], line: bool, keep: bool, blocks: Any, stream: bool,
 ) -> tuple[Directions, Any]:  # fmt: skip
     """The directions, and the trajectory's Gram matrix where it is known."""
     known = None
@@ -287,10 +317,14 @@ def _directions(
 
         chosen = tuple(components)[:1] if line else tuple(components)
         pca.check(joined, chosen, solver)
-        if pca.chosen_solver(joined, solver) == "gram":
+        if pca.resolve_solver(solver, joined) == "gram":
             single = joined.parts[0] if len(joined.parts) == 1 else None
-            known = gram.stored(root, single) if single is not None and keep else gram.matrix(joined)
-        return pca.directions(joined, components=chosen, solver=solver, gram=known), known
+            if single is not None:
+                known = gram.stored(root, single, blocks=blocks, keep=keep)
+            else:
+                known = gram.matrix(joined, blocks=blocks)
+        options = {"solver": solver, "gram": known, "blocks": blocks, "stream": stream}
+        return pca.directions(joined, components=chosen, **options), known
     if kind == "points":
         from landscape_hooks.directions import points as through
 
@@ -320,11 +354,14 @@ def _hessian(joined: Joined, objective: Any, policy: str, seed: int) -> Directio
     return hessian.directions(objective, last.weights, last.buffers, statistics=statistics, rise=rise, seed=seed)
 
 
-def _moments(joined: Joined, plane: Plane, found: Directions, known: Any, origin: int) -> Moments:
+def _moments(joined: Joined, plane: Any, found: Directions, known: Any, origin: int, blocks: Any) -> Moments:
     """From the Gram matrix where the directions are combinations of snapshots, else by one more look at all weights."""
     if known is not None and found.coefficients is not None:
         return Moments.from_gram(known, origin, found.coefficients)
-    return plane.moments(joined)
+    total = Moments(len(joined))
+    for _, part in blocks(joined, origin, Projection(plane.directions.numpy())):
+        total += part
+    return total
 
 
 def _grid(wanted: Any, shape: tuple[int, int], path: Any, moments: Moments, found: Directions) -> Grid:
@@ -334,8 +371,9 @@ def _grid(wanted: Any, shape: tuple[int, int], path: Any, moments: Moments, foun
     return Grid.covering(path, shape, scale=scale, least=found.least)
 
 
-def _plane_loss(objective: Any, plane: Plane, joined: Joined, policy: str, found: Directions, origin: int) -> PlaneLoss:
-    buffers = joined[origin].buffers
+def _plane_loss(objective: Any, plane: Any, joined: Joined, policy: str, found: Directions, origin: int) -> PlaneLoss:
+    run, place = joined.place(origin)
+    buffers = joined.parts[run].buffers(slice(place, place + 1))[0]
     moved = None
     if policy == "interpolate" and found.coefficients is not None:
         moved = buffer_directions(joined, found.coefficients, buffers)
@@ -368,14 +406,18 @@ def _definition(
     }
 
 
-def _precision_cost(loss: PlaneLoss, objective: Any, grid: Grid) -> list[str]:
+def _precision_cost(loss: PlaneLoss, objective: Any, grid: Grid, engine: Any) -> list[str]:
     """What a coarser precision costs, measured at a few points."""
     if loss.plan.precision == "float32":
         return []
-    exact = loss.computed(objective.to(loss.objective.device), Plan())
+    exact = loss.computed(objective.to(loss.device), Plan())
     spots = grid.points()[:: max(1, grid.alpha.size * grid.beta.size // 5)][:5]
-    errors = [abs(loss.at(*p).mean / exact.at(*p).mean - 1) for p in spots]
-    return [f"{loss.plan.precision} changes the loss by up to {max(errors):.1%} at {len(spots)} points tried."]
+    found = np.empty((2, len(spots)))
+    for row, each in zip(found, (loss, exact), strict=True):
+        for tile in evaluate(each, spots, engine=engine):
+            row[tile.index] = tile.loss
+    error = np.max(np.abs(found[0] / found[1] - 1))
+    return [f"{loss.plan.precision} changes the loss by up to {error:.1%} at {len(spots)} points tried."]
 
 
 def _check_not_all_nan(surface: Surface) -> None:

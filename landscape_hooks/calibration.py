@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from landscape_hooks.engines import local
 from landscape_hooks.errors import ObjectiveError
@@ -27,6 +29,13 @@ ALONE = time.thread_time
 """The clock for one thread: the time it was running, whatever else the machine does meanwhile."""
 
 CHUNKS = (64, 128, 256)
+REPEATS = 2
+STACKS = (1, 4, 16)
+"""Points together that are tried on a GPU."""
+GPU_TILE = 16
+"""Points between two waits for a GPU."""
+STACK_BYTES = 2**28
+"""Weights of a stack: beyond, a single point has work enough for the GPU."""
 PROBE_SECONDS = 0.6
 """A timed piece of work is cut down to about this long on the plain way, by taking fewer probe batches."""
 
@@ -53,16 +62,51 @@ def choose(loss: PlaneLoss, points: int, *, workers: int | None = None, precisio
     """
     base = plain(loss, precision=precision)
     if loss.objective.device.type != "cpu":
-        return replace(base, tile=16, workers=1)
+        return best_stack(loss, base)
     limit = 1 if not forks() else (workers or min(cores(), max(1, points)))
     short, full = _shortened(loss, base)
     expected = _timed(base.apply(short), base)
     if expected * full * points < 2.0:
         return replace(base, workers=1, seconds=expected * full)
-    single = _best_single(short, base)
+    single = local.apart(lambda: _best_single(short, base)) if limit > 1 else _best_single(short, base)
     found = _best_over_cores(short, base, single, limit, fixed=workers is not None)
     seconds = found.seconds * full
     return replace(found, seconds=seconds, tile=max(1, min(64, int(0.05 / max(seconds * found.workers, 1e-6)))))
+
+
+def best_stack(loss: PlaneLoss, base: Plan) -> Plan:
+    """How many points together: a GPU is idle where one point of a small model is all it has.
+
+    Many points are timed with one wait for the device at their end, as a tile of them is computed.
+    """
+    some = np.random.default_rng(0).uniform(-0.1, 0.1, size=(GPU_TILE, 2))
+    point_bytes = loss.plane.size * loss.plane.origin.element_size()
+    best, reference = replace(base, tile=GPU_TILE, workers=1), None
+    for stack in STACKS:
+        if stack > 1 and stack * point_bytes > STACK_BYTES:
+            break
+        trial = replace(best, stack=stack)
+        try:
+            seconds, found = _timed_together(trial.apply(loss), some)
+        except (RuntimeError, ValueError, NotImplementedError):  # an operation without a vectorized form; memory
+            if stack == 1:
+                raise
+            break
+        if reference is None:
+            best, reference = replace(trial, seconds=seconds), found
+        elif seconds < best.seconds and _close(found, reference, base.precision):
+            best = replace(trial, seconds=seconds, speedup=best.speedup * best.seconds / seconds)
+    return best
+
+
+def _timed_together(loss: PlaneLoss, some: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    """Seconds a point of a tile (the better of two, after one that warms up), and the losses."""
+    best, found = float("inf"), np.empty(0)
+    for turn in range(3):
+        start = time.perf_counter()
+        found = loss.measure_points(some)[:, 0].cpu().numpy()
+        best = min(best, time.perf_counter() - start) if turn else best
+    return best / len(some), found
 
 
 def _shortened(loss: PlaneLoss, base: Plan) -> tuple[PlaneLoss, float]:
@@ -86,9 +130,11 @@ def _best_single(short: PlaneLoss, base: Plan) -> Plan:
     chunks = [c for c in chunks if c <= short.objective.samples] or [base.chunk]
     folds = (True, False) if short.statistics != "batch" and short.objective.has_running_statistics else (False,)
     best = replace(one, seconds=_timed(one.apply(short), one, ALONE))
-    for layout, folded in product(("channels_last", "contiguous"), folds):
-        start = replace(one, layout=layout, fold=folded)
-        if start == one or not _agrees(start, short, reference):
+    layouts = [*(["channels_last"] if _has_images(short.objective) else []), "contiguous"]
+    fuses = (True, False) if short.objective.kernel.fusible else (False,)
+    for layout, folded, fused in product(layouts, folds, fuses):
+        start = replace(one, layout=layout, fold=folded, fuse=fused)
+        if start == one or (fuses[0] and layout != "contiguous" and not fused) or not _agrees(start, short, reference):
             continue
         best = min(best, replace(start, seconds=_timed(start.apply(short), start, ALONE)), key=lambda p: p.seconds)
     for chunk in chunks:
@@ -100,19 +146,28 @@ def _best_single(short: PlaneLoss, base: Plan) -> Plan:
 
 def _best_over_cores(short: PlaneLoss, base: Plan, single: Plan, limit: int, *, fixed: bool) -> Plan:
     """Processes or threads: the throughput of each, all cores at work, against the plain loop and one process."""
-    plain_seconds = _timed(base.apply(short), base)
-    trials = [replace(single, workers=limit, threads=max(1, base.threads // limit) if fixed else 1)]
-    if not fixed and base.threads > 1:
-        trials += [replace(single, threads=base.threads), base]
-    timed = [] if fixed else [replace(single, seconds=_timed(single.apply(short), single))]
-    for trial in trials:
+    trials = [replace(single, workers=limit, threads=max(1, base.threads // limit) if fixed else 1), base]
+    if not fixed:
+        trials += [replace(single, threads=base.threads)] if base.threads > 1 else []
+        trials += [single] if limit > 1 else []
+    seconds: dict[Plan, float] = {}
+    for trial in trials * REPEATS:  # in turns, so that a busy moment of the machine does not hit one of them only
         try:
-            timed.append(replace(trial, seconds=_throughput(trial.apply(short), trial)))
+            took = _throughput(trial.apply(short), trial)
+            seconds[trial] = min(took, seconds.get(trial, took))
         except ObjectiveError:  # a loss that takes gradients itself: torch cannot do that in a forked process
             if fixed:
                 raise
-    best = min(timed, key=lambda p: p.seconds)
-    return replace(best, speedup=plain_seconds / best.seconds)
+    # where the number of processes was asked for, the plain loop is only what they are compared with
+    best = trials[0] if fixed else min(seconds, key=seconds.__getitem__)
+    return replace(best, seconds=seconds[best], speedup=seconds[base] / seconds[best])
+
+
+def _has_images(objective: Any) -> bool:
+    """Whether anything has a memory format to choose."""
+    shapes = [e.shape for e in objective.layout.entries]
+    shapes += [t.shape for group in objective.probe.groups for t in group.leaves]
+    return any(len(shape) in (4, 5) for shape in shapes)
 
 
 def _throughput(loss: PlaneLoss, plan: Plan) -> float:
@@ -120,10 +175,10 @@ def _throughput(loss: PlaneLoss, plan: Plan) -> float:
     if plan.workers == 1:
         return _timed(loss, plan)
     # the first points of each process warm it up; what counts is the rest
-    rounds, stamps = 4, []
+    warm, rounds, stamps = 2, 5, []
     for _ in local.points(loss, np.zeros((rounds * plan.workers, 2))):
         stamps.append(time.perf_counter())
-    return (stamps[-1] - stamps[plan.workers - 1]) / (len(stamps) - plan.workers)
+    return (stamps[-1] - stamps[warm * plan.workers - 1]) / (len(stamps) - warm * plan.workers)
 
 
 def _timed(loss: PlaneLoss, plan: Plan, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -149,5 +204,9 @@ def _agrees(plan: Plan, short: PlaneLoss, reference: list[float]) -> bool:
         found = _values(plan.apply(short))
     except (RuntimeError, ValueError, TypeError, AttributeError):
         return False
-    tolerance = TOLERANCE if plan.precision == "float32" else 0.1
+    return _close(found, reference, plan.precision)
+
+
+def _close(found: Any, reference: Any, precision: str) -> bool:
+    tolerance = TOLERANCE if precision == "float32" else 0.1
     return bool(np.allclose(found, reference, rtol=tolerance, atol=1e-9, equal_nan=True))

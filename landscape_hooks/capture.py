@@ -24,6 +24,7 @@ from landscape_hooks.graph import LossGraph
 from landscape_hooks.objective import WAY_OUT, _LossModule, check_loss
 from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.probe import Group, Probe, write_tensor
+from landscape_hooks.store import remove_group, writes
 
 # samples of the batch that is traced: small, and not the size of anything else that may vary
 _TRACE_SIZES = (7, 6, 5, 9, 11, 3, 2)
@@ -88,10 +89,12 @@ def trace(
     return graph, constants, probe, attrs
 
 
+@writes
 def write_objective(
     root: Any, graph: LossGraph, constants: dict[str, Tensor], probe: Probe, attrs: dict[str, Any]
 ) -> None:
     """Write all of it; the attribute `complete` comes last and makes it count."""
+    remove_group(root, "objective")
     group = root.create_group("objective", overwrite=True)
     probe.store(root)
     text = np.frombuffer(graph.to_json().encode(), dtype=np.uint8)

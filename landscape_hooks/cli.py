@@ -68,11 +68,11 @@ def main(arguments: list[str] | None = None) -> Any:
     except LandscapeError as error:
         print(f"landscape-hooks: {error}", file=sys.stderr)
         sys.exit(2)
-    except (PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError) as error:
-        where = error.filename or "a file"
-        print(f"landscape-hooks: {where} cannot be read or written ({error.strerror}).", file=sys.stderr)
-        sys.exit(2)
     except BrokenPipeError:
         # the reader of a pipe (head, less) went away: nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:  # a full disk, a folder that is no longer there, no right to write
+        where = error.filename or "a file"
+        print(f"landscape-hooks: {where} cannot be read or written ({error.strerror or error}).", file=sys.stderr)
+        sys.exit(2)

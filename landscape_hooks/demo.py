@@ -19,6 +19,7 @@ from tqdm import tqdm
 from landscape_hooks.analysis import analyze
 from landscape_hooks.errors import RunError
 from landscape_hooks.figure import contour_figure
+from landscape_hooks.outfile import whole_file
 from landscape_hooks.ply import write_ply
 from landscape_hooks.recorder import record
 from landscape_hooks.store import open_run
@@ -103,7 +104,8 @@ def run_demo(
     say(f"Trained on scikit-learn's digits: {accuracy:.1%} of the test images right.")
     surface = analyze(run, size=size, progress=progress)
     ply = write_ply(surface, out / "digits.ply")
-    contour_figure(surface).savefig(out / "digits.png", dpi=150)
+    with whole_file(out / "digits.png") as file:
+        contour_figure(surface).savefig(file, dpi=150)
     render(run, out / "digits.gif", size=(640, 400), progress=progress)
     files = {
         run: "the run: trajectory, objective and surface",

@@ -56,6 +56,8 @@ def _describe_surface(surface: Surface) -> dict[str, Any]:
         "name": surface.name,
         "size": list(surface.shape),
         "evaluated": int(surface.evaluated.sum()),
+        "interpolated": 0 if surface.interpolated is None else int(surface.interpolated.sum()),
+        "interpolation": surface.said_of_interpolation(),
         "complete": surface.complete,
         "lowest_loss": float(loss.min()) if loss.size else None,
         "highest_loss": float(loss.max()) if loss.size else None,
@@ -83,7 +85,8 @@ def description_text(d: dict[str, Any]) -> str:
     for s in d["surfaces"]:
         state = "" if s["complete"] else f", {s['evaluated']} of {s['size'][0] * s['size'][1]} points so far"
         policy = f", BatchNorm {s['batch_norm']}" if s.get("batch_norm", "none") != "none" else ""
-        lines.append(f"  surface     {s['name']}: {s['size'][0]}×{s['size'][1]}{policy}{state}")
+        guessed = f", {s['interpolation']}" if s["interpolation"] else ""
+        lines.append(f"  surface     {s['name']}: {s['size'][0]}×{s['size'][1]}{policy}{state}{guessed}")
         lines += [f"    {sentence}" for sentence in s.get("report", ())]
     return "\n".join(lines)
 

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import ObjectiveError, PlaneError
 from landscape_hooks.objective import Evaluation
-from landscape_hooks.plan import Plan, threads
-from landscape_hooks.plane import Plane
+from landscape_hooks.plan import Plan
 from landscape_hooks.surface import Path
 
 Floats = NDArray[np.float64]
@@ -50,7 +49,7 @@ class PlaneLoss:
     objective
         the Objective.
     plane
-        where alpha and beta lead.
+        where alpha and beta lead: a Plane, a StoredPlane, or None where it is not there yet (see `on`).
     buffers
         (B,) buffers at the origin.
     policy
@@ -68,7 +67,7 @@ class PlaneLoss:
         "interpolate" on a plane whose directions are no combinations of snapshots.
     """
 
-    def __init__(self, objective: Any, plane: Plane, buffers: Any, policy: str, buffer_directions: Any = None) -> None:
+    def __init__(self, objective: Any, plane: Any, buffers: Any, policy: str, buffer_directions: Any = None) -> None:
         if policy not in POLICIES:
             raise ObjectiveError(
                 f"Found the BatchNorm policy '{policy}'", expected=f"one of {', '.join(list(POLICIES)[:-1])}"
@@ -76,7 +75,9 @@ class PlaneLoss:
         self.objective, self.plane, self.policy = objective, plane, policy
         self.statistics = POLICIES[policy]
         self.plan = Plan()
-        self.buffers = torch.as_tensor(buffers).to(plane.origin.device)
+        self.metric = self.surface = ""
+        self.device = torch.device(objective.device) if plane is None else plane.device
+        self.buffers = torch.as_tensor(buffers).to(self.device)
         self.buffer_directions = None
         if policy == "interpolate":
             if buffer_directions is None:
@@ -89,10 +90,17 @@ class PlaneLoss:
             self.buffer_directions = torch.as_tensor(buffer_directions).to(self.buffers) * moves
             self._variances = _entries_mask(objective, ("var",)).to(self.buffers.device)
 
-    def computed(self, objective: Any, plan: Plan) -> PlaneLoss:
-        """The same loss of another objective, or by another plan."""
+    def computed(self, objective: Any, plan: Plan, *, metric: str | None = None) -> PlaneLoss:
+        """The same loss of another objective (a metric has a name), or by another plan."""
         other = copy.copy(self)
         other.objective, other.plan = objective, plan
+        other.metric = self.metric if metric is None else metric
+        return other
+
+    def on(self, plane: Any, surface: str) -> PlaneLoss:
+        """The same loss on the plane that `surface` of the run stores, held in this way."""
+        other = copy.copy(self)
+        other.plane, other.surface = plane, surface
         return other
 
     def at(self, alpha: float, beta: float) -> Evaluation:
@@ -110,11 +118,29 @@ class PlaneLoss:
         weights = self.plane.point(float(alpha), float(beta))
         return self._measure(weights, self.buffers_at(float(alpha), float(beta)))
 
+    def measure_points(self, points: Any) -> torch.Tensor:
+        """(N, 2) the same at points (N, 2), as many together as the plan says; nothing waits for the device between.
+
+        The last stack is filled up with its last point, so that every stack goes through the same operations: a
+        value does not depend on how many points are left.
+        """
+        size = self.plan.stack
+        if size == 1:
+            return torch.stack([self.measure_at(*point) for point in points])
+        together = torch.func.vmap(self._measure)
+        found = []
+        for start in range(0, len(points), size):
+            some = [(float(a), float(b)) for a, b in points[start : start + size]]
+            full = some + some[-1:] * (size - len(some))
+            weights = torch.stack([self.plane.point(*point) for point in full])
+            buffers = torch.stack([self.buffers_at(*point) for point in full])
+            found.append(together(weights, buffers)[: len(some)])
+        return torch.cat(found)
+
     def measure_snapshot(self, weights: Any, buffers: Any) -> torch.Tensor:
         """(2,) the same of a snapshot itself."""
-        device = self.plane.origin.device
-        own = torch.as_tensor(buffers).to(device) if self.policy == "interpolate" else self.buffers
-        return self._measure(torch.as_tensor(weights).to(device), own)
+        own = torch.as_tensor(buffers).to(self.device) if self.policy == "interpolate" else self.buffers
+        return self._measure(torch.as_tensor(weights).to(self.device), own)
 
     def buffers_at(self, alpha: float, beta: float) -> torch.Tensor:
         """(B,) buffers that go with the weights at (alpha, beta)."""
@@ -123,23 +149,32 @@ class PlaneLoss:
         moved = self.buffers + alpha * self.buffer_directions[0] + beta * self.buffer_directions[1]
         return torch.where(self._variances, moved.clamp_min(0.0), moved)
 
-    def check_repeatable(self) -> float:
-        """The loss at the origin, computed twice.
+    def clamped(self, points: Floats) -> NDArray[np.bool_]:
+        """(N,) whether at points (N, 2) an interpolated variance lies below 0, and is held there."""
+        found = np.zeros(len(points), dtype=bool)
+        if self.buffer_directions is not None:
+            variances = self.buffers[self._variances].cpu().numpy()
+            moves = self.buffer_directions[:, self._variances].cpu().numpy()
+            for i in range(0, len(points), 64):
+                found[i : i + 64] = (variances + points[i : i + 64] @ moves < 0).any(axis=1)
+        return found
+
+    def check_repeatable(self, engine: Any = None) -> float:
+        """The loss at the origin, computed twice where the engine computes.
 
         Raises
         ------
         ObjectiveError
             the two differ: something random or stateful is in the loss, and a surface would show noise.
         """
-        with threads(self.plan.threads):
-            first, second = self.at(0.0, 0.0).mean, self.at(0.0, 0.0).mean
+        first, second = (tile.loss[0] for _ in range(2) for tile in evaluate(self, np.zeros((1, 2)), engine=engine))
         if first != second and not (np.isnan(first) and np.isnan(second)):
             raise ObjectiveError(
-                f"The loss at the same weights was {first!r} and then {second!r}",
+                f"The loss at the same weights was {float(first)!r} and then {float(second)!r}",
                 expected="the same value twice",
                 mend="Take randomness and state (sampling, augmentation, counters) out of the objective, or seed it",
             )
-        return first
+        return float(first)
 
     def _measure(self, weights: torch.Tensor, buffers: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

@@ -52,6 +52,7 @@ def contour_figure(
         axes = figure.add_subplot()
         _fill(figure, axes, surface, mesh, colormap)
         _holes(axes, mesh)
+        _evaluated(axes, surface)
         for number, path in enumerate(_shown(surface)):
             _draw_path(axes, path, colors.path_color(number), alone=len(_shown(surface)) == 1)
         _frame(axes, surface)
@@ -86,11 +87,12 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def caption(surface: Surface, height: Height) -> str:
-    """What defines the picture, in one line: the BatchNorm policy, the samples, the height."""
+    """What defines the picture, in one line: the BatchNorm policy, the samples, what is interpolated, the height."""
     policy = surface.attrs.get("batch_norm")
     parts = [f"BatchNorm: {policy}" if policy not in (None, "", "none") else "no running statistics"]
     if surface.attrs.get("samples"):
         parts.append(f"{surface.attrs['samples']} probe samples")
+    parts += [said] if (said := surface.said_of_interpolation()) else []
     parts.append(height.statement.replace("height:", "scale:"))
     return "  ·  ".join(parts)
 
@@ -206,6 +208,16 @@ def _holes(axes: Axes, mesh: Mesh) -> None:
     )  # fmt: skip
 
 
+def _evaluated(axes: Axes, surface: Surface) -> None:
+    """Where a part of the surface is interpolated, small dots at the points that were evaluated."""
+    if surface.said_of_interpolation():
+        rows, columns = np.nonzero(surface.evaluated)
+        axes.plot(
+            surface.alpha[rows], surface.beta[columns], linestyle="none", marker=".", markersize=1.2, color="white",
+            alpha=0.6, markeredgewidth=0, zorder=1.5, label="evaluated points",
+        )  # fmt: skip
+
+
 def _draw_path(axes: Axes, path: Path, color: str, *, alone: bool) -> None:
     """The path with a light casing, its snapshots as dots, start and end marked."""
     from matplotlib import patheffects
@@ -264,8 +276,13 @@ def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> 
         figure = Figure(figsize=size, layout="constrained", dpi=150)
         axes = figure.add_subplot()
         error = surface.loss_stderr.ravel()
+        if surface.interpolated is not None and surface.interpolation_error is not None:
+            guessed = surface.interpolated.ravel()
+            error = np.where(guessed, np.abs(loss) * surface.interpolation_error.ravel(), error)
+            axes.plot(at[~guessed], loss[~guessed], ".", color=INK, markersize=4, label="evaluated")
         axes.fill_between(at, loss - error, loss + error, color=INK, alpha=0.15, lw=0)
-        axes.plot(at, loss, color=INK, linewidth=1.6, label="loss on the line")
+        said = surface.said_of_interpolation()
+        axes.plot(at, loss, color=INK, linewidth=1.6, label="loss on the line" + (f": {said}" if said else ""))
         for number, path in enumerate(_shown(surface)):
             axes.plot(
                 path.coordinates[:, along], path.loss, ".-", color=colors.path_color(number), markersize=3.5,

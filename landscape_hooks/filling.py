@@ -20,6 +20,7 @@ from landscape_hooks.errors import PlaneError
 from landscape_hooks.evaluate import PlaneLoss, Tile, evaluate
 from landscape_hooks.grid import Grid
 from landscape_hooks.plan import Plan
+from landscape_hooks.store import remove_group
 from landscape_hooks.surface import SurfaceWriter, names
 
 COMMIT_SECONDS = 1.0
@@ -33,20 +34,25 @@ def begin(
     name: str,
     grid: Grid,
     attrs: dict[str, Any],
-    arrays: dict[str, NDArray[Any]],
+    arrays: dict[str, Any],
     *,
+    defining: dict[str, NDArray[Any]],
     fresh: bool,
     part: Part | None,
     plan: Callable[[], Plan],
-) -> tuple[SurfaceWriter, Plan]:
-    """Start the surface, or go on with one that is defined by exactly the same, in the way it was begun.
+) -> tuple[SurfaceWriter, Plan, bool]:
+    """Start the surface, or go on (True) with one that is defined by exactly the same, in the way it was begun.
+
+    `defining` are the arrays that, with grid and attributes, all values follow from. Where they were computed defines
+    nothing: any engine goes on with what another one has begun.
 
     A part is a surface of its own (`NAME.part-k-of-n`) until the whole takes it over.
     """
-    definition = _digest(grid, attrs, arrays)
+    definition = _digest(grid, {key: value for key, value in attrs.items() if key != "engine"}, defining)
     stored_name = name if part is None else f"{name}.part-{part[0]}-of-{part[1]}"
     stored = dict(root[f"surfaces/{stored_name}"].attrs) if stored_name in names(root) else {}
-    if not fresh and stored.get("definition") == definition and "plan" in stored:
+    resumed = not fresh and stored.get("definition") == definition and "plan" in stored
+    if resumed:
         writer, chosen = SurfaceWriter.resume(root, stored_name), Plan(**stored["plan"])
     else:
         chosen = plan()
@@ -54,7 +60,7 @@ def begin(
         writer = SurfaceWriter.create(root, stored_name, grid.alpha, grid.beta, attrs, arrays)
     if part is None and not fresh:
         _take_over_parts(root, name, definition, writer)
-    return writer, chosen
+    return writer, chosen, resumed
 
 
 def fill(
@@ -181,7 +187,7 @@ def _take_over_parts(root: Any, name: str, definition: str, writer: SurfaceWrite
         found = np.flatnonzero(group["evaluated"][...].ravel() & ~writer.evaluated.ravel())
         if len(found):
             writer.write(found, group["loss"][...].ravel()[found], group["loss_stderr"][...].ravel()[found])
-        del root[f"surfaces/{other}"]
+        remove_group(root, f"surfaces/{other}")
 
 
 # -- what identifies a surface ------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks import colors
 from landscape_hooks.mesh import Mesh
+from landscape_hooks.outfile import whole_file
 from landscape_hooks.surface import Surface
 from landscape_hooks.version import __version__
 from landscape_hooks.viewer.stage import Stage
@@ -145,10 +146,8 @@ def write_glb(
         "batch_norm": str(surface.attrs.get("batch_norm", "")),
         "axes": [str(label) for label in surface.attrs.get("labels", ())],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(document.bytes())
-    partial.replace(path)
+    with whole_file(path) as file:
+        file.write_bytes(document.bytes())
     return path
 
 

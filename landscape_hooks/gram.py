@@ -6,19 +6,58 @@ projections and distances need, whatever D is. A run that has grown needs the ne
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dsyrk  # loaded before its threads are limited, so that sums have the same bits everywhere
 
-from landscape_hooks import schema
+from landscape_hooks import schema, store
 from landscape_hooks.joined import origin_row
-from landscape_hooks.plane import map_displacements
+from landscape_hooks.plane import add_up, map_stretches
 
 Floats = NDArray[np.float64]
 
 
-def matrix(trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] | None = None) -> Floats:
+@dataclass(frozen=True)
+class Products:
+    """Inner products of some snapshots with all of them, over blocks of parameters.
+
+    `new` None means all with all: the matrix is symmetric, and its upper triangle is enough.
+    """
+
+    new: NDArray[np.intp] | None = None
+
+    def __call__(self, blocks: Iterator[tuple[slice, Floats]]) -> Floats:
+        """(n, T) those of some blocks (T, c), summed up in one matrix."""
+        if self.new is None:
+            return self._upper(blocks)
+        return add_up(block[self.new] @ block.T for _, block in blocks)
+
+    def join(self, parts: Iterator[Floats]) -> Floats:
+        """Their sum."""
+        return add_up(parts)
+
+    def nbytes(self, rows: int, columns: int) -> int:
+        """The size of a result."""
+        return 8 * rows * (rows if self.new is None else len(self.new))
+
+    @staticmethod
+    def _upper(blocks: Iterator[tuple[slice, Floats]]) -> Floats:
+        # a matrix times its own transpose: half the products
+        total: Any = None
+        for _, block in blocks:
+            if total is None:
+                total = np.zeros((len(block), len(block)), order="F")
+            total = dsyrk(1.0, block.T, beta=1.0, c=total, trans=1, overwrite_c=1)
+        return np.asarray(total)
+
+
+def matrix(
+    trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] | None = None, *, blocks: Any = map_stretches
+) -> Floats:
     """(T, T) Gram matrix of the displacements from the first snapshot.
 
     Parameters
@@ -27,45 +66,43 @@ def matrix(trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] 
         a Trajectory or an array (T, D).
     known
         the matrix of the snapshots `rows` (left out: the first ones); only what it lacks is computed.
+    blocks
+        what maps work over blocks of parameters: this machine, or the same function of another engine.
     """
+    if known is None:
+        return _mirrored(add_up(part for _, part in blocks(trajectory, 0, Products())))
     count = len(trajectory)
-    gram = np.zeros((count, count))
-    old = np.arange(0 if known is None else len(known)) if rows is None else rows
+    old = np.arange(len(known)) if rows is None else rows
     new = np.setdiff1d(np.arange(count), old)
+    gram = np.zeros((count, count))
+    gram[np.ix_(old, old)] = known
     if len(new):
-
-        def products(columns: slice, block: Floats) -> Floats:
-            # a matrix times its own transpose is BLAS syrk: half the products
-            return block[new] @ block.T if len(old) else block @ block.T
-
-        first = first_weights(trajectory)
-        for part in map_displacements(trajectory, first, products, held=first.nbytes):
-            gram[new] += part
-    if len(old):
+        gram[new] = add_up(part for _, part in blocks(trajectory, 0, Products(new)))
         gram[:, new] = gram[new].T
-        gram[np.ix_(old, old)] = known
     return gram
 
 
-def stored(root: Any, trajectory: Any) -> Floats:
-    """The run's Gram matrix: what is stored of it, completed, and stored again."""
+def _mirrored(upper: Floats) -> Floats:
+    """The symmetric matrix of its upper triangle, row by row in place."""
+    for row in range(len(upper)):
+        upper[row + 1 :, row] = upper[row, row + 1 :]
+    return upper
+
+
+def stored(root: Any, trajectory: Any, *, blocks: Any = map_stretches, keep: bool = True) -> Floats:
+    """The run's Gram matrix: what is stored of it, completed, and stored again (with `keep`)."""
     known, rows = _read(root, trajectory)
     if known is not None and len(rows) == len(trajectory):
         return known
-    gram = matrix(trajectory, known, rows if known is not None else None)
-    _write(root, trajectory, gram)
+    gram = matrix(trajectory, known, rows if known is not None else None, blocks=blocks)
+    if keep:
+        _write(root, trajectory, gram)
     return gram
 
 
 def forget(root: Any) -> None:
     """Remove the stored matrix."""
-    if "gram" in root:
-        del root["gram"]
-
-
-def first_weights(trajectory: Any) -> NDArray[Any]:
-    """(D,) weights of the first snapshot, at least float32."""
-    return weights_of(trajectory, 0)
+    store.remove_group(root, "gram")
 
 
 def origin_weights(trajectory: Any) -> NDArray[Any]:
@@ -92,6 +129,7 @@ def _read(root: Any, trajectory: Any) -> tuple[Floats | None, NDArray[np.intp]]:
     return group["matrix"][...][np.ix_(chosen, chosen)], rows
 
 
+@store.writes
 def _write(root: Any, trajectory: Any, gram: Floats) -> None:
     """Store the matrix; the attribute `complete` comes last and makes it count."""
     forget(root)

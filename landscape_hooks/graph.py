@@ -126,21 +126,9 @@ class LossGraph:
         for node in self.nodes:
             node.function = None if node.scope is not None else _resolve(node.op)
 
-    def relaxed(self) -> LossGraph:
-        """The same graph for tensors in any memory format: copied where an operation needs it, not before.
-
-        A `view` that a tensor's layout does not allow copies; a tensor is not made contiguous in advance; linear layers
-        go to oneDNN, as convolutions do.
-        """
-        graph = LossGraph(self.inputs, [replace(node) for node in self.nodes], self.outputs)
-        for node in graph.nodes:
-            if node.op in ("aten.view.default", "aten._unsafe_view.default"):
-                node.function = torch.reshape
-            elif node.op == "aten.contiguous.default" and not node.kwargs and len(node.args) == 1:
-                node.function = _itself
-            elif node.op == "aten.linear.default":
-                node.function = _linear
-        return graph
+    def copy(self) -> LossGraph:
+        """The same graph with nodes of its own, whose functions may be replaced (fusing.py)."""
+        return LossGraph(self.inputs, [replace(node) for node in self.nodes], self.outputs)
 
     # -- running ---------------------------------------------------------------------------------------
     def __call__(
@@ -180,8 +168,9 @@ class LossGraph:
             return device if value is _DEVICE else value
 
         for node in self.nodes:
-            args = [bind(a) for a in node.args]
-            kwargs = {key: bind(v) for key, v in node.kwargs.items()}
+            # most arguments are values or numbers: a call for each of them costs more than a small operation
+            args = [values[a.name] if type(a) is Ref else bind(a) for a in node.args]
+            kwargs = {key: bind(v) for key, v in node.kwargs.items()} if node.kwargs else {}
             if node.scope is not None:
                 inner = {entry.name: value for entry, value in zip(node.scope.inputs, args, strict=True)}
                 with _context(node.op, node.kwargs):
@@ -195,6 +184,10 @@ class LossGraph:
             for name in self._last_use.get(node.name, ()):
                 del values[name]
         return [bind(o) for o in self.outputs]
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        """Sent to another process as the JSON that a run stores."""
+        return LossGraph.from_json, (self.to_json(),)
 
     def parameters(self) -> set[str]:
         """Names of the parameters that the loss is computed from."""
@@ -310,18 +303,6 @@ class LossGraph:
                 inputs.append(Input(str(name), "constant", key))
         nodes, outputs = _convert(program.graph_module)
         return cls(inputs, nodes, outputs), constants
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _linear(given: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A linear layer by oneDNN, which is faster than the BLAS for the shapes of networks; where it applies."""
-    plain = given.dtype is torch.float32 and given.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    if not plain or torch.is_grad_enabled() or not torch.backends.mkldnn.is_available():
-        return torch.nn.functional.linear(given, weight, bias)
-    return torch.ops.mkldnn._linear_pointwise.default(given, weight, bias, "none", [], "")
 
 
 # -- normalisation layers -----------------------------------------------------------------------------------

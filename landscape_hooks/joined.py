@@ -29,7 +29,8 @@ class Joined:
         for other in self.parts[1:]:
             first.layout.check(other.layout)
             first.buffer_layout.check(other.buffer_layout)
-        self.layout, self.buffer_layout, self.chunk = first.layout, first.buffer_layout, first.chunk
+        self.layout, self.buffer_layout = first.layout, first.buffer_layout
+        self.chunk = max(part.chunk for part in self.parts)
         self.edges = np.cumsum([0, *(len(part) for part in self.parts)])
 
     def __len__(self) -> int:
@@ -63,6 +64,11 @@ class Joined:
     def wall_times(self) -> NDArray[np.float64]:
         """(T,) times, run after run."""
         return np.concatenate([part.wall_times for part in self.parts])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The data type that weights are read as."""
+        return np.result_type(*(part.dtype for part in self.parts))
 
     def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[Any]:
         """(n, c) weights of some rows and some parameters."""

@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
 from landscape_hooks.folding import Fold
 from landscape_hooks.folding import fold as merge
+from landscape_hooks.fusing import fuse as fused
 from landscape_hooks.graph import LossGraph
-from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.parameters import ParameterLayout, unwrap
 from landscape_hooks.probe import Probe, read_tensor
 
 Statistics = Literal["running", "batch", "recalibrate"]
@@ -51,13 +52,16 @@ class Evaluation:
 class Kernel(Protocol):
     """The loss of one batch: per sample (n,) or one number, from named state and the leaves of the batch."""
 
+    fusible: ClassVar[bool]
+    """Whether `tuned(fuse=True)` makes a difference."""
+
     def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor: ...
 
     def running_statistics(self) -> dict[str, str]: ...
 
     def to(self, device: torch.device) -> Kernel: ...
 
-    def tuned(self, *, layout: str, fold: bool) -> Kernel: ...
+    def tuned(self, *, layout: str, fold: bool, fuse: bool) -> Kernel: ...
 
     def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]: ...
 
@@ -78,6 +82,9 @@ class Objective:
         a DataLoader, an iterable of batches, one batch, or a dataset.
     samples
         how many samples of `data` are kept, from its beginning.
+    copy
+        False takes the model itself in place of a copy: for a model so large that one is enough. It is left in
+        evaluation mode.
 
     Raises
     ------
@@ -102,10 +109,11 @@ class Objective:
         objective: Callable[..., Any] | None = None,
         data: Any,
         samples: int = 1024,
+        copy: bool = True,
     ) -> None:
         check_loss(criterion, objective)
         probe, rebuild = Probe.collect(data, samples)
-        module, names = _LossModule.of(model, criterion, objective, rebuild)
+        module, names = _LossModule.of(model, criterion, objective, rebuild, copy=copy)
         leaves, size = next(probe.batches())
         per_sample = module.choose(leaves, size)
         self._set(
@@ -212,7 +220,13 @@ class Objective:
         )
 
     def tuned(
-        self, *, layout: str = "contiguous", chunk: int | None = None, fold: bool = False, precision: str = "float32"
+        self,
+        *,
+        layout: str = "contiguous",
+        chunk: int | None = None,
+        fold: bool = False,
+        fuse: bool = False,
+        precision: str = "float32",
     ) -> Objective:
         """The same loss computed in another way.
 
@@ -224,6 +238,8 @@ class Objective:
             samples at a time, where nothing depends on the batch.
         fold
             merge batch normalisation with known statistics into the convolution before it (folding.py).
+        fuse
+            take fewer passes over memory (fusing.py); any layout but "contiguous" implies it.
         precision
             "float32" leaves the model's own types alone; "bfloat16" runs it under autocast.
         """
@@ -231,9 +247,13 @@ class Objective:
             layout_format=layout,
             chunk=chunk or self.chunk,
             precision=precision,
-            kernel=self.kernel.tuned(layout=layout, fold=fold),
+            kernel=self.kernel.tuned(layout=layout, fold=fold, fuse=fuse),
             probe=self.probe.map(lambda t: _laid_out(t, layout)),
         )
+
+    def hollow(self) -> Objective:
+        """The same loss without weights of its own: where it is live code, its model's parameters hold no memory."""
+        return self._with(kernel=self.kernel.hollow()) if isinstance(self.kernel, ModuleKernel) else self
 
     def with_kernel(self, kernel: Kernel, *, per_sample: bool) -> Objective:
         """Another loss over the same samples and parameters."""
@@ -329,6 +349,7 @@ class GraphKernel:
     device: torch.device | None = None
     folded: LossGraph | None = None
     folds: tuple[Fold, ...] = ()
+    fusible: ClassVar[bool] = True
 
     def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor:
         folded = self.folded is not None and statistics == "running"
@@ -341,12 +362,12 @@ class GraphKernel:
     def to(self, device: torch.device) -> GraphKernel:
         return replace(self, device=device)
 
-    def tuned(self, *, layout: str, fold: bool) -> GraphKernel:
+    def tuned(self, *, layout: str, fold: bool, fuse: bool) -> GraphKernel:
         """With other operations for the same values: see Objective.tuned."""
-        graph = self.graph if layout == "contiguous" else self.graph.relaxed()
-        merged, folds = merge(graph) if fold else (None, [])
-        if merged is not None and layout != "contiguous":
-            merged = merged.relaxed()
+        merged, folds = merge(self.graph) if fold else (self.graph, [])
+        graph = self.graph
+        if fuse or layout != "contiguous":  # a view that the layout does not allow has to copy
+            graph, merged = fused(graph), fused(merged)
         return replace(self, graph=graph, folded=merged if folds else None, folds=tuple(folds))
 
     def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]:
@@ -362,6 +383,7 @@ class ModuleKernel:
 
     module: _LossModule
     names: Mapping[str, str]
+    fusible: ClassVar[bool] = False
 
     def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor:
         tensors = {own: state[canonical] for own, canonical in self.names.items()}
@@ -386,9 +408,18 @@ class ModuleKernel:
         return found
 
     def to(self, device: torch.device) -> ModuleKernel:
-        return replace(self, module=self.module.to(device))
+        # as `module.to`, which refuses parameters without memory
+        return replace(self, module=self.module._apply(lambda t: t if t.is_meta else t.to(device)))
 
-    def tuned(self, *, layout: str, fold: bool) -> ModuleKernel:
+    def hollow(self) -> ModuleKernel:
+        """A copy whose parameters are without memory: every call is given all that `names` lists."""
+        import copy
+
+        given = [t for own, t in self.module.named_parameters(remove_duplicate=False) if own in self.names]
+        memo: dict[int, Any] = {id(t): nn.Parameter(torch.empty_like(t, device="meta"), t.requires_grad) for t in given}
+        return replace(self, module=copy.deepcopy(self.module, memo))
+
+    def tuned(self, *, layout: str, fold: bool, fuse: bool) -> ModuleKernel:
         """Live code is run as it is; the layout of what it is given is the caller's affair."""
         return self
 
@@ -400,7 +431,12 @@ def _laid_out(tensor: Tensor, layout: str) -> Tensor:
     """Images and their filters in the memory format; anything else as it is."""
     if layout == "contiguous" or tensor.ndim not in (4, 5):
         return tensor
-    return tensor.contiguous(memory_format=torch.channels_last if tensor.ndim == 4 else torch.channels_last_3d)
+    memory_format = torch.channels_last if tensor.ndim == 4 else torch.channels_last_3d
+    if tensor.shape[1] > 1:
+        return tensor.contiguous(memory_format=memory_format)
+    # One channel is in both formats at once, and everything computed from it would be contiguous: what an operation
+    # goes by are the strides.
+    return torch.empty_like(tensor, memory_format=memory_format).copy_(tensor)
 
 
 def _statistics_layers(module: nn.Module) -> dict[str, Any]:
@@ -427,15 +463,17 @@ class _LossModule(nn.Module):
         criterion: Callable[..., Any] | None,
         objective: Callable[..., Any] | None,
         rebuild: Callable[..., Any],
+        *,
+        copy: bool = True,
     ) -> tuple[_LossModule, dict[str, str]]:
         """The module, and the canonical name of each of the model's tensors by its name in the module."""
-        copy = private_copy(model)
+        model = private_copy(model) if copy else unwrap(model)
         loss = _Criterion(criterion) if criterion is not None else objective
         assert loss is not None
-        module = cls(copy, loss, rebuild).eval()
+        module = cls(model, loss, rebuild).eval()
         canonical: dict[int, str] = {}
-        for layout in (ParameterLayout.of(copy), ParameterLayout.of_buffers(copy)):
-            canonical |= {id(t): e.name for e, t in zip(layout, layout.tensors(copy), strict=True)}
+        for layout in (ParameterLayout.of(model), ParameterLayout.of_buffers(model)):
+            canonical |= {id(t): e.name for e, t in zip(layout, layout.tensors(model), strict=True)}
         own = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
         names = {name: canonical[id(t)] for name, t in own if id(t) in canonical and name.startswith("model.")}
         return module, names
@@ -526,8 +564,6 @@ def _unreduced(criterion: Callable[..., Any]) -> Callable[..., Any] | None:
 def private_copy(model: nn.Module) -> nn.Module:
     """A copy of the unwrapped model on the CPU in evaluation mode, with its own tensors."""
     import copy
-
-    from landscape_hooks.parameters import unwrap
 
     inner = unwrap(model)
     memo: dict[int, Any] = {}

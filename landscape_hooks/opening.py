@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ class Storage:
     objective: Any = None
     data: Any = None
     samples: int = 1024
+    checksum: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def open_for(
     if resumed:
         root = run_store.open_run(target, mode="r+")
         _check_same(root, layout, buffer_layout)
-        writer = _reopen(root, plan, storage.dtype or layout.dtype)
+        writer = _reopen(root, plan, storage, storage.dtype or layout.dtype)
     else:
         root, writer = _create(model, store, target, layout, buffer_layout, plan, storage)
     return Opened(root, writer, layout, buffer_layout, resumed, ranks)
@@ -83,7 +85,8 @@ def _create(
         _capture(root, model, storage)
         run_store.finish_creation(root)
     except BaseException:
-        run_store.clear(store)
+        with suppress(LandscapeError):  # the store that refused may refuse this as well; the first trouble is the cause
+            run_store.clear(store)
         raise
     return root, writer
 
@@ -122,10 +125,11 @@ def _create_trajectory(
         slots=plan.limit or 0,
         dtype=storage.dtype,
         compress=storage.compress,
+        checksum=storage.checksum,
     )
 
 
-def _reopen(root: Any, plan: Schedule, dtype: str) -> TrajectoryWriter:
+def _reopen(root: Any, plan: Schedule, storage: Storage, dtype: str) -> TrajectoryWriter:
     writer = TrajectoryWriter(root)
     if writer.slots != (plan.limit or 0):
         raise RunError(
@@ -137,6 +141,11 @@ def _reopen(root: Any, plan: Schedule, dtype: str) -> TrajectoryWriter:
         raise RunError(
             f"The run stores weights as {writer.dtypes[0]}, this recorder would as {dtype}",
             mend="Pass the dtype= of the run, and the model as it was",
+        )
+    if storage.checksum and not writer.has_checksums:
+        raise RunError(
+            "The run has no checksums, this recorder would store them",
+            mend="Leave checksum= out to go on with the run, or record into another one",
         )
     return writer
 
@@ -169,7 +178,7 @@ def _open_shard(
     )[0]
     root = run_store.open_run(target, mode="r+", creating=True)
     if resumed:
-        writer = ranks.together(lambda: _reopen_shard(root, own, whole, buffers, plan, dtype, ranks))
+        writer = ranks.together(lambda: _reopen_shard(root, own, whole, buffers, plan, storage, dtype, ranks))
     else:
         writer = ranks.together(lambda: _create_shard(root, own, own_buffers, plan, storage, dtype, ranks))
         if ranks.rank == 0:
@@ -199,12 +208,19 @@ def _create_shard(
     pieces = [piece.to_json() for piece in own.pieces]
     shard = root["ranks"].create_group(str(ranks.rank), attributes={"pieces": pieces})
     # the type of the whole model, also where this rank holds no float64 parameter
-    whole = Storage(groups=storage.groups, dtype=dtype, compress=storage.compress)
+    whole = Storage(groups=storage.groups, dtype=dtype, compress=storage.compress, checksum=storage.checksum)
     return _create_trajectory(shard, own, buffers, plan, whole)
 
 
 def _reopen_shard(
-    root: Any, own: ShardLayout, whole: Any, buffers: Any, plan: Schedule, dtype: str, ranks: Ranks
+    root: Any,
+    own: ShardLayout,
+    whole: Any,
+    buffers: Any,
+    plan: Schedule,
+    storage: Storage,
+    dtype: str,
+    ranks: Ranks,
 ) -> TrajectoryWriter:
     _check_same(root, whole, buffers)
     found = int(root["trajectory"].attrs.get("ranks", 0))
@@ -217,7 +233,7 @@ def _reopen_shard(
     shard = root[f"ranks/{ranks.rank}"]
     if [Piece.from_json(piece) for piece in shard.attrs["pieces"]] != own.pieces:
         raise RunError("The parameters are sharded in another way than in the run", mend="Record into another run")
-    writer = _reopen(shard, plan, dtype)
+    writer = _reopen(shard, plan, storage, dtype)
     trajectory = Trajectory(root)
     steps, stride = np.asarray(trajectory.steps).tolist(), trajectory.stride
     ranks.all(None)  # all have read before any of them drops what the others never committed

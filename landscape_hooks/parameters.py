@@ -42,6 +42,9 @@ class ParameterEntry:
         groups of a convolution, otherwise 1.
     trainable
         whether it required a gradient when the layout was made.
+    outputs
+        axes that number its filters, where the owner says so itself (`filter_axes`: parameters that are not of
+        torch's own layers); () has none, None is what `module` implies.
     """
 
     name: str
@@ -53,6 +56,7 @@ class ParameterEntry:
     module: str = "Module"
     groups: int = 1
     trainable: bool = True
+    outputs: tuple[int, ...] | None = None
 
     @property
     def slice(self) -> slice:
@@ -261,6 +265,7 @@ class ParameterLayout(Sequence[ParameterEntry]):
                 "module": e.module,
                 "groups": e.groups,
                 "trainable": e.trainable,
+                **({} if e.outputs is None else {"outputs": list(e.outputs)}),
             }
             for e in self.entries
         ]
@@ -280,6 +285,7 @@ class ParameterLayout(Sequence[ParameterEntry]):
                     module=str(e.get("module", "Module")),
                     groups=int(e.get("groups", 1)),
                     trainable=bool(e.get("trainable", True)),
+                    outputs=None if e.get("outputs") is None else tuple(int(n) for n in e["outputs"]),
                 )
                 for e in entries
             ],
@@ -422,6 +428,7 @@ def _entries(walk: Sequence[tuple[str, torch.Tensor, torch.nn.Module]]) -> list[
                 module=_class_name(owner),
                 groups=int(getattr(owner, "groups", 1)) if _is_convolution(owner) else 1,
                 trainable=bool(tensor.requires_grad),
+                outputs=getattr(owner, "filter_axes", {}).get(name.rpartition(".")[2]),
             )
         )
         offset += size

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from landscape_hooks.checksum import Damage, checksums
 from landscape_hooks.commit import Commit
 from landscape_hooks.errors import RunError
+from landscape_hooks.rowfiles import read_rows, reads_directly
 
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "wall_time")
+VERIFY_BYTES = 2**26
 
 
 class Part:
@@ -37,7 +40,8 @@ class Part:
     @property
     def chunk(self) -> int:
         """Neighbouring columns of the weights that are stored, and so best read, together."""
-        return int(self._group["weights"].chunks[1])
+        array = self._group["weights"]
+        return 1 if reads_directly(array) else int(array.chunks[1])
 
     def matrix(self, name: str, rows: NDArray[np.intp], columns: slice) -> NDArray[Any]:
         """(n, c) of `weights` or `buffers`; the rows counted as committed, the columns as stored.
@@ -53,7 +57,10 @@ class Part:
         width = len(range(start, stop, stride))
         if not len(places) or not width:
             return np.empty((len(places), width), dtype=array.dtype)
-        if (np.diff(places) == 1).all():
+        direct = read_rows(array, places, start, stop) if stride == 1 else None
+        if direct is not None:
+            found = direct
+        elif (np.diff(places) == 1).all():
             found = array[places[0] : places[-1] + 1, start:stop:stride]
         else:
             found = np.empty((len(places), width), dtype=array.dtype)
@@ -61,6 +68,53 @@ class Part:
                 found[i] = array[int(place), start:stop:stride]
         self._check_unchanged(rows)
         return found
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether the rows have checksums."""
+        return "checksum" in self._group
+
+    def damages(self, rows: NDArray[np.intp]) -> list[Damage]:
+        """The rows (counted as committed) that are not what their checksums say; `index` counts within `rows`.
+
+        Raises
+        ------
+        RunError
+            a writer has replaced one of these rows since the part was opened.
+        """
+        expected = self._column("checksum")[rows] if len(rows) else np.empty(0, np.uint32)
+        width = sum(self._group[n].shape[1] * self._group[n].dtype.itemsize for n in ("weights", "buffers"))
+        together = max(1, VERIFY_BYTES // max(1, width))
+        found: list[Damage] = []
+        for first in range(0, len(rows), together):
+            indices = range(first, min(first + together, len(rows)))
+            try:
+                found += self._differing(rows, expected, indices)
+            except RunError:
+                raise
+            except Exception:  # one of them cannot be read at all: which?
+                for i in indices:
+                    found += self._differing_or_unreadable(rows, expected, i)
+        return found
+
+    def _differing(self, rows: NDArray[np.intp], expected: NDArray[np.uint32], indices: range) -> list[Damage]:
+        these = rows[indices.start : indices.stop]
+        weights, buffers = (self.matrix(name, these, slice(None)) for name in ("weights", "buffers"))
+        found = checksums(self.steps[these], weights, buffers)
+        return [
+            Damage(i, int(self.steps[rows[i]]), int(expected[i]), int(value))
+            for i, value in zip(indices, found, strict=True)
+            if value != expected[i]
+        ]
+
+    def _differing_or_unreadable(self, rows: NDArray[np.intp], expected: NDArray[np.uint32], i: int) -> list[Damage]:
+        try:
+            return self._differing(rows, expected, range(i, i + 1))
+        except RunError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            return [Damage(i, int(self.steps[rows[i]]), int(expected[i]), None, reason)]
 
     def _column(self, name: str) -> NDArray[Any]:
         return self._group[name][: int(self._places.max(initial=-1)) + 1][self._places]

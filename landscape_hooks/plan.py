@@ -23,10 +23,12 @@ class Plan:
         processes that share the weights, each computing whole points.
     threads
         of torch in each of them.
-    layout, chunk, fold, precision
+    layout, chunk, fold, fuse, precision
         see `Objective.tuned`.
     tile
         points handed to a process at a time.
+    stack
+        points computed together, by vectorized operations over their stacked weights (for a GPU and a small model).
     seconds
         what a point took in the calibration, all processes at work; NaN where nothing was measured.
     speedup
@@ -38,8 +40,10 @@ class Plan:
     layout: str = "contiguous"
     chunk: int = 256
     fold: bool = False
+    fuse: bool = False
     precision: str = "float32"
     tile: int = 1
+    stack: int = 1
     seconds: float = float("nan")
     speedup: float = 1.0
 
@@ -49,19 +53,22 @@ class Plan:
 
     def tune(self, objective: Any) -> Any:
         """An Objective computed in this way."""
-        return objective.tuned(layout=self.layout, chunk=self.chunk, fold=self.fold, precision=self.precision)
+        names = ("layout", "chunk", "fold", "fuse", "precision")
+        return objective.tuned(**{name: getattr(self, name) for name in names})
 
     def to_json(self) -> dict[str, Any]:
         """As stored with the surface."""
         return {k: v for k, v in asdict(self).items() if k not in ("seconds", "speedup")}
 
-    def sentence(self) -> str:
-        """What was chosen, in words."""
-        processes = f"{self.workers} process{'es' if self.workers > 1 else ''}"
+    def sentence(self, processes: str | None = None) -> str:
+        """What was chosen, in words; `processes` are whoever did it in place of this machine's."""
+        processes = processes or f"{self.workers} process{'es' if self.workers > 1 else ''}"
         ways = [f"{processes} with {self.threads} thread{'s' if self.threads > 1 else ''}"]
         ways += ["channels last"] if self.layout == "channels_last" else []
         ways += ["BatchNorm folded"] if self.fold else []
+        ways += ["operations fused"] if self.fuse else []
         ways += [f"{self.chunk} samples at a time"]
+        ways += [f"{self.stack} points together"] if self.stack > 1 else []
         ways += [self.precision] if self.precision != "float32" else []
         return f"Computed by {', '.join(ways)}."
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,14 +24,20 @@ from landscape_hooks.plan import cores
 
 Floats = NDArray[np.float64]
 
-READ_BYTES = 832 * 2**20
-"""Memory for what is read from the store at a time, over all threads."""
+READ_BYTES = 256 * 2**20
+"""Memory for what is read from the store at a time, over all threads, whatever the number of parameters."""
+
+CHUNK_BYTES = 640 * 2**20
+"""The same where only whole chunks can be read (compressed runs, object stores): those of a hundred snapshots."""
 
 SPAN_BYTES = 32 * 2**20
 """What a thread reads at a time where the stored chunks are small."""
 
 BLOCK_BYTES = 8 * 2**20
 """Displacements in float64 that a thread works on at a time: what a cache holds."""
+
+STRETCHES = 1024
+"""Partial results that a sum over all parameters is made of at most: what a cluster sends to the one that adds up."""
 
 Result = TypeVar("Result")
 
@@ -72,12 +80,13 @@ class Moments:
         self.mean_square = float(shifted.mean())
         return self
 
-    def add(self, other: Moments) -> None:
+    def __iadd__(self, other: Moments) -> Moments:
         """Add those of other parameters."""
         self.gram += other.gram
         self.products += other.products
         self.squares += other.squares
         self.mean_square += other.mean_square
+        return self
 
     def solve(self) -> tuple[Floats, Floats]:
         """Coordinates (N, 2) of the nearest points of the plane and the distances (N,) to them.
@@ -153,6 +162,16 @@ class Plane:
         """D."""
         return len(self.origin)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its points."""
+        return self.origin.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where its points are made."""
+        return self.origin.device
+
     def to(self, device: Any) -> Plane:
         """The same plane on another device."""
         plane = Plane.__new__(Plane)
@@ -174,57 +193,147 @@ class Plane:
 
     def moments(self, weights: Any) -> Moments:
         """The sums that `project` solves, from weights (N, D) or a Trajectory."""
-        directions = self.directions.cpu()
-
-        def part(columns: slice, block: Floats) -> Moments:
-            return Moments.of(block, directions[:, columns].double().numpy())
-
         total = Moments(len(weights))
-        for moments in map_displacements(weights, self.origin.cpu().numpy(), part):
-            total.add(moments)
+        for part in map_displacements(weights, self.origin.cpu().numpy(), Projection(self.directions.cpu().numpy())):
+            total += part
         return total
+
+
+class BlockWork(Protocol):
+    """What is computed of displacements block by block; plain data, so that it can be sent to where the blocks are."""
+
+    def __call__(self, blocks: Iterator[tuple[slice, Floats]]) -> Any:
+        """The result for neighbouring blocks, each (columns, displacements (T, c))."""
+
+    def join(self, parts: Iterator[Any]) -> Any:
+        """The result for neighbours from the results for each, in order."""
+
+    def nbytes(self, rows: int, columns: int) -> int:
+        """About the size of the result for so many columns of so many snapshots."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The sums that a projection onto directions (2, D) needs, over blocks of parameters."""
+
+    directions: NDArray[Any]
+
+    def __call__(self, blocks: Iterator[tuple[slice, Floats]]) -> Moments:
+        """Those of some blocks."""
+        return add_up(Moments.of(block, self.directions[:, columns].astype(np.float64)) for columns, block in blocks)
+
+    def join(self, parts: Iterator[Moments]) -> Moments:
+        """Their sum."""
+        return add_up(parts)
+
+    def nbytes(self, rows: int, columns: int) -> int:
+        """About the size of a result."""
+        return 24 * rows
+
+
+def add_up(parts: Iterator[Any]) -> Any:
+    """The sum, in the order given; the first part is overwritten."""
+    total = next(parts)
+    for part in parts:
+        total += part
+    return total
 
 
 def map_displacements(
     weights: Any,
-    origin: NDArray[Any],
-    work: Callable[[slice, Floats], Result],
+    origin: NDArray[Any] | int,
+    work: Callable[[Iterator[tuple[slice, Floats]]], Result],
     rows: slice = slice(None),
-    *,
-    held: int = 0,
 ) -> Iterator[Result]:
-    """Yield work(columns, displacements (N, c) float64 from `origin`) for all blocks of parameters, in order.
+    """Yield work(blocks of a span) for all spans of parameters, in order.
 
-    `weights` is a Trajectory, an array or a tensor. Blocks are read and worked on in one thread a core (as far as
-    memory allows), each with a BLAS of one thread: reading and arithmetic overlap, and two pools of threads do
-    not wait for each other. `held` is what the caller holds in memory besides, in bytes: that much less is read at a
-    time.
+    A block is (columns, displacements (N, c) float64 from `origin`). `weights` is a Trajectory, an array or a tensor;
+    `origin` a vector (D,), or the number of one of the `rows` read. Memory is bounded whatever N and D are: READ_BYTES
+    for what is read (CHUNK_BYTES where only whole chunks can be), and BLOCK_BYTES a thread.
     """
     if isinstance(weights, torch.Tensor):
         weights = weights.detach().cpu().numpy()
-    count = len(range(*rows.indices(len(weights))))
-    spans, workers = column_spans(len(origin), count, column_chunk(weights), max(READ_BYTES - held, 2**24))
+    weights = weights if hasattr(weights, "block") else np.asarray(weights)
+    yield from _spans_mapped(weights, origin, work, rows, *spans_of(weights, rows))
 
-    def whole(span: slice) -> list[Result]:
-        block = weights.block(rows, span) if hasattr(weights, "block") else np.asarray(weights)[rows, span]
+
+def map_stretch(weights: Any, row: int, work: BlockWork, stretch: list[slice], workers: int) -> Any:
+    """work's result for a stretch of neighbouring spans, of displacements from the snapshot `row`."""
+    return work.join(_spans_mapped(weights, row, work, slice(None), stretch, workers))
+
+
+def map_stretches(weights: Any, row: int, work: BlockWork) -> Iterator[tuple[slice, Any]]:
+    """Yield (columns, work's result) for all stretches of parameters, in order; see `map_stretch`."""
+    groups, workers = stretches(weights)
+    every = [span for group in groups for span in group]
+    results = _spans_mapped(weights, row, work, slice(None), every, workers)
+    for group in groups:
+        yield columns_of(group), work.join(islice(results, len(group)))
+
+
+def columns_of(stretch: list[slice]) -> slice:
+    """The columns of a stretch of neighbouring spans."""
+    return slice(stretch[0].start, stretch[-1].stop)
+
+
+def stretches(weights: Any) -> tuple[list[list[slice]], int]:
+    """All parameters as at most `STRETCHES` stretches of neighbouring spans, and how many spans fit into memory.
+
+    They follow from the data alone: whoever computes them, a sum over stretches in their order is the same to the bit.
+    """
+    spans, workers = spans_of(weights, slice(None))
+    count = -(-len(spans) // STRETCHES)
+    return [spans[i : i + count] for i in range(0, len(spans), count)], workers
+
+
+def spans_of(weights: Any, rows: slice) -> tuple[list[slice], int]:
+    """`column_spans` of a Trajectory or an array, within the memory there is for reading."""
+    count, chunk = len(range(*rows.indices(len(weights)))), column_chunk(weights)
+    return column_spans(width_of(weights), count, chunk, READ_BYTES if chunk == 1 else CHUNK_BYTES)
+
+
+def width_of(weights: Any) -> int:
+    """D of a Trajectory or an array (N, D)."""
+    return int(weights.layout.size if hasattr(weights, "block") else weights.shape[1])
+
+
+def _spans_mapped(
+    weights: Any,
+    origin: NDArray[Any] | int,
+    work: Callable[[Iterator[tuple[slice, Floats]]], Result],
+    rows: slice,
+    spans: list[slice],
+    workers: int,
+) -> Iterator[Result]:
+    """The results for the blocks of each span, in order.
+
+    Spans are read and worked on in one thread a core (as far as memory allows), each with a BLAS of one thread:
+    reading and arithmetic overlap, and two pools of threads do not wait for each other.
+    """
+    count = len(range(*rows.indices(len(weights))))
+
+    def blocks(span: slice) -> Iterator[tuple[slice, Floats]]:
+        block = weights.block(rows, span) if hasattr(weights, "block") else weights[rows, span]
+        base = block[origin] if isinstance(origin, int) else origin[span]
         width = max(1, BLOCK_BYTES // (8 * max(count, 1)))
-        found = []
-        for start in range(span.start, span.stop, width):
-            part = slice(start, min(start + width, span.stop))
-            values = block[:, part.start - span.start : part.stop - span.start]
-            found.append(work(part, np.subtract(values, origin[part], dtype=np.float64)))
-        return found
+        for start in range(0, span.stop - span.start, width):
+            part = slice(start, min(start + width, span.stop - span.start))
+            columns = slice(span.start + part.start, span.start + part.stop)
+            yield columns, np.subtract(block[:, part], base[part], dtype=np.float64)
+
+    def result(span: slice) -> Result:
+        return work(blocks(span))
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        waiting = deque(pool.submit(whole, span) for span in spans[:workers])
+        waiting = deque(pool.submit(result, span) for span in spans[:workers])
         for span in [*spans[workers:], *[None] * len(waiting)]:
-            yield from waiting.popleft().result()
+            yield waiting.popleft().result()
             if span is not None:
-                waiting.append(pool.submit(whole, span))
+                waiting.append(pool.submit(result, span))
 
 
 def column_chunk(weights: Any) -> int:
-    """Parameters in one stored chunk of a Trajectory (1 for arrays): blocks that respect it are read once."""
+    """Parameters that a Trajectory has to read together (1 for arrays): blocks that respect it are read once."""
     return int(getattr(weights, "chunk", 1))
 
 

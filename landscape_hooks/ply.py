@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from landscape_hooks import colors
 from landscape_hooks.errors import PlyError
 from landscape_hooks.mesh import Height, Mesh
+from landscape_hooks.outfile import whole_file
 from landscape_hooks.surface import Path, Surface
 from landscape_hooks.version import __version__
 
@@ -68,7 +69,6 @@ def write_ply(
     if state.any():
         columns["state"] = state
         about["states"] = STATES
-    path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, _comments(surface, mesh, scale, about), columns, mesh.faces)
     written = [path]
     if surface.paths:
@@ -234,9 +234,8 @@ def _write(
         header += [f"element edge {len(edges)}", "property int vertex1", "property int vertex2"]
         blocks.append(edges.astype("<i4").tobytes())
     text = "\n".join([*header, "end_header", ""]).encode("ascii", "backslashreplace")
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(b"".join([text, *blocks]))
-    partial.replace(path)
+    with whole_file(path) as file:
+        file.write_bytes(b"".join([text, *blocks]))
 
 
 def read_ply(path: str | FilePath) -> Surface | Mesh:

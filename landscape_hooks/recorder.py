@@ -49,6 +49,7 @@ def record(
     dtype: Literal["float16", "float32", "float64"] | None = None,
     compress: Literal["lz4", "zstd"] | None = None,
     durability: Literal["fsync"] | None = None,
+    checksum: bool = False,
 ) -> Recorder:
     """Record the path of an optimizer into a run, from now until `close()` or the end of the script.
 
@@ -89,6 +90,9 @@ def record(
         lossless, for slow disks: weights shrink by 10 % or so, writing costs more than it saves on fast ones.
     durability
         "fsync": a committed snapshot survives a loss of power, not only the end of the process. Local folders only.
+    checksum
+        store a checksum of every snapshot, by which `Trajectory.verify()` finds damage later. When resuming, the run
+        decides.
 
     Raises
     ------
@@ -108,11 +112,16 @@ def record(
     if if_exists != "error":
         at_exit.close_of(store)
     groups = sum(len(o.param_groups) for o in optimizers)
-    storage = Storage(groups, dtype, compress, criterion, objective, data, samples)
+    storage = Storage(groups, dtype, compress, criterion, objective, data, samples, checksum)
     opened = open_for(model, store, plan, storage, if_exists=if_exists, durable=durability is not None)
     recorder = Recorder(model, optimizers, plan, opened, counter=counter, on_error=on_error, wait=queue == "block")
     recorder.store = store
-    recorder._begin(step)
+    try:
+        recorder._begin(step)
+    except BaseException:
+        recorder._active = False
+        recorder.close()
+        raise
     return recorder
 
 

@@ -6,6 +6,7 @@ In: a Surface. Out: sentences, stored with it, printed by `analyze` and repeated
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from landscape_hooks.surface import Path, Surface
 
@@ -109,6 +110,17 @@ def _noise(surface: Surface) -> list[str]:
     lowest = int(np.argmin(np.where(surface.evaluated & np.isfinite(surface.loss), surface.loss, np.inf)))
     here = surface.loss_stderr.ravel()[lowest]
     return [f"The lowest loss shown is {shown.min():.4g} ± {here:.2g}; finer differences are those of the samples."]
+
+
+def clamped(grid: NDArray[np.bool_], path: NDArray[np.bool_]) -> list[str]:
+    """Where variances that `interpolate` moves lie below 0: masks of the grid's points and of the path's."""
+    if not grid.any() and not path.any():
+        return []
+    return [
+        f"At {int(grid.sum())} of {len(grid)} grid points and {int(path.sum())} of {len(path)} snapshots' projections "
+        "an interpolated variance falls below 0 and is held at 0: activations, and with them the loss, can explode "
+        "there. Do not trust those; --batch-norm recalibrate or batch takes statistics that fit the weights."
+    ]
 
 
 def _holes(surface: Surface) -> list[str]:

@@ -1,8 +1,8 @@
 """RowFiles: the files (chunks or shards) that the rows of one array lie in, written whole and straight from memory.
 
-In: rows for places of an array. Out: (key, bytes) pairs to put into the store. zarr-python writes a 47 MB row at a
-fifth of the speed of a plain file, because it copies it chunk by chunk; the file's content is nothing but the
-row's bytes and a constant index (Zarr v3 sharding codec,
+In: rows for places of an array. Out: (key, bytes) pairs to put into the store, and parts of rows back (`read_rows`).
+zarr-python writes a 47 MB row at a fifth of the speed of a plain file, because it copies it chunk by chunk; the file's
+content is nothing but the row's bytes and a constant index (Zarr v3 sharding codec,
 https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/), so it can be handed over as it lies in memory.
 A file is always put as a whole, which local folders and object stores do atomically. Arrays that are compressed
 go through zarr itself.
@@ -12,11 +12,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import groupby
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.storage import LocalStore
+
+from landscape_hooks.store import DurableStore
 
 CHUNK_NUMBERS = 2**20
 SHARD_BYTES = 2**22
@@ -174,3 +179,67 @@ class RowFiles:
 
 def _zeros(size: int) -> NDArray[np.uint8]:
     return np.zeros(size, dtype=np.uint8)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------
+def reads_directly(array: Any) -> bool:
+    """Whether any part of a row (row, number) can be read from its file without the rest: a local, uncompressed array.
+
+    zarr-python reads and copies whole chunks, of which several hundred rows hold more than fits into memory.
+    """
+    codecs = array.metadata.codecs
+    if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec):
+        ends = codecs[0].index_location.value == "end"
+        kinds = [type(codec) for codec in codecs[0].index_codecs]
+        codecs = codecs[0].codecs if ends and kinds == [BytesCodec, Crc32cCodec] else ()
+    plain = len(codecs) == 1 and isinstance(codecs[0], BytesCodec) and codecs[0] == BytesCodec(endian="little")
+    whole_rows = array.ndim == 2 and array.chunks[0] == 1 and (array.shards or array.chunks)[1] >= array.shape[1]
+    # exactly these stores: a subclass or wrapper may have a reason to see every reading
+    return plain and whole_rows and sys.byteorder == "little" and type(array.store) in (LocalStore, DurableStore)
+
+
+def read_rows(array: Any, places: NDArray[np.intp], start: int, stop: int) -> NDArray[Any] | None:
+    """(n, stop - start) numbers of the rows at `places`, straight from the files into memory.
+
+    None where zarr has to do it: another kind of store or codec, a file that is absent or not as it should be.
+    """
+    if not reads_directly(array):
+        return None
+    rows, width = (array.shards or array.chunks)[0], array.chunks[1]
+    pieces = (array.shards or array.chunks)[1] // width
+    found = np.empty((len(places), stop - start), dtype=array.dtype)
+    try:
+        for number, group in groupby(enumerate(places.tolist()), key=lambda item: item[1] // rows):
+            key = array.metadata.encode_chunk_key((number, 0))
+            with open(array.store.root / array.path / key, "rb", buffering=0) as file:
+                index = _read_index(file, rows, pieces) if array.shards else np.zeros((1, 1), dtype=np.int64)
+                for i, place in group:
+                    if not _read_row(file, index[place % rows], width, found[i], start):
+                        return None
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def _read_row(file: BinaryIO, offsets: NDArray[np.int64], width: int, out: NDArray[Any], start: int) -> bool:
+    """Fill `out` with the numbers of one row from `start` on; its pieces of `width` numbers lie at `offsets`."""
+    stop = start + len(out)
+    for piece in range(start // width, -(-stop // width)):
+        a, b = max(start, piece * width), min(stop, (piece + 1) * width)
+        target = out[a - start : b - start].view(np.uint8)
+        if offsets[piece] < 0:
+            return False
+        file.seek(int(offsets[piece]) + (a - piece * width) * out.dtype.itemsize)
+        if file.readinto(target) != len(target):  # type: ignore[attr-defined]
+            return False
+    return True
+
+
+def _read_index(file: BinaryIO, rows: int, pieces: int) -> NDArray[np.int64]:
+    """(rows, pieces) where in a shard the chunks begin; ValueError if it does not say so (absent chunks: below 0)."""
+    size = 16 * rows * pieces + 4
+    file.seek(-size, 2)
+    raw = file.read(size)
+    if google_crc32c.value(raw[:-4]).to_bytes(4, "little") != raw[-4:]:
+        raise ValueError("damaged index")
+    return np.frombuffer(raw[:-4], dtype="<i8").reshape(rows, pieces, 2)[..., 0]

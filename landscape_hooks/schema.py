@@ -71,6 +71,14 @@ TABLE: tuple[Field, ...] = (
     Field(
         "trajectory/wall_time", ("row",), "float64", "s", NAN, "seconds since 1970-01-01 UTC when the snapshot was made"
     ),
+    Field(
+        "trajectory/checksum",
+        ("row",),
+        "uint32",
+        "-",
+        0,
+        "CRC-32 of the step (as int64), the row of weights and the row of buffers; only where it was asked for",
+    ),
     # -- objective: the loss and its probe data --------------------------------------------------------
     Field(
         "objective/data/*",

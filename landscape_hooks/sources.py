@@ -21,8 +21,8 @@ from landscape_hooks.objective import Objective
 from landscape_hooks.trajectory import Trajectory
 
 
-def open_runs(runs: Sequence[Any]) -> tuple[Any, Joined]:
-    """The first run's group, writable, and the snapshots of all runs.
+def open_runs(runs: Sequence[Any], *, mode: str = "r+") -> tuple[Any, Joined]:
+    """The first run's group, writable if not said otherwise, and the snapshots of all runs.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def open_runs(runs: Sequence[Any]) -> tuple[Any, Joined]:
     LayoutError
         they are not of the same parameters.
     """
-    root = stores.open_run(runs[0], mode="r+")
+    root = stores.open_run(runs[0], mode=mode)
     if len({str(run) for run in runs}) < len(runs):
         raise RunError("A run was named twice", expected="different runs")
     return root, Joined([Trajectory.open(run) for run in runs])

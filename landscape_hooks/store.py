@@ -3,25 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from landscape_hooks.errors import LandscapeError, RunError
 from landscape_hooks.schema import FORMAT
 from landscape_hooks.version import __version__
 
 KEY = "landscape_hooks"
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
+def writes(function: Callable[P, R]) -> Callable[P, R]:
+    """What a store refuses to take (a full or read-only disk, a lost connection) is a RunError, not an OSError."""
+
+    @functools.wraps(function)
+    def explained(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and "read-only" not in str(error):  # how zarr says it
+                raise
+            raise RunError(
+                f"The run cannot be written ({type(error).__name__}: {error})",
+                mend="Make room or get the right to write there, and do the same again: what was committed is intact",
+            ) from error
+
+    return explained
+
+
+@writes
 def create_run(store: Any, attributes: dict[str, Any] | None = None, *, finished: bool = True) -> Any:
     """Create an empty run at a path, URL or Zarr store; whatever lies there must have been cleared before.
 
@@ -32,6 +54,7 @@ def create_run(store: Any, attributes: dict[str, Any] | None = None, *, finished
     return zarr.create_group(_address(store), zarr_format=3, attributes={KEY: mark, **(attributes or {})})
 
 
+@writes
 def finish_creation(root: Any) -> None:
     """From here on it is a run."""
     root.attrs[KEY] = {key: value for key, value in root.attrs[KEY].items() if key != "creating"}
@@ -55,6 +78,8 @@ def open_run(store: Any, *, mode: Any = "r", creating: bool = False) -> Any:
         if mode != "r" and isinstance(mark, dict):
             root = zarr.open_group(address, mode=mode, zarr_format=3)
     except (OSError, KeyError, TypeError, ValueError) as error:
+        if mode != "r" and isinstance(error, ValueError) and "read-only" in str(error):  # how zarr says it
+            raise RunError(f"{store} cannot be written: it was opened read-only", mend="Open it for writing") from error
         missing = isinstance(address, str) and "://" not in address and not Path(address).exists()
         raise RunError(
             f"There is nothing at {store}" if missing else f"{store} is not a run ({type(error).__name__}: {error})",
@@ -137,15 +162,37 @@ def is_local(address: Any) -> bool:
     return isinstance(address, str) and "://" not in address
 
 
+@writes
 def clear(store: Any) -> None:
-    """Delete the run at a path, URL or Zarr store."""
-    target = zarr.open_group(_address(store), mode="a", zarr_format=3).store
+    """Delete the run at a path, URL or Zarr store.
+
+    First it ceases to be a run, and the record of that goes last: what an interruption leaves is taken for no run, and
+    is in nobody's way.
+    """
+    root = zarr.open_group(_address(store), mode="a", zarr_format=3)
+    target = root.store
+    root.attrs[KEY] = {"format": FORMAT, "creating": True}
+    if isinstance(target, LocalStore):
+        for path in target.root.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "zarr.json":
+                path.unlink()
 
     async def delete() -> None:
         # FsspecStore.clear stops half-way at a folder whose last file it has just removed
-        await asyncio.gather(*[target.delete(key) async for key in target.list()])
+        await asyncio.gather(*[target.delete(key) async for key in target.list() if key != "zarr.json"])
+        await target.delete("zarr.json")
 
     sync(target.clear() if isinstance(target, LocalStore | MemoryStore) else delete())
+
+
+@writes
+def remove_group(root: Any, path: str) -> None:
+    """Delete a group of a run. First it ceases to count: what an interruption leaves is taken for nothing whole."""
+    if path in root:
+        root[path].attrs.put({})
+        del root[path]
 
 
 def remove_partial(store: Any) -> None:
@@ -224,14 +271,14 @@ def check_there(store: Any) -> None:
         the folder is gone.
     """
     if isinstance(store, LocalStore) and not (store.root / "zarr.json").exists():
-        raise RunError(f"The run's folder {store.root} is gone", expected="it to stay while it is recorded")
+        raise RunError(f"The run's folder {store.root} is gone", expected="it to stay while it is written")
 
 
 def put_files(store: Any, files: Sequence[tuple[str, Any]]) -> None:
     """Put whole files (key, bytes as a NumPy array) into an opened Zarr store, all at a time; each appears at once."""
     buffer = default_buffer_prototype().buffer
-    # what a memory store is given it keeps; the caller's array will be written again
-    keeps = isinstance(store, MemoryStore)
+    # what a store in memory is given it keeps, also through a wrapper; the caller's array will be written again
+    keeps = not isinstance(store, LocalStore | FsspecStore)
     values = [(key, buffer.from_array_like(data.copy() if keeps else data)) for key, data in files]
     if isinstance(store, LocalStore) and hasattr(store, "set_sync"):  # without a detour through the event loop
         for key, value in values:

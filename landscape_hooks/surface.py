@@ -6,6 +6,7 @@ viewer. No torch here: whoever looks at a picture needs none.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks import schema, store
+from landscape_hooks.blocks import Blocks
 from landscape_hooks.errors import SurfaceError
+from landscape_hooks.rowfiles import CHUNK_NUMBERS
 
 Floats = NDArray[np.float64]
 
@@ -94,8 +97,17 @@ class Surface:
         """
         root = store.open_run(store_or_path)
         name = resolve_name(root, name)
-        group = root[f"surfaces/{name}"]
+        try:
+            return cls._read(root[f"surfaces/{name}"], name)
+        except (KeyError, FileNotFoundError) as error:
+            raise SurfaceError(
+                f"The surface '{name}' is not whole ({error})",
+                expected="every array that it has",
+                mend="If an analysis is writing it, wait; else make it again: landscape-hooks analyze RUN --fresh",
+            ) from error
 
+    @classmethod
+    def _read(cls, group: Any, name: str) -> Surface:
         def read(key: str) -> Any:
             return group[key][...]
 
@@ -158,6 +170,30 @@ class Surface:
         """Whether every grid point holds a value."""
         return bool(self.present.all())
 
+    def said_at(self, alpha: float, beta: float) -> str:
+        """Where the value at the grid point nearest to (alpha, beta) comes from, and how far to trust it, in words."""
+        i, j = int(np.abs(self.alpha - alpha).argmin()), int(np.abs(self.beta - beta).argmin())
+        if self.evaluated[i, j]:
+            error = float(self.loss_stderr[i, j])
+            return f"evaluated, ± {error:.2g}" if np.isfinite(error) else "evaluated"
+        if self.interpolated is None or not self.interpolated[i, j]:
+            return "not computed"
+        error = np.nan if self.interpolation_error is None else float(self.interpolation_error[i, j])
+        return f"interpolated, error about {100 * error:.1g} %" if np.isfinite(error) else "interpolated"
+
+    def said_of_interpolation(self) -> str:
+        """How much of the surface is interpolated and with which estimated errors; "" where nothing is."""
+        if self.interpolated is None or not self.interpolated.any():
+            return ""
+        said = f"{self.interpolated.mean():.1%} interpolated"
+        error = np.empty(0) if self.interpolation_error is None else self.interpolation_error[self.interpolated]
+        error = error[np.isfinite(error)]
+        return (
+            f"{said}, error about {100 * np.median(error):.1g} % (at most {100 * error.max():.1g} %)"
+            if error.size
+            else said
+        )
+
     @property
     def _first(self) -> Path:
         if not self.paths:
@@ -169,8 +205,12 @@ class Surface:
 
 
 def names(root: Any) -> list[str]:
-    """Names of the surfaces of an opened run, sorted."""
-    return sorted(root["surfaces"].group_keys()) if "surfaces" in root else []
+    """Names of the surfaces of an opened run, sorted; one that is only being begun, or deleted, is none yet."""
+    if "surfaces" not in root:
+        return []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized")  # a folder that is only begun
+        return sorted(name for name, group in root["surfaces"].groups() if "path_count" in group.attrs)
 
 
 def resolve_name(root: Any, name: str | None) -> str:
@@ -208,6 +248,7 @@ class SurfaceWriter:
         self._values = {"evaluated": evaluated, "loss": group["loss"][...], "loss_stderr": group["loss_stderr"][...]}
 
     @classmethod
+    @store.writes
     def create(
         cls,
         root: Any,
@@ -215,23 +256,32 @@ class SurfaceWriter:
         alpha: Floats,
         beta: Floats,
         attrs: Mapping[str, Any],
-        arrays: Mapping[str, NDArray[Any]],
+        arrays: Mapping[str, Any],
     ) -> SurfaceWriter:
-        """Start the surface `name` (an earlier one of that name goes). `arrays` are written as they are."""
+        """Start the surface `name` (an earlier one of that name goes).
+
+        `arrays` are written as they are; `Blocks` are made meanwhile.
+        """
         check_name(name)
         surfaces = root.require_group("surfaces")
+        store.remove_group(root, f"surfaces/{name}")
         group = surfaces.create_group(name, overwrite=True)
         shape = (len(alpha), len(beta))
         for key, value in {"alpha": alpha, "beta": beta, **arrays}.items():
-            value = np.asarray(value)
+            value = value if isinstance(value, Blocks) else np.asarray(value)
+            # long vectors in chunks, so that a part of one is read without the rest; weights do not compress
             target = schema.create(
                 root,
                 f"surfaces/{name}/{key}",
                 value.shape,
                 dtype=value.dtype,
-                chunks=tuple(max(1, n) for n in value.shape),
+                chunks=tuple(max(1, min(n, CHUNK_NUMBERS)) for n in value.shape),
+                **({"compressors": None} if max(value.shape, default=0) > CHUNK_NUMBERS else {}),
             )
-            if value.size:
+            if isinstance(value, Blocks):
+                for columns, part in value.pieces():
+                    target[..., columns] = part
+            elif value.size:
                 target[...] = value
         for key in ("loss", "loss_stderr", "evaluated"):
             schema.create(root, f"surfaces/{name}/{key}", shape, chunks=_chunk(shape))
@@ -244,8 +294,10 @@ class SurfaceWriter:
         group = root[f"surfaces/{name}"]
         return cls(root, group, group["evaluated"][...])
 
+    @store.writes
     def write(self, index: NDArray[np.intp], loss: Floats, stderr: Floats) -> None:
         """Commit the losses (N,) of the grid points with flat indices `index` (N,)."""
+        store.check_there(self._root.store)
         rows, columns = np.unravel_index(index, self.evaluated.shape)
         for key, values in (("loss", loss), ("loss_stderr", stderr), ("evaluated", True)):
             whole, array = self._values[key], self._group[key]
@@ -264,39 +316,43 @@ class SurfaceWriter:
         """(A, B) what is stored; it counts where `evaluated`."""
         return self._values["loss"].copy()
 
+    @store.writes
     def write_interpolated(self, loss: Floats, where: NDArray[np.bool_], error: Floats) -> None:
         """Store the interpolated losses at the points `where` and their estimated relative errors, all (A, B)."""
+        store.check_there(self._root.store)
         self._values["loss"][where] = loss[where]
         self._group["loss"][...] = self._values["loss"]
         for key, values in (("interpolation_error", np.where(where, error, np.nan)), ("interpolated", where)):
-            path = f"surfaces/{self.name}/{key}"
-            schema.create(self._root, path, values.shape, chunks=values.shape, overwrite=True)[...] = values
+            self._put(key, values)
 
+    @store.writes
     def write_metric(self, name: str, values: Floats) -> None:
         """Store a metric (A, B), NaN where the surface is not evaluated."""
-        path = f"surfaces/{self.name}/metrics/{name}"
-        schema.create(self._root, path, values.shape, chunks=values.shape, overwrite=True)[...] = values
+        self._put(f"metrics/{name}", values)
 
+    @store.writes
     def write_paths(self, root: Any, paths: Sequence[Path]) -> None:
         """Store the paths of the surface."""
-        base = f"surfaces/{self._group.basename}/paths"
         for number, path in enumerate(paths):
-            group = root.require_group(f"{base}/{number}")
+            group = root.require_group(f"surfaces/{self.name}/paths/{number}")
             group.attrs["label"] = path.label
             for key in Path.ARRAYS:
-                value = np.asarray(getattr(path, key))
-                target = schema.create(
-                    root,
-                    f"{base}/{number}/{key}",
-                    value.shape,
-                    chunks=tuple(max(1, n) for n in value.shape),
-                    overwrite=True,
-                )
-                target[...] = value
+                self._put(f"paths/{number}/{key}", np.asarray(getattr(path, key)))
         self._group.attrs["path_count"] = len(paths)
 
+    def _put(self, key: str, values: NDArray[Any]) -> None:
+        """Store a small array of the surface; one that is there already is replaced in one step, as it may be read."""
+        store.check_there(self._root.store)
+        target = self._group.get(key)
+        if target is None or target.shape != values.shape:
+            path, chunks = f"surfaces/{self.name}/{key}", tuple(max(1, n) for n in values.shape)
+            target = schema.create(self._root, path, values.shape, chunks=chunks, overwrite=True)
+        target[...] = values
+
+    @store.writes
     def finish(self, root: Any, attrs: Mapping[str, Any]) -> None:
         """Add the closing attributes and make this the run's latest surface."""
+        store.check_there(self._root.store)
         self._group.attrs.update(attrs)
         root["surfaces"].attrs["latest"] = self._group.basename
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCname, BloscCodec, BloscShuffle
 
 from landscape_hooks import schema, store
+from landscape_hooks.checksum import Damage, checksums
 from landscape_hooks.commit import Commit
 from landscape_hooks.errors import RunError
 from landscape_hooks.parameters import ParameterLayout
@@ -28,6 +29,7 @@ SCALARS = ("step", "epoch", "loss", "wall_time")
 GROWTH = 1024
 READ_BYTES = 2**22
 """Snapshots that are wanted one after the other are read so much at a time."""
+PIECE = 2**22
 COMPRESSORS: dict[str, Any] = {"lz4": BloscCname.lz4, "zstd": BloscCname.zstd}
 
 
@@ -165,6 +167,11 @@ class Trajectory(Sequence[Snapshot]):
         return max(part.chunk for part in self._parts)
 
     @property
+    def sharded(self) -> bool:
+        """Whether every rank of the training recorded its own shards."""
+        return bool(self._runs)
+
+    @property
     def stride(self) -> int:
         """Steps between neighbours of a thinned trajectory; 0 where nothing is thinned."""
         return max(part.commit.stride for part in self._parts)
@@ -186,13 +193,45 @@ class Trajectory(Sequence[Snapshot]):
             return found.astype(self.dtype, copy=False)
         start, stop, stride = columns.indices(self.layout.size)
         found = np.full((len(wanted), max(0, stop - start)), np.nan, dtype=self.dtype)
-        for part, own, runs in zip(self._parts, self._rows, self._runs, strict=True):
-            runs.scatter(found, start, stop, partial(part.matrix, "weights", own[wanted]))
+        for first in range(start, stop, PIECE):  # what is read of a shard is not as large as the shard
+            last = min(first + PIECE, stop)
+            for part, own, runs in zip(self._parts, self._rows, self._runs, strict=True):
+                read = partial(part.matrix, "weights", own[wanted])
+                runs.scatter(found[:, first - start : last - start], first, last, read)
         return found[:, ::stride]
 
     def buffers(self, rows: slice = slice(None)) -> NDArray[Any]:
         """(n, B) buffers of some snapshots (of a sharded training: those of the first rank)."""
         return self._parts[0].matrix("buffers", self._rows[0][np.arange(len(self))[rows]], slice(None))
+
+    # -- whether it is still what was recorded ---------------------------------------------------------------
+    @property
+    def has_checksums(self) -> bool:
+        """Whether the run was recorded with `checksum=True`."""
+        return all(part.has_checksums for part in self._parts)
+
+    def verify(self) -> list[Damage]:
+        """Read every snapshot and compare it with its checksum; the damaged ones, an empty list if there are none.
+
+        Raises
+        ------
+        RunError
+            the run was recorded without checksums, or a recorder has thinned out snapshots meanwhile.
+        """
+        if not self.has_checksums:
+            raise RunError(
+                "The run has no checksums, so nothing says whether its snapshots are still what was recorded",
+                mend="Record with checksum=True",
+            )
+        found = []
+        for rank, (part, rows) in enumerate(zip(self._parts, self._rows, strict=True)):
+            damages = part.damages(rows)
+            found += [replace(damage, rank=rank) for damage in damages] if self._runs else damages
+        return sorted(found, key=lambda damage: (damage.index, damage.rank or 0))
+
+
+def _checksum_of(group: Any) -> tuple[str, ...]:
+    return ("checksum",) if "checksum" in group else ()
 
 
 def _runs(shard: Any, layout: ParameterLayout) -> Runs:
@@ -225,12 +264,12 @@ class TrajectoryWriter:
     """Writes snapshots into a run: data first, the commit record last, so that a kill leaves whole rows only."""
 
     def __init__(self, root: Any) -> None:
-        self._group = root["trajectory"]
+        self._root, self._group = root, root["trajectory"]
         # write_empty_chunks is not part of what Zarr stores; without it a row of zeros next to a NaN fill
         # is safe, but a row of NaNs (a diverged training) would be left out of the store.
         self._arrays = {
             name: self._group[name].with_config({"write_empty_chunks": True})
-            for name in ("weights", "buffers", "learning_rate", *SCALARS)
+            for name in ("weights", "buffers", "learning_rate", *SCALARS, *_checksum_of(self._group))
         }
         self.commit = Commit.read(self._group)
         self.slots = int(self._group.attrs.get("slots", 0))
@@ -239,6 +278,7 @@ class TrajectoryWriter:
         self._files = {name: RowFiles(array, places.tolist()) for name, array in self._arrays.items()}
 
     @classmethod
+    @store.writes
     def create(
         cls,
         root: Any,
@@ -249,10 +289,12 @@ class TrajectoryWriter:
         slots: int = 0,
         dtype: str | None = None,
         compress: str | None = None,
+        checksum: bool = False,
     ) -> TrajectoryWriter:
         """Start an empty trajectory in a run.
 
         `slots` is the number of places of the thinning schedule; 0 for a trajectory that grows without limit.
+        With `checksum` every row gets one.
         """
         root.attrs.update({"layout": layout.to_json(), "buffer_layout": buffer_layout.to_json()})
         root.create_group("trajectory", attributes={"slots": slots})
@@ -278,7 +320,7 @@ class TrajectoryWriter:
                 compressors=compressors if name == "weights" else None,
                 config=config,
             )
-        for name in SCALARS:
+        for name in (*SCALARS, *(("checksum",) if checksum else ())):
             schema.create(root, f"trajectory/{name}", (rows,), chunks=(rows,), compressors=None, config=config)
         schema.create(
             root,
@@ -290,6 +332,11 @@ class TrajectoryWriter:
         )
         Commit(order=() if slots else None).write(root["trajectory"])
         return cls(root)
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether every row gets a checksum."""
+        return "checksum" in self._arrays
 
     @property
     def dtypes(self) -> tuple[str, str]:
@@ -313,18 +360,25 @@ class TrajectoryWriter:
 
     def append(self, rows: Rows) -> None:
         """Write some snapshots and commit them together."""
-        store.check_there(self._group.store)
         places = self._free(len(rows))
         self._grow(max(places) + 1, rows.learning_rate.shape[1])
+        store.check_there(self._group.store)
         puts = self._files["weights"].put(places, rows.weights, rows.files)
         puts += self._files["buffers"].put(places, rows.buffers)
         puts += self._files["learning_rate"].put(places, rows.learning_rate)
         for name in SCALARS:
             puts += self._files[name].put(places, np.asarray(rows.scalars[name]))
+        if "checksum" in self._files:
+            puts += self._files["checksum"].put(places, self._checksums(rows))
         store.put_files(self._group.store, puts)
         order = None if self.commit.order is None else (*self.commit.order, *places)
         self._set(replace(self.commit, rows=self.commit.rows + len(rows), order=order, tail=rows.tail))
         self.steps += [int(step) for step in rows.scalars["step"]]
+
+    def _checksums(self, rows: Rows) -> NDArray[np.uint32]:
+        weights = rows.weights.astype(self._arrays["weights"].dtype, copy=False)
+        buffers = rows.buffers.astype(self._arrays["buffers"].dtype, copy=False)
+        return checksums(np.asarray(rows.scalars["step"]), weights, buffers)
 
     def amend(self, step: int, **scalars: float | None) -> None:
         """Fill in scalars of a committed snapshot that became known after it; nothing if it was thinned out."""
@@ -340,9 +394,14 @@ class TrajectoryWriter:
         kept = [i for i, step in enumerate(self.steps) if step in wanted]
         self._keep(kept, stride)
 
+    @store.writes
     def truncate(self, step: int) -> None:
         """Drop the snapshots after `step`, and one taken off the schedule: resuming takes them again."""
         known = self.steps[:-1] if self.commit.tail else self.steps
+        if any(known_step > step for known_step in self.steps):
+            # analyses know snapshots by step and time; taken again by a clock that was set back, they may
+            # look the same
+            store.remove_group(self._root, "gram")
         self._keep([i for i, known_step in enumerate(known) if known_step <= step], self.commit.stride)
 
     def close(self) -> None:
@@ -373,7 +432,7 @@ class TrajectoryWriter:
         return free
 
     def _grow(self, rows: int, groups: int) -> None:
-        have = self._arrays["step"].shape[0]
+        have = min(array.shape[0] for array in self._arrays.values())  # a kill may have come between two of them
         if rows > have:
             self._resize(max(rows, 2 * have))
         rates = self._arrays["learning_rate"]
@@ -381,10 +440,12 @@ class TrajectoryWriter:
             rates.resize((rates.shape[0], groups))
 
     def _resize(self, rows: int) -> None:
+        store.check_there(self._group.store)
         for array in self._arrays.values():
             if array.shape[0] != rows:
                 array.resize((rows, *array.shape[1:]))
 
     def _set(self, commit: Commit) -> None:
+        store.check_there(self._group.store)
         commit.write(self._group)
         self.commit = commit

@@ -79,6 +79,23 @@ def test_any_shape_is_filled(rows, columns, seed):
     assert np.quantile(errors(filled, full, have), 0.95) < 0.01 if (~have).any() else True
 
 
+@pytest.mark.parametrize("name", ["hole", "kink"])
+@given(st.sampled_from([(65, 50), (40, 97), (33, 1)]), st.integers(0, 2**31))
+@settings(max_examples=8, deadline=None)
+def test_interrupted_anywhere_the_decisions_are_the_same(name, shape, seed):
+    """Of what is asked for, only a part is evaluated before the next look: the end is the same bit for bit."""
+    full, rng = truth(SURFACES[name], shape), np.random.default_rng(seed)
+    whole, have = refine(full, 0.01)
+    loss, evaluated = np.full(shape, np.nan), np.zeros(shape, bool)
+    while len(todo := Refinement(loss, evaluated, 0.01).needed()):
+        done = rng.permutation(todo)[: rng.integers(1, len(todo) + 1)]
+        loss.ravel()[done], evaluated.ravel()[done] = full.ravel()[done], True
+    resumed = Refinement(loss, evaluated, 0.01).filled()
+    np.testing.assert_array_equal(evaluated, have)
+    np.testing.assert_array_equal(resumed.loss, whole.loss)
+    np.testing.assert_array_equal(resumed.error, whole.error)
+
+
 @given(st.integers(1, 500), st.sampled_from([1, 2, 4, 8, 16]))
 def test_lattices_are_nested_and_hold_both_ends(count, stride):
     coarse = lattice(count, stride)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from landscape_hooks import filling, store
+from landscape_hooks import filling, store, stored_plane
 from landscape_hooks.analysis import analyze
 from landscape_hooks.capture import capture
 from landscape_hooks.commands.analyze import analyze as command
@@ -167,6 +168,27 @@ def test_interpolated_statistics_bring_the_path_onto_the_surface(tmp_path):
     assert moved.path_distance.max() < 1e-4
 
 
+def test_the_report_says_where_interpolated_variances_are_clamped(bn_run):
+    """Far enough along a direction some variance that moves linearly passes below 0, where it is held."""
+    near = run(bn_run, size=3, batch_norm="interpolate", name="near", extent=(-1e-3, 1e-3, -1e-3, 1e-3))
+    far = run(bn_run, size=(9, 8), batch_norm="interpolate", name="far", extent=(-40, 40, -40, 40))
+    group, trajectory = store.open_run(str(bn_run))["surfaces/far"], Trajectory.open(str(bn_run))
+    # the buffers' own least squares: what combination of snapshots is a direction, and so how variances move
+    weights = np.stack([s.weights for s in trajectory]).astype(float) - group["origin"][...]
+    buffers = np.stack([s.buffers for s in trajectory]).astype(float) - group["origin_buffers"][...]
+    combination = np.linalg.lstsq(weights.T, group["directions"][...].T.astype(float), rcond=1e-5)[0]
+    moves = (combination.T @ buffers)[:, 4:8]  # after the four means
+    variances = group["origin_buffers"][4:8]
+    below = [(variances + a * moves[0] + b * moves[1] < 0).any() for a in far.alpha for b in far.beta]
+    assert sum(below) > 0
+    assert f"At {sum(below)} of 72 grid points" in " ".join(far.attrs["report"])
+    assert "--batch-norm recalibrate" in " ".join(far.attrs["report"])
+    assert not any("0 of 9 grid points" in s for s in near.attrs["report"])
+    for policy in ("batch", "fixed"):
+        other = run(bn_run, size=3, batch_norm=policy, name="other", extent=(-40, 40, -40, 40))
+        assert "variance falls below 0" not in " ".join(other.attrs["report"])
+
+
 def test_everything_that_defines_the_picture_is_stored(bn_run):
     surface = run(bn_run, size=(3, 4), directions="random", seed=7)
     assert surface.name == "random"
@@ -196,6 +218,41 @@ def test_probe_samples_and_data_can_be_others(bn_run):
     model, (x, y) = network(), samples()
     live = Objective(model, criterion=nn.CrossEntropyLoss(), data=[(x[:24], y[:24])])
     np.testing.assert_allclose(run(bn_run, size=2, objective=live, name="live").loss, fewer.loss, rtol=1e-6)
+
+
+def test_probe_and_training_data_side_by_side_on_one_plane(bn_run, tmp_path, monkeypatch):
+    """Another --data changes the losses and nothing else: two surfaces of a run compare point by point."""
+    (tmp_path / "training.py").write_text(
+        "import torch\ndef batches():\n    generator = torch.Generator().manual_seed(7)\n"
+        "    y = torch.randint(0, 3, (40,), generator=generator)\n"
+        "    return [(torch.randn(40, 1, 8, 8, generator=generator), y)]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    probe = run(bn_run, size=(4, 5), name="probe")
+    training = run(bn_run, size=(4, 5), name="training", data="training:batches")
+    group = store.open_run(str(bn_run))["surfaces"]
+    for key in ("alpha", "beta", "origin", "directions"):
+        np.testing.assert_array_equal(group[f"probe/{key}"][...], group[f"training/{key}"][...])
+    np.testing.assert_array_equal(probe.path, training.path)
+    assert probe.attrs["data_digest"] != training.attrs["data_digest"]
+    assert (probe.loss != training.loss).all()
+    import training as module  # the test's own file
+
+    objective = Objective.load(store.open_run(str(bn_run))).with_data(module.batches(), 1000)
+    final = Trajectory.open(str(bn_run))[-1]
+    expected = objective.evaluate(torch.from_numpy(final.weights), torch.from_numpy(final.buffers), statistics="batch")
+    assert training.path_loss[-1] == pytest.approx(expected.mean, rel=1e-6)
+    del sys.modules["training"]
+
+
+def test_a_coarser_precision_says_what_it_costs(bn_run):
+    exact, coarse = (run(bn_run, size=4, name=p, precision=p, batch_norm="fixed") for p in ("float32", "bfloat16"))
+    said = next(s for s in coarse.attrs["report"] if s.startswith("bfloat16 changes the loss by up to"))
+    tried = np.arange(16)[::3][:5]
+    worst = np.abs(coarse.loss.ravel()[tried] / exact.loss.ravel()[tried] - 1).max()
+    assert worst > 1e-5
+    assert f"{worst:.1%} at 5 points tried" in said
+    assert not any("bfloat16" in s for s in exact.attrs["report"])
 
 
 def test_metrics_are_computed_beside_the_loss(bn_run, quadratic_run, tmp_path, monkeypatch):
@@ -292,6 +349,67 @@ def test_kill_9_and_resuming_gives_the_same_bits(bn_run, workers):
     whole = run(bn_run, name="whole", **options)
     for key in ("loss", "loss_stderr", "evaluated", "path_loss", "path_plane_loss", "path_distance"):
         np.testing.assert_array_equal(getattr(resumed, key), getattr(whole, key))
+
+
+def test_parts_run_side_by_side_and_any_of_them_may_be_killed_and_started_again(bn_run, tmp_path):
+    path = tmp_path / "parts.zarr"
+    shutil.copytree(bn_run, path, ignore=shutil.ignore_patterns("surfaces", "gram"))
+    options = {"size": 9, "batch_norm": "recalibrate", "name": "parts", "tune": False}
+    script = (
+        "import sys\nfrom landscape_hooks import analysis, filling; filling.COMMIT_SECONDS = 0.0\n"
+        f"analysis.analyze({str(path)!r}, part=sys.argv[1], progress=False, **{options!r})"
+    )
+    world = {**os.environ, "OMP_NUM_THREADS": "1"}
+    jobs = [subprocess.Popen([sys.executable, "-c", script, f"{k}/3"], env=world) for k in (1, 2, 3)]
+
+    def done(k):
+        try:
+            return int(store.open_run(str(path))[f"surfaces/parts.part-{k}-of-3/evaluated"][...].sum())
+        except (KeyError, FileNotFoundError):
+            return 0
+
+    while jobs[1].poll() is None and done(2) < 3:
+        time.sleep(0.02)
+    jobs[1].kill()
+    assert [job.wait() for job in jobs] == [0, -9, 0]
+    before = done(2)
+    assert 3 <= before < 27
+    assert run(path, part="2/3", **options).evaluated.sum() == 27
+    joined, whole = run(path, **options), run(bn_run, **options)
+    for key in ("loss", "loss_stderr", "evaluated", "path_loss", "path_plane_loss"):
+        np.testing.assert_array_equal(getattr(joined, key), getattr(whole, key))
+
+
+def test_a_plane_left_in_the_run_gives_the_same_bits_and_is_resumed(bn_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(stored_plane, "BLOCK", 7)
+    held, streamed = (run(bn_run, size=4, batch_norm="interpolate", name=f"s{s}", stream=s) for s in (False, True))
+    for key in ("loss", "loss_stderr", "path", "path_loss", "path_plane_loss", "path_distance"):
+        np.testing.assert_array_equal(getattr(held, key), getattr(streamed, key))
+    root = store.open_run(str(bn_run))
+    for key in ("origin", "directions", "origin_buffers"):
+        np.testing.assert_array_equal(root[f"surfaces/sTrue/{key}"][...], root[f"surfaces/sFalse/{key}"][...])
+    assert held.attrs["definition"] == streamed.attrs["definition"]
+    # how the plane is held defines nothing: one goes on with what the other has
+    monkeypatch.setattr(filling, "evaluate", lambda *a, **k: pytest.fail("evaluated") if len(a[1]) else iter(()))
+    np.testing.assert_array_equal(
+        run(bn_run, size=4, batch_norm="interpolate", name="sTrue", stream=False).loss, held.loss
+    )
+    monkeypatch.undo()
+    line = [run(bn_run, size=5, line=True, name="line", stream=s, fresh=True).loss for s in (False, True)]
+    np.testing.assert_array_equal(*line)
+
+
+def test_live_code_is_emptied_of_its_weights_where_the_plane_stays_in_the_run(bn_run):
+    model, (x, y) = network(), samples()
+    live = Objective(model, criterion=nn.CrossEntropyLoss(), data=[(x, y)], copy=False)
+    assert live.kernel.module.model is model
+    hollow = live.hollow().to("cpu")
+    assert all(p.is_meta for p in hollow.kernel.module.parameters())
+    assert not any(p.is_meta for p in model.parameters())
+    theta, buffers = live.layout.flatten(model).detach(), live.buffer_layout.flatten(model)
+    for statistics in ("running", "batch", "recalibrate"):
+        found = [o.evaluate(theta, buffers, statistics=statistics) for o in (live, hollow)]
+        assert found[0] == found[1]
 
 
 # -- errors -------------------------------------------------------------------------------------------------

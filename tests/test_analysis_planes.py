@@ -1,13 +1,19 @@
 """Planes of every kind through analyze(): paraboloids, several runs, lines, parts, adaptive grids."""
 
+import os
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import store
+from landscape_hooks import filling, store
 from landscape_hooks.analysis import analyze
 from landscape_hooks.capture import capture
+from landscape_hooks.description import describe, description_text
 from landscape_hooks.directions import hessian
 from landscape_hooks.errors import LandscapeError, LayoutError, ObjectiveError, PlaneError, RunError
 from landscape_hooks.objective import Objective
@@ -49,8 +55,16 @@ class Bowl(nn.Module):
         return 0.5 * gap @ self.hessian.double().numpy() @ gap + 1
 
 
-def bowl_run(path, start, steps=6, batch=None):
-    model = Bowl(start)
+class Hollow(Bowl):
+    """The bowl without its bottom: NaN where the loss would be low."""
+
+    def forward(self, batch):
+        value = super().forward(batch)
+        return torch.where(value < 60, torch.nan, value)
+
+
+def bowl_run(path, start, steps=6, batch=None, kind=Bowl):
+    model = kind(start)
     batch = torch.zeros(4, 1) if batch is None else batch
     layout, buffers = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
     root = store.create_run(str(path))
@@ -107,6 +121,17 @@ def check_paraboloid(path, surface):
 )
 def test_every_plane_shows_the_paraboloid(runs, options):
     check_paraboloid(runs[0], run(runs[0], name="bowl", **options))
+
+
+def test_the_whole_spectrum_is_stored_whatever_components_are_drawn(runs):
+    weights = np.stack([s.weights for s in Trajectory.open(runs[0])]).astype(float)
+    values = np.linalg.svd(weights - weights.mean(axis=0), compute_uv=False) ** 2
+    for chosen in ((0, 1), (3, 1)):
+        run(runs[0], name="spectrum", components=chosen)
+        surface = Surface.open(runs[0], "spectrum")
+        np.testing.assert_allclose(surface.spectrum, values / values.sum(), atol=1e-7)
+        np.testing.assert_allclose(surface.explained_variance_ratio, surface.spectrum[list(chosen)], rtol=1e-4)
+        assert surface.attrs["labels"] == [f"PC {c + 1}" for c in chosen]
 
 
 def test_hessian_directions_are_the_eigenvectors(runs):
@@ -233,6 +258,103 @@ def test_an_adaptive_surface_says_what_it_evaluated(runs):
     np.testing.assert_array_equal(again.loss, surface.loss)
     with pytest.raises(PlaneError, match="adaptive"):
         run(runs[2], adaptive=2.0)
+    with pytest.raises(PlaneError, match="part 1/2 of an adaptive surface"):
+        run(runs[2], adaptive=0.01, part="1/2")
+
+
+@pytest.mark.parametrize(
+    ("count", "options"),
+    [
+        (1, {"size": (40, 66)}),
+        (1, {"size": 50, "directions": "random", "norm": "none", "extent": (-3, 2, -1, 4)}),
+        (3, {"size": (48, 35)}),
+        (1, {"size": 120, "line": True}),
+        (1, {"size": 64, "directions": "points", "points": "0,2,5"}),
+    ],
+)
+def test_adaptive_keeps_its_tolerance_on_every_plane_and_size(runs, count, options):
+    full = run(*runs[:count], name="full", **options)
+    surface = run(*runs[:count], name="sparse", adaptive=0.01, **options)
+    assert surface.shape == full.shape
+    assert (surface.evaluated ^ surface.interpolated).all()
+    assert surface.evaluated.mean() < 0.6
+    np.testing.assert_array_equal(surface.loss[surface.evaluated], full.loss[surface.evaluated])
+    error = np.abs(surface.loss / full.loss - 1)[surface.interpolated]
+    assert np.quantile(error, 0.95) < 0.01
+    for one, other in zip(surface.paths, full.paths, strict=True):
+        np.testing.assert_array_equal(one.plane_loss, other.plane_loss)  # the path is never interpolated
+
+
+def test_adaptive_evaluates_around_holes_and_invents_nothing(tmp_path):
+    path = bowl_run(tmp_path / "hollow.zarr", 0, kind=Hollow)
+    options = {"size": (41, 60), "extent": (-4, 4, -3, 6)}
+    full, surface = run(path, name="full", **options), run(path, name="sparse", adaptive=0.02, **options)
+    hole = np.isnan(full.loss)
+    assert 0 < hole.sum() < hole.size / 2
+    np.testing.assert_array_equal(np.isnan(surface.loss), hole)
+    assert surface.evaluated[hole].all()  # a hole is data, not a guess
+    error = np.abs(surface.loss / full.loss - 1)[surface.interpolated]
+    assert error.size > 200
+    assert np.quantile(error, 0.95) < 0.02
+    assert any(f"{hole.sum()} of {hole.size} losses are NaN" in s for s in surface.attrs["report"])
+
+
+def test_what_is_interpolated_is_shown_wherever_the_surface_is(runs):
+    surface = run(runs[2], size=(65, 50), adaptive=0.01, name="adaptive")
+    described = next(s for s in describe(runs[2])["surfaces"] if s["name"] == "adaptive")
+    assert described["evaluated"] == surface.evaluated.sum()
+    assert described["interpolated"] == surface.interpolated.sum()
+    error = surface.interpolation_error[surface.interpolated]
+    words = f"{surface.interpolated.mean():.1%} interpolated, error about {100 * np.median(error):.1g} %"
+    told = description_text(describe(runs[2]))
+    assert words in told
+    assert all(sentence in told for sentence in surface.attrs["report"])  # what analyze printed, info repeats
+    assert any("held-back points err by" in s for s in surface.attrs["report"])
+
+
+def same(a, b):
+    for key in ("loss", "loss_stderr", "evaluated", "interpolated", "interpolation_error", "path_loss"):
+        np.testing.assert_array_equal(getattr(a, key), getattr(b, key))
+
+
+def test_ctrl_c_in_an_adaptive_analysis_and_resuming_gives_the_same_bits(runs, monkeypatch):
+    options = {"size": (66, 48), "adaptive": 0.01}
+    whole, real, seen = run(runs[1], name="whole", **options), filling.evaluate, []
+
+    def stopped(loss, points, **more):
+        for tile in real(loss, points, **more):
+            if len(seen) == 90:
+                raise KeyboardInterrupt
+            seen.append(tile)
+            yield tile
+
+    monkeypatch.setattr(filling, "evaluate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(runs[1], name="stopped", **options)
+    monkeypatch.undo()
+    assert Surface.open(runs[1], "stopped").evaluated.sum() == 90 < whole.evaluated.sum()
+    same(run(runs[1], name="stopped", **options), whole)
+
+
+def test_kill_9_in_an_adaptive_analysis_and_resuming_gives_the_same_bits(runs):
+    options = {"size": (66, 48), "adaptive": 0.01, "tune": False}
+    script = (
+        "from landscape_hooks import analysis, filling; filling.COMMIT_SECONDS = 0.0\n"
+        f"analysis.analyze({runs[1]!r}, name='killed', progress=False, **{options!r})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = 0
+    while process.poll() is None and done < 70:
+        time.sleep(0.02)
+        try:
+            done = int(store.open_run(runs[1])["surfaces/killed/evaluated"][...].sum())
+        except (KeyError, FileNotFoundError):
+            continue
+    process.kill()  # SIGKILL
+    process.wait()
+    whole = run(runs[1], name="whole", **options)
+    assert 70 <= Surface.open(runs[1], "killed").evaluated.sum() < whole.evaluated.sum()
+    same(run(runs[1], name="killed", **options), whole)
 
 
 def test_a_read_surface_is_the_returned_one(runs):

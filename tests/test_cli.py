@@ -1,14 +1,20 @@
 """Bad input at the command line: one sentence that says what was found and what mends it, exit status 2."""
 
+import contextlib
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import record
+from landscape_hooks import Surface, record
+from landscape_hooks.errors import LandscapeError
 
 
 def run(*arguments):
@@ -91,16 +97,12 @@ def test_a_loss_that_is_nan_everywhere(tmp_path):
 
 
 def test_an_empty_loader(tmp_path):
-    from landscape_hooks.errors import LandscapeError
-
     model = nn.Linear(3, 1)
     with pytest.raises(LandscapeError, match="empty"):
         record(model, torch.optim.SGD(model.parameters()), tmp_path / "run.zarr", criterion=nn.MSELoss(), data=[])
 
 
 def test_a_wish_that_is_refused_leaves_the_stored_surface_alone(tmp_path):
-    from landscape_hooks import Surface
-
     run_path = train(tmp_path / "run.zarr")
     assert run("analyze", run_path, "--size", "3").returncode == 0
     assert "cross-entropy" in refused("analyze", run_path, "--size", "5", "--metric", "accuracy")
@@ -113,6 +115,32 @@ def test_a_wish_that_is_refused_leaves_the_stored_surface_alone(tmp_path):
     assert Surface.open(run_path).shape == (3, 3)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, workers):
+    """The interrupt of a terminal reaches the whole group of processes, workers among them."""
+    run_path = train(tmp_path / "run.zarr")
+    words = ["analyze", str(run_path), "--size", "300", "--no-tune", "--workers", workers, "--name", "big"]
+    # a background shell hands the signal down as ignored
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import landscape_hooks.cli as c; "
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{code}c.main({words!r})"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    done = 0
+    while done < 50 and process.poll() is None:
+        time.sleep(0.05)
+        with contextlib.suppress(LandscapeError, KeyError, FileNotFoundError):
+            done = int(Surface.open(run_path, "big").evaluated.sum())
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "The same command goes on from there." in said
+    assert "Traceback" not in said
+    assert re.search(r"surface 'big': +\d+%.*\[\d\d:\d\d<\d\d:\d\d", said)  # the time taken, and the time left
+    kept = Surface.open(run_path, "big")
+    assert 50 <= kept.evaluated.sum() < 90_000
+    assert np.isfinite(kept.loss[kept.evaluated]).all()
+
+
 def test_a_line_is_drawn_as_a_figure(tmp_path):
     run_path = train(tmp_path / "run.zarr")
     assert run("analyze", run_path, "--line", "--size", "7").returncode == 0
@@ -123,8 +151,6 @@ def test_a_line_is_drawn_as_a_figure(tmp_path):
 
 
 def test_both_losses_are_an_error_of_the_caller(tmp_path):
-    from landscape_hooks.errors import LandscapeError
-
     model = nn.Linear(3, 1)
     with pytest.raises(LandscapeError, match="both"):
         record(model, torch.optim.SGD(model.parameters()), tmp_path / "run.zarr", criterion=nn.MSELoss(),
@@ -136,8 +162,6 @@ def test_a_command_forgotten(tmp_path):
 
 
 def test_the_surface_at_the_origin_is_the_last_snapshots_loss(tmp_path):
-    from landscape_hooks import Surface
-
     run_path = train(tmp_path / "run.zarr")
     assert run("analyze", run_path, "--size", "3x5", "--extent=-1,1,-2,2").returncode == 0
     surface = Surface.open(run_path)

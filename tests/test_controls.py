@@ -1,12 +1,15 @@
 """The table of keys: every row has a key of pyglet, none is taken twice, and the documents show the same."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from landscape_hooks.contours import text_of
 from landscape_hooks.viewer import context, controls
 from landscape_hooks.viewer.look import Look
-from landscape_hooks.viewer.replay import Replay
+from landscape_hooks.viewer.replay import Replay, describe_place
 from landscape_hooks.viewer.source import load
 from tests.landscapes import surface
 
@@ -39,6 +42,22 @@ def test_every_key_changes_something_that_is_seen(row):
     before = repr((replay.camera, replay.look, replay.timeline, replay.turntable, replay.follow))
     row.does(replay, SIZE)
     assert repr((replay.camera, replay.look, replay.timeline, replay.turntable, replay.follow)) != before
+
+
+def test_the_read_out_under_the_mouse_says_where_the_value_comes_from():
+    made = surface()
+    evaluated = np.indices(made.shape).sum(axis=0) % 2 == 0
+    error = np.where(evaluated, np.nan, 0.004)
+    replay = Replay.of(
+        load(replace(made, evaluated=evaluated, interpolated=~evaluated, interpolation_error=error)), Look()
+    )
+    for row, column, words in ((4, 4, "evaluated, ± "), (4, 5, "interpolated, error about 0.4 %")):
+        place = np.array([made.alpha[row], made.beta[column], replay.landscape.mesh.heights[row, column]])
+        lines = describe_place(replay, replay.stage.place(place))
+        assert lines[0] == f"alpha {made.alpha[row]:.3f}   beta {made.beta[column]:.3f}"
+        assert lines[1] == f"loss {text_of(made.loss[row, column])}"
+        assert lines[2].startswith(words)
+        assert lines[3].startswith("nearest step")
 
 
 def test_shift_falls_back_to_the_plain_row():

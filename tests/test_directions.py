@@ -23,10 +23,13 @@ class Net(nn.Module):
         self.bilinear = nn.Bilinear(3, 4, 5)
         self.embedding = nn.Embedding(11, 6)
         self.attention = nn.MultiheadAttention(8, 2, add_bias_kv=True)
+        self.cross = nn.MultiheadAttention(8, 2, kdim=5, vdim=6)
         self.lstm = nn.LSTM(3, 4)
         self.norm1 = nn.BatchNorm2d(4)
         self.norm2 = nn.LayerNorm((3, 4))
         self.norm3 = nn.GroupNorm(2, 4)
+        self.norm4 = nn.RMSNorm((3, 4))
+        self.norm5 = nn.InstanceNorm1d(4, affine=True)
         self.frozen = nn.Linear(3, 3)
         self.frozen.requires_grad_(False)
         with torch.no_grad():
@@ -55,8 +58,13 @@ FILTERS = {
     "linear.weight": lambda w: list(w),
     "bilinear.weight": lambda w: list(w),
     "embedding.weight": lambda w: list(w),
-    "attention.in_proj_weight": lambda w: list(w),
+    # queries, keys and values one below the other, a row for each feature of each
+    "attention.in_proj_weight": lambda w: [row for block in w.chunk(3) for row in block],
     "attention.out_proj.weight": lambda w: list(w),
+    "cross.q_proj_weight": lambda w: list(w),
+    "cross.k_proj_weight": lambda w: list(w),
+    "cross.v_proj_weight": lambda w: list(w),
+    "cross.out_proj.weight": lambda w: list(w),
     "lstm.weight_ih_l0": lambda w: list(w),
     "lstm.weight_hh_l0": lambda w: list(w),
 }
@@ -77,7 +85,9 @@ def test_the_filter_of_a_grouped_transposed_convolution_is_what_makes_one_output
     layer = nn.ConvTranspose2d(6, 8, 3, groups=2, bias=False)
     entry = ParameterLayout.of(layer).entries[0]
     flat = layer.weight.detach().reshape(-1).clone()
-    random.filters(flat, entry)[1, :, 2] = 0
+    view, numbered = random.filters(flat, entry)
+    assert numbered == (0, 2)
+    view[1, :, 2] = 0
     with torch.no_grad():
         layer.weight.copy_(flat.reshape(layer.weight.shape))
         out = layer(torch.ones(1, 6, 4, 4))
@@ -87,7 +97,12 @@ def test_the_filter_of_a_grouped_transposed_convolution_is_what_makes_one_output
 
 def test_what_has_no_filter_stays_zero(drawn):
     _, trained, directions = drawn
-    zero = {n for n, w in trained.items() if w.ndim < 2} | {"norm2.weight", "norm2.bias", "frozen.weight"}
+    zero = {n for n, w in trained.items() if w.ndim < 2} | {
+        "norm2.weight",
+        "norm2.bias",
+        "norm4.weight",
+        "frozen.weight",
+    }
     zero |= {"attention.bias_k", "attention.bias_v"}
     for direction in directions:
         assert {n for n, v in direction.items() if not v.any()} == zero

@@ -160,6 +160,15 @@ def test_every_benchmark_is_described():
         assert f"`benchmarks/{script.name}`" in text
 
 
+def test_the_tests_that_a_page_names_exist():
+    """docs/defects.md is worth what the tests in it are."""
+    for page in PAGES:
+        for file, name in re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", page.read_text()):
+            found = list((ROOT / "tests").rglob(file))
+            assert found, f"{page.name} names {file}"
+            assert not name or re.search(rf"^def {name}\(", found[0].read_text(), re.MULTILINE), f"{page.name}: {name}"
+
+
 def test_every_page_is_in_the_navigation():
     nav = re.findall(r"^ +- .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     found = [p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")]

@@ -39,6 +39,40 @@ def test_what_is_missing_is_hatched_and_counted():
     assert axes.patch.get_hatch()
 
 
+def interpolated(rows=21, columns=16):
+    """The bowl, evaluated at every second point only."""
+    made = surface(rows, columns)
+    evaluated = np.indices(made.shape).sum(axis=0) % 2 == 0
+    error = np.where(evaluated, np.nan, 0.002)
+    error[0, 1] = 0.03
+    return replace(made, evaluated=evaluated, interpolated=~evaluated, interpolation_error=error)
+
+
+def test_what_is_interpolated_is_said_and_the_evaluated_points_are_marked():
+    made = interpolated()
+    axes = contour_figure(made).axes[0]
+    words = " ".join(text.get_text() for text in axes.texts)
+    assert "50.0% interpolated, error about 0.2 % (at most 3 %)" in words
+    dots = next(line for line in axes.lines if line.get_label() == "evaluated points")
+    assert len(dots.get_xdata()) == made.evaluated.sum()
+    assert made.said_at(made.alpha[0], made.beta[1]) == "interpolated, error about 3 %"
+    assert made.said_at(made.alpha[0], made.beta[0]) == f"evaluated, ± {made.loss_stderr[0, 0]:.2g}"
+    assert surface(holes=True).said_at(surface().alpha[5], surface().beta[4]) == "not computed"
+
+
+def test_an_interpolated_line_shows_its_estimated_error():
+    made = interpolated(21, 2)
+    line = replace(
+        made, beta=np.zeros(1), loss=made.loss[:, :1], loss_stderr=made.loss_stderr[:, :1], paths=(),
+        evaluated=made.evaluated[:, :1], interpolated=made.interpolated[:, :1],
+        interpolation_error=made.interpolation_error[:, :1],
+    )  # fmt: skip
+    axes = contour_figure(line).axes[0]
+    labels = {drawn.get_label(): drawn for drawn in axes.lines}
+    assert len(labels["evaluated"].get_xdata()) == line.evaluated.sum()
+    assert any("interpolated, error about 0.2 %" in label for label in labels)
+
+
 @pytest.mark.parametrize("draw", [contour_figure, surface_figure, loss_figure])
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_every_figure_is_written_in_every_format(tmp_path, draw, suffix):

@@ -38,6 +38,23 @@ def test_an_adapter_without_its_framework_says_what_to_install(adapter, framewor
     assert f"pip install 'landscape-hooks[{adapter}]'" in done.stdout
 
 
+def test_an_engine_that_is_not_installed_says_what_to_install(tmp_path):
+    code = (
+        ABSENT.partition("from landscape_hooks.errors")[0]
+        + """
+from landscape_hooks import engines
+from landscape_hooks.errors import ObjectiveError
+try:
+    engines.start("ray", engines.Cluster(), None, None)
+except ObjectiveError as error:
+    print(error)
+"""
+    )
+    done = subprocess.run([sys.executable, "-c", code, "ray"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert 'pip install "landscape-hooks[ray]"' in done.stdout
+
+
 def test_a_checkout_is_not_imported_by_another_name():
     with pytest.raises(ImportError, match=r"landscape_hooks\.integrations"):
         exec("import runpy; runpy.run_path('integrations/__init__.py', run_name='integrations')")

@@ -311,3 +311,26 @@ def test_a_model_that_asks_for_the_length_of_its_batch_is_captured_for_that_leng
     with torch.no_grad():
         expected = nn.functional.cross_entropy(model(data.tensors[0][:32]), data.tensors[1][:32]).item()
     assert objective.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-6)
+
+
+class Contrast(nn.Module):
+    """A loss between the samples of a batch: each has to be told from all others (InfoNCE)."""
+
+    def forward(self, output, target):
+        similarity = nn.functional.normalize(output) @ nn.functional.normalize(target).T
+        return nn.functional.cross_entropy(similarity / 0.1, torch.arange(len(output)))
+
+
+def test_a_loss_between_samples_is_never_cut_into_smaller_batches(objective_of):
+    torch.manual_seed(0)
+    model, data = nn.Linear(6, 4), TensorDataset(torch.randn(40, 6), torch.randn(40, 4))
+    objective = objective_of(model, criterion=Contrast(), data=DataLoader(data, batch_size=20))
+    assert not objective.per_sample
+    with torch.no_grad():
+        values = [Contrast()(model(x), y).item() for x, y in DataLoader(data, batch_size=20)]
+    for chunk in (5, 20, 256):
+        found = objective.tuned(layout="contiguous", chunk=chunk, fold=False, precision="float32").evaluate(
+            *here(model)
+        )
+        assert found.mean == pytest.approx(np.mean(values), rel=1e-6)
+        assert found.stderr == pytest.approx(np.std(values, ddof=1) / math.sqrt(2), rel=1e-5)

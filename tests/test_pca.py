@@ -62,9 +62,11 @@ def test_many_batches_of_the_covariance_are_exact(monkeypatch):
 def test_the_solver_is_chosen_by_the_smaller_matrix(monkeypatch):
     monkeypatch.setattr(pca, "LARGE", 40)
     monkeypatch.setattr(pca, "NARROW", 30)
+    monkeypatch.setattr(pca, "SMALL", 40)
     assert pca.directions(walk(39, 30)).attrs["solver"] == "gram"
     assert pca.directions(walk(40, 30)).attrs["solver"] == "covariance"
     assert pca.directions(walk(40, 31)).attrs["solver"] == "incremental"
+    assert pca.directions(walk(40, 40)).attrs["solver"] == "gram"  # the memory of IncrementalPCA grows with the model
     with pytest.raises(PlaneError, match="parameters by parameters"):
         pca.directions(walk(5, 61), solver="covariance")
 
@@ -76,6 +78,16 @@ def test_many_batches_of_the_incremental_solver():
     full = PCA().fit(weights)
     np.testing.assert_allclose(found.vectors, aligned(found.vectors, full.components_[:2]), atol=2e-3)
     np.testing.assert_allclose(found.explained_variance_ratio, full.explained_variance_ratio_[:2], rtol=2e-3)
+
+
+def test_auto_leaves_many_snapshots_of_a_small_model_to_other_solvers():
+    shapes = {(100, 10**6): "gram", (2047, 10): "gram", (2048, 1000): "covariance", (2048, 2049): "incremental"}
+    for shape, expected in {**shapes, (3000, 10**6): "gram"}.items():
+        weights = np.broadcast_to(np.float32(0), shape)
+        assert pca.resolve_solver("auto", weights) == expected
+        assert pca.resolve_solver("gram", weights) == "gram"
+    found = pca.directions(walk(2048, 20), solver="auto")
+    assert found.attrs["solver"] == "covariance"
 
 
 @pytest.mark.parametrize("solver", ["gram", "covariance", "incremental"])
@@ -133,7 +145,7 @@ def test_the_run_keeps_its_gram_matrix_and_computes_new_rows_only(tmp_path, monk
     np.testing.assert_allclose(gram.stored(root, Trajectory.open(path)), expected[:8, :8], rtol=1e-6)
     asked = []
     real = gram.matrix
-    monkeypatch.setattr(gram, "matrix", lambda t, known=None, rows=None: asked.append(rows) or real(t, known, rows))
+    monkeypatch.setattr(gram, "matrix", lambda t, known, rows, **more: asked.append(rows) or real(t, known, rows))
     gram.stored(root, Trajectory.open(path))
     assert asked == []
     append(8, 12)

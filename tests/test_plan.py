@@ -26,8 +26,9 @@ from landscape_hooks.plane import Plane
 class Net(nn.Module):
     """Convolutions with and without BatchNorm behind them, a shared result, a residual, a view."""
 
-    def __init__(self):
+    def __init__(self, views=True):
         super().__init__()
+        self.views = views
         self.a = nn.Conv2d(1, 4, 3, padding=1)
         self.norm_a = nn.BatchNorm2d(4)
         self.b = nn.Conv2d(4, 4, 3, padding="same", bias=False, groups=2)
@@ -41,19 +42,24 @@ class Net(nn.Module):
         x = x + self.norm_b(self.b(x))
         y = self.c(x)
         x = nn.functional.max_pool2d(self.norm_c(y) + y, 2)
-        return self.head(x.view(x.shape[0], -1))
+        return self.head(x.view(x.shape[0], -1) if self.views else x.flatten(1))
 
 
 @pytest.fixture(scope="module", params=["captured", "live"])
 def loss_of(request):
+    return losses(live=request.param == "live")
+
+
+def losses(*, live, views=None):
+    """policy -> PlaneLoss of a Net, from live code (which takes no `view` with its channels last) or as captured."""
     torch.manual_seed(0)
-    net = Net()
+    net = Net(views=not live if views is None else views)
     x, y = 2 * torch.randn(40, 1, 8, 8) + 1, torch.randint(0, 3, (40,))
     for _ in range(4):
         net.train()(x)
     data = [(x[:16], y[:16]), (x[16:32], y[16:32]), (x[32:], y[32:])]
     layout, buffers = ParameterLayout.of(net), ParameterLayout.of_buffers(net)
-    if request.param == "live":
+    if live:
         objective = Objective(net, criterion=nn.CrossEntropyLoss(), data=data)
     else:
         root = zarr.group(zarr.storage.MemoryStore())
@@ -80,7 +86,8 @@ def test_what_can_be_folded_is(loss_of):
     [
         Plan(chunk=16, fold=True),
         Plan(chunk=7, layout="channels_last"),
-        Plan(chunk=100, layout="channels_last", fold=True),
+        Plan(chunk=100, layout="channels_last", fold=True, fuse=True),
+        Plan(chunk=40, fuse=True),
     ],
 )
 def test_every_way_gives_the_same_loss(loss_of, policy, plan):
@@ -116,6 +123,40 @@ def test_workers_give_the_same_bits_as_one_process(loss_of, policy):
             assert np.isnan(shared[tile.index]).all()  # each point once
             shared[tile.index] = tile.loss
         np.testing.assert_array_equal(shared, alone)
+
+
+@pytest.mark.parametrize("policy", ["batch", "fixed", "interpolate", "recalibrate"])
+def test_points_computed_together_give_the_same_losses(loss_of, policy):
+    """As on a GPU: equal up to rounding, and not a bit depends on the company a point is in."""
+    torch.manual_seed(3)
+    loss = loss_of(policy)
+    points = np.array([[0.0, 0.0], [0.5, -0.5], [np.inf, 0.0], [1.0, 2.0], [-1.0, 0.3], [0.2, 0.1], [0.5, -0.5]])
+    together = loss.computed(loss.objective, Plan(stack=4, tile=4))
+    found = together.measure_points(points).numpy()
+    np.testing.assert_allclose(found, loss.measure_points(points).numpy(), rtol=1e-4)
+    np.testing.assert_allclose(found[:, 0], loss.measure_points(points).numpy()[:, 0], rtol=1e-5)
+    alone = np.concatenate([together.measure_points(points[i : i + 1]).numpy() for i in range(len(points))])
+    np.testing.assert_array_equal(found, alone)
+    for tile in local.points(together, points):
+        np.testing.assert_array_equal(found[tile.index, 0], tile.loss)
+
+
+def test_a_stack_is_taken_if_it_is_faster_and_agrees(loss_of, monkeypatch):
+    loss = loss_of("batch")
+    times = {1: 3.0, 4: 1.0, 16: 2.0}
+    real = calibration._timed_together
+    monkeypatch.setattr(
+        calibration, "_timed_together", lambda loss, some: (times[loss.plan.stack], real(loss, some)[1])
+    )
+    plan = calibration.best_stack(loss, Plan())
+    assert (plan.stack, plan.tile, plan.speedup) == (4, 16, 3.0)
+    assert "4 points together" in plan.sentence()
+    monkeypatch.setattr(
+        calibration,
+        "_timed_together",
+        lambda loss, some: (times[loss.plan.stack], real(loss, some)[1] + (loss.plan.stack > 1)),
+    )
+    assert calibration.best_stack(loss, Plan()).stack == 1
 
 
 class Broken(nn.Module):
@@ -175,6 +216,26 @@ def test_a_way_that_gives_other_values_is_not_taken(loss_of, monkeypatch):
 
     monkeypatch.setattr(Plan, "apply", wrong)
     assert calibration.choose(loss, 10**9).layout == "contiguous"
+
+
+def test_a_way_that_does_not_run_is_not_taken():
+    loss = losses(live=True, views=True)("fixed")
+    with pytest.raises(RuntimeError, match="view size"):
+        Plan(layout="channels_last").apply(loss).at(0.0, 0.0)
+    assert calibration.choose(loss, 10**9).layout == "contiguous"
+
+
+def test_images_of_one_channel_lead_to_results_with_channels_last():
+    """Such an image is in both formats at once; what follows must not fall back to the slower one."""
+    objective = Plan(layout="channels_last").tune(losses(live=False)("batch").objective)
+    (images, _), _ = next(objective.probe.batches())
+    weight = torch.randn(4, 1, 3, 3)
+    assert nn.functional.conv2d(images, weight).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_plan_stored_before_there_was_fusing_is_read():
+    stored = {"workers": 2, "threads": 1, "layout": "channels_last", "chunk": 64, "fold": True, "precision": "float32"}
+    assert Plan(**stored).fuse is False
 
 
 def test_a_loss_that_works_in_this_process_only_is_computed_there():

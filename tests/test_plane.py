@@ -7,8 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landscape_hooks import plane as plane_module
+from landscape_hooks import store
 from landscape_hooks.errors import PlaneError
+from landscape_hooks.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.plane import Plane
+from landscape_hooks.trajectory import Rows, Trajectory, TrajectoryWriter
 
 
 def random_plane(rng, size, dtype=np.float64):
@@ -46,7 +49,8 @@ def test_streaming_in_small_blocks_changes_nothing(monkeypatch):
     monkeypatch.setattr(plane_module, "SPAN_BYTES", 4 * 4 * 100)
     for a, b in zip(plane.project(weights), whole, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
-    seen = list(plane_module.map_displacements(weights, plane.origin.numpy(), lambda columns, block: columns))
+    spans = plane_module.map_displacements(weights, plane.origin.numpy(), lambda blocks: [c for c, _ in blocks])
+    seen = [columns for span in spans for columns in span]
     assert len(seen) > 30
     assert [c.start for c in seen[1:]] == [c.stop for c in seen[:-1]]
     assert seen[-1].stop == 501
@@ -61,6 +65,27 @@ def test_what_is_read_at_a_time_fits_into_memory(size, count, chunk, memory):
     assert 4 * count * widest * workers <= memory
     if 4 * count * chunk <= memory:
         assert all(s.start % chunk == 0 for s in spans)
+
+
+def test_the_memory_of_reading_a_run_does_not_grow_with_the_model(tmp_path, monkeypatch):
+    """Blocks of any width are read from a run, so that what is in memory at a time is a matter of READ_BYTES alone."""
+    count, size = 20, 50_000
+    layout = ParameterLayout([ParameterEntry("w", (size,), "float32", 0, size)])
+    path = str(tmp_path / "run.zarr")
+    writer = TrajectoryWriter.create(store.create_run(path), layout, ParameterLayout([], kind="buffer"), groups=1)
+    weights = np.random.default_rng(0).normal(size=(count, size)).astype(np.float32)
+    scalars = {"step": range(count), "epoch": [0.0] * count, "loss": [0.0] * count, "wall_time": range(count)}
+    writer.append(Rows(weights, np.empty((count, 0), np.float32), scalars, np.zeros((count, 1))))
+    monkeypatch.setattr(plane_module, "READ_BYTES", 2**19)
+    trajectory, read = Trajectory.open(path), []
+    real = trajectory.block
+    monkeypatch.setattr(trajectory, "block", lambda rows, columns: read.append(columns) or real(rows, columns))
+    plane = Plane(weights[-1], weights[:2])
+    expected = plane.project(weights)
+    for found, wanted in zip(plane.project(trajectory), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    assert max(4 * count * (c.stop - c.start) for c in read) <= 2**19
+    assert sum(c.stop - c.start for c in read) == size  # and nothing is read twice
 
 
 def test_moments_know_variance_shares():

@@ -127,7 +127,7 @@ SHARDED = """
 """
 
 
-@pytest.mark.parametrize(("count", "options"), [(2, {"every": 2}), (3, {"keep": 5})])
+@pytest.mark.parametrize(("count", "options"), [(2, {"every": 2, "checksum": True}), (3, {"keep": 5})])
 def test_every_rank_writes_its_shard_and_the_reader_sees_the_whole(tmp_path, count, options):
     outputs = launch(
         count,
@@ -167,6 +167,11 @@ def test_every_rank_writes_its_shard_and_the_reader_sees_the_whole(tmp_path, cou
     assert t.layout.names[0] == "0.weight"
     assert t[0].buffers.shape == (t.buffer_layout.size,)
     assert np.isfinite(t.learning_rates).all()
+    if "checksum" in options:
+        assert t.verify() == []
+        root = store.open_run(tmp_path / "run.zarr", mode="r+")
+        root["ranks/1/trajectory/weights"][2, 0] += 1
+        assert [(damage.index, damage.step, damage.rank) for damage in t.verify()] == [(2, 4, 1)]
     # nothing was gathered: every rank's rows hold its own numbers only
     root = store.open_run(tmp_path / "run.zarr")
     widths = [root[f"ranks/{rank}/trajectory/weights"].shape[1] for rank in range(count)]
@@ -235,3 +240,66 @@ def test_boxes_of_any_sharding_make_the_vector(boxes, dtype):
 def test_pieces_are_plain_json():
     piece = Piece("a.weight", (2, 0), (1, 4))
     assert Piece.from_json(piece.to_json()) == piece
+
+
+def test_a_sharded_run_is_analyzed_by_a_process_that_holds_the_weights_once(tmp_path):
+    """64 MB of weights: recorded by two ranks, analyzed in one process within less than twice that."""
+    launch(
+        2,
+        """
+        from torch.distributed.fsdp import fully_shard
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4096, 2048, bias=False), nn.Linear(2048, 4096, bias=False))
+        for layer in model:
+            fully_shard(layer)
+        fully_shard(model)
+        with record(model, None, path, every=1) as recorder:
+            for step in range(3):
+                model(torch.randn(2, 4096, generator=torch.Generator().manual_seed(step))).square().mean().backward()
+                for parameter in model.parameters():
+                    parameter.data.sub_(parameter.grad, alpha=100.0)
+                    parameter.grad = None
+                recorder.step()
+        """,
+        tmp_path / "large.zarr",
+    )
+    script = """
+import sys
+import torch
+from torch import nn
+from landscape_hooks import Objective, analyze, plane, record
+torch.set_num_threads(1)
+plane.SPAN_BYTES = 2**22  # the trajectory is streamed in pieces; here the weights are small beside the usual ones
+
+def large():
+    model = nn.Sequential(nn.Linear(4096, 2048, bias=False), nn.Linear(2048, 4096, bias=False))
+    data = torch.randn(2, 4096, generator=torch.Generator().manual_seed(9))
+    return Objective(model, objective=lambda m, b: m(b).square().mean(), data=data, copy=False)
+
+def kilobytes(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+
+def growth(**options):
+    before = kilobytes("VmRSS")
+    open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
+    surface = analyze("large.zarr", objective=large, size=2, tune=False, progress=False, **options)
+    return surface, (kilobytes("VmHWM") - before) / 2**16  # in copies of the weights
+
+small = nn.Linear(2, 1)
+with record(small, None, "small.zarr", criterion=nn.MSELoss(), data=(torch.ones(4, 2), torch.ones(4, 1))) as recorder:
+    for _ in range(3):
+        small.weight.data += torch.randn(1, 2)
+        recorder.step()
+analyze("small.zarr", size=2, tune=False, progress=False, stream=True)  # whatever is imported is in memory now
+once, streamed = growth(name="streamed")
+held, whole = growth(name="held", stream=False)
+for key in ("loss", "path_loss", "path_plane_loss"):
+    assert (getattr(once, key) == getattr(held, key)).all(), key
+assert once.loss.std() > 0
+print(streamed, whole)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    streamed, whole = map(float, done.stdout.split())
+    assert streamed < 2 < 4 < whole

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landscape_hooks import store
-from landscape_hooks.rowfiles import RowFiles
+from landscape_hooks.rowfiles import RowFiles, read_rows
 
 
 def make(where, rows=6, numbers=10, chunk=5, per_file=1, dtype="float32", **options):
@@ -108,3 +108,51 @@ def test_compressed_arrays_go_through_zarr(tmp_path):
     assert not files.direct
     assert files.put([1], np.ones((1, 1000), "f4")) == []
     assert array[1].tolist() == [1.0] * 1000
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_part_of_rows_is_read_from_the_files_as_zarr_reads_it(tmp_path_factory, data):
+    numbers, per_file = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 4))
+    chunk = numbers if per_file > 1 else data.draw(st.integers(1, numbers))
+    dtype = data.draw(st.sampled_from(["float16", "float32", "float64"]))
+    array = make(tmp_path_factory.mktemp("rows"), numbers=numbers, chunk=chunk, per_file=per_file, dtype=dtype)
+    store.put_files(array.store, RowFiles(array).put(range(5), values(range(5), numbers, dtype)))
+    places = np.array(data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=6)))
+    start = data.draw(st.integers(0, numbers - 1))
+    stop = data.draw(st.integers(start, numbers))
+    found = read_rows(array, places, start, stop)
+    assert found is not None
+    np.testing.assert_array_equal(found, array[:][places, start:stop])
+
+
+def test_what_is_not_as_it_should_be_is_left_to_zarr(tmp_path):
+    array = make(tmp_path, numbers=11, chunk=4)
+    store.put_files(array.store, RowFiles(array).put([0, 1, 2], values([0, 1, 2], 11)))
+    one, absent = np.array([1]), np.array([5])
+    np.testing.assert_array_equal(read_rows(array, one, 3, 9), values([1], 11)[:, 3:9])
+    assert read_rows(array, absent, 0, 11) is None  # zarr's answer is the fill value
+    file = Path(tmp_path, "weights", "c", "1", "0")
+    whole = file.read_bytes()
+    for broken in (whole[:20], whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:], b""):
+        file.write_bytes(broken)
+        assert read_rows(array, one, 0, 11) is None
+    memory = zarr.group(zarr.storage.MemoryStore()).create_array("w", shape=(2, 3), chunks=(1, 3), dtype="f4")
+    assert read_rows(memory, np.array([0]), 0, 3) is None
+
+    swapped = zarr.create_group(str(tmp_path / "big"), zarr_format=3).create_array(
+        "weights",
+        shape=(2, 3),
+        chunks=(1, 3),
+        dtype="f4",
+        compressors=None,
+        serializer=zarr.codecs.BytesCodec(endian="big"),
+    )
+    swapped[...] = 1.5
+    assert read_rows(swapped, np.array([0]), 0, 3) is None
+
+    class Watching(zarr.storage.LocalStore):
+        """A store that has a reason to see every reading."""
+
+    watched = zarr.open_group(Watching(tmp_path), mode="r")["weights"]
+    assert read_rows(watched, np.array([0]), 0, 11) is None

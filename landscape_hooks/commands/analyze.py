@@ -27,7 +27,17 @@ def _pair(context: click.Context, parameter: click.Parameter, value: str) -> tup
 @click.option("--objective", metavar="MODULE:FUNCTION", help="A function that returns an Objective.")
 @click.option("--data", metavar="MODULE:FUNCTION", help="A function that returns other probe data.")
 @click.option("--device", help="Where the loss is computed, as torch spells it.")
-@click.option("--engine", default="local", show_default=True, help="Where points are computed: local.")
+@click.option("--engine", default="local", show_default=True, help="Where points are computed: local, or ray.")
+@click.option("--address", help="Of the Ray cluster: HOST:PORT, auto or local. [default: RAY_ADDRESS, else local]")
+@click.option("--worker-cpus", type=click.IntRange(min=1), default=1, show_default=True, help="CPUs of a Ray worker.")
+@click.option(
+    "--worker-gpus", type=click.FloatRange(min=0), default=0.0, show_default=True, help="GPUs of a Ray worker."
+)
+@click.option(
+    "--stream/--no-stream",
+    default=None,
+    help="Read the plane again for every point instead of holding it. [default: for runs recorded in shards]",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of random directions.")
 @click.option("--name", help="Name of the surface in the run. [default: the directions' name]")
 @click.option("--solver", default="auto", show_default=True, help="Of the PCA: gram, covariance, incremental or auto.")
@@ -38,7 +48,9 @@ def _pair(context: click.Context, parameter: click.Parameter, value: str) -> tup
 @click.option("--metric", "metrics", multiple=True, help="Beside the loss: accuracy, or MODULE:FUNCTION. Repeatable.")
 @click.option("--part", metavar="K/N", help="Compute one of N parts and stop; without it, parts are joined.")
 @click.option("--norm", default="filter", show_default=True, help="Of random directions: filter, layer, model or none.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: as many as pay]")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Processes, or Ray workers. [default: as many as pay, or fit]"
+)
 @click.option("--tune/--no-tune", default=True, help="Try first what is fastest on this machine.")
 @click.option("--precision", default="float32", show_default=True, help="float32, or bfloat16 (coarser, faster).")
 @click.option("--fresh", is_flag=True, help="Compute anew what is already stored.")

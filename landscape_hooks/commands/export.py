@@ -32,6 +32,7 @@ def export(
     from landscape_hooks import figure as figures
     from landscape_hooks.errors import SurfaceError
     from landscape_hooks.glb import write_glb
+    from landscape_hooks.outfile import whole_file
     from landscape_hooks.ply import write_ply
     from landscape_hooks.surface import Surface
     from landscape_hooks.viewer.source import load
@@ -54,8 +55,8 @@ def export(
             drawn = figures.surface_figure(surface, height=height, colormap=colormap)
         else:
             drawn = figures.contour_figure(surface, height=height, colormap=colormap)
-        png.parent.mkdir(parents=True, exist_ok=True)
-        drawn.savefig(png)
+        with whole_file(png) as file:
+            drawn.savefig(file)
         written.append(png)
     for path in written:
         click.echo(f"wrote {path}")

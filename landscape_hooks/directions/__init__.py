@@ -22,9 +22,9 @@ class Directions:
     Attributes
     ----------
     origin
-        (D,) where alpha = beta = 0.
+        (D,) where alpha = beta = 0; an array, or `Blocks` of one.
     vectors
-        (2, D) the directions, in the origin's data type.
+        (2, D) the directions, in the origin's data type; likewise.
     labels
         what the two axes are called.
     normalization
@@ -48,8 +48,8 @@ class Directions:
         what else defines the directions (solver, seed, eigenvalues ...), as JSON.
     """
 
-    origin: NDArray[Any]
-    vectors: NDArray[Any]
+    origin: Any
+    vectors: Any
     labels: tuple[str, str]
     normalization: str
     centring: str = "none"

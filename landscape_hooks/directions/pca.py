@@ -12,29 +12,38 @@ the D×D covariance, summed over blocks of snapshots, is the smaller matrix with
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
+from landscape_hooks.blocks import Blocks, row_of
 from landscape_hooks.directions import Directions
 from landscape_hooks.errors import PlaneError, RunError
-from landscape_hooks.gram import matrix, origin_weights, weights_of
+from landscape_hooks.gram import matrix, origin_weights
 from landscape_hooks.joined import origin_row
-from landscape_hooks.plane import map_displacements
+from landscape_hooks.plane import map_displacements, map_stretches, width_of
 
 Floats = NDArray[np.float64]
 
 SOLVERS = ("auto", "gram", "covariance", "incremental")
 
-LARGE = 8192
-"""From this many snapshots on, `auto` leaves the T×T matrix (512 MB here)."""
+LARGE = 2048
+"""From this many snapshots on scikit-learn's IncrementalPCA is as fast where the model is small, and at 4,096 snapshots
+two to five times faster (`benchmarks/pca.py --crossing`, 1,000 and 10,000 parameters). Below, the Gram matrix is
+faster; exact it is anyway."""
+
+SMALL = 200
+"""IncrementalPCA takes less memory up to T²/200 parameters (measured: about 5 kB a parameter, against 24 bytes times T²
+for the Gram matrix and its eigenvectors). In a larger model even many snapshots are left to the Gram matrix."""
 
 NARROW = 4096
-"""Then, up to this many parameters, it takes the D×D covariance (128 MB here), else scikit-learn's IncrementalPCA."""
+"""Up to this many parameters, and where they are fewer than the snapshots, the D×D covariance (128 MB here) is the
+smaller matrix, and as exact."""
 
 ROW_BYTES = 32 * 2**20
 """Displacements in float64 that are summed into the covariance at a time."""
@@ -44,7 +53,13 @@ KEPT = 12
 
 
 def directions(
-    trajectory: Any, *, components: Sequence[int] = (0, 1), solver: str = "auto", gram: Floats | None = None
+    trajectory: Any,
+    *,
+    components: Sequence[int] = (0, 1),
+    solver: str = "auto",
+    gram: Floats | None = None,
+    blocks: Any = map_stretches,
+    stream: bool = False,
 ) -> Directions:
     """The plane of two principal components of a trajectory, through its last snapshot.
 
@@ -59,6 +74,10 @@ def directions(
         "incremental" (scikit-learn's IncrementalPCA; for very many snapshots of a large model), or "auto".
     gram
         (T, T) Gram matrix of the displacements from the first snapshot, where it is known already.
+    blocks
+        what maps work over blocks of parameters: this machine, or the same function of another engine.
+    stream
+        leave origin and directions to be made while they are stored (`Blocks`), as far as the solver can.
 
     Raises
     ------
@@ -68,21 +87,26 @@ def directions(
         the trajectory has fewer dimensions than the components ask for; an unknown solver.
     """
     check(trajectory, components, solver)
-    fit = {"gram": _fit_gram, "covariance": _fit_covariance, "incremental": _fit_incremental}
-    return fit[chosen_solver(trajectory, solver)](trajectory, list(components), gram)
+    found = resolve_solver(solver, trajectory)
+    if found == "gram":
+        return _fit_gram(trajectory, list(components), gram, blocks, stream)
+    return (_fit_covariance if found == "covariance" else _fit_incremental)(trajectory, list(components))
 
 
-def chosen_solver(trajectory: Any, solver: str) -> str:
-    """What "auto" means for a trajectory; any other solver is itself."""
+def resolve_solver(solver: str, trajectory: Any) -> str:
+    """What "auto" means for a trajectory."""
+    count, size = len(trajectory), width_of(trajectory)
     if solver != "auto":
         return solver
-    if len(trajectory) < LARGE:
+    if count < LARGE:
         return "gram"
-    return "covariance" if len(weights_of(trajectory, 0)) <= NARROW else "incremental"
+    if size <= min(NARROW, count):
+        return "covariance"
+    return "incremental" if size < count**2 / SMALL else "gram"
 
 
 def _result(
-    origin: NDArray[Any],
+    origin: Any,
     vectors: Any,
     coefficients: Floats,
     variance: Floats,
@@ -105,11 +129,22 @@ def _result(
     )
 
 
-def eigen(gram: Floats) -> tuple[Floats, Floats]:
-    """Variances (T,), largest first, and unit eigenvectors (T, T) in columns, of the centred Gram matrix."""
-    centred = gram - gram.mean(axis=0) - gram.mean(axis=1)[:, None] + gram.mean()
-    values, vectors = np.linalg.eigh((centred + centred.T) / 2)
-    return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+def eigen(gram: Floats, chosen: Sequence[int]) -> tuple[Floats, Floats]:
+    """Variances (T,), largest first, and the chosen unit eigenvectors (T, k) in columns, of the centred Gram matrix.
+
+    All values, but no more vectors than are asked for: the memory for all of them is what many snapshots cost.
+    """
+    from scipy.linalg import eigh
+
+    centred = gram - gram.mean(axis=0)
+    centred -= gram.mean(axis=1)[:, None]
+    centred += gram.mean()
+    last, options = len(gram) - 1, {"driver": "evr", "check_finite": False}
+    lowest = last - min(max(chosen), last)
+    with threadpool_limits(1, user_api="blas"):  # the same bits on any number of cores
+        vectors = eigh(centred, subset_by_index=[lowest, last], **options)[1][:, ::-1]
+        values = np.linalg.eigvalsh(centred)
+    return np.maximum(values[::-1], 0.0), vectors[:, [min(c, last) for c in chosen]]
 
 
 def check(trajectory: Any, components: Sequence[int], solver: str) -> None:
@@ -126,23 +161,42 @@ def check(trajectory: Any, components: Sequence[int], solver: str) -> None:
         )
 
 
-def _fit_gram(trajectory: Any, chosen: list[int], gram: Floats | None) -> Directions:
-    gram = matrix(trajectory) if gram is None else gram
+@dataclass(frozen=True)
+class Combination:
+    """Linear combinations of displacements, coefficients (2, T), over blocks of parameters."""
+
+    coefficients: Floats
+    dtype: np.dtype[Any]
+
+    def __call__(self, blocks: Iterator[tuple[slice, Floats]]) -> NDArray[Any]:
+        """(2, c) those of some blocks (T, c), side by side."""
+        return self.join((self.coefficients @ block).astype(self.dtype) for _, block in blocks)
+
+    def join(self, parts: Iterator[NDArray[Any]]) -> NDArray[Any]:
+        """(2, c) side by side."""
+        return np.concatenate(list(parts), axis=1)
+
+    def nbytes(self, rows: int, columns: int) -> int:
+        """The size of a result."""
+        return 2 * columns * self.dtype.itemsize
+
+
+def _fit_gram(trajectory: Any, chosen: list[int], gram: Floats | None, blocks: Any, stream: bool) -> Directions:
+    gram = matrix(trajectory, blocks=blocks) if gram is None else gram
     if not np.isfinite(gram).all():
         bad = np.flatnonzero(~np.isfinite(np.diag(gram)))
         raise _diverged(int(bad[0]) if len(bad) else 0)
-    values, vectors = eigen(gram)
+    values, vectors = eigen(gram, chosen)
     _check_rank(values, chosen)
-    coefficients = (vectors[:, chosen] / np.sqrt(values[chosen])).T
+    coefficients = (vectors / np.sqrt(values[chosen])).T
     # the coefficients sum to zero: the point that displacements are taken from does not matter
-    coefficients *= _signs(coefficients @ (gram[:, 0] - gram[:, origin_row(trajectory)]))
-    origin = origin_weights(trajectory)
-    found = np.zeros((2, len(origin)), dtype=origin.dtype)
-
-    def combine(columns: slice, block: Floats) -> None:
-        found[: len(chosen), columns] = coefficients @ block
-
-    deque(map_displacements(trajectory, origin, combine, held=3 * origin.nbytes), maxlen=0)
+    row = origin_row(trajectory)
+    coefficients *= _signs(coefficients @ (gram[:, 0] - gram[:, row]))
+    size, dtype = width_of(trajectory), np.promote_types(trajectory.dtype, np.float32)
+    origin = row_of(trajectory, row, size, dtype) if stream else origin_weights(trajectory)
+    work = Combination(np.pad(coefficients, ((0, 2 - len(chosen)), (0, 0))), dtype)  # a line has one component
+    made = Blocks((2, size), dtype, lambda: blocks(trajectory, row, work))
+    found = made if stream else made.whole()
     return _result(origin, found, coefficients, values / len(gram), values.sum() / len(gram), "gram", chosen)
 
 
@@ -159,7 +213,7 @@ def _diverged(snapshot: int) -> RunError:
     )
 
 
-def _fit_covariance(trajectory: Any, chosen: list[int], gram: Floats | None) -> Directions:
+def _fit_covariance(trajectory: Any, chosen: list[int]) -> Directions:
     origin = origin_weights(trajectory)
     size, count = len(origin), len(trajectory)
     if size > 2 * NARROW:
@@ -182,7 +236,7 @@ def _fit_covariance(trajectory: Any, chosen: list[int], gram: Floats | None) -> 
     )
 
 
-def _fit_incremental(trajectory: Any, chosen: list[int], gram: Floats | None) -> Directions:
+def _fit_incremental(trajectory: Any, chosen: list[int]) -> Directions:
     from sklearn.decomposition import IncrementalPCA
 
     origin = origin_weights(trajectory)
@@ -224,10 +278,13 @@ def _batches(count: int, size: int) -> list[slice]:
 
 
 def _displacements(trajectory: Any, origin: NDArray[Any], rows: slice) -> Floats:
-    block = np.concatenate(list(map_displacements(trajectory, origin, lambda columns, block: block, rows)), axis=1)
-    if not np.isfinite(block).all():
-        raise _diverged(rows.start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0]))
-    return block
+    def whole(blocks: Iterator[tuple[slice, Floats]]) -> Floats:
+        return np.concatenate([block for _, block in blocks], axis=1)
+
+    found = np.concatenate(list(map_displacements(trajectory, origin, whole, rows)), axis=1)
+    if not np.isfinite(found).all():
+        raise _diverged(rows.start + int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0]))
+    return found
 
 
 def _check_rank(values: Floats, components: Sequence[int]) -> None:

@@ -72,10 +72,13 @@ def _gaussian(weights: torch.Tensor, layout: Any, generator: torch.Generator, no
 
 def _scaled(noise: torch.Tensor, weights: torch.Tensor, entry: Any) -> torch.Tensor:
     """`noise` with each filter brought to the norm of the same filter of `weights`; both flat."""
-    target, source = filters(weights, entry), filters(noise, entry)
-    axes = tuple(axis for axis in range(target.ndim) if axis not in FILTER_AXES)
-    scale = torch.linalg.vector_norm(target, dim=axes, keepdim=True) / torch.linalg.vector_norm(
-        source, dim=axes, keepdim=True
+    target, numbered = filters(weights, entry)
+    source, _ = filters(noise, entry)
+    inside = tuple(axis for axis in range(target.ndim) if axis not in numbered)
+    if not inside:  # one number each
+        return target.abs().mul(source.sign()).reshape(noise.shape)
+    scale = torch.linalg.vector_norm(target, dim=inside, keepdim=True) / torch.linalg.vector_norm(
+        source, dim=inside, keepdim=True
     )
     return (source * scale).reshape(noise.shape)
 
@@ -85,27 +88,28 @@ def _matched(noise: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return noise * (torch.linalg.vector_norm(weights) / norm) if norm > 0 else noise
 
 
-FILTER_AXES = (0, 2)
-"""The axes of `filters` that number the filters; the others run inside a filter."""
-
-
-def filters(flat: torch.Tensor, entry: Any) -> torch.Tensor:
-    """View a flat weight as (groups, inputs, outputs, rest): one filter for each (group, output).
+def filters(flat: torch.Tensor, entry: Any) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """A view of a flat weight, and which of its axes number the filters; the others run inside a filter.
 
     A transposed convolution stores (inputs, outputs of one group, kernel ...), its inputs split among the groups;
-    transformers' Conv1D stores (inputs, outputs). Everything else has its outputs first (torch.nn: Conv, Linear,
-    Bilinear, Embedding, the packed projections of attention and of recurrent layers).
+    transformers' Conv1D stores (inputs, outputs). Everything else of torch has its outputs first (Conv, Linear,
+    Bilinear, Embedding, the packed projections of attention and of recurrent layers). Whose layout says which axes
+    they are (Keras: mostly the last one) is taken at its word.
     """
     shape = tuple(entry.shape)
+    if entry.outputs is not None:
+        return flat.reshape(shape), entry.outputs
     if entry.module.startswith("ConvTranspose"):
         groups = entry.groups or 1
-        return flat.reshape(groups, shape[0] // groups, shape[1], -1)
+        return flat.reshape(groups, shape[0] // groups, shape[1], -1), (0, 2)
     if entry.module == "Conv1D":
-        return flat.reshape(1, shape[0], shape[1], -1)
-    return flat.reshape(1, 1, shape[0], -1)
+        return flat.reshape(shape[0], shape[1], -1), (1,)
+    return flat.reshape(shape[0], -1), (0,)
 
 
 def is_scale_or_bias(entry: Any) -> bool:
     """Whether a parameter has no filters: one-dimensional, a bias, or part of a normalisation layer."""
+    if entry.outputs == ():
+        return True
     last = entry.name.rsplit(".", 1)[-1]
     return len(entry.shape) <= 1 or "Norm" in entry.module or last.startswith("bias")

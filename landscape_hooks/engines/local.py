@@ -7,12 +7,14 @@ its value depends neither on how many there are nor on who computed what.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,9 +23,21 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.evaluate import PlaneLoss, Tile
 from landscape_hooks.plan import forks, threads
+from landscape_hooks.plane import map_stretches
+from landscape_hooks.sources import find_device
+
+THREADS = PROCESSES = None
+
+Result = TypeVar("Result")
 
 AHEAD = 2
 """Tiles in each worker's hands: one being computed, one waiting."""
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _NEVER = -1, -3, 2**30  # of mallopt(3), in bytes
+
+
+device = find_device
+stretches = map_stretches
 
 
 def points(loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:
@@ -33,7 +47,7 @@ def points(loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:
     if _alone(loss, len(tiles)):
         with threads(loss.plan.threads):
             for index in tiles:
-                yield _tile(index, torch.stack([loss.measure_at(*points[i]) for i in index]))
+                yield _tile(index, loss.measure_points(points[index]))
         return
     yield from _shared(loss, tiles, lambda slot, index: ("points", points[index]), slots=None)
 
@@ -56,11 +70,40 @@ def snapshots(loss: PlaneLoss, trajectory: Any, numbers: Sequence[int]) -> Itera
     yield from _shared(loss, [np.array([i]) for i in range(len(numbers))], job, slots=slots)
 
 
+def apart(work: Callable[[], Result]) -> Result:
+    """`work()` under the conditions of a worker: in a forked process of one thread, or here where that fails."""
+    if not forks():
+        return work()
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work_apart, args=(work, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        return mine.recv()
+    except (EOFError, OSError):
+        return work()
+    finally:
+        mine.close()
+        process.kill()
+        process.join()
+
+
+def _work_apart(work: Callable[[], Any], connection: Any) -> None:
+    """Send the result, or nothing at all: the parent then works itself and sees what is wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    _keep_memory()
+    with suppress(Exception):
+        connection.send(work())
+    connection.close()
+
+
 class _Slots:
     """Weights and buffers in memory that parent and workers share."""
 
     def __init__(self, loss: PlaneLoss, count: int) -> None:
-        dtype = loss.plane.origin.dtype
+        dtype = loss.plane.dtype
         self.weights = torch.empty(count, loss.plane.size, dtype=dtype).share_memory_()
         self.buffers = torch.empty(count, len(loss.buffers), dtype=loss.buffers.dtype).share_memory_()
 
@@ -151,6 +194,7 @@ def _serve(loss: PlaneLoss, connection: Any, slots: _Slots | None, parent: int) 
     """A worker's life: compute what comes until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(loss.plan.threads)
+    _keep_memory()
     while True:
         while not connection.poll(1.0):
             if os.getppid() != parent:
@@ -161,7 +205,7 @@ def _serve(loss: PlaneLoss, connection: Any, slots: _Slots | None, parent: int) 
             return
         try:
             if kind == "points":
-                values = torch.stack([loss.measure_at(*point) for point in what])
+                values = loss.measure_points(what)
             else:
                 assert slots is not None
                 values = loss.measure_snapshot(slots.weights[what], slots.buffers[what])[None]
@@ -170,6 +214,18 @@ def _serve(loss: PlaneLoss, connection: Any, slots: _Slots | None, parent: int) 
             connection.send(("found", str(error)))
         except Exception as error:
             connection.send((type(error).__name__, str(error)))
+
+
+def _keep_memory() -> None:
+    """Tell the C library (glibc) to keep freed memory for what comes next instead of handing it back to the system.
+
+    Each batch needs the same arrays as the one before; fetched anew, the system clears every page again. This is for
+    a worker only, for it lasts as long as the process.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, _NEVER)
+        mallopt(_MMAP_THRESHOLD, _NEVER)
 
 
 def _died(worker: _Worker) -> ObjectiveError:

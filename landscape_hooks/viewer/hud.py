@@ -18,7 +18,7 @@ from landscape_hooks.contours import text_of
 from landscape_hooks.figure import caption
 from landscape_hooks.ply import axis_labels
 from landscape_hooks.viewer.labels import place_labels
-from landscape_hooks.viewer.replay import Replay, describe_moment
+from landscape_hooks.viewer.replay import Replay, describe_moment, describe_place
 
 Floats = NDArray[np.float64]
 
@@ -133,23 +133,11 @@ class Hud:
                 y += 19 * pen.unit
 
     def hover(self, replay: Replay, font: Any, size: tuple[int, int], mouse: tuple[float, float], point: Any) -> None:
-        """Coordinates and loss of the scene point under the mouse, and the step of the nearest snapshot."""
-        mesh, theme = replay.landscape.mesh, replay.look.colors
+        """What is under the mouse, in a box beside it."""
+        theme = replay.look.colors
         unit = min(max(min(size[1] / 720, size[0] / 1000), 0.55), 4.0)
         pen = Pen(imgui.get_foreground_draw_list(), font, unit)
-        alpha, beta, height = replay.stage.data(point)
-        if mesh.grid is None:
-            lines = [f"x {alpha:.4g}   y {beta:.4g}   z {height:.4g}"]
-        else:
-            found = mesh.height_at(np.array([[alpha, beta]]))[0]
-            known = np.isfinite(found)
-            loss = text_of(float(mesh.height.inverse(found))) if known else "not known"
-            lines = [f"alpha {alpha:.3f}   beta {beta:.3f}", f"loss {loss}"]
-            if replay.landscape.paths:
-                path = replay.landscape.paths[0]
-                away = np.linalg.norm(path.coordinates - [alpha, beta], axis=1)
-                nearest = int(np.nanargmin(away))
-                lines.append(f"nearest step {path.step[nearest]}, {away[nearest]:.3g} away")
+        lines = describe_place(replay, point)
         width = max(pen.width(line, 12.5) for line in lines) + 20 * unit
         tall = (10 + 18 * len(lines)) * unit
         x = mouse[0] + 18 if mouse[0] + 18 + width < size[0] else mouse[0] - 18 - width

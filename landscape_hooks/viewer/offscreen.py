@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError
+from landscape_hooks.outfile import whole_file
 from landscape_hooks.viewer import context
 from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.replay import Replay
@@ -133,15 +134,15 @@ def render(
     replay.timeline.use(clock)
     replay.timeline.scrub(at)
     canvas = Canvas(size, supersample=supersample)
-    output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if film:
-            from tqdm import tqdm
+        with whole_file(output) as file:
+            if film:
+                from tqdm import tqdm
 
-            pictures = film_of(canvas, replay, frames, turn)
-            _write_film(output, tqdm(pictures, "render", frames, unit="picture", disable=not progress), fps, look)
-        else:
-            _write_still(output, canvas.draw(replay), look)
+                pictures = film_of(canvas, replay, frames, turn)
+                _write_film(file, tqdm(pictures, "render", frames, unit="picture", disable=not progress), fps, look)
+            else:
+                _write_still(file, canvas.draw(replay), look)
     finally:
         canvas.close()
     return output
@@ -169,17 +170,12 @@ def _write_still(output: Path, pixels: Pixels, look: Look) -> None:
 
 def _write_film(output: Path, pictures: Iterable[Pixels], fps: int, look: Look) -> None:
     suffix = output.suffix.lower()
-    partial = output.with_name(f".{output.stem}.partial{suffix}")  # an interrupted film is not taken for a whole one
-    try:
-        if suffix == ".mp4":
-            _write_mp4(partial, pictures, fps)
-        elif suffix == ".webp":
-            _write_webp(partial, pictures, fps, look)
-        else:
-            _write_gif(partial, pictures, fps)
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
+    if suffix == ".mp4":
+        _write_mp4(output, pictures, fps)
+    elif suffix == ".webp":
+        _write_webp(output, pictures, fps, look)
+    else:
+        _write_gif(output, pictures, fps)
 
 
 def _write_webp(output: Path, pictures: Iterable[Pixels], fps: int, look: Look) -> None:

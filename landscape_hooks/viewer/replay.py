@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape_hooks.contours import text_of
 from landscape_hooks.viewer.camera import Camera
 from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.source import Landscape
@@ -179,3 +180,24 @@ def describe_moment(replay: Replay, number: int = 0) -> dict[str, Any]:
         "plane loss": float(path.plane_loss[index]),
         "off-plane": float(path.distance[index]),
     }
+
+
+def describe_place(replay: Replay, point: Any) -> list[str]:
+    """What is at a point of the scene: coordinates and loss, where that comes from, the nearest snapshot."""
+    mesh = replay.landscape.mesh
+    alpha, beta, height = replay.stage.data(point)
+    if mesh.grid is None:
+        lines = [f"x {alpha:.4g}   y {beta:.4g}   z {height:.4g}"]
+    else:
+        found = mesh.height_at(np.array([[alpha, beta]]))[0]
+        known = np.isfinite(found)
+        loss = text_of(float(mesh.height.inverse(found))) if known else "not known"
+        lines = [f"alpha {alpha:.3f}   beta {beta:.3f}", f"loss {loss}"]
+        if replay.landscape.surface is not None:
+            lines.append(replay.landscape.surface.said_at(alpha, beta))
+        if replay.landscape.paths:
+            path = replay.landscape.paths[0]
+            away = np.linalg.norm(path.coordinates - [alpha, beta], axis=1)
+            nearest = int(np.nanargmin(away))
+            lines.append(f"nearest step {path.step[nearest]}, {away[nearest]:.3g} away")
+    return lines

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from landscape_hooks.errors import LandscapeError
+from landscape_hooks.outfile import whole_file
 from landscape_hooks.viewer import context, controls
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.look import Look
@@ -331,7 +332,8 @@ class ReplayWindow:
         number = 1
         while (path := Path(f"landscape-{number:03d}.png")).exists():
             number += 1
-        Image.fromarray(self.picture()).convert("RGB").save(path)
+        with whole_file(path) as file:
+            Image.fromarray(self.picture()).convert("RGB").save(file)
         return path
 
 

@@ -12,9 +12,11 @@ keras = pytest.importorskip("keras")
 if keras.backend.backend() != "torch":
     pytest.skip("Keras runs on another backend", allow_module_level=True)
 
-from landscape_hooks.integrations.keras import LandscapeCallback  # noqa: E402
+from landscape_hooks.integrations.keras import KerasVariables, LandscapeCallback  # noqa: E402
 
 from landscape_hooks import Trajectory, analyze  # noqa: E402
+from landscape_hooks.directions import random  # noqa: E402
+from landscape_hooks.parameters import ParameterLayout  # noqa: E402
 
 ORIGIN = {"size": 3, "extent": (-1, 1, -1, 1), "batch_norm": "fixed", "progress": False}
 QUIET = {"batch_size": 10, "epochs": 2, "verbose": 0}
@@ -198,3 +200,59 @@ def test_the_example_of_the_docstring_runs(run_example):
     model.fit = lambda *args, **options: fit(*args, verbose=0, **options)
     run_example(LandscapeCallback, **names)
     assert len(Trajectory.open("runs/keras.zarr")) == 3
+
+
+LAYERS = {
+    "dense": (lambda: keras.layers.Dense(3, use_bias=False), (5,), 3),
+    "convolution": (lambda: keras.layers.Conv2D(4, 3, use_bias=False), (6, 6, 2), 4),
+    "transposed": (lambda: keras.layers.Conv2DTranspose(5, 3, use_bias=False), (6, 6, 2), 5),
+    "depthwise": (lambda: keras.layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False), (6, 6, 2), 4),
+    "einsum": (lambda: keras.layers.EinsumDense("abc,cd->abd", (None, 3)), (4, 5), 3),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_filter_of_a_random_direction_is_what_makes_one_output_feature(kind):
+    """Without filter k, and only without it, feature k is silent; and it has the trained filter's norm."""
+    make, shape, count = LAYERS[kind]
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Input(shape), make()])
+    variables = KerasVariables(model)
+    layout = ParameterLayout.from_json(ParameterLayout.of(variables).to_json())  # as a run has it
+    theta, inputs = layout.flatten(variables).detach(), torch.rand(2, *shape) + 0.1
+    directions = random.directions(theta.numpy(), layout, seed=1).vectors
+    for k in range(count):
+        moved = theta.clone()
+        view, numbered = random.filters(moved, layout[0])
+        place = np.unravel_index(k, [view.shape[axis] for axis in numbered])
+        at = tuple(place[numbered.index(i)] if i in numbered else slice(None) for i in range(view.ndim))
+        view[at] = 0
+        layout.assign(variables, moved)
+        features = np.abs(keras.ops.convert_to_numpy(model(inputs))).reshape(-1, count).max(axis=0)
+        assert np.flatnonzero(features == 0).tolist() == [k]
+        trained = random.filters(theta, layout[0])[0][at].norm()
+        for direction in directions:
+            drawn = random.filters(torch.from_numpy(direction), layout[0])[0][at].norm()
+            assert drawn == pytest.approx(float(trained), rel=1e-5)
+    layout.assign(variables, theta)
+
+
+def test_what_has_no_filter_stays_zero_and_tokens_are_embeddings_filters():
+    keras.utils.set_random_seed(0)
+    inputs = keras.layers.Input((6,))
+    inner = keras.layers.Embedding(11, 4)(inputs)
+    inner = keras.layers.LayerNormalization()(keras.layers.MultiHeadAttention(2, 3)(inner, inner))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GRU(5)(inner)))
+    variables = KerasVariables(model)
+    layout = ParameterLayout.of(variables)
+    theta = layout.flatten(variables).detach()
+    views = [layout.views(torch.from_numpy(v)) for v in random.directions(theta.numpy(), layout).vectors]
+    trained = layout.views(theta)
+    for view in views:
+        zero = {name for name, value in view.items() if not value.any()}
+        assert zero == {name for name in view if name.endswith(("bias", "gamma", "beta"))}
+        torch.testing.assert_close(
+            view["embedding/embeddings"].norm(dim=1), trained["embedding/embeddings"].norm(dim=1)
+        )
+        query = "multi_head_attention/query/kernel"  # (features, heads, size of a head)
+        torch.testing.assert_close(view[query].norm(dim=0), trained[query].norm(dim=0))

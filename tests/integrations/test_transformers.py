@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from landscape_hooks import Trajectory, analyze
+from landscape_hooks import Trajectory, analyze, record
+from landscape_hooks.store import open_run
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -134,6 +135,45 @@ def test_the_best_model_is_not_taken_for_the_last_iterate(tmp_path):
     trainer = make_trainer(tmp_path, bert(), LandscapeCallback(tmp_path / "run.zarr", every=100), Watch(), **options)
     trainer.train()
     np.testing.assert_array_equal(Trajectory.open(tmp_path / "run.zarr")[-1].weights, iterates[-1])
+
+
+@pytest.mark.parametrize(("make", "causal"), [(bert, False), (gpt2, True)], ids=["classifier", "language-model"])
+def test_labels_in_and_loss_out_without_a_trainer(make, causal, tmp_path):
+    """A plain loop over a model that computes its own loss; every point is what the model itself says there."""
+    model = make()
+    batches = [
+        {k: torch.stack([row[k] for row in part]) for k in part[0]} for part in _parts(rows(20, causal=causal), 8)
+    ]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    objective, where = (lambda m, batch: m(**batch).loss), tmp_path / "run.zarr"
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    recorder = record(model, optimizer, where, every=1, objective=objective, data=batches)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
+    for batch in batches:
+        optimizer.zero_grad()
+        objective(model, batch).backward()
+        optimizer.step()
+    recorder.close()
+    surface = analyze(where, size=(3, 2), progress=False, tune=False)
+    group, trajectory = open_run(where)[f"surfaces/{surface.name}"], Trajectory.open(where)
+    weigh = np.array([len(batch["labels"]) for batch in batches])
+
+    def by_the_model(weights):
+        trajectory.layout.assign(model, torch.from_numpy(np.asarray(weights, dtype=np.float32)))
+        with torch.no_grad():
+            return np.average([objective(model.eval(), batch).item() for batch in batches], weights=weigh)
+
+    for i, alpha in enumerate(surface.alpha):
+        for j, beta in enumerate(surface.beta):
+            weights = group["origin"][...] + alpha * group["directions"][0] + beta * group["directions"][1]
+            assert surface.loss[i, j] == pytest.approx(by_the_model(weights), rel=1e-4)
+    np.testing.assert_allclose(surface.path_loss, [by_the_model(s.weights) for s in trajectory], rtol=1e-4)
+
+
+def _parts(items, size):
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 class Stop(Exception):

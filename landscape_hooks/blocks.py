@@ -1,0 +1,45 @@
+"""Blocks: an array as long as the weights that is made block by block while it is stored, and is never held whole.
+
+In: snapshots of a trajectory. Out: pieces (columns, values), in order, which SurfaceWriter puts into the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """An array (..., D) by the function that makes its pieces: (columns, values (..., c))."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    pieces: Callable[[], Iterator[tuple[slice, NDArray[Any]]]]
+
+    @property
+    def size(self) -> int:
+        """Numbers in it."""
+        return int(np.prod(self.shape))
+
+    def whole(self) -> NDArray[Any]:
+        """All of it in memory, after all."""
+        found = np.empty(self.shape, self.dtype)
+        for columns, values in self.pieces():
+            found[..., columns] = values
+        return found
+
+
+def row_of(trajectory: Any, row: int, size: int, dtype: np.dtype[Any], width: int = 2**20) -> Blocks:
+    """(D,) the weights of one snapshot."""
+
+    def pieces() -> Iterator[tuple[slice, NDArray[Any]]]:
+        for start in range(0, size, width):
+            columns = slice(start, min(start + width, size))
+            yield columns, trajectory.block(slice(row, row + 1), columns)[0].astype(dtype, copy=False)
+
+    return Blocks((size,), dtype, pieces)

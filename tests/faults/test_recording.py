@@ -1,0 +1,177 @@
+"""One operation of the store goes wrong while a training is recorded: what was committed stays, the rest resumes."""
+
+import asyncio
+import threading
+from itertools import cycle
+
+import numpy as np
+import pytest
+import torch
+from zarr.storage import MemoryStore
+
+from landscape_hooks import Trajectory, capture, record, trajectory
+from landscape_hooks.errors import RecordingWarning, RunError
+from landscape_hooks.objective import Objective
+from landscape_hooks.store import open_run
+from tests.faults import training
+from tests.faults.store import KINDS, READS, WRITES, Faults, FaultyStore, some
+from tests.faults.training import Model, gradient, quietly, same, states, train
+
+END = 12
+EVERY = {"every": 1}
+
+SCENARIOS = {
+    "short rows share a file": dict(every=1),
+    "every row has a file": dict(every=2, patch={"SHARD_BYTES": 1, "GROWTH": 4}),
+    "arrays grow": dict(every=1, patch={"GROWTH": 3}),
+    "thinning": dict(keep=4),
+    "losses are said afterwards": dict(every=3, later=True),
+    "resuming": dict(every=2, before=dict(every=2, end=9), start=5),
+    "resuming a thinned run": dict(keep=4, before=dict(keep=4, end=9), start=9),
+    "resuming a run that was closed": dict(every=1, before=dict(every=1, end=3), start=3),
+    "overwriting": dict(every=3, before=dict(every=1, end=4), if_exists="overwrite"),
+    "with the loss": dict(every=6, loss=True),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def traced():
+    """The loss as record() traces it, once: what is tested here is how it is written."""
+    probe, rebuild = capture.Probe.collect(torch.ones(5, 1), 5)
+    return capture.trace(Model(), None, lambda model, batch: model(batch), probe, rebuild)
+
+
+class Scenario:
+    """A recording, on a copy of what was there before, with a fault or without."""
+
+    def __init__(self, name, monkeypatch, traced):
+        self.options = dict(SCENARIOS[name])
+        for key, value in self.options.pop("patch", {}).items():
+            monkeypatch.setattr(trajectory, key, value)
+        if self.options.pop("loss", False):
+            monkeypatch.setattr(capture, "trace", lambda *a, **k: traced)
+            self.options |= {"objective": lambda model, batch: model(batch), "data": torch.ones(5, 1)}
+        self.later = self.options.get("later", False)
+        self.start = self.options.get("start", 0)
+        self.resumed = self.start > 0
+        before = self.options.pop("before", None)
+        self.before = MemoryStore()
+        if before is not None:
+            train(self.before, **before)
+        self.overwritten = before is not None and not self.resumed
+        if self.resumed:
+            self.options["if_exists"] = "resume"
+        self.whole, faults = MemoryStore(dict(self.before._store_dict)), Faults(among=WRITES + READS)
+        train(FaultyStore(self.whole, faults), END, **self.options)
+        self.calls = faults.calls
+
+    def numbers(self, among):
+        return range(sum(operation in among for operation, _ in self.calls))
+
+    def run(self, faults):
+        """Meet the fault; then what is there, and what becomes of it, is checked."""
+        store = MemoryStore(dict(self.before._store_dict))
+        try:
+            confirmed, told = quietly(FaultyStore(store, faults), END, **self.options)
+            raised = False
+        except RunError as error:
+            confirmed, told, raised = [], [str(error)], True
+        assert faults.hit
+        assert told or faults.kind == "hangs", "a fault, and nobody was told"
+        found = training.trajectory(store)
+        if found is None:
+            assert raised or self.overwritten
+            assert not self.resumed
+            assert not confirmed
+        elif not (raised and self.overwritten):
+            training.check(found, later=self.later)
+            known = {*confirmed, *(Trajectory.open(self.before).steps.tolist() if self.resumed else [])}
+            # but for what resuming drops, and what a thinning schedule gives up later
+            kept = {s for s in known if s <= max(self.start, *confirmed, 0) and s in self.expected}
+            assert kept <= set(found.steps.tolist())
+        if faults.kind == "hangs":
+            same(found, Trajectory.open(self.whole), later=self.later)
+        self.go_on(store, found)
+
+    @property
+    def expected(self):
+        return set(Trajectory.open(self.whole).steps.tolist())
+
+    def go_on(self, store, found):
+        """The same training again, from where the run is: in the end nothing shows that there was a fault."""
+        options = dict(self.options)
+        if self.overwritten:
+            start = 0
+        elif found is None:  # nothing was there yet, so nothing is in the way
+            start, options["if_exists"] = 0, "error"
+        else:
+            start, options["if_exists"] = int(found.steps[found.steps < END].max(initial=0)), "resume"
+        train(store, END, **{**options, "start": start})
+        end = Trajectory.open(store)
+        training.check(end, later=self.later)
+        same(end, Trajectory.open(self.whole), later=self.later)
+        if "objective" in options:
+            assert Objective.load(open_run(store)).digest == Objective.load(open_run(self.whole)).digest
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_fault_at_some_calls_of_a_recording(name, monkeypatch, traced):
+    scenario = Scenario(name, monkeypatch, traced)
+    for number, kind in zip(some(scenario.numbers(WRITES)), cycle(KINDS), strict=False):
+        scenario.run(Faults(kind, number, metadata_last=number % 2 == 0))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_fault_at_every_write_of_a_recording(name, monkeypatch, traced):
+    scenario = Scenario(name, monkeypatch, traced)
+    for number in scenario.numbers(WRITES):
+        for kind in KINDS:
+            scenario.run(Faults(kind, number, metadata_last=number % 2 == 0))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["thinning", "resuming", "overwriting"])
+def test_an_error_at_every_read_of_a_recording(name, monkeypatch, traced):
+    scenario = Scenario(name, monkeypatch, traced)
+    for number in scenario.numbers(READS):
+        scenario.run(Faults("fails", number, READS))
+
+
+def test_a_store_that_hangs_holds_up_only_what_waits_for_it():
+    class Hanging(FaultyStore):
+        released = threading.Event()
+
+        async def set(self, key, value):
+            if "/c/" in key:
+                await asyncio.to_thread(self.released.wait, 60)
+            await super().set(key, value)
+
+    store = MemoryStore()
+    model = Model()
+    model.theta.data.copy_(torch.from_numpy(states(0)[0]))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recorder = record(model, optimizer, Hanging(store, Faults()), every=1, queue="drop")
+    depth = len(recorder._background._views)
+    for step in range(depth + 50):  # more than the queue takes: training goes on, what has no place is dropped
+        model.theta.grad = gradient(step)
+        optimizer.step()
+    assert recorder.dropped >= 50
+    assert len(Trajectory.open(store)) == 0
+    Hanging.released.set()
+    with pytest.warns(RecordingWarning, match="were dropped"):
+        recorder.close()
+    found = Trajectory.open(store)
+    assert found.steps[-1] == depth + 50
+    assert len(found) - (depth + 51 - recorder.dropped) in (0, 1)  # 1 where the last was dropped, and taken at the end
+    np.testing.assert_array_equal(found.block(), states(depth + 50)[found.steps])

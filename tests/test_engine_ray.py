@@ -1,0 +1,340 @@
+"""The Ray engine gives the bits of this machine's, whoever dies meanwhile. Real clusters, of one or two small nodes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ray = pytest.importorskip("ray")
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+from ray.cluster_utils import Cluster as RayCluster  # noqa: E402
+
+from landscape_hooks import analyze, gram, store  # noqa: E402
+from landscape_hooks import plane as plane_module  # noqa: E402
+from landscape_hooks.engines import Cluster  # noqa: E402
+from landscape_hooks.engines import ray as engine_module  # noqa: E402
+from landscape_hooks.errors import ObjectiveError, RunError  # noqa: E402
+from landscape_hooks.joined import Joined  # noqa: E402
+from landscape_hooks.recipe import Sources  # noqa: E402
+from landscape_hooks.surface import Surface  # noqa: E402
+from landscape_hooks.trajectory import Trajectory  # noqa: E402
+
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+COMPARED = ("loss", "loss_stderr", "evaluated", "path", "path_loss", "path_plane_loss", "path_distance")
+
+# a module of the user's own: the run it makes, and the same loss as live code that takes its time
+MODULE = """
+import os, time
+import torch
+from torch import nn
+from landscape_hooks import Objective, record
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 3))
+
+def samples():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(48, 8, generator=generator), torch.randint(0, 3, (48,), generator=generator)
+
+def train(path):
+    torch.set_num_threads(1)
+    model, (x, y), loss = network(), samples(), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with record(model, optimizer, path, every=2, criterion=loss, data=[(x[:24], y[:24]), (x[24:], y[24:])]):
+        for _ in range(12):
+            optimizer.zero_grad()
+            loss(model(x), y).backward()
+            optimizer.step()
+
+def slow():
+    def objective(model, batch):
+        time.sleep(0.02)
+        x, y = batch
+        return nn.functional.cross_entropy(model(x), y)
+    return Objective(network(), objective=objective, data=[samples()])
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working folder with the user's module and a run."""
+    home, before = tmp_path_factory.mktemp("work"), Path.cwd()
+    (home / "ray_user_code.py").write_text(MODULE)
+    os.chdir(home)
+    sys.path.insert(0, str(home))
+    import ray_user_code
+
+    ray_user_code.train("run.zarr")
+    yield home
+    sys.path.remove(str(home))
+    os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def cluster(folder):
+    made = RayCluster(initialize_head=True, head_node_args=NODE)
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture
+def connected(cluster):
+    """This process is connected already, as in a notebook: the engine leaves the connection as it found it."""
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield cluster
+    assert ray.is_initialized()
+    ray.shutdown()
+
+
+def run(**options):
+    return analyze("run.zarr", **{"progress": False, "tune": False, "size": (6, 7), **options})
+
+
+def assert_same(one, other):
+    for key in COMPARED:
+        np.testing.assert_array_equal(getattr(one, key), getattr(other, key), err_msg=key)
+
+
+def engine_of(paths, **options):
+    joined = Joined([Trajectory.open(path) for path in paths])
+    return engine_module.Engine(Cluster(**options), Sources.of(paths, joined, None, None, None), joined), joined
+
+
+# -- the same bits ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_norm": "interpolate", "metrics": ["accuracy"]},
+        {"directions": "random", "objective": "ray_user_code:slow", "size": (3, 4)},
+        {"stream": True, "tune": True, "adaptive": 0.05, "size": 9},
+    ],
+    ids=["run's own loss", "live code", "streamed, adaptive"],
+)
+def test_the_surface_is_that_of_this_machine_bit_for_bit(connected, options):
+    there = run(engine="ray", name="there", **options)
+    plan = json.dumps(there.attrs["plan"])
+    here = run(name="here", **{**options, "tune": False})
+    assert json.dumps(here.attrs["plan"]) == plan or options.get("tune")
+    assert_same(there, here)
+    for name in there.metrics:
+        np.testing.assert_array_equal(there.metrics[name], here.metrics[name])
+    assert there.attrs["definition"] == here.attrs["definition"]
+    assert "Ray workers" in there.attrs["report"][-1]
+
+
+def test_sums_over_blocks_are_the_same_whoever_computes_which(connected, monkeypatch):
+    monkeypatch.setattr(plane_module, "SPAN_BYTES", 4 * 7 * 20)
+    engine, trajectory = engine_of(["run.zarr"])
+    with engine:
+        trajectory = engine._joined
+        here = gram.matrix(trajectory)
+        assert len(plane_module.stretches(trajectory)[0]) > 5
+        np.testing.assert_array_equal(gram.matrix(trajectory, blocks=engine.stretches), here)
+        monkeypatch.setattr(engine_module, "HELD_BYTES", 3 * here.nbytes)  # no more than three wait for their turn
+        np.testing.assert_array_equal(gram.matrix(trajectory, blocks=engine.stretches), here)
+        whole = trajectory.block().astype(float)
+        whole -= whole[0]
+        np.testing.assert_allclose(here, whole @ whole.T, rtol=1e-12)
+        wanted = plane_module.Projection(whole[[1, 3]])
+        there = [part.products for _, part in engine.stretches(trajectory, 2, wanted)]
+        np.testing.assert_array_equal(there, [p.products for _, p in plane_module.map_stretches(trajectory, 2, wanted)])
+
+
+def test_what_this_machine_began_a_cluster_finishes(connected, monkeypatch):
+    from landscape_hooks import filling
+
+    real = filling.evaluate
+
+    def stopped(loss, points, **options):
+        for number, tile in enumerate(real(loss, points, **options)):
+            if number == 9:
+                raise KeyboardInterrupt
+            yield tile
+
+    monkeypatch.setattr(filling, "evaluate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(name="shared")
+    monkeypatch.undo()
+    assert Surface.open("run.zarr", "shared").evaluated.sum() == 9
+    assert_same(run(name="shared", engine="ray"), run(name="whole"))
+
+
+# -- whoever dies -------------------------------------------------------------------------------------------
+def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(cluster):
+    node = cluster.add_node(**{**NODE, "include_dashboard": None})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        lost = []
+        real = engine_module.Engine._received
+
+        def received(self, hand, todo):
+            done = real(self, hand, todo)
+            if done is None:
+                lost.append(len(todo))
+            return done
+
+        def remove_in_the_middle():
+            while "halved" not in store.open_run("run.zarr")["surfaces"]:
+                time.sleep(0.02)
+            while Surface.open("run.zarr", "halved").evaluated.sum() < 10:
+                time.sleep(0.02)
+            cluster.remove_node(node, allow_graceful=False)
+
+        thread = threading.Thread(target=remove_in_the_middle)
+        patch = pytest.MonkeyPatch()
+        patch.setattr(engine_module.Engine, "_received", received)
+        patch.setattr("landscape_hooks.filling.COMMIT_SECONDS", 0.0)
+        thread.start()
+        there = run(engine="ray", name="halved", objective="ray_user_code:slow", size=12, workers=2)
+        thread.join()
+        patch.undo()
+        assert lost, "the node held no tile when it was removed"
+    finally:
+        ray.shutdown()
+    assert_same(there, run(name="unhalved", objective="ray_user_code:slow", size=12))
+
+
+def test_kill_9_of_the_driver_and_the_same_command_goes_on(cluster):
+    options = {"objective": "ray_user_code:slow", "size": 10, "name": "killed"}
+    script = (
+        "from landscape_hooks import analysis, filling; filling.COMMIT_SECONDS = 0.0\n"
+        f"options = { ({'engine': 'ray', 'address': cluster.address, 'tune': False, **options})!r}\n"
+        "analysis.analyze('run.zarr', progress=False, **options)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script])
+    done = 0
+    while process.poll() is None and done < 10:
+        time.sleep(0.05)
+        try:
+            done = int(store.open_run("run.zarr")["surfaces/killed/evaluated"][...].sum())
+        except (KeyError, FileNotFoundError):
+            continue
+    process.kill()
+    process.wait()
+    assert 10 <= Surface.open("run.zarr", "killed").evaluated.sum() < 100
+    resumed = run(engine="ray", address=cluster.address, **options)
+    assert not ray.is_initialized()
+    assert_same(resumed, run(**{**options, "name": "whole"}))
+
+
+def test_ctrl_c_saves_what_is_there_and_ends_the_workers(cluster):
+    arguments = [
+        "analyze",
+        "run.zarr",
+        "--engine",
+        "ray",
+        "--address",
+        cluster.address,
+        "--no-tune",
+        "--name",
+        "stopped",
+    ]
+    arguments += ["--objective", "ray_user_code:slow", "--size", "60"]
+    command = [sys.executable, "-m", "landscape_hooks", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 90
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+        try:
+            if store.open_run("run.zarr")["surfaces/stopped/evaluated"][...].sum() > 0:
+                break
+        except (KeyError, FileNotFoundError):
+            continue
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "The same command goes on from there" in said
+    assert "loss/s" in said
+    assert "Traceback" not in said
+    assert 0 < Surface.open("run.zarr", "stopped").evaluated.sum() < 3600
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        deadline = time.monotonic() + 20
+        while ray.available_resources().get("CPU") != 1 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert ray.available_resources().get("CPU") == 1  # nobody holds the worker's place
+    finally:
+        ray.shutdown()
+
+
+def test_a_tile_that_ends_every_worker_is_an_error_and_not_an_endless_story(connected, folder):
+    engine, joined = engine_of(["run.zarr"])
+    with engine:
+        jobs = [engine_module.Job(0, "stretch", (0, ray.put(Deadly()), [slice(0, 8)], 1))]
+        with pytest.raises(ObjectiveError, match="3 workers in a row ended while they computed the same points"):
+            list(engine._results(jobs))
+        # and the engine is still of use
+        assert gram.matrix(joined, blocks=engine.stretches).shape == (7, 7)
+
+
+class Deadly:
+    """Work that ends the process it runs in."""
+
+    def __call__(self, blocks):
+        os._exit(1)
+
+    def __reduce__(self):
+        # by value: this module cannot be imported on a worker
+        return eval, ("type('Deadly', (), {'__call__': lambda self, blocks: __import__('os')._exit(1)})()",)
+
+
+# -- errors -------------------------------------------------------------------------------------------------
+def test_errors_say_what_was_found_and_what_mends_it(connected, tmp_path, monkeypatch):
+    with pytest.raises(ObjectiveError, match=r"No node .* has 1 CPUs and 0 GPUs altogether.*--worker-gpus"):
+        run(engine="ray", worker_gpus=1, name="none")
+    with pytest.raises(RunError, match="Workers in other processes cannot read"):
+        analyze(store.open_run(memory_copy("run.zarr")), engine="ray", progress=False)
+    with pytest.raises(ObjectiveError, match="--engine ray"):
+        run(address="auto")
+    elsewhere = tmp_path / "gone.zarr"
+    engine, joined = engine_of(["run.zarr"])
+    object.__setattr__(engine._sources, "runs", (str(elsewhere),))
+    with engine, pytest.raises(ObjectiveError, match=r"A worker on .*There is nothing at .*gone\.zarr.*all nodes can"):
+        gram.matrix(joined, blocks=engine.stretches)
+    engine, joined = engine_of(["run.zarr"])
+    object.__setattr__(engine._sources, "digest", "another")
+    with engine, pytest.raises(ObjectiveError, match="other snapshots here"):
+        gram.matrix(joined, blocks=engine.stretches)
+
+
+def memory_copy(path):
+    """A run in this process's memory."""
+    import zarr
+
+    memory = zarr.storage.MemoryStore()
+    root = zarr.create_group(memory, attributes=dict(store.open_run(path).attrs))
+    assert root.attrs
+    return memory
+
+
+@pytest.mark.parametrize("kind", ["nobody", "silent", "nonsense"])
+def test_an_address_that_does_not_answer_is_said_in_seconds(folder, kind, monkeypatch):
+    monkeypatch.setattr(engine_module, "ANSWER_SECONDS", 1.0)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if kind == "silent":
+            listener.listen()
+        address = "nonsense" if kind == "nonsense" else f"127.0.0.1:{listener.getsockname()[1]}"
+        start = time.monotonic()
+        with pytest.raises(ObjectiveError, match=r"No Ray cluster answers at .*ray start --head"):
+            run(engine="ray", address=address)
+        assert time.monotonic() - start < 10
