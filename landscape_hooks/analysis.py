@@ -271,8 +271,9 @@ def _check(
 
 def _check_computable(loss: PlaneLoss, joined: Joined, origin: int, engine: Any) -> None:
     """The loss can be computed at the origin, before anything stored is replaced."""
+    run, place = joined.place(origin)
     try:
-        list(engine.snapshots(loss, joined, [origin]))
+        list(engine.snapshots(loss, joined.parts[run], [place]))
     except LandscapeError:
         raise
     except Exception as error:

@@ -13,6 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import RunError
+from landscape_hooks.store import put_attribute
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Commit:
 
     def write(self, group: Any) -> None:
         """Make it count."""
-        group.attrs[self.KEY] = asdict(self)
+        put_attribute(group, self.KEY, asdict(self))
 
     @property
     def places(self) -> NDArray[np.intp]:

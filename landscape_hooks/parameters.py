@@ -305,39 +305,39 @@ class Locator:
 
     def _learn(self) -> None:
         kind = "_parameters" if self._layout.kind == "parameter" else "_buffers"
-        self._edges: list[tuple[dict[str, Any], str, Any]] = []
-        self._places: list[tuple[dict[str, Any], str, Any]] = []
+        edges: list[tuple[dict[str, Any], str, Any]] = []
         wanted = {entry.name for entry in self._layout}
         places = {}
         stack = [("", self._model)]
         while stack:
             prefix, module = stack.pop()
             while (inner := _peel(module)) is not None:
-                self._edges += [(module._modules, name, child) for name, child in module._modules.items()]
+                edges += [(module._modules, name, child) for name, child in module._modules.items()]
                 module = inner
             for name, tensor in module.__dict__[kind].items():
                 if prefix + name in wanted:
                     places[prefix + name] = (module.__dict__[kind], name, tensor.shape)
             for name, child in module._modules.items():
-                self._edges.append((module._modules, name, child))
+                edges.append((module._modules, name, child))
                 if child is not None:
                     stack.append((f"{prefix}{name}.", child))
-        self._places = [places[name] for name in self._layout.names] if wanted == places.keys() else []
+        found = [places[name] for name in self._layout.names] if wanted == places.keys() else []
+        # as bound look-ups and lists to compare with: all of it is done again at every snapshot
+        self._modules = [(owner.get, name) for owner, name, _ in edges]
+        self._children = [child for _, _, child in edges]  # held, so that no other module gets one of their ids
+        self._ids = [id(child) for child in self._children]
+        self._tensors = [(owner.get, name) for owner, name, _ in found]
+        self._shapes = [shape for _, _, shape in found]
 
     def __call__(self) -> list[torch.Tensor]:
-        tensors = [owner.get(name) for owner, name, _ in self._places]
-        if (
-            len(tensors) == len(self._layout)
-            and all(owner.get(name) is child for owner, name, child in self._edges)
-            and all(
-                tensor is not None and tensor.shape == shape
-                for tensor, (_, _, shape) in zip(tensors, self._places, strict=True)
-            )
-        ):
-            return tensors  # type: ignore[return-value]
-        tensors = self._layout.tensors(self._model)  # type: ignore[assignment]
+        if len(self._tensors) == len(self._layout):
+            tensors = [get(name) for get, name in self._tensors]
+            shapes = [getattr(tensor, "shape", None) for tensor in tensors]
+            if shapes == self._shapes and [id(get(name)) for get, name in self._modules] == self._ids:
+                return tensors
+        tensors = self._layout.tensors(self._model)
         self._learn()
-        return tensors  # type: ignore[return-value]
+        return tensors
 
 
 def unwrap(model: torch.nn.Module) -> torch.nn.Module:
@@ -356,10 +356,9 @@ def copy_into(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) 
     """Copy tensors into views of a vector; one fused call where all of them allow it."""
     import torch
 
-    with torch.no_grad():
-        reals = [real_view(tensor) for tensor in sources]
-        if reals:
-            torch._foreach_copy_(list(targets), reals)
+    if sources:
+        with torch.no_grad():
+            torch._foreach_copy_(list(targets), [t if t.is_floating_point() else real_view(t) for t in sources])
 
 
 def real_view(tensor: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ has one part; a run recorded by several ranks of a sharded training has one for 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -137,3 +138,22 @@ class Part:
                     f"While it was being read, a recorder went on and replaced the snapshot of step {self.steps[i]}",
                     mend="Open the trajectory again, or wait until the training has finished",
                 )
+
+
+def disagreements(parts: Sequence[Part]) -> list[int]:
+    """Steps that some ranks of a sharded training recorded and others passed by.
+
+    Ranks may be ahead of each other, with recording as with thinning: what one of them has not come to yet is no
+    disagreement, nor are snapshots taken because recording ended there.
+    """
+    if not all(len(part.steps) for part in parts):
+        return []
+    last = min(int(part.steps[-1]) for part in parts)
+    first = min(int(part.steps[0]) for part in parts)
+    stride = max(1, *(part.commit.stride for part in parts))
+    tails = {int(part.steps[-1]) for part in parts if part.commit.tail}
+    taken = [
+        {step for step in part.steps.tolist() if step <= last and (step - first) % stride == 0} - tails
+        for part in parts
+    ]
+    return sorted(set().union(*taken) - set.intersection(*taken))

@@ -232,8 +232,9 @@ class Projection:
 
 
 def add_up(parts: Iterator[Any]) -> Any:
-    """The sum, in the order given; the first part is overwritten."""
+    """The sum, in the order given; the first part is overwritten, unless it came read-only from another process."""
     total = next(parts)
+    total = np.require(total, requirements="W") if isinstance(total, np.ndarray) else total
     for part in parts:
         total += part
     return total

@@ -140,10 +140,13 @@ class Trajectory(Sequence[Snapshot]):
         row = self.layout.size * self.dtype.itemsize + self.buffer_layout.size * 4
         at_once = max(1, READ_BYTES // max(1, row))
         for start in range(0, len(numbers), at_once):
-            some = np.asarray(numbers[start : start + at_once], dtype=np.intp)
-            weights, buffers = self._read(some), self._parts[0].matrix("buffers", self._rows[0][some], slice(None))
-            for place, own, beside in zip(some, weights, buffers, strict=True):
-                yield self._snapshot(int(place), own, beside)
+            # a function of its own lets go of these before the next are read: of a large model, one is in memory
+            yield from self._together(np.asarray(numbers[start : start + at_once], dtype=np.intp))
+
+    def _together(self, some: NDArray[np.intp]) -> Iterator[Snapshot]:
+        weights, buffers = self._read(some), self._parts[0].matrix("buffers", self._rows[0][some], slice(None))
+        for place, own, beside in zip(some, weights, buffers, strict=True):
+            yield self._snapshot(int(place), own, beside)
 
     # -- what is known of every snapshot -----------------------------------------------------------------
     @cached_property
@@ -348,6 +351,11 @@ class TrajectoryWriter:
         """Bytes of one snapshot's weights and buffers."""
         return sum(self._arrays[n].shape[1] * self._arrays[n].dtype.itemsize for n in ("weights", "buffers"))
 
+    def room(self, most: int) -> int:
+        """Snapshots to write together next, at most `most`: such that they do not begin a file without filling it."""
+        file = self._files["weights"].rows
+        return min(most, file - self.commit.rows % file) if file > 1 else most
+
     def last_row(self) -> NDArray[Any]:
         """(D,) weights of the last snapshot."""
         return self._arrays["weights"][int(self.commit.places[-1])]
@@ -384,9 +392,12 @@ class TrajectoryWriter:
         """Fill in scalars of a committed snapshot that became known after it; nothing if it was thinned out."""
         if step in self.steps:
             place = int(self.commit.places[self.steps.index(step)])
+            if step != self.steps[-1]:  # perhaps in a file that is no longer in memory
+                for files in self._files.values():
+                    files.forget(self.commit.places.tolist())
             for name, value in scalars.items():
                 if value is not None:
-                    store.put_files(self._group.store, self._files[name].put([place], np.array([value])))
+                    store.put_files(self._group.store, self._files[name].put([place], np.array([value]), counted=True))
 
     def retain(self, steps: Iterable[int], stride: int) -> None:
         """Keep only the snapshots of these steps; the places of the others become free."""

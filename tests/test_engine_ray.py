@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 
 ray = pytest.importorskip("ray")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -114,6 +115,14 @@ def assert_same(one, other):
         np.testing.assert_array_equal(getattr(one, key), getattr(other, key), err_msg=key)
 
 
+def evaluated(name):
+    """Points of a surface that are in the run; 0 while it is being created."""
+    try:
+        return int(store.open_run("run.zarr")[f"surfaces/{name}/evaluated"][...].sum())
+    except (KeyError, FileNotFoundError):
+        return 0
+
+
 def engine_of(paths, **options):
     joined = Joined([Trajectory.open(path) for path in paths])
     return engine_module.Engine(Cluster(**options), Sources.of(paths, joined, None, None, None), joined), joined
@@ -193,9 +202,7 @@ def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(cluster):
             return done
 
         def remove_in_the_middle():
-            while "halved" not in store.open_run("run.zarr")["surfaces"]:
-                time.sleep(0.02)
-            while Surface.open("run.zarr", "halved").evaluated.sum() < 10:
+            while evaluated("halved") < 10:
                 time.sleep(0.02)
             cluster.remove_node(node, allow_graceful=False)
 
@@ -224,10 +231,7 @@ def test_kill_9_of_the_driver_and_the_same_command_goes_on(cluster):
     done = 0
     while process.poll() is None and done < 10:
         time.sleep(0.05)
-        try:
-            done = int(store.open_run("run.zarr")["surfaces/killed/evaluated"][...].sum())
-        except (KeyError, FileNotFoundError):
-            continue
+        done = evaluated("killed")
     process.kill()
     process.wait()
     assert 10 <= Surface.open("run.zarr", "killed").evaluated.sum() < 100
@@ -254,11 +258,8 @@ def test_ctrl_c_saves_what_is_there_and_ends_the_workers(cluster):
     deadline = time.monotonic() + 90
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
-        try:
-            if store.open_run("run.zarr")["surfaces/stopped/evaluated"][...].sum() > 0:
-                break
-        except (KeyError, FileNotFoundError):
-            continue
+        if evaluated("stopped") > 0:
+            break
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
@@ -289,20 +290,21 @@ def test_a_tile_that_ends_every_worker_is_an_error_and_not_an_endless_story(conn
 class Deadly:
     """Work that ends the process it runs in."""
 
-    def __call__(self, blocks):
-        os._exit(1)
-
     def __reduce__(self):
         # by value: this module cannot be imported on a worker
-        return eval, ("type('Deadly', (), {'__call__': lambda self, blocks: __import__('os')._exit(1)})()",)
+        return eval, ("type('Deadly', (), {'join': lambda self, parts: __import__('os')._exit(1)})()",)
 
 
 # -- errors -------------------------------------------------------------------------------------------------
 def test_errors_say_what_was_found_and_what_mends_it(connected, tmp_path, monkeypatch):
+    import ray_user_code
+
+    memory = zarr.storage.MemoryStore()
+    ray_user_code.train(memory)
     with pytest.raises(ObjectiveError, match=r"No node .* has 1 CPUs and 0 GPUs altogether.*--worker-gpus"):
         run(engine="ray", worker_gpus=1, name="none")
     with pytest.raises(RunError, match="Workers in other processes cannot read"):
-        analyze(store.open_run(memory_copy("run.zarr")), engine="ray", progress=False)
+        analyze(memory, engine="ray", progress=False)
     with pytest.raises(ObjectiveError, match="--engine ray"):
         run(address="auto")
     elsewhere = tmp_path / "gone.zarr"
@@ -314,16 +316,6 @@ def test_errors_say_what_was_found_and_what_mends_it(connected, tmp_path, monkey
     object.__setattr__(engine._sources, "digest", "another")
     with engine, pytest.raises(ObjectiveError, match="other snapshots here"):
         gram.matrix(joined, blocks=engine.stretches)
-
-
-def memory_copy(path):
-    """A run in this process's memory."""
-    import zarr
-
-    memory = zarr.storage.MemoryStore()
-    root = zarr.create_group(memory, attributes=dict(store.open_run(path).attrs))
-    assert root.attrs
-    return memory
 
 
 @pytest.mark.parametrize("kind", ["nobody", "silent", "nonsense"])

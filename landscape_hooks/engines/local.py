@@ -54,20 +54,24 @@ def points(loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:
 
 def snapshots(loss: PlaneLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
     """Yield the losses at the snapshots `numbers` themselves; the tile's index counts within `numbers`."""
+    upcoming = trajectory.snapshots(numbers)
     if _alone(loss, len(numbers)):
         with threads(loss.plan.threads):
-            for i, snapshot in enumerate(trajectory.snapshots(numbers)):
-                value = loss.measure_snapshot(snapshot.weights, snapshot.buffers)
-                yield _tile(np.array([i]), value[None])
+            for i in range(len(numbers)):
+                yield _tile(np.array([i]), _of_snapshot(loss, next(upcoming))[None])
         return
     slots = _Slots(loss, AHEAD * loss.plan.workers)
-    upcoming = trajectory.snapshots(numbers)
 
     def job(slot: int, index: NDArray[np.intp]) -> tuple[str, Any]:
         slots.fill(slot, next(upcoming))
         return "slot", slot
 
     yield from _shared(loss, [np.array([i]) for i in range(len(numbers))], job, slots=slots)
+
+
+def _of_snapshot(loss: PlaneLoss, snapshot: Any) -> torch.Tensor:
+    """Its loss; nothing holds the snapshot when the next one is read."""
+    return loss.measure_snapshot(snapshot.weights, snapshot.buffers)
 
 
 def apart(work: Callable[[], Result]) -> Result:
