@@ -13,6 +13,7 @@ from landscape_hooks.version import __version__
 
 if TYPE_CHECKING:
     from landscape_hooks.analysis import analyze as analyze
+    from landscape_hooks.checksum import Damage as Damage
     from landscape_hooks.errors import LandscapeError as LandscapeError
     from landscape_hooks.figure import contour_figure as contour_figure
     from landscape_hooks.figure import loss_figure as loss_figure
@@ -41,6 +42,7 @@ _HOME = {
     "Snapshot": "trajectory",
     "ParameterLayout": "parameters",
     "ParameterEntry": "parameters",
+    "Damage": "checksum",
     "Objective": "objective",
     "Evaluation": "objective",
     "analyze": "analysis",
