@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from landscape_hooks.engines import local
+from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.plan import Plan, cores, forks, threads
 from landscape_hooks.winograd import applies

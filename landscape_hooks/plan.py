@@ -70,7 +70,7 @@ class Plan:
         counts = {"workers": MOST_WORKERS, "threads": MOST_WORKERS, "chunk": 2**31, "tile": 2**31, "stack": 2**31}
         ways = {
             "layout": ("contiguous", "channels_last"), "fold": (False, True), "fuse": (False, True),
-            "winograd": (False, True),             "precision": ("float32", "bfloat16"),
+            "winograd": (False, True), "precision": ("float32", "bfloat16"),
         }  # fmt: skip
         if not isinstance(stored, dict) or not {"workers", "threads"} <= stored.keys() <= counts.keys() | ways.keys():
             return None

@@ -74,10 +74,6 @@ def _of_snapshot(loss: PlaneLoss, snapshot: Any) -> torch.Tensor:
     return loss.measure_snapshot(snapshot.weights, snapshot.buffers)
 
 
-def apart(work: Callable[[], Result]) -> Result:
-    """`work()` under the conditions of a worker: in a forked process of one thread, or here where that fails."""
-
-
 def apart(work: Callable[[], Result], count: int) -> list[Result]:
     """What `work()` returns in each of `count` forked processes of one thread at the same time, as workers are.
 
