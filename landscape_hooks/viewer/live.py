@@ -81,8 +81,9 @@ class Follower:
         assert self._seen.surface is not None
         latest = surface.resolve_name(root, None)
         base = self._seen.surface
-        if latest != self._name or _digest(root, latest) != base.attrs.get("trajectory_digest"):
-            base = Surface.open(root)  # a newer analysis takes the place of the old one
+        unfinished = not (base.complete and base.paths)
+        if latest != self._name or unfinished or _digest(root, latest) != base.attrs.get("trajectory_digest"):
+            base = Surface.open(root)  # a newer analysis takes the place of the old one, or goes on
             self._name = base.name
             self._seen = replace(self._seen.of_surface(base), title=self._seen.title)
             extended = extend(root, base) or base
