@@ -423,8 +423,11 @@ def _precision_cost(loss: PlaneLoss, objective: Any, grid: Grid, engine: Any) ->
     for row, each in zip(found, (loss, exact), strict=True):
         for tile in evaluate(each, spots, engine=engine):
             row[tile.index] = tile.loss
-    error = np.max(np.abs(found[0] / found[1] - 1))
-    return [f"{loss.plan.precision} changes the loss by up to {error:.1%} at {len(spots)} points tried."]
+    coarse, true = found[:, np.isfinite(found).all(axis=0) & (found[1] != 0)]
+    if not len(true):
+        return [f"What {loss.plan.precision} changes could not be measured: no loss was finite and above 0."]
+    error = np.abs(coarse / true - 1).max()
+    return [f"{loss.plan.precision} changes the loss by up to {error:.1%} at {len(true)} points tried."]
 
 
 def _check_not_all_nan(surface: Surface) -> None:

@@ -31,6 +31,8 @@ ALONE = time.thread_time
 
 CHUNKS = (64, 128, 256)
 REPEATS = 2
+LONG = 1.0
+"""Seconds after which a way is not timed again: on a busy machine the search would take minutes."""
 STACKS = (1, 4, 16)
 """Points together that are tried on a GPU."""
 GPU_TILE = 16
@@ -193,7 +195,8 @@ def _throughput(loss: PlaneLoss, plan: Plan) -> float:
 
 
 def _timed(loss: PlaneLoss, plan: Plan, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds a point in this process: the best of three, after one that warms up."""
+    """Seconds a point in this process: the best of three (of fewer where it takes long), after one that warms up."""
+    begun = time.perf_counter()
     with threads(plan.threads):
         loss.at(0.0, 0.0)
         best = float("inf")
@@ -201,6 +204,8 @@ def _timed(loss: PlaneLoss, plan: Plan, clock: Callable[[], float] = time.perf_c
             start = clock()
             loss.at(0.0, 0.0)
             best = min(best, clock() - start)
+            if time.perf_counter() - begun > LONG:
+                break
     return best
 
 

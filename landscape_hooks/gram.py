@@ -86,7 +86,7 @@ def _mirrored(upper: Floats) -> Floats:
     """The symmetric matrix of its upper triangle, row by row in place."""
     for row in range(len(upper)):
         upper[row + 1 :, row] = upper[row, row + 1 :]
-    return upper
+    return upper.T  # rows first, as it is read from a run: sums over it then have the same last bits
 
 
 def stored(root: Any, trajectory: Any, *, blocks: Any = map_stretches, keep: bool = True) -> Floats:

@@ -159,7 +159,7 @@ class Mesh:
         Raises
         ------
         SurfaceError
-            the grid is smaller than 2 x 2, its axes do not increase, or no loss is finite.
+            the grid is smaller than 2 x 2, its axes do not increase, or no loss is computed yet or finite.
         """
         rows, columns = surface.shape
         if rows < 2 or columns < 2:
@@ -170,6 +170,11 @@ class Mesh:
             )
         if not all(np.isfinite(axis).all() and (np.diff(axis) > 0).all() for axis in (surface.alpha, surface.beta)):
             raise SurfaceError("The coordinates of the grid do not increase", expected="increasing alpha and beta")
+        if not surface.present.any():
+            raise SurfaceError(
+                f"The surface '{surface.name}' is begun, but no point of it is computed yet",
+                mend="Wait for the analysis, or go on with it: landscape-hooks analyze RUN",
+            )
         loss = np.where(surface.present, surface.loss, np.nan)
         transform = Height.choose(loss, height, clip)
         valid = np.isfinite(loss)

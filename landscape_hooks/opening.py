@@ -95,6 +95,7 @@ def open_for(
     return Opened(root, writer, layout, buffer_layout, resumed, ranks, lock)
 
 
+@run_store.writes
 def _lock(store: Any, if_exists: str) -> RunLock:
     if if_exists == "error":
         run_store.check_no_run(store)  # the plainer thing to say, where both are true

@@ -18,6 +18,7 @@ from typing import Any
 import zarr
 from zarr.storage import LocalStore
 
+from landscape_hooks import checked
 from landscape_hooks.errors import RunError
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.filling import digest_of
@@ -158,8 +159,10 @@ class Kitchen:
 
 def stored_plane(root: Any, surface: str, stream: bool) -> Any:
     """The plane of a surface in the run: in memory, or left in the run (`stream`)."""
-    group = root[f"surfaces/{surface}"]
-    return StoredPlane(group) if stream else Plane(group["origin"][...], group["directions"][...])
+    group = checked.group(root, f"surfaces/{surface}")
+    if group is None:
+        raise checked.damaged(f"The surface '{surface}' is not there any more")
+    return StoredPlane(group) if stream else Plane(checked.read(group, "origin"), checked.read(group, "directions"))
 
 
 def named_metric(objective: Any, name: str) -> Any:

@@ -66,7 +66,8 @@ class Follower:
             try:
                 found = self.look()
             except (LandscapeError, OSError, KeyError, ValueError) as error:
-                # A snapshot thinned out while it was read, or a run that is gone: the picture stays, and says so.
+                # A snapshot thinned out while it was read, a surface that is being replaced, or a run that is gone: the
+                # picture stays, and says so.
                 self.trouble = str(error)
                 continue
             self.trouble = ""
