@@ -38,7 +38,8 @@ _ASSERTIONS = ("_assert", "sym_constrain_range", "_check")
 _INTERNAL = re.compile(
     r"_(unsafe_view|to_copy|conj|neg_view|softmax|log_softmax|weight_norm|transformer_encoder_layer_fwd"
     r"|native_multi_head_attention|scaled_dot_product_\w+|local_scalar_dense|shape_as_tensor|reshape_alias"
-    r"|pack_padded_sequence|pad_packed_sequence)\Z"
+    r"|pack_padded_sequence|pad_packed_sequence"
+    r"|_(and|or|xor|lshift|rshift)__)\Z"  # what the operators between masks and whole numbers are called
 )
 # kinds of arguments that are no plain data
 _REACHING = ("Storage", "Generator", "Stream", "QScheme")

@@ -334,3 +334,23 @@ def test_a_loss_between_samples_is_never_cut_into_smaller_batches(objective_of):
         )
         assert found.mean == pytest.approx(np.mean(values), rel=1e-6)
         assert found.stderr == pytest.approx(np.std(values, ddof=1) / math.sqrt(2), rel=1e-5)
+
+
+def test_masks_joined_by_operators_are_captured():
+    """`&`, `|` and `^` between tensors are operations whose names begin with underscores."""
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x):
+            inside = ((x > -1) & (x < 1)) | ((x > 2) ^ (x > 3))
+            return torch.where(inside, self.linear(x), 0.0)
+
+    torch.manual_seed(0)
+    model, data = Masked(), (3 * torch.randn(12, 4), torch.randn(12, 4))
+    objective = captured(model, criterion=nn.MSELoss(), data=data)
+    with torch.no_grad():
+        expected = nn.functional.mse_loss(model(data[0]), data[1]).item()
+    assert objective.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-6)

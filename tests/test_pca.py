@@ -157,7 +157,7 @@ def test_the_run_keeps_its_gram_matrix_and_computes_new_rows_only(tmp_path, monk
     scalars = {"step": range(6, 10), "epoch": [0.0] * n, "loss": [0.0] * n, "wall_time": range(106, 110)}
     writer.append(Rows(weights[6:10], np.empty((n, 0), np.float32), scalars, np.zeros((n, 1))))
     np.testing.assert_allclose(gram.stored(root, Trajectory.open(path)), real(weights[:10]), rtol=1e-6)
-    np.testing.assert_array_equal(asked[1], np.arange(6))
+    assert asked[1] is None  # nothing of the matrix is believed when snapshots were taken anew
 
 
 def test_what_has_no_components_is_refused():
