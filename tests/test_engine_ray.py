@@ -201,6 +201,15 @@ def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(cluster):
                 lost.append(len(todo))
             return done
 
+        together = []
+        hand_out = engine_module.Engine._hand_out
+
+        def both_work(self, todo):
+            # the grid's tiles are given out once both workers have started, one on each node
+            together.extend([True] * (sum(hand.hello is None for hand in self._hands) == 2))
+            if together or len(todo) < 100:
+                hand_out(self, todo)
+
         def remove_in_the_middle():
             while evaluated("halved") < 10:
                 time.sleep(0.02)
@@ -209,6 +218,7 @@ def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(cluster):
         thread = threading.Thread(target=remove_in_the_middle)
         patch = pytest.MonkeyPatch()
         patch.setattr(engine_module.Engine, "_received", received)
+        patch.setattr(engine_module.Engine, "_hand_out", both_work)
         patch.setattr("landscape_hooks.filling.COMMIT_SECONDS", 0.0)
         thread.start()
         there = run(engine="ray", name="halved", objective="ray_user_code:slow", size=12, workers=2)
