@@ -13,26 +13,50 @@ from landscape_hooks.version import __version__
 
 if TYPE_CHECKING:
     from landscape_hooks.analysis import analyze as analyze
+    from landscape_hooks.checksum import Damage as Damage
     from landscape_hooks.errors import LandscapeError as LandscapeError
     from landscape_hooks.figure import contour_figure as contour_figure
+    from landscape_hooks.figure import loss_figure as loss_figure
+    from landscape_hooks.figure import surface_figure as surface_figure
+    from landscape_hooks.objective import Evaluation as Evaluation
     from landscape_hooks.objective import Objective as Objective
+    from landscape_hooks.parameters import ParameterEntry as ParameterEntry
+    from landscape_hooks.parameters import ParameterLayout as ParameterLayout
+    from landscape_hooks.ply import read_ply as read_ply
     from landscape_hooks.ply import write_ply as write_ply
     from landscape_hooks.recorder import Recorder as Recorder
     from landscape_hooks.recorder import record as record
+    from landscape_hooks.report import random_walk_ratio as random_walk_ratio
+    from landscape_hooks.surface import Path as Path
     from landscape_hooks.surface import Surface as Surface
     from landscape_hooks.trajectory import Snapshot as Snapshot
     from landscape_hooks.trajectory import Trajectory as Trajectory
+    from landscape_hooks.viewer.look import Look as Look
+    from landscape_hooks.viewer.offscreen import render as render
+    from landscape_hooks.viewer.window import view as view
 
 _HOME = {
     "record": "recorder",
     "Recorder": "recorder",
     "Trajectory": "trajectory",
     "Snapshot": "trajectory",
+    "ParameterLayout": "parameters",
+    "ParameterEntry": "parameters",
+    "Damage": "checksum",
     "Objective": "objective",
+    "Evaluation": "objective",
     "analyze": "analysis",
     "Surface": "surface",
+    "Path": "surface",
+    "random_walk_ratio": "report",
     "write_ply": "ply",
+    "read_ply": "ply",
     "contour_figure": "figure",
+    "surface_figure": "figure",
+    "loss_figure": "figure",
+    "render": "viewer.offscreen",
+    "view": "viewer.window",
+    "Look": "viewer.look",
     "LandscapeError": "errors",
 }
 

@@ -6,7 +6,6 @@ surface.py; report.py says in words what came out.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +21,7 @@ from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
 from landscape_hooks.evaluate import POLICIES, PlaneLoss, buffer_directions, evaluate, evaluate_path
 from landscape_hooks.grid import Grid, parse_extent, parse_size
 from landscape_hooks.joined import Joined, origin_row
-from landscape_hooks.plan import Plan, threads
+from landscape_hooks.plan import MOST_WORKERS, Plan, threads
 from landscape_hooks.plane import Moments, Plane, Projection
 from landscape_hooks.recipe import Sources, named_metric, stored_plane
 from landscape_hooks.sources import (
@@ -32,7 +31,7 @@ from landscape_hooks.sources import (
     resolve_objective,
 )
 from landscape_hooks.surface import Surface, check_name
-from landscape_hooks.version import __version__
+from landscape_hooks.versions import versions
 
 
 def analyze(
@@ -184,6 +183,8 @@ def analyze(
         attrs = {
             **_definition(directions, found, joined, origin, target, policy, grid),
             "extent_rule": "given" if wanted is not None else "covers the path",
+            "objective": _source(objective),
+            "data": _source(data),
             "seed": int(seed),
             "engine": engine,
             "device": str(where),
@@ -258,15 +259,15 @@ def _check(
         check_name(name)
     if precision not in ("float32", "bfloat16"):
         raise ObjectiveError(f"Found the precision '{precision}'", expected="float32 or bfloat16")
-    if workers is not None and workers < 1:
-        raise ObjectiveError(f"Found workers={workers}", expected="at least 1")
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+        raise ObjectiveError(f"Found workers={workers}", expected=f"1 to {MOST_WORKERS}")
     if adaptive is not None and not 0 < adaptive < 1:
         raise PlaneError(f"Found adaptive={adaptive:g}", expected="a relative error between 0 and 1, like 0.01")
 
     if samples is not None and samples < 1:
         raise ObjectiveError(f"Found samples={samples}", expected="at least 1")
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise PlaneError(f"Found seed={seed!r}", expected="a whole number from 0 on")
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+        raise PlaneError(f"Found seed={seed!r}", expected="a whole number from 0 to 2⁶³ - 1")
 
 
 def _check_computable(loss: PlaneLoss, joined: Joined, origin: int, engine: Any) -> None:
@@ -283,6 +284,11 @@ def _check_computable(loss: PlaneLoss, joined: Joined, origin: int, engine: Any)
             expected="samples that the model and the criterion take",
             mend="Check --data, or the data and the criterion of --objective",
         ) from error
+
+
+def _source(given: Any) -> str:
+    """Where the objective or the data came from, for whoever verifies the surface."""
+    return "of the run" if given is None else given if isinstance(given, str) else "given in the call"
 
 
 def _policy(batch_norm: str | None, objective: Any) -> str:
@@ -403,7 +409,7 @@ def _definition(
         "data_digest": objective.digest,
         "extent": grid.extent,
         "trajectory_digest": filling.digest_of(joined),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -417,8 +423,11 @@ def _precision_cost(loss: PlaneLoss, objective: Any, grid: Grid, engine: Any) ->
     for row, each in zip(found, (loss, exact), strict=True):
         for tile in evaluate(each, spots, engine=engine):
             row[tile.index] = tile.loss
-    error = np.max(np.abs(found[0] / found[1] - 1))
-    return [f"{loss.plan.precision} changes the loss by up to {error:.1%} at {len(spots)} points tried."]
+    coarse, true = found[:, np.isfinite(found).all(axis=0) & (found[1] != 0)]
+    if not len(true):
+        return [f"What {loss.plan.precision} changes could not be measured: no loss was finite and above 0."]
+    error = np.abs(coarse / true - 1).max()
+    return [f"{loss.plan.precision} changes the loss by up to {error:.1%} at {len(true)} points tried."]
 
 
 def _check_not_all_nan(surface: Surface) -> None:
@@ -428,17 +437,3 @@ def _check_not_all_nan(surface: Surface) -> None:
             expected="a loss that is finite somewhere",
             mend="Check the probe data and the objective for NaN; landscape-hooks info RUN shows the recorded losses",
         )
-
-
-def _versions() -> dict[str, str]:
-    import sklearn
-    import zarr
-
-    return {
-        "landscape_hooks": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scikit-learn": sklearn.__version__,
-        "zarr": zarr.__version__,
-    }

@@ -53,6 +53,7 @@ def close_of(store: Any) -> None:
     for recorder in list(_live):
         if _address(recorder.store) == _address(store):
             recorder.close()
+    _wait()
 
 
 def close_soon(recorder: Closable) -> None:
@@ -64,7 +65,7 @@ def close_soon(recorder: Closable) -> None:
 
 def _address(store: Any) -> Any:
     local = isinstance(store, str | os.PathLike) and "://" not in str(store)
-    return os.path.abspath(store) if local else store
+    return os.path.realpath(store) if local else store
 
 
 def _close_all() -> None:
@@ -73,6 +74,11 @@ def _close_all() -> None:
             recorder.close()
         except LandscapeError as error:
             warnings.warn(RecordingWarning(str(error)))
-    for thread in _closing:  # the optimizer was local to a function that returned as the script's last act
+    _wait()  # the optimizer was local to a function that returned as the script's last act
+
+
+def _wait() -> None:
+    """Until recorders whose optimizers are gone are closed."""
+    for thread in list(_closing):
         if thread.is_alive() and os.getpid() == _registered_in:
             thread.join()

@@ -21,6 +21,7 @@ from landscape_hooks.engines import local
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.plan import Plan, cores, forks, threads
+from landscape_hooks.winograd import applies
 
 TOLERANCE = 1e-5
 """A way of computing whose loss differs by more than this (relative) from the plain one is not taken."""
@@ -30,6 +31,8 @@ ALONE = time.thread_time
 
 CHUNKS = (64, 128, 256)
 REPEATS = 2
+LONG = 1.0
+"""Seconds after which a way is not timed again: on a busy machine the search would take minutes."""
 STACKS = (1, 4, 16)
 """Points together that are tried on a GPU."""
 GPU_TILE = 16
@@ -68,7 +71,8 @@ def choose(loss: PlaneLoss, points: int, *, workers: int | None = None, precisio
     expected = _timed(base.apply(short), base)
     if expected * full * points < 2.0:
         return replace(base, workers=1, seconds=expected * full)
-    single = local.apart(lambda: _best_single(short, base)) if limit > 1 else _best_single(short, base)
+    apart = local.apart(lambda: _best_single(short, base), 1) if limit > 1 else []
+    single = apart[0] if apart else _best_single(short, base)
     found = _best_over_cores(short, base, single, limit, fixed=workers is not None)
     seconds = found.seconds * full
     return replace(found, seconds=seconds, tile=max(1, min(64, int(0.05 / max(seconds * found.workers, 1e-6)))))
@@ -137,6 +141,10 @@ def _best_single(short: PlaneLoss, base: Plan) -> Plan:
         if start == one or (fuses[0] and layout != "contiguous" and not fused) or not _agrees(start, short, reference):
             continue
         best = min(best, replace(start, seconds=_timed(start.apply(short), start, ALONE)), key=lambda p: p.seconds)
+    if best.layout == "channels_last" and best.fuse and applies(short.objective.kernel.graph):
+        trial = replace(best, winograd=True)
+        if _agrees(trial, short, reference):
+            best = min(best, replace(trial, seconds=_timed(trial.apply(short), trial, ALONE)), key=lambda p: p.seconds)
     for chunk in chunks:
         trial = replace(best, chunk=chunk)
         if chunk != best.chunk and _agrees(trial, short, reference):
@@ -146,20 +154,25 @@ def _best_single(short: PlaneLoss, base: Plan) -> Plan:
 
 def _best_over_cores(short: PlaneLoss, base: Plan, single: Plan, limit: int, *, fixed: bool) -> Plan:
     """Processes or threads: the throughput of each, all cores at work, against the plain loop and one process."""
-    trials = [replace(single, workers=limit, threads=max(1, base.threads // limit) if fixed else 1), base]
+    seconds = {base: float("inf")}
+    threaded = replace(single, threads=base.threads)
     if not fixed:
-        trials += [replace(single, threads=base.threads)] if base.threads > 1 else []
-        trials += [single] if limit > 1 else []
-    seconds: dict[Plan, float] = {}
-    for trial in trials * REPEATS:  # in turns, so that a busy moment of the machine does not hit one of them only
-        try:
-            took = _throughput(trial.apply(short), trial)
-            seconds[trial] = min(took, seconds.get(trial, took))
-        except ObjectiveError:  # a loss that takes gradients itself: torch cannot do that in a forked process
-            if fixed:
-                raise
+        seconds[single] = single.seconds
+        if base.threads > 1:
+            seconds[threaded] = float("inf")
+    for _ in range(REPEATS):  # in turns, so that a busy moment of the machine does not hit one of them only
+        for trial in [t for t in (base, threaded) if t in seconds]:
+            seconds[trial] = min(seconds[trial], _timed(trial.apply(short), trial))
+    several = replace(single, workers=limit, threads=max(1, base.threads // limit) if fixed else 1)
+    if fixed:
+        seconds[several] = _throughput(several.apply(short), several)
+    elif limit > 1:
+        # by the time each of them was running: on a busy machine the clock on the wall speaks for whoever waits least
+        alone = local.apart(lambda: _timed(several.apply(short), several, ALONE), limit)
+        if alone:  # a loss that takes gradients itself: torch cannot do that in a forked process
+            seconds[several] = sum(alone) / limit**2
     # where the number of processes was asked for, the plain loop is only what they are compared with
-    best = trials[0] if fixed else min(seconds, key=seconds.__getitem__)
+    best = several if fixed else min(seconds, key=seconds.__getitem__)
     return replace(best, seconds=seconds[best], speedup=seconds[base] / seconds[best])
 
 
@@ -182,7 +195,8 @@ def _throughput(loss: PlaneLoss, plan: Plan) -> float:
 
 
 def _timed(loss: PlaneLoss, plan: Plan, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds a point in this process: the best of three, after one that warms up."""
+    """Seconds a point in this process: the best of three (of fewer where it takes long), after one that warms up."""
+    begun = time.perf_counter()
     with threads(plan.threads):
         loss.at(0.0, 0.0)
         best = float("inf")
@@ -190,6 +204,8 @@ def _timed(loss: PlaneLoss, plan: Plan, clock: Callable[[], float] = time.perf_c
             start = clock()
             loss.at(0.0, 0.0)
             best = min(best, clock() - start)
+            if time.perf_counter() - begun > LONG:
+                break
     return best
 
 
@@ -202,7 +218,7 @@ def _agrees(plan: Plan, short: PlaneLoss, reference: list[float]) -> bool:
     """Whether this way runs and gives the reference losses."""
     try:
         found = _values(plan.apply(short))
-    except (RuntimeError, ValueError, TypeError, AttributeError):
+    except (ObjectiveError, RuntimeError, ValueError, TypeError, AttributeError):
         return False
     return _close(found, reference, plan.precision)
 

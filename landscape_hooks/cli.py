@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from landscape_hooks.errors import LandscapeError
+from landscape_hooks.errors import LandscapeError, printable
 from landscape_hooks.version import __version__
 
 COMMANDS = ("demo", "info", "analyze", "export", "view", "render")
@@ -66,13 +66,13 @@ def main(arguments: list[str] | None = None) -> Any:
         print("\nStopped.", file=sys.stderr)
         sys.exit(130)
     except LandscapeError as error:
-        print(f"landscape-hooks: {error}", file=sys.stderr)
+        print(f"landscape-hooks: {printable(error)}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         # the reader of a pipe (head, less) went away: nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:  # a full disk, a folder that is no longer there, no right to write
-        where = error.filename or "a file"
-        print(f"landscape-hooks: {where} cannot be read or written ({error.strerror or error}).", file=sys.stderr)
+        where, why = error.filename or "A file", error.strerror or error
+        print(f"landscape-hooks: {printable(f'{where} cannot be read or written ({why})')}.", file=sys.stderr)
         sys.exit(2)

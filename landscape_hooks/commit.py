@@ -9,10 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
+from landscape_hooks import checked
 from landscape_hooks.errors import RunError
+from landscape_hooks.store import put_attribute
+
+FREE_ROWS = 2**20
+"""Rows that are counted on the record's word alone; beyond them, the file of their steps accounts for them."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +48,27 @@ class Commit:
     @classmethod
     def read(cls, group: Any) -> Commit:
         """The record as the store holds it now."""
-        fresh = zarr.open_group(group.store, path=group.path, mode="r", zarr_format=3)
-        found = dict(fresh.attrs).get(cls.KEY)
+        found = dict(checked.fresh(group).attrs).get(cls.KEY)
         if not isinstance(found, dict):
             raise RunError("The run's trajectory has no commit record", mend="Record it again")
+        numbers = {
+            key: checked.whole(found.get(key, 0), f"'{key}' of the commit record")
+            for key in ("rows", "generation", "stride")
+        }
         order = found.get("order")
-        return cls(
-            rows=int(found["rows"]),
-            order=None if order is None else tuple(int(place) for place in order),
-            generation=int(found.get("generation", 0)),
-            stride=int(found.get("stride", 0)),
-            tail=bool(found.get("tail", False)),
-        )
+        if order is not None:
+            if not isinstance(order, list) or len(order) != numbers["rows"]:
+                raise checked.damaged("The commit record's 'order' does not list as many rows as it counts")
+            order = tuple(checked.whole(place, "A row in the commit record's 'order'") for place in order)
+            if len(set(order)) < len(order):
+                raise checked.damaged("The commit record's 'order' names a row twice")
+        elif numbers["rows"] > FREE_ROWS:
+            checked.afford(checked.array(group, "step"), 8 * numbers["rows"], "step", free=8 * FREE_ROWS)
+        return cls(**numbers, order=order, tail=bool(found.get("tail", False)))
 
     def write(self, group: Any) -> None:
         """Make it count."""
-        group.attrs[self.KEY] = asdict(self)
+        put_attribute(group, self.KEY, asdict(self))
 
     @property
     def places(self) -> NDArray[np.intp]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from landscape_hooks import checked
 from landscape_hooks import surface as surfaces
+from landscape_hooks.errors import printable
 from landscape_hooks.store import KEY, open_run
 from landscape_hooks.surface import Surface
 from landscape_hooks.trajectory import Trajectory
@@ -26,7 +28,8 @@ def describe(store: Any) -> dict[str, Any]:
     trajectory = Trajectory.open(root)
     times = trajectory.wall_times
     losses = trajectory.losses
-    objective = dict(root["objective"].attrs) if "objective" in root else {}
+    stored = checked.group(root, "objective")
+    objective = dict(stored.attrs) if stored is not None else {}
     return {
         "run": str(store),
         "format": root.attrs[KEY]["format"],
@@ -44,7 +47,7 @@ def describe(store: Any) -> dict[str, Any]:
         "ended": _time(times[-1]) if len(times) else None,
         "last_logged_loss": next((float(x) for x in losses[::-1] if not math.isnan(x)), None),
         "objective": {key: objective[key] for key in ("loss", "samples", "batch_size", "torch") if key in objective}
-        if objective.get("complete") else None,
+        if objective.get("complete") is True else None,
         "surfaces": [_describe_surface(Surface.open(root, name)) for name in surfaces.names(root)],
     }  # fmt: skip
 
@@ -77,7 +80,8 @@ def description_text(d: dict[str, Any]) -> str:
         lines.append(f"  recorded    {d['started']} to {d['ended']} (UTC)")
     if d["objective"]:
         o = d["objective"]
-        lines.append(f"  objective   {o['loss']} over {o['samples']} samples in batches of {o['batch_size']}")
+        loss, samples, size = (o.get(key, "?") for key in ("loss", "samples", "batch_size"))
+        lines.append(f"  objective   {loss} over {samples} samples in batches of {size}")
     else:
         lines.append("  objective   none: analyze needs --objective module:function")
     if not d["surfaces"]:
@@ -88,11 +92,22 @@ def description_text(d: dict[str, Any]) -> str:
         guessed = f", {s['interpolation']}" if s["interpolation"] else ""
         lines.append(f"  surface     {s['name']}: {s['size'][0]}×{s['size'][1]}{policy}{state}{guessed}")
         lines += [f"    {sentence}" for sentence in s.get("report", ())]
-    return "\n".join(lines)
+    return "\n".join(printable(line) for line in lines)
+
+
+def plain(value: Any) -> Any:
+    """`value` as strict JSON knows it: a NaN or inf among a stranger's attributes becomes null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _time(seconds: float) -> str | None:
-    return None if math.isnan(seconds) else datetime.fromtimestamp(float(seconds), UTC).strftime("%Y-%m-%d %H:%M:%S")
+    if not 0 <= seconds < 2**36:  # NaN, or a time that no calendar of Python's knows
+        return None
+    return datetime.fromtimestamp(float(seconds), UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _bytes(count: float) -> str:

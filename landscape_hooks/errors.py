@@ -6,6 +6,16 @@ catches the leaf it cares about.
 
 from __future__ import annotations
 
+LONGEST = 2000
+"""Characters of a text that are shown."""
+
+
+def printable(text: object) -> str:
+    """A text as a terminal, a header or a figure can take it: one line, control characters written out, not endless."""
+    shown = str(text)[:LONGEST]
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+    return shown + "..." * (len(str(text)) > LONGEST)
+
 
 class LandscapeError(Exception):
     """Something the user can mend.
@@ -32,6 +42,10 @@ class LandscapeError(Exception):
 
 class RunError(LandscapeError):
     """A store is not a run, is of an unknown format, or its trajectory cannot serve the purpose."""
+
+
+class DamagedRunError(RunError):
+    """What a run holds is not what the format says."""
 
 
 class LayoutError(LandscapeError):

@@ -56,11 +56,34 @@ def contour_figure(
         for number, path in enumerate(_shown(surface)):
             _draw_path(axes, path, colors.path_color(number), alone=len(_shown(surface)) == 1)
         _frame(axes, surface)
-        axes.set_title(_title(surface), loc="left", fontsize=11, fontweight="bold", color=INK, pad=22)
+        _head(axes, _title(surface), figure.get_figwidth(), pad=22)
         axes.text(0, 1.022, caption(surface, mesh.height), transform=axes.transAxes, fontsize=7.5, color="#5a6475")
         if _shown(surface):
-            axes.legend(loc="best", fontsize=8, framealpha=0.92, edgecolor="none", facecolor="white", borderpad=0.7)
+            _legend(figure, axes)
     return figure
+
+
+def _head(axes: Axes, title: str, inches: float, **options: Any) -> None:
+    """The title, in letters as small as its length asks for."""
+    size = float(np.clip(11 * 9.4 * inches / max(len(title), 1), 6.5, 11))
+    axes.set_title(title, loc="left", fontsize=size, fontweight="bold", color=INK, **options)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Below the axes, where it covers nothing, in as many columns as its words leave room for."""
+    from matplotlib.transforms import offset_copy
+
+    handles, labels = axes.get_legend_handles_labels()
+    inches = [0.5 + 0.06 * len(label) for label in labels]
+    columns = int(np.clip(figure.get_figwidth() / max(inches), 1, min(3, len(labels))))
+    columns = len(labels) if sum(inches) < figure.get_figwidth() - 0.3 else columns
+    rows = -(-len(labels) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.1 + 0.19 * rows)
+    place = offset_copy(axes.transAxes, figure, x=-30, y=-32, units="points")  # below the axis' name
+    axes.legend(
+        handles, labels, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=place, ncols=columns, fontsize=8,
+        frameon=False, borderaxespad=0,
+    )  # fmt: skip
 
 
 def caption(surface: Surface, height: Height) -> str:
@@ -74,15 +97,23 @@ def caption(surface: Surface, height: Height) -> str:
     return "  ·  ".join(parts)
 
 
+def _plain(text: str) -> str:
+    """A name that is not taken for a formula."""
+    return text.replace("$", r"\$")
+
+
 def _title(surface: Surface) -> str:
-    runs = [path.label for path in surface.paths if path.label]
+    runs = [_plain(path.label) for path in surface.paths if path.label]
     what = {"pca": "the plane of its main directions", "random": "a random filter-normalised plane"}
-    plane = what.get(str(surface.attrs.get("directions")), f"the plane '{surface.attrs.get('directions')}'")
+    plane = what.get(
+        str(surface.attrs.get("directions")), f"the plane '{_plain(str(surface.attrs.get('directions')))}'"
+    )
     plane = plane.replace("its", "their") if len(runs) > 1 else plane
     if surface.attrs.get("directions") not in what and not surface.attrs.get("directions"):
         plane = "a plane"
     where = "along a line" if min(surface.shape) == 1 else f"in {plane}"
-    around = ", ".join(runs) if len(runs) <= 2 else f"{len(runs)} runs"
+    around = ", ".join(runs)
+    around = around if len(runs) == 1 or (len(runs) == 2 and len(around) <= 45) else f"{len(runs)} runs"
     return f"Loss around {around} {where}" if runs else f"Loss {where}"
 
 
@@ -200,7 +231,7 @@ def _draw_path(axes: Axes, path: Path, color: str, *, alone: bool) -> None:
 
     points = path.coordinates
     case = [patheffects.withStroke(linewidth=3.4, foreground=HALO), patheffects.Normal()]
-    name = path.label or "path"
+    name = _plain(path.label) or "path"
     axes.plot(
         *points.T,
         color=color,
@@ -229,7 +260,7 @@ def _draw_path(axes: Axes, path: Path, color: str, *, alone: bool) -> None:
 
 
 def _frame(axes: Axes, surface: Surface) -> None:
-    labels = axis_labels(surface)
+    labels = [_plain(label) for label in axis_labels(surface)]
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.set_xlim(surface.alpha[0], surface.alpha[-1])
@@ -262,18 +293,18 @@ def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> 
         for number, path in enumerate(_shown(surface)):
             axes.plot(
                 path.coordinates[:, along], path.loss, ".-", color=colors.path_color(number), markersize=3.5,
-                linewidth=0.8, label=f"{path.label or 'path'}: loss at the snapshot",
+                linewidth=0.8, label=f"{_plain(path.label) or 'path'}: loss at the snapshot",
             )  # fmt: skip
         finite = loss[np.isfinite(loss)]
         if len(finite) and finite.min() > 0 and finite.max() / finite.min() > 10:
             axes.set_yscale("log")
-        axes.set_xlabel(axis_labels(surface)[along])
+        axes.set_xlabel(_plain(axis_labels(surface)[along]))
         axes.set_ylabel("loss on the probe samples")
         axes.grid(color="#e3e6eb", linewidth=0.6)
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        axes.set_title(_title(surface), loc="left", fontsize=11, fontweight="bold", color=INK)
+        _head(axes, _title(surface), figure.get_figwidth())
         axes.legend(fontsize=8, frameon=False)
     return figure
 
@@ -287,7 +318,7 @@ def loss_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.6)) -> 
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         every: list[NDArray[np.float64]] = []
         for number, path in enumerate(_shown(surface)):
-            color, name = colors.path_color(number), path.label or "path"
+            color, name = colors.path_color(number), _plain(path.label) or "path"
             upper.fill_between(
                 path.step, path.loss - path.loss_stderr, path.loss + path.loss_stderr, color=color, alpha=0.2, lw=0
             )
@@ -342,8 +373,10 @@ def surface_figure(
             drape = mesh.drape(path.coordinates)
             lifted = drape.points + np.array([0, 0, 0.01 * np.ptp(mesh.height.bounds)])
             axes.plot(*lifted.T, color="white", linewidth=3.2, zorder=4)
-            axes.plot(*lifted.T, color=colors.path_color(number), linewidth=1.7, zorder=5, label=path.label or "path")
-        labels = axis_labels(surface)
+            axes.plot(
+                *lifted.T, color=colors.path_color(number), linewidth=1.7, zorder=5, label=_plain(path.label) or "path"
+            )
+        labels = [_plain(label) for label in axis_labels(surface)]
         axes.set_xlabel(labels[0], fontsize=8)
         axes.set_ylabel(labels[1], fontsize=8)
         axes.set_zlabel("loss", fontsize=8)
@@ -353,6 +386,6 @@ def surface_figure(
         axes.tick_params(labelsize=7, pad=1)
         axes.view_init(*view)
         axes.set_box_aspect((1.2, 1.0, 0.62))
-        axes.set_title(_title(surface), loc="left", fontsize=11, fontweight="bold", color=INK)
+        _head(axes, _title(surface), figure.get_figwidth())
         figure.text(0.02, 0.015, caption(surface, mesh.height), fontsize=7.5, color="#5a6475")
     return figure

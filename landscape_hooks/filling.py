@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from landscape_hooks import checked
 from landscape_hooks.adaptive import Refinement
 from landscape_hooks.errors import PlaneError
 from landscape_hooks.evaluate import PlaneLoss, Tile, evaluate
 from landscape_hooks.grid import Grid
 from landscape_hooks.plan import Plan
 from landscape_hooks.store import remove_group
-from landscape_hooks.surface import SurfaceWriter, names
+from landscape_hooks.surface import Surface, SurfaceWriter, names
 
 COMMIT_SECONDS = 1.0
 """Finished points are committed to the store at least this often: what a kill can cost."""
@@ -50,10 +51,11 @@ def begin(
     """
     definition = _digest(grid, {key: value for key, value in attrs.items() if key != "engine"}, defining)
     stored_name = name if part is None else f"{name}.part-{part[0]}-of-{part[1]}"
-    stored = dict(root[f"surfaces/{stored_name}"].attrs) if stored_name in names(root) else {}
-    resumed = not fresh and stored.get("definition") == definition and "plan" in stored
-    if resumed:
-        writer, chosen = SurfaceWriter.resume(root, stored_name), Plan(**stored["plan"])
+    stored = dict(checked.group(root, f"surfaces/{stored_name}").attrs) if stored_name in names(root) else {}
+    known = Plan.from_json(stored.get("plan"))
+    resumed = not fresh and stored.get("definition") == definition and known is not None
+    if resumed and known is not None:
+        writer, chosen = SurfaceWriter.resume(root, stored_name), known
     else:
         chosen = plan()
         attrs = {**attrs, "definition": definition, "plan": chosen.to_json()}
@@ -171,7 +173,7 @@ def parse_part(part: str | None) -> Part | None:
         return None
     try:
         k, n = (int(v) for v in part.split("/"))
-        if not 1 <= k <= n:
+        if not 1 <= k <= n <= 2**31:
             raise ValueError
     except ValueError as error:
         raise PlaneError(f"Found the part '{part}'", expected="k/n with 1 ≤ k ≤ n, like 1/4") from error
@@ -181,12 +183,13 @@ def parse_part(part: str | None) -> Part | None:
 def _take_over_parts(root: Any, name: str, definition: str, writer: SurfaceWriter) -> None:
     """Copy what parts of the same definition have computed, and remove them once all of it is committed."""
     for other in names(root):
-        group = root[f"surfaces/{other}"]
+        group = checked.group(root, f"surfaces/{other}")
         if not other.startswith(f"{name}.part-") or group.attrs.get("definition") != definition:
             continue
-        found = np.flatnonzero(group["evaluated"][...].ravel() & ~writer.evaluated.ravel())
+        part = Surface.open(root, other)
+        found = np.flatnonzero(part.evaluated.ravel() & ~writer.evaluated.ravel())
         if len(found):
-            writer.write(found, group["loss"][...].ravel()[found], group["loss_stderr"][...].ravel()[found])
+            writer.write(found, part.loss.ravel()[found], part.loss_stderr.ravel()[found])
         remove_group(root, f"surfaces/{other}")
 
 

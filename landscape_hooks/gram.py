@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk  # loaded before its threads are limited, so that sums have the same bits everywhere
 
-from landscape_hooks import schema, store
+from landscape_hooks import checked, schema, store
 from landscape_hooks.joined import origin_row
 from landscape_hooks.plane import add_up, map_stretches
 
@@ -86,7 +86,7 @@ def _mirrored(upper: Floats) -> Floats:
     """The symmetric matrix of its upper triangle, row by row in place."""
     for row in range(len(upper)):
         upper[row + 1 :, row] = upper[row, row + 1 :]
-    return upper
+    return upper.T  # rows first, as it is read from a run: sums over it then have the same last bits
 
 
 def stored(root: Any, trajectory: Any, *, blocks: Any = map_stretches, keep: bool = True) -> Floats:
@@ -100,6 +100,7 @@ def stored(root: Any, trajectory: Any, *, blocks: Any = map_stretches, keep: boo
     return gram
 
 
+@checked.guard("gram")
 def forget(root: Any) -> None:
     """Remove the stored matrix."""
     store.remove_group(root, "gram")
@@ -116,19 +117,24 @@ def _read(root: Any, trajectory: Any) -> tuple[Floats | None, NDArray[np.intp]]:
     A snapshot is known by its step and time; without the first one, from which displacements are taken, nothing is.
     """
     nothing = None, np.empty(0, dtype=np.intp)
-    if "gram" not in root or not root["gram"].attrs.get("complete"):
+    group = checked.group(root, "gram")
+    if group is None or not group.attrs.get("complete"):
         return nothing
-    group = root["gram"]
-    keys = list(zip(group["step"][...].tolist(), group["wall_time"][...].tolist(), strict=True))
+    sizes, arrays = checked.Sizes(), {}
+    for name in ("step", "wall_time", "matrix"):
+        arrays[name] = checked.read(root, f"gram/{name}")
+        sizes.check(f"gram/{name}", arrays[name].shape)
+    keys = list(zip(arrays["step"].tolist(), arrays["wall_time"].tolist(), strict=True))
     place = {key: i for i, key in enumerate(keys)}
     now = list(zip(trajectory.steps.tolist(), trajectory.wall_times.tolist(), strict=True))
     if not keys or now[0] != keys[0]:
         return nothing
     rows = np.array([i for i, key in enumerate(now) if key in place], dtype=np.intp)
     chosen = [place[now[i]] for i in rows]
-    return group["matrix"][...][np.ix_(chosen, chosen)], rows
+    return arrays["matrix"][np.ix_(chosen, chosen)], rows
 
 
+@checked.guard("gram")
 @store.writes
 def _write(root: Any, trajectory: Any, gram: Floats) -> None:
     """Store the matrix; the attribute `complete` comes last and makes it count."""

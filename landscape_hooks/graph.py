@@ -15,7 +15,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,16 +23,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.errors import LandscapeError, ObjectiveError
 
 # aten operations that reach outside the tensors they are given
 _FORBIDDEN = frozenset({"from_file", "save", "_save", "load", "set_", "set_data", "record_stream", "from_blob"})
 # families that trust their arguments (indices into memory, packed weights) instead of checking them
 _UNCHECKED = re.compile(
-    r"sparse|nested|quantiz|mkldnn|unsafe_(set|masked|index|put)|_unsafe(?!_view)|storage|_reinterpret"
+    r"sparse|nested|quantiz|mkldnn|_backward|unsafe_(set|masked|index|put)|_unsafe(?!_view)|storage|_reinterpret"
 )
 # assertions about shapes that tracing leaves behind: they compute nothing
 _ASSERTIONS = ("_assert", "sym_constrain_range", "_check")
+
+# internal operations, whose names begin with an underscore, trust their callers; these are what tracing leaves behind
+_INTERNAL = re.compile(
+    r"_(unsafe_view|to_copy|conj|neg_view|softmax|log_softmax|weight_norm|transformer_encoder_layer_fwd"
+    r"|native_multi_head_attention|scaled_dot_product_\w+|local_scalar_dense|shape_as_tensor|reshape_alias"
+    r"|pack_padded_sequence|pad_packed_sequence)\Z"
+)
+# kinds of arguments that are no plain data
+_REACHING = ("Storage", "Generator", "Stream", "QScheme")
+
+_LARGEST = 2**63
 
 _ARITHMETIC: dict[str, Callable[..., Any]] = {
     **{
@@ -57,6 +68,8 @@ _DTYPES = {str(d).removeprefix("torch."): d for d in vars(torch).values() if isi
 _FORMATS = {str(f).removeprefix("torch."): f for f in (torch.contiguous_format, torch.preserve_format,
                                                        torch.channels_last, torch.channels_last_3d)}  # fmt: skip
 _LAYOUTS = {"strided": torch.strided}
+
+_WAY_OUT = "Give the loss by hand: landscape-hooks analyze RUN --objective module:function"
 
 BATCH_NORM = "aten.batch_norm.default"
 INSTANCE_NORM = "aten.instance_norm.default"
@@ -128,7 +141,10 @@ class LossGraph:
 
     def copy(self) -> LossGraph:
         """The same graph with nodes of its own, whose functions may be replaced (fusing.py)."""
-        return LossGraph(self.inputs, [replace(node) for node in self.nodes], self.outputs)
+        graph = LossGraph(self.inputs, [replace(node) for node in self.nodes], self.outputs)
+        for node, mine in zip(graph.nodes, self.nodes, strict=True):
+            node.function = mine.function  # which may have been replaced before
+        return graph
 
     # -- running ---------------------------------------------------------------------------------------
     def __call__(
@@ -156,7 +172,17 @@ class LossGraph:
             values[entry.name] = data[int(entry.target)] if entry.kind == "data" else state[entry.target]
         if device is None:
             device = next((t.device for t in values.values() if isinstance(t, Tensor)), torch.device("cpu"))
-        out = self._run(values, statistics, device)
+        try:
+            out = self._run(values, statistics, device)
+        except LandscapeError:
+            raise
+        except Exception as error:  # whatever torch makes of operations that anybody may have written down
+            first = next((line for line in str(error).splitlines() if line.strip()), "no message")
+            raise ObjectiveError(
+                f"The stored loss cannot be computed on the probe samples ({type(error).__name__}: {first})",
+                expected="samples that the model and the criterion take",
+                mend=f"Check --data. {_WAY_OUT}",
+            ) from error
         return out[0] if len(out) == 1 else out
 
     def _run(self, values: dict[str, Any], statistics: str, device: torch.device) -> list[Any]:
@@ -188,6 +214,27 @@ class LossGraph:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         """Sent to another process as the JSON that a run stores."""
         return LossGraph.from_json, (self.to_json(),)
+
+    def check_inputs(
+        self, *, parameters: Container[str], buffers: Container[str], constants: Container[str], data: int
+    ) -> None:
+        """Every input stands for something that is there, and the result is one value.
+
+        Raises
+        ------
+        ObjectiveError
+            one of them does not.
+        """
+        known: dict[str, Container[str]] = {"parameter": parameters, "buffer": buffers, "constant": constants}
+        known["data"] = [str(number) for number in range(data)]
+        for entry in self.inputs:
+            if entry.target not in known.get(entry.kind, ()):
+                raise ObjectiveError(
+                    f"The loss graph takes the {entry.kind} '{entry.target}', which the run does not have",
+                    mend=_WAY_OUT,
+                )
+        if len(self.outputs) != 1 or not isinstance(self.outputs[0], Ref):
+            raise ObjectiveError(f"The loss graph has {len(self.outputs)} results", expected="one", mend=_WAY_OUT)
 
     def parameters(self) -> set[str]:
         """Names of the parameters that the loss is computed from."""
@@ -227,7 +274,7 @@ class LossGraph:
         }
 
     @classmethod
-    def from_json(cls, text: str) -> LossGraph:
+    def from_json(cls, text: str | bytes) -> LossGraph:
         """Read a graph; anything but known operations over earlier values is refused.
 
         Raises
@@ -239,8 +286,7 @@ class LossGraph:
             return cls._from_plain(json.loads(text))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             raise ObjectiveError(
-                f"The loss graph in the run cannot be read ({type(error).__name__}: {error})",
-                mend="Give the loss by hand: landscape-hooks analyze RUN --objective module:function",
+                f"The loss graph in the run cannot be read ({type(error).__name__}: {error})", mend=_WAY_OUT
             ) from error
 
     @classmethod
@@ -258,7 +304,12 @@ class LossGraph:
         ]
         graph = cls(inputs, nodes, _decode(plain["outputs"]))
         known = {i.name for i in inputs}
+        if len(known) < len(inputs) or not isinstance(graph.outputs, list):
+            raise ValueError("two inputs have one name, or the results are no list")
         for node in nodes:
+            _check_node(node)
+            if node.name in known:
+                raise ValueError(f"the name {node.name} occurs twice")
             if missing := [r for r in references((node.args, node.kwargs)) if r not in known]:
                 raise ValueError(f"node {node.name} uses {missing[0]}, which no earlier node computes")
             known.add(node.name)
@@ -303,6 +354,20 @@ class LossGraph:
                 inputs.append(Input(str(name), "constant", key))
         nodes, outputs = _convert(program.graph_module)
         return cls(inputs, nodes, outputs), constants
+
+
+def _check_node(node: Node) -> None:
+    """A node has arguments, those that its sub-graph or its context takes."""
+    if not isinstance(node.args, list):
+        raise TypeError(f"the arguments of {node.name} are no list")
+    if node.op in (BATCH_NORM, INSTANCE_NORM) and len(node.args) != 9:
+        raise ValueError(f"the normalisation {node.name} has {len(node.args)} arguments, not 9")
+    if node.scope is None:
+        return
+    if len(node.scope.inputs) != len(node.args) or any(entry.kind != "data" for entry in node.scope.inputs):
+        raise ValueError(f"the sub-graph of {node.name} takes other arguments than it is given")
+    with _context(node.op, node.kwargs):
+        pass
 
 
 # -- normalisation layers -----------------------------------------------------------------------------------
@@ -415,17 +480,45 @@ def _plain_argument(value: Any) -> Any:
 # -- checked look-up and JSON -------------------------------------------------------------------------------
 def _resolve(op: str) -> Callable[..., Any]:
     if op in _ARITHMETIC:
-        return _ARITHMETIC[op]
+        return _Bounded(op)
     parts = op.split(".")
     if len(parts) == 3 and parts[0] == "aten" and all(_NAME.match(p) for p in parts) and _allowed(parts[1]):
         packet = getattr(torch.ops.aten, parts[1], None)
         if isinstance(packet, torch._ops.OpOverloadPacket) and parts[2] in packet.overloads():
-            return getattr(packet, parts[2])
+            overload = getattr(packet, parts[2])
+            arguments = overload._schema.arguments
+            reaching = any(kind in str(a.type) for a in arguments for kind in _REACHING)
+            if not reaching and not any(a.is_out for a in arguments):  # results are returned, not written somewhere
+                return overload
     raise ValueError(f"operation {op!r} is not allowed, or torch {torch.__version__} does not have it")
 
 
 def _allowed(name: str) -> bool:
+    if name.startswith("_") and not _INTERNAL.match(name):
+        return False
     return name not in _FORBIDDEN and _UNCHECKED.search(name) is None
+
+
+@dataclass(frozen=True)
+class _Bounded:
+    """Arithmetic on sizes: numbers and tensors only, and whole numbers that fit into 64 bits."""
+
+    op: str
+
+    def __call__(self, *args: Any) -> Any:
+        if self.op == "operator.getitem":
+            if not isinstance(args[0], list | tuple | Tensor) or not isinstance(args[1], int):
+                raise TypeError(f"{self.op} of {type(args[0]).__name__}")
+            return args[0][args[1]]
+        numbers = args[0] if self.op == "torch.sym_sum" else args
+        if not all(isinstance(number, int | float | Tensor) for number in numbers):
+            raise TypeError(f"{self.op} of {', '.join(type(number).__name__ for number in numbers)}")
+        if self.op == "operator.pow" and all(isinstance(n, int) for n in args) and abs(args[0]) > 1 and args[1] > 63:
+            raise OverflowError(f"{args[0]} to the power of {args[1]}")
+        value = _ARITHMETIC[self.op](*args)
+        if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+            raise OverflowError(f"{self.op} gives more than 64 bits")
+        return value
 
 
 def _context(op: str, options: Mapping[str, Any]) -> AbstractContextManager[Any]:
@@ -433,6 +526,8 @@ def _context(op: str, options: Mapping[str, Any]) -> AbstractContextManager[Any]
         # an inner no_grad stays; an inner enable_grad must not undo the evaluation's own no_grad
         return torch.set_grad_enabled(bool(options["enabled"]) and torch.is_grad_enabled())
     if op == "scope.autocast":
+        if str(options["device_type"]) not in ("cpu", "cuda", "mps", "xpu"):
+            raise ValueError(f"autocast for {options['device_type']!r}")
         return torch.autocast(
             str(options["device_type"]),
             dtype=options["dtype"],

@@ -23,6 +23,10 @@ SLENDER = 0.2
 """An automatic extent is at least this share of the other axis' extent: a picture no thinner than 1:5."""
 
 
+MOST_POINTS = 2**25
+"""Points of a grid at most; as many take an hour at ten thousand losses a second."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """Coordinates of the rows (A,) and columns (B,) of a surface; a line has the one column 0."""
@@ -115,11 +119,14 @@ def parse_size(size: int | str | Sequence[int], *, line: bool = False) -> tuple[
     try:
         parts = [int(p) for p in size.lower().split("x")] if isinstance(size, str) else np.ravel(size).tolist()
         rows, columns = parts if len(parts) == 2 else (parts[0], parts[0])
-        if len(parts) > 2 or rows != int(rows) or columns != int(columns) or min(rows, columns) < (1 if line else 2):
+        if len(parts) > 2 or rows * (1 if line else columns) > MOST_POINTS:
             raise ValueError
-    except (ValueError, IndexError) as error:
+        if rows != int(rows) or columns != int(columns) or min(rows, columns) < (1 if line else 2):
+            raise ValueError
+    except (ValueError, IndexError, OverflowError) as error:
         raise PlaneError(
-            f"Found the size {size!r}", expected="a number of points like 25, or two like 25x40, each at least 2"
+            f"Found the size {size!r}",
+            expected=f"a number of points like 25, or two like 25x40, each at least 2, {MOST_POINTS:,} points in all",
         ) from error
     return (int(rows), 1) if line else (int(rows), int(columns))
 

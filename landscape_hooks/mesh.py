@@ -159,7 +159,7 @@ class Mesh:
         Raises
         ------
         SurfaceError
-            the grid is smaller than 2 x 2, its axes do not increase, or no loss is finite.
+            the grid is smaller than 2 x 2, its axes do not increase, or no loss is computed yet or finite.
         """
         rows, columns = surface.shape
         if rows < 2 or columns < 2:
@@ -168,8 +168,13 @@ class Mesh:
                 expected="at least 2 x 2 to draw in space",
                 mend="A line is drawn as a figure: landscape-hooks export RUN --png F.png",
             )
-        if not (np.all(np.diff(surface.alpha) > 0) and np.all(np.diff(surface.beta) > 0)):
+        if not all(np.isfinite(axis).all() and (np.diff(axis) > 0).all() for axis in (surface.alpha, surface.beta)):
             raise SurfaceError("The coordinates of the grid do not increase", expected="increasing alpha and beta")
+        if not surface.present.any():
+            raise SurfaceError(
+                f"The surface '{surface.name}' is begun, but no point of it is computed yet",
+                mend="Wait for the analysis, or go on with it: landscape-hooks analyze RUN",
+            )
         loss = np.where(surface.present, surface.loss, np.nan)
         transform = Height.choose(loss, height, clip)
         valid = np.isfinite(loss)

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from landscape_hooks import checked
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
 from landscape_hooks.folding import Fold
 from landscape_hooks.folding import fold as merge
@@ -30,6 +31,8 @@ from landscape_hooks.fusing import fuse as fused
 from landscape_hooks.graph import LossGraph
 from landscape_hooks.parameters import ParameterLayout, unwrap
 from landscape_hooks.probe import Probe, read_tensor
+from landscape_hooks.rehearsal import rehearse
+from landscape_hooks.winograd import winograd as minimal
 
 Statistics = Literal["running", "batch", "recalibrate"]
 
@@ -61,7 +64,7 @@ class Kernel(Protocol):
 
     def to(self, device: torch.device) -> Kernel: ...
 
-    def tuned(self, *, layout: str, fold: bool, fuse: bool) -> Kernel: ...
+    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> Kernel: ...
 
     def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]: ...
 
@@ -156,25 +159,34 @@ class Objective:
         ObjectiveError
             the run carries none, or it is damaged.
         """
-        if "objective" not in root or not root["objective"].attrs.get("complete"):
+        group = checked.group(root, "objective")
+        if group is None or not group.attrs.get("complete"):
             raise ObjectiveError("The run carries no objective (it was recorded without criterion and data, "
                                  "or the model could not be exported)", mend=WAY_OUT)  # fmt: skip
-        group = root["objective"]
         self = cls.__new__(cls)
-        graph = LossGraph.from_json(bytes(group["graphs/loss"][...]).decode())
-        constants = {}
-        if "constants" in group:
-            constants = {key: read_tensor(group[f"constants/{key}"]) for key in group["constants"].array_keys()}
+        graph = LossGraph.from_json(checked.read(root, "objective/graphs/loss").tobytes())
+        constants = {
+            key: read_tensor(root, f"objective/constants/{key}")
+            for key in checked.names_of(root, "objective/constants", arrays=True)
+        }
+        lists = [checked.attribute(root, key, list, "the run") for key in ("layout", "buffer_layout")]
         self._set(
-            ParameterLayout.from_json(root.attrs["layout"]),
-            ParameterLayout.from_json(root.attrs["buffer_layout"], kind="buffer"),
+            ParameterLayout.from_json(lists[0]),
+            ParameterLayout.from_json(lists[1], kind="buffer"),
             GraphKernel(graph),
             constants,
             Probe.load(root),
-            per_sample=bool(group.attrs["per_sample"]),
-            mutates=bool(group.attrs["mutates"]),
+            per_sample=checked.attribute(group, "per_sample", bool, "the objective"),
+            mutates=checked.attribute(group, "mutates", bool, "the objective"),
             attrs=dict(group.attrs),
         )
+        graph.check_inputs(
+            parameters=self.layout.names,
+            buffers=self.buffer_layout.names,
+            constants=constants,
+            data=len(self.probe.names),
+        )
+        rehearse(self)
         return self
 
     # -- what it is ------------------------------------------------------------------------------------
@@ -226,6 +238,7 @@ class Objective:
         chunk: int | None = None,
         fold: bool = False,
         fuse: bool = False,
+        winograd: bool = False,
         precision: str = "float32",
     ) -> Objective:
         """The same loss computed in another way.
@@ -240,6 +253,8 @@ class Objective:
             merge batch normalisation with known statistics into the convolution before it (folding.py).
         fuse
             take fewer passes over memory (fusing.py); any layout but "contiguous" implies it.
+        winograd
+            multiply less in convolutions of small images with their channels last (winograd.py).
         precision
             "float32" leaves the model's own types alone; "bfloat16" runs it under autocast.
         """
@@ -247,7 +262,7 @@ class Objective:
             layout_format=layout,
             chunk=chunk or self.chunk,
             precision=precision,
-            kernel=self.kernel.tuned(layout=layout, fold=fold, fuse=fuse),
+            kernel=self.kernel.tuned(layout=layout, fold=fold, fuse=fuse, winograd=winograd),
             probe=self.probe.map(lambda t: _laid_out(t, layout)),
         )
 
@@ -324,7 +339,10 @@ class Objective:
         if self.mutates:
             leaves = [t.clone() for t in leaves]
             state = {**state, **{name: state[name].clone() for name in self.running_statistics}}
-        return self.kernel(state, leaves, statistics=mode)
+        value = self.kernel(state, leaves, statistics=mode)
+        if not isinstance(value, Tensor) or value.is_complex() or not value.numel():
+            raise ObjectiveError(f"The loss gave a value of type {type(value).__name__}", expected="real numbers")
+        return value
 
     def _measured(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Running statistics over all recorded batches: the mean over batches, as `torch.optim.swa_utils.update_bn`."""
@@ -362,12 +380,14 @@ class GraphKernel:
     def to(self, device: torch.device) -> GraphKernel:
         return replace(self, device=device)
 
-    def tuned(self, *, layout: str, fold: bool, fuse: bool) -> GraphKernel:
+    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> GraphKernel:
         """With other operations for the same values: see Objective.tuned."""
         merged, folds = merge(self.graph) if fold else (self.graph, [])
         graph = self.graph
         if fuse or layout != "contiguous":  # a view that the layout does not allow has to copy
             graph, merged = fused(graph), fused(merged)
+        if winograd:
+            graph, merged = minimal(graph), minimal(merged)
         return replace(self, graph=graph, folded=merged if folds else None, folds=tuple(folds))
 
     def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]:
@@ -419,7 +439,7 @@ class ModuleKernel:
         memo: dict[int, Any] = {id(t): nn.Parameter(torch.empty_like(t, device="meta"), t.requires_grad) for t in given}
         return replace(self, module=copy.deepcopy(self.module, memo))
 
-    def tuned(self, *, layout: str, fold: bool, fuse: bool) -> ModuleKernel:
+    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> ModuleKernel:
         """Live code is run as it is; the layout of what it is given is the caller's affair."""
         return self
 

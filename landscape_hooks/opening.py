@@ -8,15 +8,18 @@ from __future__ import annotations
 import logging
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from landscape_hooks import checked
 from landscape_hooks import store as run_store
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError, RecordingWarning, RunError
+from landscape_hooks.lock import RunLock
 from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.part import Part, disagreements
 from landscape_hooks.schedule import Schedule
 from landscape_hooks.sharding import Piece, Ranks, ShardLayout, is_sharded
 from landscape_hooks.trajectory import Trajectory, TrajectoryWriter
@@ -49,6 +52,18 @@ class Opened:
     buffer_layout: ParameterLayout
     resumed: bool
     ranks: Ranks
+    lock: RunLock = field(default_factory=RunLock)
+
+    def disagreements(self) -> list[int]:
+        """Steps that this rank recorded and others passed by, or the other way round: there ought to be none.
+
+        Asked of the store, since asking the ranks would wait for one that has died. The first looks at all of them,
+        the others at the first.
+        """
+        if not isinstance(self.layout, ShardLayout):
+            return []
+        others = range(self.ranks.count) if self.ranks.rank == 0 else (0, self.ranks.rank)
+        return disagreements([Part(self.root[f"ranks/{rank}/trajectory"]) for rank in others])
 
 
 def open_for(
@@ -65,14 +80,26 @@ def open_for(
     ranks = Ranks(communicate=False)
     if ranks.rank:
         return Opened(None, None, layout, buffer_layout, False, ranks)
-    resumed = run_store.prepare(store, if_exists)
-    if resumed:
-        root = run_store.open_run(target, mode="r+")
-        _check_same(root, layout, buffer_layout)
-        writer = _reopen(root, plan, storage, storage.dtype or layout.dtype)
-    else:
-        root, writer = _create(model, store, target, layout, buffer_layout, plan, storage)
-    return Opened(root, writer, layout, buffer_layout, resumed, ranks)
+    lock = _lock(store, if_exists)
+    try:
+        resumed = run_store.prepare(store, if_exists)
+        if resumed:
+            root = run_store.open_run(target, mode="r+")
+            _check_same(root, layout, buffer_layout)
+            writer = _reopen(root, plan, storage, storage.dtype or layout.dtype)
+        else:
+            root, writer = _create(model, store, target, layout, buffer_layout, plan, storage)
+    except BaseException:
+        lock.release()
+        raise
+    return Opened(root, writer, layout, buffer_layout, resumed, ranks, lock)
+
+
+@run_store.writes
+def _lock(store: Any, if_exists: str) -> RunLock:
+    if if_exists == "error":
+        run_store.check_no_run(store)  # the plainer thing to say, where both are true
+    return RunLock.take(store)
 
 
 def _create(
@@ -152,7 +179,7 @@ def _reopen(root: Any, plan: Schedule, storage: Storage, dtype: str) -> Trajecto
 
 def _check_same(root: Any, layout: ParameterLayout, buffer_layout: ParameterLayout) -> None:
     for key, mine, kind in (("layout", layout, "parameter"), ("buffer_layout", buffer_layout, "buffer")):
-        ParameterLayout.from_json(root.attrs[key], kind=kind).check(mine)
+        ParameterLayout.from_json(checked.attribute(root, key, list, "the run"), kind=kind).check(mine)
 
 
 # -- every rank its own shard -----------------------------------------------------------------------------
@@ -166,8 +193,31 @@ def _open_shard(
     storage: Storage,
     if_exists: str,
 ) -> Opened:
-    """Each rank writes a trajectory of its own below `ranks/`; nothing is gathered, then or later."""
+    """Each rank writes a trajectory of its own below `ranks/`; nothing is gathered, then or later.
+
+    The first rank locks the run for all of them.
+    """
     ranks = Ranks()
+    lock = ranks.together(lambda: RunLock() if ranks.rank else _lock(store, if_exists))
+    try:
+        opened = _open_ranks(model, store, target, whole, buffers, plan, storage, if_exists, ranks)
+    except BaseException:
+        lock.release()
+        raise
+    return replace(opened, lock=lock)
+
+
+def _open_ranks(
+    model: torch.nn.Module,
+    store: Any,
+    target: Any,
+    whole: ParameterLayout,
+    buffers: ParameterLayout,
+    plan: Schedule,
+    storage: Storage,
+    if_exists: str,
+    ranks: Ranks,
+) -> Opened:
     own = ShardLayout.of_rank(model, whole)
     own_buffers = buffers if ranks.rank == 0 else ParameterLayout((), kind="buffer")
     dtype = storage.dtype or whole.dtype
@@ -223,7 +273,7 @@ def _reopen_shard(
     ranks: Ranks,
 ) -> TrajectoryWriter:
     _check_same(root, whole, buffers)
-    found = int(root["trajectory"].attrs.get("ranks", 0))
+    found = checked.whole(checked.group(root, "trajectory").attrs.get("ranks", 0), "The number of ranks")
     if found != ranks.count:
         raise RunError(
             f"The run was recorded by {found or 'a training without'} ranks, this training has {ranks.count}",
@@ -231,7 +281,8 @@ def _reopen_shard(
             mend="Record into another run",
         )
     shard = root[f"ranks/{ranks.rank}"]
-    if [Piece.from_json(piece) for piece in shard.attrs["pieces"]] != own.pieces:
+    pieces = checked.attribute(shard, "pieces", list, f"rank {ranks.rank}")
+    if [Piece.from_json(piece) for piece in pieces] != own.pieces:
         raise RunError("The parameters are sharded in another way than in the run", mend="Record into another run")
     writer = _reopen(shard, plan, storage, dtype)
     trajectory = Trajectory(root)

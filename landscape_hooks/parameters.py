@@ -7,6 +7,7 @@ plain data, so a run is read without torch; torch is imported inside the functio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 _INNER_UNDERSCORED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_TYPES = ("float64", "float32", "float16", "bfloat16", "complex128", "complex64", "complex32")
+"""Floating-point types of parameters that a manifest may name; beside them only torch's float8 and smaller ones."""
+
 _WRAPPERS_OF_MODULE = ("DistributedDataParallel", "DataParallel", "AveragedModel", "DeepSpeedEngine")
 
 
@@ -272,25 +276,59 @@ class ParameterLayout(Sequence[ParameterEntry]):
 
     @classmethod
     def from_json(cls, entries: Sequence[dict[str, Any]], *, kind: str = "parameter") -> ParameterLayout:
-        """The inverse of `to_json`."""
-        return cls(
-            [
-                ParameterEntry(
-                    name=str(e["name"]),
-                    shape=tuple(int(n) for n in e["shape"]),
-                    dtype=str(e["dtype"]),
-                    offset=int(e["offset"]),
-                    size=int(e["size"]),
-                    aliases=tuple(e.get("aliases", ())),
-                    module=str(e.get("module", "Module")),
-                    groups=int(e.get("groups", 1)),
-                    trainable=bool(e.get("trainable", True)),
-                    outputs=None if e.get("outputs") is None else tuple(int(n) for n in e["outputs"]),
-                )
-                for e in entries
-            ],
-            kind=kind,
-        )
+        """The inverse of `to_json`.
+
+        Raises
+        ------
+        LayoutError
+            the entries are not what the format says: one after the other, each as large as its shape.
+        """
+        found: list[ParameterEntry] = []
+        try:
+            for e in entries:
+                found.append(_read_entry(e, sum_to=found[-1].offset + found[-1].size if found else 0))
+            names = [name for entry in found for name in (entry.name, *entry.aliases)]
+            if len(set(names)) < len(names):
+                raise ValueError("a name occurs twice")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LayoutError(
+                f"The run's list of {kind}s is damaged at entry {len(found)} ({type(error).__name__}: {error})",
+                expected="tensors one after the other, each as large as its shape",
+                mend="Restore the run from a copy",
+            ) from error
+        return cls(found, kind=kind)
+
+
+def _read_entry(entry: dict[str, Any], *, sum_to: int) -> ParameterEntry:
+    """One entry of a manifest that anybody may have written, which has to begin at `sum_to`."""
+    shape, dtype = entry["shape"], entry["dtype"]
+    numbers = [*shape, entry["offset"], entry["size"], entry.get("groups", 1)]
+    if len(shape) > 64 or any(type(n) is not int or not 0 <= n < 2**63 for n in numbers):
+        raise ValueError("a shape, offset, size or number of groups is no whole number from 0 on")
+    if dtype not in _TYPES and not dtype.startswith(("float8", "float4")):
+        raise ValueError(f"the type {dtype!r} is no floating-point type")
+    if entry["size"] != math.prod(shape) * (2 if dtype.startswith("complex") else 1):
+        raise ValueError(f"the size {entry['size']} is not that of the shape {shape}")
+    if entry["offset"] != sum_to:
+        raise ValueError(f"the offset is {entry['offset']}, not {sum_to}")
+    texts = [entry["name"], entry.get("module", "Module"), *entry.get("aliases", ())]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a name is no text")
+    outputs = entry.get("outputs")
+    if outputs is not None and any(type(n) is not int or not 0 <= n < len(shape) for n in outputs):
+        raise ValueError(f"the output dimensions {outputs!r} are none of the shape {shape}")
+    return ParameterEntry(
+        name=entry["name"],
+        shape=tuple(shape),
+        dtype=dtype,
+        offset=sum_to,
+        size=entry["size"],
+        aliases=tuple(entry.get("aliases", ())),
+        module=entry.get("module", "Module"),
+        groups=max(1, entry.get("groups", 1)),
+        trainable=bool(entry.get("trainable", True)),
+        outputs=None if outputs is None else tuple(outputs),
+    )
 
 
 class Locator:
@@ -305,39 +343,39 @@ class Locator:
 
     def _learn(self) -> None:
         kind = "_parameters" if self._layout.kind == "parameter" else "_buffers"
-        self._edges: list[tuple[dict[str, Any], str, Any]] = []
-        self._places: list[tuple[dict[str, Any], str, Any]] = []
+        edges: list[tuple[dict[str, Any], str, Any]] = []
         wanted = {entry.name for entry in self._layout}
         places = {}
         stack = [("", self._model)]
         while stack:
             prefix, module = stack.pop()
             while (inner := _peel(module)) is not None:
-                self._edges += [(module._modules, name, child) for name, child in module._modules.items()]
+                edges += [(module._modules, name, child) for name, child in module._modules.items()]
                 module = inner
             for name, tensor in module.__dict__[kind].items():
                 if prefix + name in wanted:
                     places[prefix + name] = (module.__dict__[kind], name, tensor.shape)
             for name, child in module._modules.items():
-                self._edges.append((module._modules, name, child))
+                edges.append((module._modules, name, child))
                 if child is not None:
                     stack.append((f"{prefix}{name}.", child))
-        self._places = [places[name] for name in self._layout.names] if wanted == places.keys() else []
+        found = [places[name] for name in self._layout.names] if wanted == places.keys() else []
+        # as bound look-ups and lists to compare with: all of it is done again at every snapshot
+        self._modules = [(owner.get, name) for owner, name, _ in edges]
+        self._children = [child for _, _, child in edges]  # held, so that no other module gets one of their ids
+        self._ids = [id(child) for child in self._children]
+        self._tensors = [(owner.get, name) for owner, name, _ in found]
+        self._shapes = [shape for _, _, shape in found]
 
     def __call__(self) -> list[torch.Tensor]:
-        tensors = [owner.get(name) for owner, name, _ in self._places]
-        if (
-            len(tensors) == len(self._layout)
-            and all(owner.get(name) is child for owner, name, child in self._edges)
-            and all(
-                tensor is not None and tensor.shape == shape
-                for tensor, (_, _, shape) in zip(tensors, self._places, strict=True)
-            )
-        ):
-            return tensors  # type: ignore[return-value]
-        tensors = self._layout.tensors(self._model)  # type: ignore[assignment]
+        if len(self._tensors) == len(self._layout):
+            tensors = [get(name) for get, name in self._tensors]
+            shapes = [getattr(tensor, "shape", None) for tensor in tensors]
+            if shapes == self._shapes and [id(get(name)) for get, name in self._modules] == self._ids:
+                return tensors
+        tensors = self._layout.tensors(self._model)
         self._learn()
-        return tensors  # type: ignore[return-value]
+        return tensors
 
 
 def unwrap(model: torch.nn.Module) -> torch.nn.Module:
@@ -356,10 +394,9 @@ def copy_into(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) 
     """Copy tensors into views of a vector; one fused call where all of them allow it."""
     import torch
 
-    with torch.no_grad():
-        reals = [real_view(tensor) for tensor in sources]
-        if reals:
-            torch._foreach_copy_(list(targets), reals)
+    if sources:
+        with torch.no_grad():
+            torch._foreach_copy_(list(targets), [t if t.is_floating_point() else real_view(t) for t in sources])
 
 
 def real_view(tensor: torch.Tensor) -> torch.Tensor:

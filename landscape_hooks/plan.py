@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+MOST_WORKERS = 1024
+"""Processes, and threads in one, at most."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -23,7 +26,7 @@ class Plan:
         processes that share the weights, each computing whole points.
     threads
         of torch in each of them.
-    layout, chunk, fold, fuse, precision
+    layout, chunk, fold, fuse, winograd, precision
         see `Objective.tuned`.
     tile
         points handed to a process at a time.
@@ -41,6 +44,7 @@ class Plan:
     chunk: int = 256
     fold: bool = False
     fuse: bool = False
+    winograd: bool = False
     precision: str = "float32"
     tile: int = 1
     stack: int = 1
@@ -53,12 +57,26 @@ class Plan:
 
     def tune(self, objective: Any) -> Any:
         """An Objective computed in this way."""
-        names = ("layout", "chunk", "fold", "fuse", "precision")
+        names = ("layout", "chunk", "fold", "fuse", "winograd", "precision")
         return objective.tuned(**{name: getattr(self, name) for name in names})
 
     def to_json(self) -> dict[str, Any]:
         """As stored with the surface."""
         return {k: v for k, v in asdict(self).items() if k not in ("seconds", "speedup")}
+
+    @classmethod
+    def from_json(cls, stored: Any) -> Plan | None:
+        """The inverse of `to_json`; None where what is stored is no plan that this version would have made."""
+        counts = {"workers": MOST_WORKERS, "threads": MOST_WORKERS, "chunk": 2**31, "tile": 2**31, "stack": 2**31}
+        ways = {
+            "layout": ("contiguous", "channels_last"), "fold": (False, True), "fuse": (False, True),
+            "winograd": (False, True), "precision": ("float32", "bfloat16"),
+        }  # fmt: skip
+        if not isinstance(stored, dict) or not {"workers", "threads"} <= stored.keys() <= counts.keys() | ways.keys():
+            return None
+        plan = cls(**stored).to_json()  # an older plan lacks the newer ways, which it did not take
+        numbers = all(type(plan[key]) is int and 1 <= plan[key] <= most for key, most in counts.items())
+        return cls(**stored) if numbers and all(plan[key] in known for key, known in ways.items()) else None
 
     def sentence(self, processes: str | None = None) -> str:
         """What was chosen, in words; `processes` are whoever did it in place of this machine's."""
@@ -67,6 +85,7 @@ class Plan:
         ways += ["channels last"] if self.layout == "channels_last" else []
         ways += ["BatchNorm folded"] if self.fold else []
         ways += ["operations fused"] if self.fuse else []
+        ways += ["small images convolved after Winograd"] if self.winograd else []
         ways += [f"{self.chunk} samples at a time"]
         ways += [f"{self.stack} points together"] if self.stack > 1 else []
         ways += [self.precision] if self.precision != "float32" else []

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks import colors
-from landscape_hooks.errors import PlyError
+from landscape_hooks.errors import DamagedRunError, PlyError, printable
 from landscape_hooks.mesh import Height, Mesh
 from landscape_hooks.outfile import whole_file
-from landscape_hooks.surface import Path, Surface
+from landscape_hooks.surface import Path, Surface, check_attributes
 from landscape_hooks.version import __version__
 
 MARK = "landscape_hooks "
@@ -32,6 +32,17 @@ MARK = "landscape_hooks "
 
 STATES = ("finite", "not computed", "nan", "inf", "-inf", "interpolated")
 """Meaning of the vertex property `state`, which is there only when some point is not plainly finite."""
+
+HEADER_BYTES = 2**21
+"""A header may be this long: one of ours holds the two axes and the attributes of a surface."""
+
+WIDTHS = {
+    **dict.fromkeys((b"char", b"uchar", b"int8", b"uint8"), 1),
+    **dict.fromkeys((b"short", b"ushort", b"int16", b"uint16"), 2),
+    **dict.fromkeys((b"int", b"uint", b"int32", b"uint32", b"float", b"float32"), 4),
+    **dict.fromkeys((b"double", b"float64"), 8),
+}
+"""Bytes of PLY's types; of a list its length is counted."""
 
 HEIGHT_SHARE = 0.5
 """Height of the written mesh, as a share of its longer side: weights and losses have no common unit."""
@@ -233,6 +244,7 @@ def _write(
     if edges is not None:
         header += [f"element edge {len(edges)}", "property int vertex1", "property int vertex2"]
         blocks.append(edges.astype("<i4").tobytes())
+    header = [" ".join(line.splitlines()) for line in header]  # a name with a line break writes no header of its own
     text = "\n".join([*header, "end_header", ""]).encode("ascii", "backslashreplace")
     with whole_file(path) as file:
         file.write_bytes(b"".join([text, *blocks]))
@@ -273,6 +285,7 @@ def _parse(path: FilePath, lengths: dict[str, Any]) -> Any:
             expected="'ply' alone on the first line",
             mend="Export one: landscape-hooks export RUN --ply F.ply",
         )
+    _check_header(path)
     try:
         try:
             # Only a mapped file with lists of a known length is read at once, and not row by row.
@@ -281,7 +294,7 @@ def _parse(path: FilePath, lengths: dict[str, Any]) -> Any:
             return PlyData.read(str(path), mmap=False)
     except PlyHeaderParseError as error:
         raise PlyError(f"The header of {path} cannot be read: {error}", mend="Export the file again") from error
-    except (PlyParseError, UnicodeDecodeError, ValueError, EOFError, MemoryError) as error:
+    except (PlyParseError, ValueError, TypeError, OverflowError, EOFError, MemoryError) as error:
         raise PlyError(
             f"{path} breaks off or is damaged: {error}",
             expected=f"more than the {path.stat().st_size} bytes that are there, as its header says",
@@ -289,12 +302,45 @@ def _parse(path: FilePath, lengths: dict[str, Any]) -> Any:
         ) from error
 
 
+def _check_header(path: FilePath) -> None:
+    """Refuse a header that counts more rows than the file has bytes for; the reader would set memory aside for them.
+
+    What is wrong with it besides is for the reader to say.
+    """
+    with path.open("rb") as stream:
+        raw = stream.read(HEADER_BYTES)
+    head, end, _ = raw.partition(b"end_header")
+    if not end and len(raw) == HEADER_BYTES:
+        raise PlyError(f"The header of {path} is longer than {HEADER_BYTES} bytes", mend="Export the file again")
+    text = b"ascii" in head[:60]
+    least, count, size = 0, 0, 0  # bytes of the elements before, rows of this one, and bytes of one of its rows
+    for words in (line.split() for line in head.splitlines()):
+        if words[:1] == [b"element"] and len(words) == 3:
+            least += count * size
+            count, size = _count(words[2]), 1 if text else 0
+        elif words[:1] == [b"property"] and len(words) > 2:
+            size += 2 if text else WIDTHS.get(words[2 if words[1] == b"list" else 1], 1)
+        if count and size == 0 and words[:1] in ([b"property"], [b"element"]) and count > path.stat().st_size:
+            least = max(least, count)  # rows of nothing are not written by anybody
+    least += count * size
+    if least > path.stat().st_size + HEADER_BYTES:
+        raise PlyError(
+            f"{path} breaks off: its header counts at least {least} bytes",
+            expected=f"no more than the {path.stat().st_size} bytes that are there",
+            mend="Copy or export the file again",
+        )
+
+
+def _count(word: bytes) -> int:
+    return int(word) if word.isdigit() and len(word) < 20 else 0
+
+
 def _about(comments: Sequence[str]) -> dict[str, Any]:
     for line in comments:
         if line.startswith(MARK):
             try:
                 about = json.loads(line[len(MARK) :])
-            except ValueError:
+            except (ValueError, RecursionError):
                 return {}
             return about if isinstance(about, dict) else {}
     return {}
@@ -303,16 +349,19 @@ def _about(comments: Sequence[str]) -> dict[str, Any]:
 def _surface(path: FilePath, data: Any, about: dict[str, Any]) -> Surface:
     """The surface of a file of ours."""
     try:
-        alpha, beta = (_read_axis(about[key]) for key in ("alpha", "beta"))
         vertex = data["vertex"].data
+        alpha, beta = (_read_axis(about[key], len(vertex)) for key in ("alpha", "beta"))
+        _check_numbers(vertex)
         grid = vertex[: len(alpha) * len(beta)]
         loss = np.array(grid["loss"] if "loss" in grid.dtype.names else grid["quality"], dtype=np.float64)
         state = np.array(grid["state"]) if "state" in (grid.dtype.names or ()) else np.zeros(len(grid), np.uint8)
         loss = loss.reshape(len(alpha), len(beta))
         state = state.reshape(loss.shape)
         shares = np.array([np.nan if v is None else v for v in about["explained_variance_ratio"]], dtype=np.float64)
-        attrs = dict(about["attrs"])
-    except (KeyError, TypeError, ValueError) as error:
+        if shares.shape != (2,):
+            raise ValueError("there is not one share of the variance for each axis")
+        attrs = check_attributes(about["attrs"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, DamagedRunError) as error:
         raise PlyError(
             f"{path} says that it is ours, but its vertices do not fit its comments ({error})",
             expected="as many vertices as the grid has points, with the property 'loss' or 'quality'",
@@ -330,13 +379,30 @@ def _surface(path: FilePath, data: Any, about: dict[str, Any]) -> Surface:
         explained_variance_ratio=shares,
         paths=_read_paths(path.with_name(f"{path.stem}_path.ply")),
         attrs=attrs,
-        name=str(about.get("name", "")),
+        name=printable(about.get("name", "")),
         interpolated=interpolated if interpolated.any() else None,
     )
 
 
-def _read_axis(value: Any) -> NDArray[np.float64]:
-    return np.linspace(**value) if isinstance(value, dict) else np.array(value, dtype=np.float64)
+def _read_axis(value: Any, most: int) -> NDArray[np.float64]:
+    """An axis of at most `most` increasing numbers."""
+    if isinstance(value, dict):
+        count = value["num"]
+        if type(count) is not int or not 1 <= count <= most:
+            raise ValueError(f"an axis has {count} coordinates")
+        axis = np.linspace(float(value["start"]), float(value["stop"]), count)
+    else:
+        axis = np.array(value, dtype=np.float64)
+    if axis.ndim != 1 or not len(axis) or not np.isfinite(axis).all() or (np.diff(axis) <= 0).any():
+        raise ValueError("the coordinates of an axis do not increase")
+    return axis
+
+
+def _check_numbers(vertex: Any) -> None:
+    """Every property of a vertex is a number."""
+    lists = [name for name in vertex.dtype.names or () if vertex.dtype[name].kind not in "iuf"]
+    if lists:
+        raise ValueError(f"the property {lists[0]} is a list")
 
 
 def _read_paths(path: FilePath) -> tuple[Path, ...]:
@@ -347,11 +413,14 @@ def _read_paths(path: FilePath) -> tuple[Path, ...]:
     about = _about(data.comments)
     try:
         vertex = data["vertex"].data
+        _check_numbers(vertex)
+        if len(about["labels"]) > len(vertex) + 1:
+            raise ValueError(f"{len(about['labels'])} labels for {len(vertex)} points")
         runs = []
         for number, label in enumerate(about["labels"]):
             rows = vertex[(vertex["run"] == number) & (vertex["snapshot"] >= 0)]
-            runs.append(_read_path(rows, str(label)))
-    except (KeyError, TypeError, ValueError) as error:
+            runs.append(_read_path(rows, printable(label)))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise PlyError(
             f"{path} is not a file of paths of ours ({error})",
             expected="the sibling that was written beside the surface",
@@ -387,6 +456,10 @@ def _foreign(path: FilePath, data: Any) -> Mesh:
     names = vertex.dtype.names
     if not {"x", "y", "z"} <= set(names):
         raise PlyError(f"The vertices of {path} have {', '.join(names)}", expected="x, y and z")
+    try:
+        _check_numbers(vertex)
+    except ValueError as error:
+        raise PlyError(f"In the vertices of {path} {error}", expected="numbers") from error
     points = np.column_stack([vertex[axis].astype(np.float64) for axis in "xyz"])
     faces = _triangles(path, data["face"])
     if faces.size and (faces.min() < 0 or faces.max() >= len(points)):
@@ -415,15 +488,26 @@ def _foreign(path: FilePath, data: Any) -> Mesh:
 
 def _triangles(path: FilePath, face: Any) -> NDArray[np.int32]:
     """Faces as triangles; polygons are cut into fans."""
-    name = next((p.name for p in face.properties if p.name in ("vertex_indices", "vertex_index")), None)
+    from plyfile import PlyListProperty
+
+    found = next((p for p in face.properties if p.name in ("vertex_indices", "vertex_index")), None)
+    name = found.name if isinstance(found, PlyListProperty) else None
     if name is None:
         raise PlyError(f"The faces of {path} have no list 'vertex_indices'", mend="Export the mesh as triangles")
     lists = face.data[name]
     if lists.dtype != object:
-        return np.asarray(lists, dtype=np.int32).reshape(-1, 3)
+        return _indices(path, lists).reshape(-1, 3)
     counts = np.array([len(corners) for corners in lists])
     parts = []
     for count in np.unique(counts[counts >= 3]):
-        polygons = np.stack([np.asarray(corners, dtype=np.int32) for corners in lists[counts == count]])
+        polygons = _indices(path, np.stack(list(lists[counts == count])))
         parts += [polygons[:, [0, k, k + 1]] for k in range(1, count - 1)]
     return np.concatenate(parts) if parts else np.empty((0, 3), dtype=np.int32)
+
+
+def _indices(path: FilePath, values: Any) -> NDArray[np.int32]:
+    """Vertex numbers; one beyond 32 bits is not cut to another, and a fraction is none."""
+    whole = np.asarray(values, dtype=np.float64)
+    if not (np.abs(whole) < 2**31).all() or (whole != np.trunc(whole)).any():
+        raise PlyError(f"A face of {path} names a vertex that is no whole number of 32 bits")
+    return whole.astype(np.int32)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape_hooks import schema
+from landscape_hooks import checked, schema
 from landscape_hooks.errors import DataError, ObjectiveError
 
 
@@ -198,15 +198,19 @@ class Probe:
         ------
         ObjectiveError
             the samples are not what was recorded (the digest differs).
+        RunError
+            they are not what the format says.
         """
-        group = root["objective/data"]
-        names = [str(name) for name in group.attrs["names"]]
-        groups = []
-        for number, row in enumerate(group.attrs["groups"]):
-            leaves = [read_tensor(group[f"{number}/{leaf}"]) for leaf in range(len(names))]
-            groups.append(Group(leaves, tuple(map(bool, row["per_sample"])), [int(n) for n in row["sizes"]]))
+        group = checked.group(root, "objective/data")
+        if group is None:
+            raise checked.damaged("The objective has no data")
+        names = [str(name) for name in checked.attribute(group, "names", list, "the probe data")]
+        rows = checked.attribute(group, "groups", list, "the probe data")
+        groups = [_read_group(root, number, row, len(names)) for number, row in enumerate(rows)]
+        if not groups or not names:
+            raise checked.damaged("The probe data is empty")
         probe = _with_digest(groups, names)
-        if probe.digest != group.attrs["digest"]:
+        if probe.digest != group.attrs.get("digest"):
             raise ObjectiveError(
                 "The probe samples in the run are damaged: their digest differs from the recorded one",
                 mend="Restore the run from a copy, or give the data anew: analyze RUN --objective module:function",
@@ -225,10 +229,31 @@ def write_tensor(root: Any, path: str, tensor: Tensor) -> None:
         target[...] = array
 
 
-def read_tensor(array: Any) -> Tensor:
+def read_tensor(root: Any, path: str) -> Tensor:
     """The inverse of `write_tensor`."""
-    tensor = torch.from_numpy(np.array(array[...]))
-    return tensor.view(torch.bfloat16) if array.attrs.get("torch_dtype") == "bfloat16" else tensor
+    values = np.array(checked.read(root, path))
+    narrow = checked.array(root, path).attrs.get("torch_dtype") == "bfloat16"
+    if narrow and values.dtype != np.uint16:
+        raise checked.damaged(f"'{path}' has the type {values.dtype}", expected="the 16 bits of bfloat16 as uint16")
+    try:
+        tensor = torch.from_numpy(values)
+    except TypeError as error:
+        raise checked.damaged(f"'{path}' has the type {values.dtype}", expected="a type that torch knows") from error
+    return tensor.view(torch.bfloat16) if narrow else tensor
+
+
+def _read_group(root: Any, number: int, row: Any, leaves: int) -> Group:
+    """A group of batches, whose sizes are those of its tensors."""
+    try:
+        sizes = [checked.whole(n, "A number of samples", low=1, high=2**40) for n in row["sizes"]]
+        per_sample = tuple(bool(each) for each in row["per_sample"])
+    except (KeyError, TypeError) as error:
+        raise checked.damaged(f"Group {number} of the probe data is not described") from error
+    tensors = [read_tensor(root, f"objective/data/{number}/{leaf}") for leaf in range(leaves)]
+    fits = [t.ndim > 0 and t.shape[0] == sum(sizes) for t, per in zip(tensors, per_sample, strict=False) if per]
+    if not sizes or len(per_sample) != leaves or not all(fits):
+        raise checked.damaged(f"Group {number} of the probe data does not hold {sum(sizes)} samples")
+    return Group(tensors, per_sample, sizes)
 
 
 # -- batches of any kind ------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typing import Any
 import zarr
 from zarr.storage import LocalStore
 
+from landscape_hooks import checked
 from landscape_hooks.errors import RunError
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.filling import digest_of
@@ -25,7 +26,7 @@ from landscape_hooks.joined import Joined
 from landscape_hooks.metrics import metric
 from landscape_hooks.plan import Plan
 from landscape_hooks.plane import Plane
-from landscape_hooks.sources import import_string, open_runs, resolve_objective
+from landscape_hooks.sources import called, import_string, open_runs, resolve_objective
 from landscape_hooks.store import is_local
 from landscape_hooks.stored_plane import StoredPlane
 
@@ -158,13 +159,15 @@ class Kitchen:
 
 def stored_plane(root: Any, surface: str, stream: bool) -> Any:
     """The plane of a surface in the run: in memory, or left in the run (`stream`)."""
-    group = root[f"surfaces/{surface}"]
-    return StoredPlane(group) if stream else Plane(group["origin"][...], group["directions"][...])
+    group = checked.group(root, f"surfaces/{surface}")
+    if group is None:
+        raise checked.damaged(f"The surface '{surface}' is not there any more")
+    return StoredPlane(group) if stream else Plane(checked.read(group, "origin"), checked.read(group, "directions"))
 
 
 def named_metric(objective: Any, name: str) -> Any:
     """The Objective of a metric named "accuracy" or "module:function"."""
-    return metric(objective, name, import_string(name)() if ":" in name else None)
+    return metric(objective, name, called(import_string(name)) if ":" in name else None)
 
 
 def address_of(run: Any) -> str:

@@ -161,6 +161,7 @@ class Recorder:
         self._moved = False
         self._active = opened.writer is not None  # otherwise another rank writes for this one
         self._closed = False
+        self._disagreed = False
         self.dropped = 0
         counted = optimizers if counter is not None else optimizers[-1:]
         self._hooks = [StepHook(o, self._after_step) for o in counted]
@@ -243,6 +244,7 @@ class Recorder:
         if self._active and os.getpid() == self._process:
             self._background.flush()
             self._report_error()
+            self._compare_ranks()
 
     def close(self) -> None:
         """Take the last snapshot, commit everything, and take the hook off. Safe to call twice.
@@ -260,14 +262,18 @@ class Recorder:
             hook.remove()
         if self._opened.writer is None:
             return
-        self._settle_overflows()
-        if self._active and self._last != self._step and self._next != _PENDING:
-            self._guarded(self._snapshot, self._step, tail=True)
-        self._background.stop()
-        if self._background.error is None:
-            self._guarded(self._writer.close)
+        try:
+            self._settle_overflows()
+            if self._active and self._last != self._step and self._next != _PENDING:
+                self._guarded(self._snapshot, self._step, tail=True)
+            self._background.stop()
+            if self._background.error is None:
+                self._guarded(self._writer.close)
+        finally:
+            self._opened.lock.release()
         self._active = False
         self._report_at_close()
+        self._compare_ranks()
 
     def __enter__(self) -> Recorder:
         return self
@@ -453,6 +459,28 @@ class Recorder:
         if self._on_error == "raise":
             raise RunError(found) from error
         warnings.warn(RecordingWarning(found), stacklevel=3)
+
+    def _compare_ranks(self) -> None:
+        """Say once that the ranks of a sharded training do not take the same snapshots."""
+        if self._disagreed:
+            return
+        try:
+            steps = self._opened.disagreements()
+        except Exception:  # what makes the run unreadable is reported where it is written
+            return
+        if not steps:
+            return
+        self._disagreed = True
+        more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
+        found = f"The ranks of this training take different snapshots: some have no step {steps[0]}{more}"
+        trouble = RunError(
+            f"{found}. Only what all of them have counts",
+            expected="the same schedule on every rank",
+            mend="Let schedule= depend on the step alone, and call record() on all ranks with the same arguments",
+        )
+        if self._on_error == "raise":
+            raise trouble
+        warnings.warn(RecordingWarning(str(trouble)), stacklevel=3)
 
     def _optimizer_gone(self) -> None:
         """The optimizer was collected: nothing will step any more."""

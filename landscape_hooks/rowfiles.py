@@ -1,11 +1,11 @@
 """RowFiles: the files (chunks or shards) that the rows of one array lie in, written whole and straight from memory.
 
-In: rows for places of an array. Out: (key, bytes) pairs to put into the store, and parts of rows back (`read_rows`).
+In: rows for places of an array. Out: files (`Put`) for the store, and parts of rows back (`read_rows`).
 zarr-python writes a 47 MB row at a fifth of the speed of a plain file, because it copies it chunk by chunk; the file's
 content is nothing but the row's bytes and a constant index (Zarr v3 sharding codec,
 https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/), so it can be handed over as it lies in memory.
-A file is always put as a whole, which local folders and object stores do atomically. Arrays that are compressed
-go through zarr itself.
+A file appears as a whole, which local folders and object stores do atomically; only rows that do not count yet may
+be written where they lie. Arrays that are compressed go through zarr itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.storage import LocalStore
 
-from landscape_hooks.store import DurableStore
+from landscape_hooks.store import DurableStore, Put, RunFolder
 
 CHUNK_NUMBERS = 2**20
 SHARD_BYTES = 2**22
@@ -70,8 +70,9 @@ class RowFiles:
         self.file_bytes = self._data_bytes + self._index_bytes
         self.direct = sys.byteorder == "little" and not array.compressors and self._numbers <= self._file_numbers
         self._open = -1
-        self._touched = False
         self._memory: NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
+        self._lent: list[NDArray[np.uint8]] = []
+        self._spare: list[NDArray[np.uint8]] = []
         self._present: NDArray[np.bool_] = np.empty(0, dtype=bool)
         self._committed = np.asarray(committed, dtype=np.int64)
 
@@ -111,9 +112,18 @@ class RowFiles:
 
     # -- what is to be put where -----------------------------------------------------------------------------
     def put(
-        self, places: Sequence[int], values: NDArray[Any], files: NDArray[np.uint8] | None = None
-    ) -> list[tuple[str, NDArray[np.uint8]]]:
-        """The files to put so that `values` (n, numbers) or (n,) lie at `places`; `files` is their staging memory."""
+        self,
+        places: Sequence[int],
+        values: NDArray[Any],
+        files: NDArray[np.uint8] | None = None,
+        *,
+        counted: bool = False,
+    ) -> list[Put]:
+        """The files to put so that `values` (n, numbers) or (n,) lie at `places`; `files` is their staging memory.
+
+        They have to be in the store before the next call, which uses their memory again. `counted` says that these
+        rows are committed already, and so may not be seen half written.
+        """
         if not values.size:
             return []
         if not self.direct or (values.ndim == 2 and values.shape[1] > self._file_numbers):
@@ -123,42 +133,51 @@ class RowFiles:
             if files is None or not files.shape[1]:
                 files, target = self.staging(len(places))
                 target[...] = values.reshape(target.shape)
-            return [(self._key(place), file) for place, file in zip(places, files, strict=True)]
-        done: list[tuple[str, NDArray[np.uint8]]] = []
-        row_bytes = self._data_bytes // self.rows
-        for place, value in zip(places, values, strict=True):
-            number, row = divmod(place, self.rows)
+            whole = None if counted else slice(0, self.file_bytes)
+            return [Put(self._key(place), file, whole) for place, file in zip(places, files, strict=True)]
+        self._spare, self._lent = self._spare + self._lent, []
+        numbers, rows = np.divmod(np.asarray(places), self.rows)
+        done = []
+        for number in dict.fromkeys(numbers.tolist()):
             if number != self._open:
-                if self._touched:
-                    done.append(self._finished())
                 self._load(number)
-            raw = np.ascontiguousarray(value, self._dtype).reshape(-1).view(np.uint8)
-            self._memory[row * row_bytes : row * row_bytes + len(raw)] = raw
-            self._present[row] = True
-            self._touched = True
-        return [*done, self._finished()]
+            here = np.flatnonzero(numbers == number)
+            part = values[_as_slice(here)].reshape(len(here), -1)
+            into = rows[here]
+            self._values[_as_slice(into), : part.shape[1]] = part
+            self._present[into] = True
+            done.append(self._finished(slice(int(into.min()), int(into.max()) + 1), counted))
+        return done
 
     def _load(self, number: int) -> None:
         """Begin to fill another file, with what is committed of it."""
-        self._memory = self._blank(1)[0]
+        if len(self._memory):
+            self._lent.append(self._memory)
+        self._memory = self._blank(1)[0] if not self._spare else self._spare.pop()
+        self._values[...] = self._array.fill_value
         self._present = np.zeros(self.rows, dtype=bool)
         self._open = number
         first = number * self.rows
         here = self._committed[(self._committed >= first) & (self._committed < first + self.rows)]
         if len(here):
             stored = self._array[first : min(first + self.rows, self._array.shape[0])]
-            view = self._memory[: self._data_bytes].view(self._dtype).reshape(self.rows, -1)
-            view[here - first, : self._numbers] = stored.reshape(len(stored), -1)[here - first]
+            self._values[here - first, : self._numbers] = stored.reshape(len(stored), -1)[here - first]
             self._present[here - first] = True
 
-    def _finished(self) -> tuple[str, NDArray[np.uint8]]:
+    @property
+    def _values(self) -> NDArray[Any]:
+        """(rows, numbers) of the file in memory."""
+        return self._memory[: self._data_bytes].view(self._dtype).reshape(self.rows, -1)
+
+    def _finished(self, fresh: slice, counted: bool) -> Put:
         """The file in memory as it is to be put: no longer than its last row, if it has an index that says so."""
-        end = self._data_bytes
-        if self._index_bytes:
-            end = (int(np.flatnonzero(self._present)[-1]) + 1) * (self._data_bytes // self.rows)
-            self._memory[end : end + self._index_bytes] = self._index(self._present)
-        self._touched = False
-        return self._key(self._open), self._memory[: end + self._index_bytes]
+        row_bytes = self._data_bytes // self.rows
+        if not self._index_bytes:
+            span = None if counted else slice(fresh.start * row_bytes, fresh.stop * row_bytes)
+            return Put(self._key(self._open), self._memory[: self._data_bytes], span)
+        end = (int(np.flatnonzero(self._present)[-1]) + 1) * row_bytes
+        self._memory[end : end + self._index_bytes] = self._index(self._present)
+        return Put(self._key(self._open), self._memory[: end + self._index_bytes])
 
     def forget(self, committed: Sequence[int]) -> None:
         """Only these rows count any more; what else is in memory goes."""
@@ -175,6 +194,12 @@ class RowFiles:
     def _key(self, number: int) -> str:
         index = (number, 0)[: self._array.ndim]
         return f"{self._array.path}/{self._array.metadata.encode_chunk_key(index)}"
+
+
+def _as_slice(indices: NDArray[np.intp]) -> Any:
+    """Ascending indices as a slice where they have no gaps: numpy then copies no more than it has to."""
+    first, last = int(indices[0]), int(indices[-1])
+    return slice(first, last + 1) if last - first + 1 == len(indices) and (np.diff(indices) == 1).all() else indices
 
 
 def _zeros(size: int) -> NDArray[np.uint8]:
@@ -195,7 +220,12 @@ def reads_directly(array: Any) -> bool:
     plain = len(codecs) == 1 and isinstance(codecs[0], BytesCodec) and codecs[0] == BytesCodec(endian="little")
     whole_rows = array.ndim == 2 and array.chunks[0] == 1 and (array.shards or array.chunks)[1] >= array.shape[1]
     # exactly these stores: a subclass or wrapper may have a reason to see every reading
-    return plain and whole_rows and sys.byteorder == "little" and type(array.store) in (LocalStore, DurableStore)
+    return (
+        plain
+        and whole_rows
+        and sys.byteorder == "little"
+        and type(array.store) in (LocalStore, RunFolder, DurableStore)
+    )
 
 
 def read_rows(array: Any, places: NDArray[np.intp], start: int, stop: int) -> NDArray[Any] | None:
@@ -210,8 +240,10 @@ def read_rows(array: Any, places: NDArray[np.intp], start: int, stop: int) -> ND
     found = np.empty((len(places), stop - start), dtype=array.dtype)
     try:
         for number, group in groupby(enumerate(places.tolist()), key=lambda item: item[1] // rows):
-            key = array.metadata.encode_chunk_key((number, 0))
-            with open(array.store.root / array.path / key, "rb", buffering=0) as file:
+            key = f"{array.path}/{array.metadata.encode_chunk_key((number, 0))}"
+            if isinstance(array.store, RunFolder):
+                array.store.check(key)
+            with open(array.store.root / key, "rb", buffering=0) as file:
                 index = _read_index(file, rows, pieces) if array.shards else np.zeros((1, 1), dtype=np.int64)
                 for i, place in group:
                     if not _read_row(file, index[place % rows], width, found[i], start):

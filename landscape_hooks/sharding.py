@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MEND = "The run is damaged: restore it from a copy"
+
+MOST_RUNS = 2**24
+"""Stretches that a rank's row may be cut into: a model of 10¹² parameters that is sharded along its last dimension."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -38,8 +43,20 @@ class Piece:
 
     @classmethod
     def from_json(cls, piece: dict[str, Any]) -> Piece:
-        """The inverse of `to_json`."""
-        return cls(str(piece["name"]), tuple(map(int, piece["corner"])), tuple(map(int, piece["shape"])))
+        """The inverse of `to_json`.
+
+        Raises
+        ------
+        LayoutError
+            it is no box.
+        """
+        try:
+            name, corner, shape = piece["name"], tuple(piece["corner"]), tuple(piece["shape"])
+        except (KeyError, TypeError) as error:
+            raise LayoutError(f"A piece of a sharded tensor has no {error}", mend=_MEND) from error
+        if len(corner) != len(shape) or any(type(n) is not int or not 0 <= n < 2**63 for n in (*corner, *shape)):
+            raise LayoutError(f"The piece of '{name}' has the corner {corner} and the shape {shape}", mend=_MEND)
+        return cls(str(name), corner, shape)
 
 
 class Runs:
@@ -48,7 +65,12 @@ class Runs:
     def __init__(self, layout: ParameterLayout, pieces: Sequence[Piece]) -> None:
         targets, lengths = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         entries = {entry.name: entry for entry in layout}
+        total = 0
         for piece in pieces:
+            _check_box(entries.get(piece.name), piece)
+            total += math.prod(piece.shape[:-1])
+            if total > MOST_RUNS:
+                raise LayoutError(f"The pieces are cut into more than {MOST_RUNS} stretches", mend=_MEND)
             start, length = _runs_of(entries[piece.name], piece)
             targets.append(start)
             lengths.append(np.full(len(start), length, dtype=np.int64))
@@ -72,6 +94,19 @@ class Runs:
             width = last[i] - first[i]
             at = source[i] - low
             out[:, first[i] - start : last[i] - start] = found[:, at : at + width]
+
+
+def _check_box(entry: ParameterEntry | None, piece: Piece) -> None:
+    """A piece lies in the tensor of its name."""
+    if entry is None:
+        raise LayoutError(f"The run has a piece of '{piece.name}'", expected="a parameter of its layout", mend=_MEND)
+    ends = [c + n for c, n in zip(piece.corner, piece.shape, strict=True)]
+    if len(ends) != len(entry.shape) or any(end > n for end, n in zip(ends, entry.shape, strict=True)):
+        raise LayoutError(
+            f"The piece of '{piece.name}' has the corner {list(piece.corner)} and the shape {list(piece.shape)}",
+            expected=f"a box inside of the shape {list(entry.shape)}",
+            mend=_MEND,
+        )
 
 
 def _runs_of(entry: ParameterEntry, piece: Piece) -> tuple[NDArray[np.int64], int]:

@@ -7,6 +7,7 @@ what does not.
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from landscape_hooks import checked
 from landscape_hooks import store as stores
 from landscape_hooks.errors import ObjectiveError, RunError
 from landscape_hooks.joined import Joined
@@ -46,7 +48,8 @@ def check_same_objective(joined: Joined, digest: str) -> None:
         they were not.
     """
     for part in joined.parts[1:]:
-        stored = part.root["objective/data"].attrs["digest"] if "objective/data" in part.root else digest
+        theirs = checked.group(part.root, "objective/data")
+        stored = theirs.attrs.get("digest") if theirs is not None else digest
         if stored != digest:
             raise ObjectiveError(
                 f"The run '{part.label}' was recorded with other probe samples than '{joined.parts[0].label}'",
@@ -62,7 +65,7 @@ def resolve_objective(root: Any, objective: Any, data: Any, samples: int | None)
     if objective is None:
         objective = Objective.load(root)
     elif callable(objective) and not isinstance(objective, Objective) and not hasattr(objective, "evaluate"):
-        objective = objective()
+        objective = called(objective)
     if not hasattr(objective, "evaluate"):
         raise ObjectiveError(
             f"Found an objective of type {type(objective).__name__}",
@@ -70,11 +73,23 @@ def resolve_objective(root: Any, objective: Any, data: Any, samples: int | None)
         )
     if data is not None:
         data = import_string(data) if isinstance(data, str) else data
-        data = data() if callable(data) and not hasattr(data, "__iter__") else data
+        data = called(data) if callable(data) and not hasattr(data, "__iter__") else data
         objective = objective.with_data(data, samples or objective.samples)
     elif samples is not None and samples < objective.samples:
         objective = objective.head(samples)
     return objective
+
+
+def called(function: Any) -> Any:
+    """What a function without arguments returns; what goes wrong inside of it is the caller's own to see."""
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError) as error:
+        name = getattr(function, "__qualname__", type(function).__name__)
+        raise ObjectiveError(
+            f"'{name}' cannot be called without arguments ({error})", expected="a function that takes none"
+        ) from error
+    return function()
 
 
 def import_string(text: str) -> Any:
@@ -93,7 +108,7 @@ def import_string(text: str) -> Any:
         found = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ObjectiveError(
             f"'{text}' cannot be imported ({error})", mend="Run where the module lies, or put it on PYTHONPATH"
         ) from error
@@ -113,8 +128,9 @@ def find_device(device: Any) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
+        first = next(iter(str(error).splitlines()), "no message")
         raise ObjectiveError(
-            f"The device '{device}' cannot be used ({str(error).splitlines()[0]})",
+            f"The device '{device}' cannot be used ({first})",
             expected="a device that torch sees here, like cpu or cuda",
         ) from error

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from landscape_hooks import checked
+
 BLOCK = 2**20
 """Parameters at a time: as many as SurfaceWriter stores in a chunk."""
 
@@ -19,7 +21,7 @@ class StoredPlane:
     """The points `origin + alpha·directions[0] + beta·directions[1]` of the arrays in a surface's group."""
 
     def __init__(self, group: Any, device: Any = "cpu") -> None:
-        self._origin, self._directions = group["origin"], group["directions"]
+        self._origin, self._directions = checked.array(group, "origin"), checked.array(group, "directions")
         self.size = int(self._origin.shape[0])
         self.dtype: torch.dtype = getattr(torch, str(self._origin.dtype))
         self.device = torch.device(device)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks import schema, store
+from landscape_hooks import checked, schema, store
 from landscape_hooks.blocks import Blocks
-from landscape_hooks.errors import SurfaceError
+from landscape_hooks.errors import DamagedRunError, SurfaceError, printable
 from landscape_hooks.rowfiles import CHUNK_NUMBERS
 
 Floats = NDArray[np.float64]
@@ -98,34 +98,35 @@ class Surface:
         root = store.open_run(store_or_path)
         name = resolve_name(root, name)
         try:
-            return cls._read(root[f"surfaces/{name}"], name)
-        except (KeyError, FileNotFoundError) as error:
+            return cls._read(root, name)
+        except DamagedRunError as error:
+            group = checked.group(root, f"surfaces/{name}")
+            missing = [key for key in REQUIRED if group is None or not checked.has(group, key)]
+            if not missing:
+                raise
             raise SurfaceError(
-                f"The surface '{name}' is not whole ({error})",
+                f"The surface '{name}' is not whole (it lacks {', '.join(missing)})",
                 expected="every array that it has",
                 mend="If an analysis is writing it, wait; else make it again: landscape-hooks analyze RUN --fresh",
             ) from error
 
     @classmethod
-    def _read(cls, group: Any, name: str) -> Surface:
-        def read(key: str) -> Any:
-            return group[key][...]
-
-        paths = []
-        for number in range(int(group.attrs.get("path_count", 0))):
-            arrays = {key: read(f"paths/{number}/{key}") for key in Path.ARRAYS}
-            paths.append(Path(**arrays, label=str(group[f"paths/{number}"].attrs.get("label", ""))))
+    def _read(cls, root: Any, name: str) -> Surface:
+        group = checked.group(root, f"surfaces/{name}")
+        if group is None:
+            raise checked.damaged(f"The surface '{name}' is not there any more")
+        attrs = check_attributes(dict(group.attrs))
+        sizes = checked.Sizes(direction=2)
+        read = partial(_read, group, sizes)
+        count = checked.whole(attrs.get("path_count", 0), "The number of paths")
         return cls(
+            **{key: read(key) for key in REQUIRED},
             **{
-                key: read(key)
-                for key in ("alpha", "beta", "loss", "loss_stderr", "evaluated", "explained_variance_ratio")
+                key: read(key) for key in ("interpolated", "interpolation_error", "spectrum") if checked.has(group, key)
             },
-            interpolated=read("interpolated") if "interpolated" in group else None,
-            interpolation_error=read("interpolation_error") if "interpolation_error" in group else None,
-            spectrum=read("spectrum") if "spectrum" in group else np.empty(0),
-            metrics={k: read(f"metrics/{k}") for k in group["metrics"].array_keys()} if "metrics" in group else {},
-            paths=tuple(paths),
-            attrs=dict(group.attrs),
+            metrics={key: read(f"metrics/{key}") for key in checked.names_of(group, "metrics", arrays=True)},
+            paths=tuple(_read_path(group, number) for number in range(count)),
+            attrs=attrs,
             name=name,
         )
 
@@ -204,13 +205,63 @@ class Surface:
         return self.paths[0]
 
 
+def _read(group: Any, sizes: checked.Sizes, key: str) -> NDArray[Any]:
+    """An array of a surface, whose dimensions are those of the arrays before it."""
+    values = checked.read(group, key)
+    sizes.check(f"surfaces/*/{key}", values.shape)
+    return values
+
+
+def _read_path(group: Any, number: int) -> Path:
+    """A path of a surface; all of its arrays have an entry a snapshot."""
+    base = f"paths/{number}"
+    read = partial(_read, group, checked.Sizes(direction=2))
+    found = checked.group(group, base)
+    if found is None:
+        raise checked.damaged(f"The surface counts path {number}, which is not there")
+    return Path(**{key: read(f"{base}/{key}") for key in Path.ARRAYS},
+                label=printable(found.attrs.get("label", "")))  # fmt: skip
+
+
+REQUIRED = ("alpha", "beta", "loss", "loss_stderr", "evaluated", "explained_variance_ratio")
+"""Arrays that every surface has."""
+
+TEXTS = ("directions", "normalization", "centring", "batch_norm", "data_digest", "trajectory_digest", "origin")
+LISTS = ("labels", "report")
+
+
+def check_attributes(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a surface; those that are shown and compared are printable, and of the format's types.
+
+    Raises
+    ------
+    RunError
+        one of them is not.
+    """
+    attrs = dict(attrs)
+    for key, value in attrs.items():
+        texts = [value] if key in TEXTS else value if key in LISTS else []
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            expected = "a text" if key in TEXTS else "a list of texts"
+            raise checked.damaged(f"The attribute '{key}' of the surface is of another type", expected=expected)
+        if texts:
+            shown = [printable(text) for text in texts]
+            attrs[key] = shown[0] if key in TEXTS else shown
+    if len(attrs.get("labels", ("", ""))) != 2:
+        raise checked.damaged("The surface does not have two labels", expected="one for each axis")
+    return attrs
+
+
 def names(root: Any) -> list[str]:
     """Names of the surfaces of an opened run, sorted; one that is only being begun, or deleted, is none yet."""
-    if "surfaces" not in root:
-        return []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Object at .* is not recognized")  # a folder that is only begun
-        return sorted(name for name, group in root["surfaces"].groups() if "path_count" in group.attrs)
+        return [name for name in checked.names_of(root, "surfaces") if _is_begun(root, name)]
+
+
+def _is_begun(root: Any, name: str) -> bool:
+    group = checked.group(root, f"surfaces/{name}")
+    return group is not None and "path_count" in group.attrs
 
 
 def resolve_name(root: Any, name: str | None) -> str:
@@ -219,8 +270,8 @@ def resolve_name(root: Any, name: str | None) -> str:
     if not known:
         raise SurfaceError("The run has no surface yet", mend="Make one: landscape-hooks analyze RUN")
     if name is None:
-        latest = root["surfaces"].attrs.get("latest")
-        return latest if latest in known else known[-1]
+        latest = checked.group(root, "surfaces").attrs.get("latest")
+        return latest if isinstance(latest, str) and latest in known else known[-1]
     if name not in known:
         raise SurfaceError(
             f"The run has no surface named '{name}'",
@@ -248,6 +299,7 @@ class SurfaceWriter:
         self._values = {"evaluated": evaluated, "loss": group["loss"][...], "loss_stderr": group["loss_stderr"][...]}
 
     @classmethod
+    @checked.guard("surfaces")
     @store.writes
     def create(
         cls,
@@ -291,9 +343,12 @@ class SurfaceWriter:
     @classmethod
     def resume(cls, root: Any, name: str) -> SurfaceWriter:
         """Go on with a surface that was begun."""
-        group = root[f"surfaces/{name}"]
-        return cls(root, group, group["evaluated"][...])
+        group = checked.group(root, f"surfaces/{name}")
+        sizes = checked.Sizes()
+        evaluated = [_read(group, sizes, key) for key in ("alpha", "beta", "loss", "loss_stderr", "evaluated")][-1]
+        return cls(root, group, evaluated)
 
+    @checked.guard("surfaces")
     @store.writes
     def write(self, index: NDArray[np.intp], loss: Floats, stderr: Floats) -> None:
         """Commit the losses (N,) of the grid points with flat indices `index` (N,)."""
@@ -312,10 +367,12 @@ class SurfaceWriter:
         """Of the surface."""
         return str(self._group.basename)
 
+    @checked.guard("surfaces")
     def losses(self) -> Floats:
         """(A, B) what is stored; it counts where `evaluated`."""
         return self._values["loss"].copy()
 
+    @checked.guard("surfaces")
     @store.writes
     def write_interpolated(self, loss: Floats, where: NDArray[np.bool_], error: Floats) -> None:
         """Store the interpolated losses at the points `where` and their estimated relative errors, all (A, B)."""
@@ -325,11 +382,13 @@ class SurfaceWriter:
         for key, values in (("interpolation_error", np.where(where, error, np.nan)), ("interpolated", where)):
             self._put(key, values)
 
+    @checked.guard("surfaces")
     @store.writes
     def write_metric(self, name: str, values: Floats) -> None:
         """Store a metric (A, B), NaN where the surface is not evaluated."""
         self._put(f"metrics/{name}", values)
 
+    @checked.guard("surfaces")
     @store.writes
     def write_paths(self, root: Any, paths: Sequence[Path]) -> None:
         """Store the paths of the surface."""
@@ -349,6 +408,7 @@ class SurfaceWriter:
             target = schema.create(self._root, path, values.shape, chunks=chunks, overwrite=True)
         target[...] = values
 
+    @checked.guard("surfaces")
     @store.writes
     def finish(self, root: Any, attrs: Mapping[str, Any]) -> None:
         """Add the closing attributes and make this the run's latest surface."""
@@ -359,7 +419,7 @@ class SurfaceWriter:
 
 def check_name(name: str) -> None:
     """A surface name is one path component of letters, digits and . _ - that starts with a letter or digit."""
-    if not name or not name[0].isalnum() or not all(c.isalnum() or c in "._-" for c in name):
+    if not checked.is_name(name):
         raise SurfaceError(
             f"Found the surface name '{name}'",
             expected="letters, digits, '.', '_' and '-'",

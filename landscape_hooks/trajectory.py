@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from zarr.codecs import BloscCname, BloscCodec, BloscShuffle
 
-from landscape_hooks import schema, store
+from landscape_hooks import checked, schema, store
 from landscape_hooks.checksum import Damage, checksums
 from landscape_hooks.commit import Commit
 from landscape_hooks.errors import RunError
@@ -84,19 +84,22 @@ class Trajectory(Sequence[Snapshot]):
     def __init__(self, root: Any, label: str = "") -> None:
         self.root = root
         self.label = label
-        if "trajectory" not in root:
+        group = checked.group(root, "trajectory")
+        if group is None:
             raise RunError(
                 "The run has no trajectory",
                 expected="the group 'trajectory'",
                 mend="Record with landscape_hooks.record",
             )
-        group = root["trajectory"]
-        ranks = int(group.attrs.get("ranks", 0))
-        parts = [root[f"ranks/{rank}/trajectory"] for rank in range(ranks)] or [group]
-        self._parts = [Part(part) for part in parts]
+        ranks = checked.whole(group.attrs.get("ranks", 0), "The number of ranks")
+        self._parts = [Part(root, f"ranks/{rank}/trajectory") for rank in range(ranks)] or [Part(root)]
         steps = reduce(np.intersect1d, (part.steps for part in self._parts))
         self._rows = [np.searchsorted(part.steps, steps) for part in self._parts]
-        self._runs = [_runs(root[f"ranks/{rank}"], self.layout) for rank in range(ranks)]
+        self._runs = [_runs(root, rank, self.layout) for rank in range(ranks)]
+        widths = [runs.size for runs in self._runs] or [self.layout.size]
+        for part, width in zip(self._parts, widths, strict=True):
+            part.check_width("weights", width, self.layout.size)
+        self._parts[0].check_width("buffers", self.buffer_layout.size, self.buffer_layout.size)
         first = {name: column[self._rows[0]] for name, column in self._parts[0].columns.items()}
         self.steps: NDArray[np.int64] = first["step"]
         self.epochs: NDArray[np.float64] = first["epoch"]
@@ -152,12 +155,13 @@ class Trajectory(Sequence[Snapshot]):
     @cached_property
     def layout(self) -> ParameterLayout:
         """Names, shapes and offsets of the parameters in `weights`."""
-        return ParameterLayout.from_json(self.root.attrs["layout"])
+        return ParameterLayout.from_json(checked.attribute(self.root, "layout", list, "the run"))
 
     @cached_property
     def buffer_layout(self) -> ParameterLayout:
         """Names, shapes and offsets of the buffers in `buffers`."""
-        return ParameterLayout.from_json(self.root.attrs["buffer_layout"], kind="buffer")
+        entries = checked.attribute(self.root, "buffer_layout", list, "the run")
+        return ParameterLayout.from_json(entries, kind="buffer")
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -234,11 +238,13 @@ class Trajectory(Sequence[Snapshot]):
 
 
 def _checksum_of(group: Any) -> tuple[str, ...]:
-    return ("checksum",) if "checksum" in group else ()
+    return ("checksum",) if checked.has(group, "checksum") else ()
 
 
-def _runs(shard: Any, layout: ParameterLayout) -> Runs:
-    return Runs(layout, [Piece.from_json(piece) for piece in shard.attrs["pieces"]])
+def _runs(root: Any, rank: int, layout: ParameterLayout) -> Runs:
+    shard = checked.group(root, f"ranks/{rank}")
+    pieces = checked.attribute(shard, "pieces", list, f"rank {rank}")
+    return Runs(layout, [Piece.from_json(piece) for piece in pieces])
 
 
 # -- writing --------------------------------------------------------------------------------------------
@@ -267,15 +273,15 @@ class TrajectoryWriter:
     """Writes snapshots into a run: data first, the commit record last, so that a kill leaves whole rows only."""
 
     def __init__(self, root: Any) -> None:
-        self._root, self._group = root, root["trajectory"]
+        self._root, self._group = root, checked.group(root, "trajectory")
         # write_empty_chunks is not part of what Zarr stores; without it a row of zeros next to a NaN fill
         # is safe, but a row of NaNs (a diverged training) would be left out of the store.
         self._arrays = {
-            name: self._group[name].with_config({"write_empty_chunks": True})
+            name: checked.array(self._group, name).with_config({"write_empty_chunks": True})
             for name in ("weights", "buffers", "learning_rate", *SCALARS, *_checksum_of(self._group))
         }
         self.commit = Commit.read(self._group)
-        self.slots = int(self._group.attrs.get("slots", 0))
+        self.slots = checked.whole(self._group.attrs.get("slots", 0), "The number of slots")
         places = self.commit.places
         self.steps: list[int] = [int(s) for s in self._arrays["step"][: places.max(initial=-1) + 1][places]]
         self._files = {name: RowFiles(array, places.tolist()) for name, array in self._arrays.items()}
@@ -351,6 +357,11 @@ class TrajectoryWriter:
         """Bytes of one snapshot's weights and buffers."""
         return sum(self._arrays[n].shape[1] * self._arrays[n].dtype.itemsize for n in ("weights", "buffers"))
 
+    def room(self, most: int) -> int:
+        """Snapshots to write together next, at most `most`: such that they do not begin a file without filling it."""
+        file = self._files["weights"].rows
+        return min(most, file - self.commit.rows % file) if file > 1 else most
+
     def last_row(self) -> NDArray[Any]:
         """(D,) weights of the last snapshot."""
         return self._arrays["weights"][int(self.commit.places[-1])]
@@ -387,9 +398,12 @@ class TrajectoryWriter:
         """Fill in scalars of a committed snapshot that became known after it; nothing if it was thinned out."""
         if step in self.steps:
             place = int(self.commit.places[self.steps.index(step)])
+            if step != self.steps[-1]:  # perhaps in a file that is no longer in memory
+                for files in self._files.values():
+                    files.forget(self.commit.places.tolist())
             for name, value in scalars.items():
                 if value is not None:
-                    store.put_files(self._group.store, self._files[name].put([place], np.array([value])))
+                    store.put_files(self._group.store, self._files[name].put([place], np.array([value]), counted=True))
 
     def retain(self, steps: Iterable[int], stride: int) -> None:
         """Keep only the snapshots of these steps; the places of the others become free."""

@@ -469,3 +469,13 @@ def test_the_command_is_the_function(bn_run, monkeypatch, tmp_path):
     plain = CliRunner().invoke(command, [*arguments, "--name", "cli"], catch_exceptions=False)
     assert "variance" in plain.output
     assert "random walk" in plain.output
+
+
+def test_bfloat16_says_what_it_costs(bn_run):
+    coarse = run(bn_run, size=3, precision="bfloat16", name="coarse")
+    exact = run(bn_run, size=3, name="exact")
+    said = next(s for s in coarse.attrs["report"] if s.startswith("bfloat16 changes"))
+    error = np.abs(coarse.loss / exact.loss - 1).ravel()[:5].max()
+    assert error > 0
+    assert said == f"bfloat16 changes the loss by up to {error:.1%} at 5 points tried."
+    assert "bfloat16" in coarse.attrs["report"][-1]

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+import landscape_hooks
 from landscape_hooks import schema
 from landscape_hooks.cli import COMMANDS, commands
 
@@ -172,6 +173,15 @@ def test_every_page_is_in_the_navigation():
     nav = re.findall(r"^ +- .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     found = [p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")]
     assert sorted(nav) == sorted(found), "mkdocs.yml names other pages than there are in docs/"
+
+
+def test_the_reference_describes_every_public_name_and_no_other():
+    page = (ROOT / "docs/api.md").read_text()
+    described = set(re.findall(r"^::: landscape_hooks\.[a-z_.]+\.(\w+)$", page, re.MULTILINE))
+    modules = {"schedule", "errors"}  # said on the page to be imported from there
+    assert described - modules == set(landscape_hooks.__all__) - {"__version__", "LandscapeError"}
+    for name in landscape_hooks.__all__:
+        assert getattr(landscape_hooks, name)
 
 
 def test_the_format_page_shows_the_table_of_the_code():

@@ -51,7 +51,9 @@ def colours(picture: Path) -> int:
 
 
 PAGE = (EXAMPLES.parent / "docs/examples.md").read_text()
-COMMANDS = re.findall(r"^python examples/(\S+\.py)(.*)$", PAGE, re.MULTILINE)
+COMMANDS = re.findall(
+    r"^python examples/(\w+\.py)(.*)$", PAGE, re.MULTILINE
+)  # the trainers' are run beside their tests
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py") if "__main__" in path.read_text())
 
 
@@ -81,6 +83,13 @@ def test_every_example_explains_itself(name, run_here, capsys):
     said = capsys.readouterr().out
     assert f"python examples/{name}" in said
     assert "--out" in said
+
+
+def test_the_page_names_a_script_for_each_trainer():
+    scripts = {path.name for path in (EXAMPLES / "trainers").glob("*_digits.py")}
+    assert set(re.findall(r"examples/trainers/(\S+\.py) --out", PAGE)) == scripts
+    adapters = {path.stem for path in (EXAMPLES.parent / "integrations").glob("*.py")} - {"__init__", "recording"}
+    assert {name.removesuffix("_digits.py") for name in scripts} == adapters
 
 
 def test_plain_loop(tmp_path):

@@ -1,5 +1,6 @@
 """The figures by what they contain, and by what they look like."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -100,3 +101,20 @@ def test_odd_surfaces_are_figures(tmp_path, name):
 def test_odd_surfaces_are_the_other_figures(tmp_path, name, draw):
     draw(ODD[name]).savefig(tmp_path / "f.png", dpi=40)
     assert (tmp_path / "f.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("runs", [1, 2, 6])
+@pytest.mark.parametrize("name", ["sgd", "vgg11-momentum-0.9-no-weight-decay"])
+def test_nothing_lies_over_the_picture_and_nothing_is_cut_off(runs, name):
+    """The path of a random plane is a dot in the middle: a legend over it would hide all there is."""
+    paths = tuple(descent(9, f"{name} {k}" if runs > 1 else name, 0.1) for k in range(runs))
+    made = surface(paths=paths)
+    figure = contour_figure(replace(made, attrs={**made.attrs, "directions": "random"}))
+    figure.savefig(io.BytesIO())  # lays it out
+    axes = figure.axes[0]
+    below = axes.get_legend().get_window_extent()
+    assert below.y1 <= axes.xaxis.label.get_window_extent().y0
+    assert figure.bbox.contains(below.x0, below.y0)
+    assert figure.bbox.contains(below.x1, below.y1)
+    head = next(text for text in [*axes.texts, axes._left_title] if text.get_text().startswith("Loss around"))
+    assert head.get_window_extent().x1 <= figure.bbox.x1

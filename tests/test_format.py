@@ -119,6 +119,59 @@ def test_a_run_is_read_by_the_document_alone(tmp_path, size, options):
     np.testing.assert_array_equal(buffers, Trajectory.open(root)[-1].buffers)
 
 
+def write_array(folder, values, dims):
+    """A one-chunk array of Zarr v3, by hand."""
+    folder.mkdir(parents=True)
+    grid = {"name": "regular", "configuration": {"chunk_shape": [max(1, n) for n in values.shape]}}
+    array = {
+        "zarr_format": 3, "node_type": "array", "shape": list(values.shape), "data_type": values.dtype.name,
+        "chunk_grid": grid, "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": "NaN" if values.dtype.kind == "f" else 0, "dimension_names": dims,
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+    }  # fmt: skip
+    (folder / "zarr.json").write_text(json.dumps(array))
+    file = (folder / "c").joinpath(*("0" for _ in values.shape))
+    if values.size:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(values.tobytes())
+
+
+def write_group(folder, **attributes):
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    (folder / "zarr.json").write_text(json.dumps(content))
+
+
+def test_a_run_written_by_the_document_alone_is_read_and_gone_on_with(tmp_path):
+    run = tmp_path / "run.zarr"
+    entry = {"dtype": "float32", "aliases": [], "module": "Linear", "groups": 1, "trainable": True}
+    layout = [
+        {"name": "weight", "shape": [2, 3], "offset": 0, "size": 6, **entry},
+        {"name": "bias", "shape": [2], "offset": 6, "size": 2, **entry},
+    ]
+    write_group(run, landscape_hooks={"format": 1, "version": "0"}, layout=layout, buffer_layout=[])
+    committed = {"rows": 3, "order": [2, 0, 3], "generation": 4, "stride": 5, "tail": True}
+    write_group(run / "trajectory", committed=committed, slots=4)
+    rows = np.arange(32, dtype="float32").reshape(4, 8)
+    write_array(run / "trajectory/weights", rows, ["row", "parameter"])
+    write_array(run / "trajectory/buffers", np.zeros((4, 0), "float32"), ["row", "buffer"])
+    write_array(run / "trajectory/step", np.array([5, 99, 0, 7]), ["row"])
+    for name in ("epoch", "loss", "wall_time"):
+        write_array(run / "trajectory" / name, np.array([0.5, 99, 0.25, 0.75]), ["row"])
+    write_array(run / "trajectory/learning_rate", np.full((4, 1), 0.1), ["row", "group"])
+    t = Trajectory.open(run)
+    assert t.steps.tolist() == [0, 5, 7]
+    assert t.losses.tolist() == [0.25, 0.5, 0.75]
+    np.testing.assert_array_equal(t.block(), rows[[2, 0, 3]])
+    assert t.layout["bias"].shape == (2,)
+    model = nn.Linear(3, 2)
+    with record(model, None, run, keep=4, if_exists="resume", step=7) as recorder:
+        for _ in range(4):
+            recorder.step()
+    assert Trajectory.open(run).steps.tolist() == [0, 5, 10, 11]
+    np.testing.assert_array_equal(Trajectory.open(run).block(slice(2)), rows[[2, 0]])
+
+
 def test_a_newer_format_is_refused_and_unknown_attributes_are_ignored(tmp_path):
     rows = train(tmp_path / "run.zarr", every=3)
     root = store.open_run(tmp_path / "run.zarr", mode="r+")

@@ -19,7 +19,7 @@ from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.folding import fold
 from landscape_hooks.objective import Objective
 from landscape_hooks.parameters import ParameterLayout
-from landscape_hooks.plan import Plan
+from landscape_hooks.plan import Plan, threads
 from landscape_hooks.plane import Plane
 
 
@@ -88,6 +88,7 @@ def test_what_can_be_folded_is(loss_of):
         Plan(chunk=7, layout="channels_last"),
         Plan(chunk=100, layout="channels_last", fold=True, fuse=True),
         Plan(chunk=40, fuse=True),
+        Plan(layout="channels_last", winograd=True),
     ],
 )
 def test_every_way_gives_the_same_loss(loss_of, policy, plan):
@@ -148,7 +149,8 @@ def test_a_stack_is_taken_if_it_is_faster_and_agrees(loss_of, monkeypatch):
     monkeypatch.setattr(
         calibration, "_timed_together", lambda loss, some: (times[loss.plan.stack], real(loss, some)[1])
     )
-    plan = calibration.best_stack(loss, Plan())
+    with threads(1):  # so many small operations suffer from threads where the machine is busy
+        plan = calibration.best_stack(loss, Plan())
     assert (plan.stack, plan.tile, plan.speedup) == (4, 16, 3.0)
     assert "4 points together" in plan.sentence()
     monkeypatch.setattr(
@@ -156,7 +158,8 @@ def test_a_stack_is_taken_if_it_is_faster_and_agrees(loss_of, monkeypatch):
         "_timed_together",
         lambda loss, some: (times[loss.plan.stack], real(loss, some)[1] + (loss.plan.stack > 1)),
     )
-    assert calibration.best_stack(loss, Plan()).stack == 1
+    with threads(1):
+        assert calibration.best_stack(loss, Plan()).stack == 1
 
 
 class Broken(nn.Module):

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from landscape_hooks import Trajectory, record
+from landscape_hooks.background import copy_alone
 from landscape_hooks.errors import LandscapeError, LayoutError
 from landscape_hooks.hook import unwrap_optimizer
+from landscape_hooks.parameters import copy_into, real_view
 
 
 @pytest.fixture
@@ -207,13 +209,15 @@ def test_several_optimizers_count_the_last_ones_steps(path):
     np.testing.assert_allclose(Trajectory.open(path).learning_rates, [[0.1, 0.01]] * 4)
 
 
-@pytest.mark.parametrize("what", ["model", "submodule", "step"])
-def test_compiled(path, what):
+@pytest.mark.parametrize("what", ["model", "submodule", "step", "data parallel"])
+def test_compiled_or_wrapped(path, what):
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     called, step = model, optimizer.step
     if what == "model":
         called = torch.compile(model, backend="eager")
+    elif what == "data parallel":
+        called = nn.DataParallel(model)
     elif what == "submodule":
         model[0] = torch.compile(model[0], backend="eager")
     iterates = [flat(model)]
@@ -274,6 +278,25 @@ def test_complex_half_frozen_and_tied_parameters(path):
     assert_rows(path, iterates)
     layout = Trajectory.open(path).layout
     assert (layout.size, layout["tied"].name) == (3 + 8 + 4 + 2, "odd")
+
+
+def test_copying_in_one_thread_is_the_same_copying():
+    sources = [
+        nn.Parameter(torch.randn(3, 4, 5, 6).to(memory_format=torch.channels_last)),
+        nn.Parameter(torch.randn(7)),
+        torch.randn(2, 3).bfloat16(),
+        torch.randn(5, dtype=torch.complex64).conj(),
+        torch.tensor(2.5),
+        torch.randn(4, 4).t(),
+    ]
+    found, expected = (
+        [torch.zeros_like(real_view(s), dtype=torch.float32).contiguous() for s in sources] for _ in "ab"
+    )
+    copy_alone(found, sources)
+    copy_into(expected, sources)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+        assert not a.requires_grad
 
 
 def test_float64_is_stored_as_float64(path):

@@ -141,9 +141,13 @@ def test_leftovers_of_a_kill_are_removed_when_resuming(tmp_path):
         optimizer.step()
     leftover = path / "trajectory" / "weights" / "c" / "7.0123456789abcdef.partial"
     leftover.write_bytes(b"torn")
+    analysis = path / "surfaces" / "pca" / "loss" / "c" / "0.0123456789abcdef.partial"
+    analysis.parent.mkdir(parents=True)
+    analysis.write_bytes(b"an analysis that is at work")
     with record(model, optimizer, path, every=1, if_exists="resume"):
         optimizer.step()
     assert not leftover.exists()
+    assert analysis.exists()
     assert Trajectory.open(path).steps.tolist() == [0, 1, 2]
 
 

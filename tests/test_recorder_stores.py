@@ -15,7 +15,7 @@ import torch
 import zarr
 from torch import nn
 
-from landscape_hooks import Trajectory, record
+from landscape_hooks import Trajectory, background, record
 from landscape_hooks import store as store_module
 from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
 
@@ -81,6 +81,23 @@ def test_many_snapshots_of_a_small_model_share_files(tmp_path):
     train(tmp_path / "run.zarr", steps=3000, size=4, every=1)
     assert len(Trajectory.open(tmp_path / "run.zarr")) == 3001
     assert sum(1 for p in tmp_path.rglob("*") if p.is_file()) < 40
+
+
+def test_a_group_fills_a_file_and_is_written_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(background, "GROUP_SECONDS", 60)
+    written = []
+    real = store_module.put_files
+    monkeypatch.setattr(store_module, "put_files", lambda s, puts: (written.extend(p.key for p in puts), real(s, puts)))
+    size = 20_000  # 17 rows a file
+    rows = train(tmp_path / "run.zarr", steps=70, size=size, every=1)
+    weights = [key for key in written if "/weights/c/" in key]
+    assert len(weights) == len(set(weights)) == 5
+    np.testing.assert_array_equal(Trajectory.open(tmp_path / "run.zarr").block(), rows)
+    with record(nn.Linear(size, 3), None, tmp_path / "run.zarr", every=1, if_exists="resume", step=40) as recorder:
+        for _ in range(30):
+            recorder.step()
+    np.testing.assert_array_equal(Trajectory.open(tmp_path / "run.zarr").block(slice(41)), rows[:41])
+    assert len(Trajectory.open(tmp_path / "run.zarr")) == 71
 
 
 def test_thinned_places_are_reused(tmp_path):

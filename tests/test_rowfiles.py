@@ -62,7 +62,7 @@ def test_staging_memory_is_the_file(tmp_path):
     assert np.shares_memory(memory, rows)
     rows[...] = values([0, 1, 2], 11)
     puts = files.put([4, 0, 2], rows, memory)
-    assert all(np.shares_memory(memory, data) for _, data in puts)
+    assert all(np.shares_memory(memory, put.data) for put in puts)
     store.put_files(array.store, puts)
     np.testing.assert_array_equal(array.oindex[[4, 0, 2]], values([0, 1, 2], 11))
     assert np.isnan(array[1]).all()
@@ -156,3 +156,32 @@ def test_what_is_not_as_it_should_be_is_left_to_zarr(tmp_path):
 
     watched = zarr.open_group(Watching(tmp_path), mode="r")["weights"]
     assert read_rows(watched, np.array([0]), 0, 11) is None
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 2)])
+def test_rows_written_where_they_lie_leave_the_file_that_zarr_would_write(tmp_path, shape):
+    arrays = []
+    for name in ("ours", "theirs"):
+        root = zarr.create_group(str(tmp_path / name), zarr_format=3)
+        arrays.append(
+            root.create_array("weights", shape=shape, chunks=shape, dtype="f8", fill_value=-1, compressors=None)
+        )
+    ours, theirs = arrays
+    files = RowFiles(ours)
+    file = next((tmp_path / "ours/weights").glob("zarr.json")).parent / "c" / "/".join("0" * len(shape))
+    inodes = set()
+    for number, places in enumerate([[0, 1], [2], [5, 7], [3, 4]]):
+        rows = np.full((len(places), *shape[1:]), number + 0.5)
+        store.put_files(ours.store, files.put(places, rows))
+        inodes.add(file.stat().st_ino)
+        for place, row in zip(places, rows, strict=True):
+            theirs[place] = row
+        assert content(tmp_path / "ours") == content(tmp_path / "theirs")
+    assert len(inodes) == 1
+    store.put_files(ours.store, files.put([1], np.full((1, *shape[1:]), 9.0), counted=True))
+    assert file.stat().st_ino not in inodes  # a committed row is seen whole: the old file or the new one
+    theirs[1] = 9.0
+    file.write_bytes(b"short")  # what has another length is not written into
+    store.put_files(ours.store, files.put([6], np.full((1, *shape[1:]), 6.0)))
+    theirs[6] = 6.0
+    assert content(tmp_path / "ours") == content(tmp_path / "theirs")

@@ -99,3 +99,10 @@ def test_the_licence_on_the_page_is_that_of_the_package(name):
     said = said.replace("GNU General Public", "GPL").replace("GNU GENERAL PUBLIC", "GPL")
     kinds = {kind for kind in KINDS if re.search(rf"(?<![A-Z]){kind}(?![A-Za-z])", said)}
     assert not kinds or kinds & {k for k in KINDS if k in licences()[name]}, f"{name} says {sorted(kinds)}"
+
+
+def test_the_extra_for_all_is_all_that_users_want():
+    """Every extra but the tools, and the groups in place of their members."""
+    inside = {m for group in ("trainers", "trackers") for m in re.findall(r"[\w]+", EXTRAS[group][0].split("[")[1])}
+    wanted = EXTRAS.keys() - inside - {"all", *TOOLS}
+    assert set(re.findall(r"\w+", EXTRAS["all"][0].split("[")[1])) == wanted

@@ -192,3 +192,16 @@ def test_what_is_amended_stays_so_when_more_is_written(root, slots):
     t = Trajectory.open(root)
     assert t.losses.tolist() == [0, 0.25, -2]
     assert t.epochs.tolist() == [0, 0.5, 1]
+
+
+def test_an_early_snapshot_is_amended_without_harm_to_its_neighbours(root):
+    writer = start(root)
+    writer.append(rows(range(1500)))
+    writer.append(rows([1500]))
+    writer.amend(3, loss=0.25, epoch=None)
+    writer.append(rows([1501]))
+    t = Trajectory.open(root)
+    expected = -np.arange(1502.0)
+    expected[3] = 0.25
+    np.testing.assert_array_equal(t.losses, expected)
+    np.testing.assert_array_equal(t.block(), rows(range(1502)).weights)

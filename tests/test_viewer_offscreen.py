@@ -265,3 +265,33 @@ def test_a_mesh_of_another_program_is_drawn_by_its_own_values(canvas, tmp_path, 
     for texture in TEXTURES:
         made.set_look(replace(Look(), texture=texture))
         assert canvas.draw(made).std() > 10
+
+
+@pytest.mark.parametrize("width", [420, 560, 700, 790, 1000])
+def test_no_axis_name_lies_on_the_read_out(width, monkeypatch):
+    from landscape_hooks.viewer.hud import Pen
+
+    written = []
+    real = Pen.text
+
+    def text(self, x, y, words, color, *, size=14.0, align=0.0, alpha=1.0):
+        left = x - align * self.width(words, size)
+        written.append((words, left, y, left + self.width(words, size), y + self._pixels(size)))
+        real(self, x, y, words, color, size=size, align=align, alpha=alpha)
+
+    monkeypatch.setattr(Pen, "text", text)
+    canvas = Canvas((width, round(width * 0.7)), supersample=1)
+    for azimuth in range(-180, 180, 30):
+        written.clear()
+        replay = Replay.of(load(surface()), Look(), view=f"az={azimuth}", aspect=1 / 0.7)
+        canvas.draw(replay)
+        names = [box for box in written if box[0].startswith("PC ")]
+        rows = [box for box in written if box[0] in ("step", "epoch", "learning rate", "true loss", "off-plane")]
+        rows = [box for box in rows if box[1] > width / 2]
+        assert len(names) == 2
+        assert len(rows) == 5
+        for _, x0, y0, x1, y1 in names:
+            for word, a0, b0, _, b1 in rows:
+                assert x1 < a0 or y1 < b0 or y0 > b1, f"az={azimuth}: an axis name lies on '{word}'"
+                assert x0 >= 0
+    canvas.close()

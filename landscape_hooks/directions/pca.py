@@ -33,9 +33,9 @@ Floats = NDArray[np.float64]
 SOLVERS = ("auto", "gram", "covariance", "incremental")
 
 LARGE = 2048
-"""From this many snapshots on scikit-learn's IncrementalPCA is as fast where the model is small, and at 4,096 snapshots
-two to five times faster (`benchmarks/pca.py --crossing`, 1,000 and 10,000 parameters). Below, the Gram matrix is
-faster; exact it is anyway."""
+"""From this many snapshots on scikit-learn's IncrementalPCA is about as fast where the model is small, and at 4,096
+snapshots it is twice as fast (`benchmarks/pca.py --crossing`, 1,000 parameters). Below, the Gram matrix is faster;
+exact it is anyway."""
 
 SMALL = 200
 """IncrementalPCA takes less memory up to T²/200 parameters (measured: about 5 kB a parameter, against 24 bytes times T²

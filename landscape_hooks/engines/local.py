@@ -74,27 +74,34 @@ def _of_snapshot(loss: PlaneLoss, snapshot: Any) -> torch.Tensor:
     return loss.measure_snapshot(snapshot.weights, snapshot.buffers)
 
 
-def apart(work: Callable[[], Result]) -> Result:
-    """`work()` under the conditions of a worker: in a forked process of one thread, or here where that fails."""
+def apart(work: Callable[[], Result], count: int) -> list[Result]:
+    """What `work()` returns in each of `count` forked processes of one thread at the same time, as workers are.
+
+    Empty where processes cannot be forked or one of them fails.
+    """
     if not forks():
-        return work()
+        return []
     context = multiprocessing.get_context("fork")
-    mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work_apart, args=(work, theirs), daemon=True)
-    process.start()
-    theirs.close()
+    started = []
+    for _ in range(count):
+        mine, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_work_apart, args=(work, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        started.append((process, mine))
     try:
-        return mine.recv()
+        return [mine.recv() for _, mine in started]
     except (EOFError, OSError):
-        return work()
+        return []
     finally:
-        mine.close()
-        process.kill()
-        process.join()
+        for process, mine in started:
+            mine.close()
+            process.kill()
+            process.join()
 
 
 def _work_apart(work: Callable[[], Any], connection: Any) -> None:
-    """Send the result, or nothing at all: the parent then works itself and sees what is wrong."""
+    """Send the result, or nothing at all where there is none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     _keep_memory()

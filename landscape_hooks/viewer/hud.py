@@ -84,6 +84,7 @@ class Hud:
 
     def __init__(self) -> None:
         self.plot: tuple[float, float, float, float] | None = None
+        self._corner = (0.0, 0.0)
         self._labelled: tuple[Any, list[tuple[float, float, str]]] = (None, [])
 
     def draw(self, replay: Replay, font: Any, size: tuple[int, int], *, bottom: float = 0) -> None:
@@ -96,6 +97,7 @@ class Hud:
         if replay.landscape.paths:
             width, height = 240 * unit, 104 * unit
             self.plot = (22 * unit, size[1] - height - 40 * unit, width, height)
+            self._corner = _corner(len(_moment_rows(replay)), size, unit)
         self._axes(pen, replay, whole)
         if replay.look.contours != "off":
             self._labels(pen, replay, whole)
@@ -145,18 +147,8 @@ class Hud:
             pen.text(x + 10 * unit, y + (5 + 18 * k) * unit, line, theme.ink, size=12.5)
 
     def _read_out(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
-        theme = replay.look.colors
-        moment = describe_moment(replay)
-        texts = {
-            "step": f"{moment['step']}",
-            "epoch": f"{moment['epoch']:.2f}",
-            "learning rate": f"{moment['learning rate']:.3g}",
-            "true loss": text_of(moment["true loss"]),
-            "plane loss": text_of(moment["plane loss"]),
-            "off-plane": f"{moment['off-plane']:.3g}" if moment["off-plane"] > 1e-9 else "0",
-        }
-        rows = [(name, text) for name, text in texts.items() if np.isfinite(moment[name])]
-        x, y = size[0] - 196 * pen.unit, size[1] - (20 + 19 * len(rows)) * pen.unit
+        theme, rows = replay.look.colors, _moment_rows(replay)
+        x, y = _corner(len(rows), size, pen.unit)
         for name, text in rows:
             pen.text(x, y, name, theme.faint, size=13)
             pen.text(size[0] - 22 * pen.unit, y, text, theme.ink, size=14, align=1)
@@ -231,6 +223,9 @@ class Hud:
                     x = max(x, left + inset + 72 * pen.unit)
                 elif x < left + inset + 64 * pen.unit:
                     y = min(y, upper - 52 * pen.unit)
+                corner = self._corner  # above the read-out
+                if x + width > corner[0] - 10 * pen.unit and y > corner[1] - 24 * pen.unit:
+                    y = corner[1] - 28 * pen.unit
             pen.text(x, min(y, size[1] - 22 * pen.unit), name, theme.ink, size=13.5)
 
     def _height_axis(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
@@ -322,6 +317,25 @@ class Hud:
         )
         for value, level in ((values.max(), y), (values.min(), y + height)):
             pen.text(x + width + 6 * unit, level - 7 * unit, text_of(float(value)), theme.faint, size=11.5)
+
+
+def _moment_rows(replay: Replay) -> list[tuple[str, str]]:
+    """Names and words of what is known of the moment shown."""
+    moment = describe_moment(replay)
+    texts = {
+        "step": f"{moment['step']}",
+        "epoch": f"{moment['epoch']:.2f}",
+        "learning rate": f"{moment['learning rate']:.3g}",
+        "true loss": text_of(moment["true loss"]),
+        "plane loss": text_of(moment["plane loss"]),
+        "off-plane": f"{moment['off-plane']:.3g}" if moment["off-plane"] > 1e-9 else "0",
+    }
+    return [(name, text) for name, text in texts.items() if np.isfinite(moment[name])]
+
+
+def _corner(rows: int, size: tuple[float, float], unit: float) -> tuple[float, float]:
+    """The upper left corner of a read-out of so many rows."""
+    return size[0] - 196 * unit, size[1] - (20 + 19 * rows) * unit
 
 
 def telling(values: Floats, pixels: int) -> NDArray[np.intp]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks import store, surface
-from landscape_hooks.errors import RunError, SurfaceError
+from landscape_hooks import checked, store, surface
+from landscape_hooks.errors import LandscapeError, SurfaceError
 from landscape_hooks.surface import Path, Surface
 from landscape_hooks.trajectory import Trajectory
 from landscape_hooks.viewer.source import Landscape
@@ -25,7 +26,7 @@ INTERVAL = 0.5
 """Seconds between two looks into the run."""
 
 COLUMNS = 1 << 22
-"""Parameters that are read at a time."""
+"""Numbers that are read at a time: parameters of one snapshot, or snapshots of few parameters."""
 
 
 class Follower:
@@ -64,8 +65,9 @@ class Follower:
         while not self._stop.wait(INTERVAL):
             try:
                 found = self.look()
-            except (RunError, OSError, KeyError, ValueError) as error:
-                # A snapshot thinned out while it was read, or a run that is gone: the picture stays, and says so.
+            except (LandscapeError, OSError, KeyError, ValueError) as error:
+                # A snapshot thinned out while it was read, a surface that is being replaced, or a run that is gone: the
+                # picture stays, and says so.
                 self.trouble = str(error)
                 continue
             self.trouble = ""
@@ -79,8 +81,9 @@ class Follower:
         assert self._seen.surface is not None
         latest = surface.resolve_name(root, None)
         base = self._seen.surface
-        if latest != self._name or _digest(root, latest) != base.attrs.get("trajectory_digest"):
-            base = Surface.open(root)  # a newer analysis takes the place of the old one
+        unfinished = not (base.complete and base.paths)
+        if latest != self._name or unfinished or _digest(root, latest) != base.attrs.get("trajectory_digest"):
+            base = Surface.open(root)  # a newer analysis takes the place of the old one, or goes on
             self._name = base.name
             self._seen = replace(self._seen.of_surface(base), title=self._seen.title)
             extended = extend(root, base) or base
@@ -94,7 +97,7 @@ class Follower:
 
 
 def _digest(root: Any, name: str) -> Any:
-    return root[f"surfaces/{name}"].attrs.get("trajectory_digest")
+    return checked.group(root, f"surfaces/{name}").attrs.get("trajectory_digest")
 
 
 def extend(root: Any, base: Surface) -> Surface | None:
@@ -107,11 +110,12 @@ def extend(root: Any, base: Surface) -> Surface | None:
         return None
     coordinates, distance = project(root[f"surfaces/{base.name}"], trajectory, rows)
     unknown = np.full(len(rows), np.nan)
+    rates = np.asarray(trajectory.learning_rates)
     added = {
         "coordinates": coordinates,
         "step": np.asarray(trajectory.steps)[rows],
         "epoch": np.asarray(trajectory.epochs)[rows],
-        "learning_rate": np.asarray(trajectory.learning_rates)[rows, 0],
+        "learning_rate": rates[rows, 0] if rates.shape[1] else unknown,
         "distance": distance,
         "loss": unknown,
         "plane_loss": unknown,
@@ -125,17 +129,28 @@ def extend(root: Any, base: Surface) -> Surface | None:
 def project(group: Any, trajectory: Trajectory, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
     """Coordinates (N, 2) of snapshots on a surface's plane, by least squares, and their distances (N,) from it."""
     gram, products, squares = np.zeros((2, 2)), np.zeros((len(rows), 2)), np.zeros(len(rows))
-    size = group["origin"].shape[0]
+    origins, axes = checked.array(group, "origin"), checked.array(group, "directions")
+    size = trajectory.layout.size
+    checked.Sizes(parameter=size, direction=2).check("surfaces/*/origin", origins.shape)
+    checked.Sizes(parameter=size, direction=2).check("surfaces/*/directions", axes.shape)
     for start in range(0, size, COLUMNS):
         columns = slice(start, min(start + COLUMNS, size))
-        origin = group["origin"][columns].astype(np.float64)
-        directions = group["directions"][:, columns].astype(np.float64)
+        origin = checked.select(origins, (columns,), "origin").astype(np.float64)
+        directions = checked.select(axes, (slice(None), columns), "directions").astype(np.float64)
         gram += directions @ directions.T
-        for number, row in enumerate(rows):
-            weights = trajectory.block(slice(int(row), int(row) + 1), columns)[0]
-            away = weights.astype(np.float64) - origin
-            products[number] += directions @ away
-            squares[number] += away @ away
+        for part in _neighbours(rows, max(1, COLUMNS // max(1, len(origin)))):
+            first, last = int(rows[part.start]), int(rows[part.stop - 1])
+            away = trajectory.block(slice(first, last + 1), columns).astype(np.float64) - origin
+            products[part] += away @ directions.T
+            squares[part] += np.einsum("nc,nc->n", away, away)
     coordinates = products @ np.linalg.pinv(gram, hermitian=True)
     along = np.einsum("nk,kl,nl->n", coordinates, gram, coordinates)
     return coordinates, np.sqrt(np.maximum(squares - along, 0.0))
+
+
+def _neighbours(rows: NDArray[np.intp], most: int) -> list[slice]:
+    """Cut rows into parts of at most `most` that lie side by side in the run, so that a part is one reading."""
+    edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+    return [
+        slice(first, min(first + most, stop)) for start, stop in pairwise(edges) for first in range(start, stop, most)
+    ]

@@ -108,7 +108,7 @@ class SmallDisk:
     def __init__(self, path):
         self.path = path
         path.mkdir()
-        self._mount("-t", "tmpfs", "-o", "size=16m", "tmpfs")
+        self._mount("-t", "tmpfs", "-o", "size=24m", "tmpfs")
 
     def _mount(self, *arguments):
         done = subprocess.run(["mount", *arguments, str(self.path)], capture_output=True, text=True)
@@ -119,6 +119,7 @@ class SmallDisk:
         self._mount("-o", "remount,ro")
 
     def fill(self, leave=0):
+        (self.path / "filler").unlink(missing_ok=True)
         free = shutil.disk_usage(self.path).free
         with (self.path / "filler").open("wb") as file:
             file.write(bytes(max(0, free - leave)))

@@ -4,16 +4,18 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from landscape_hooks import Trajectory, gram, recorder
+from landscape_hooks import Trajectory, gram, recorder, store
 from landscape_hooks.description import describe, description_text
 from landscape_hooks.store import open_run
-from landscape_hooks.surface import Surface
+from landscape_hooks.surface import Surface, SurfaceWriter
+from landscape_hooks.viewer import live
 from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.replay import Replay
 from landscape_hooks.viewer.source import load
@@ -38,7 +40,7 @@ TOGETHER = """
     background.GROUP_SECONDS = 0.05
     path, steps, seconds, options = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), json.loads(sys.argv[4])
     ended = path + ".ended"
-    FINE = ("being created", "nothing at", "replaced the snapshot", "no surface yet", "not whole", "snapshot is not")
+    FINE = ("being created", "nothing at", "replaced the snapshot", "no surface yet", "not whole", "no point of it")
 
     def recording():
         model = Model()
@@ -144,6 +146,7 @@ def together(path, steps, seconds, options):
         text=True,
         cwd=root,
     )
+    assert done.stdout, done.stderr
     counts = json.loads(done.stdout.splitlines()[-1])
     assert all(counts.values()), done.stderr
     assert all(int(count) >= 1 for count in counts.values()), (counts, done.stderr)
@@ -168,6 +171,34 @@ def test_a_recorder_an_analysis_a_viewer_and_a_reader_at_one_run(options, tmp_pa
 @pytest.mark.parametrize("options", [{"keep": 20}, {"every": 5}, {"keep": 7}])
 def test_a_recorder_an_analysis_a_viewer_and_a_reader_at_one_run_for_a_minute(options, tmp_path):
     together(tmp_path / "run.zarr", 5000, 60.0, options)
+
+
+def test_a_viewer_that_follows_outlives_a_surface_that_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "INTERVAL", 0.01)
+    path = tmp_path / "run.zarr"
+    train(path, 4, every=1, **OBJECTIVE)
+    run(path, size=3)
+    follower = live.Follower(path, load(path))
+    follower.start()
+
+    def until(wanted):
+        deadline = time.monotonic() + 60
+        while not wanted():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    root = open_run(path, mode="r+")
+    store.remove_group(root, "surfaces/pca")
+    until(lambda: "no surface yet" in follower.trouble)
+    begun = np.arange(3.0)
+    writer = SurfaceWriter.create(root, "pca", begun, begun, {}, {"explained_variance_ratio": np.zeros(2)})
+    until(lambda: "no point of it" in follower.trouble)
+    train(path, 6, start=4, every=1, if_exists="resume")
+    del writer
+    run(path, size=3)
+    until(lambda: not follower.trouble)
+    until(lambda: 6 in [n for found in [follower.latest()] if found for p in found.paths for n in p.step])
+    follower.stop()
 
 
 # -- a clock that is set back ---------------------------------------------------------------------------------

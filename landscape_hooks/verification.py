@@ -1,0 +1,305 @@
+"""Verification: whether a stored surface is still what the stored loss gives, by computing some of it anew.
+
+In: a run, as anybody may have written it. Out: for each surface, numbers beside each other: ten evaluated grid points,
+the path's two ends, the snapshot at the origin; and the checksums of the snapshots, where the run has them. Nothing is
+written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from landscape_hooks import checked, store, surface
+from landscape_hooks.checksum import Damage
+from landscape_hooks.directions import pca, points
+from landscape_hooks.errors import LandscapeError, ObjectiveError
+from landscape_hooks.evaluate import PlaneLoss, buffer_directions
+from landscape_hooks.joined import Joined
+from landscape_hooks.plan import Plan, threads
+from landscape_hooks.plane import Plane
+from landscape_hooks.sources import check_fits, find_device, resolve_objective
+from landscape_hooks.surface import Surface
+from landscape_hooks.trajectory import Trajectory
+from landscape_hooks.versions import versions
+from landscape_hooks.viewer.live import project
+
+POINTS = 10
+"""Grid points that are computed anew."""
+
+OF_THE_RUN = "of the run"
+"""What a surface's attributes `objective` and `data` say where both are those that the run carries."""
+
+SAME, OTHER, COARSE = 1e-5, 1e-4, 2e-2
+"""Relative differences that are rounding: under the same versions (another processor sums in another order), under
+other ones or on another device, and in bfloat16."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A stored number beside the recomputed one; `holds` where they differ by no more than `tolerance` (absolute)."""
+
+    what: str
+    stored: float
+    found: float
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the two are the same, up to the tolerance; NaN and inf are themselves only."""
+        return self.exact or bool(abs(self.stored - self.found) <= self.tolerance)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the two are equal, bit for bit."""
+        return bool(np.array_equal(self.stored, self.found, equal_nan=True))
+
+
+@dataclass(frozen=True)
+class SurfaceVerification:
+    """What came of one surface.
+
+    Attributes
+    ----------
+    name
+        of the surface.
+    checks
+        what was compared.
+    bound
+        which tolerance was taken, and why, in words.
+    missing
+        what could not be compared, and what it takes, in words.
+    """
+
+    name: str
+    checks: tuple[Check, ...]
+    bound: str
+    missing: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """ "holds", "differs", or "not verified" where no loss could be computed."""
+        if not all(check.holds for check in self.checks):
+            return "differs"
+        return "holds" if any(check.what.startswith("loss") for check in self.checks) else "not verified"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came of a run: its surfaces, and the damaged snapshots (None where the run has no checksums)."""
+
+    surfaces: tuple[SurfaceVerification, ...]
+    damages: tuple[Damage, ...] | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether every surface was verified and holds, and no snapshot is damaged."""
+        return not self.damages and all(found.verdict == "holds" for found in self.surfaces)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data; a NaN or inf is a text."""
+        surfaces = [
+            {
+                "name": found.name,
+                "verdict": found.verdict,
+                "bound": found.bound,
+                "missing": list(found.missing),
+                "checks": [
+                    {key: _plain(value) for key, value in asdict(check).items()} | {"holds": check.holds}
+                    for check in found.checks
+                ],
+            }
+            for found in self.surfaces
+        ]
+        damages = None if self.damages is None else [str(damage) for damage in self.damages]
+        return {"holds": self.holds, "surfaces": surfaces, "damaged_snapshots": damages}
+
+    def text(self) -> str:
+        """For people: a line a surface, and below it what differs or could not be checked."""
+        lines = []
+        for found in self.surfaces:
+            lines.append(f"  verified    {found.name}: {found.verdict}; {len(found.checks)} numbers, {found.bound}")
+            lines += [
+                f"    {c.what:<44} stored {c.stored:<14.8g} computed {c.found:<14.8g}{'' if c.holds else '  DIFFERS'}"
+                for c in found.checks
+            ]
+            lines += [f"    not verified: {reason}" for reason in found.missing]
+        if self.damages is None:
+            lines.append("  snapshots   no checksums (record with checksum=True)")
+        else:
+            lines.append(f"  snapshots   {len(self.damages)} damaged" if self.damages else "  snapshots   all sound")
+            lines += [f"    {damage}" for damage in self.damages]
+        return "\n".join(lines)
+
+
+def verify(
+    run: Any, name: str | None = None, *, objective: Any = None, data: Any = None, points: int = POINTS, seed: int = 0
+) -> Verification:
+    """Compute some of a run's surfaces anew, by the same plan, policy and buffers, and compare.
+
+    Parameters
+    ----------
+    run
+        the run: a path, URL, Zarr store or group.
+    name
+        of one surface; left out, all of them.
+    objective, data
+        as for `analyze`, for surfaces that were computed with such.
+    points
+        how many evaluated grid points are computed anew.
+    seed
+        of their choice.
+
+    Raises
+    ------
+    RunError, SurfaceError
+        it is no run, or has no such surface.
+    """
+    root = store.open_run(run)
+    trajectory = Trajectory.open(run)
+    names = [surface.resolve_name(root, name)] if name is not None else surface.names(root)
+    found = tuple(_verify(root, trajectory, each, objective, data, points, seed) for each in names)
+    damages = tuple(trajectory.verify()) if trajectory.has_checksums else None
+    return Verification(found, damages)
+
+
+def _verify(
+    root: Any, trajectory: Trajectory, name: str, objective: Any, data: Any, count: int, seed: int
+) -> SurfaceVerification:
+    opened = Surface.open(root, name)
+    tolerance, bound = _tolerance(opened)
+    checks: list[Check] = []
+    missing: list[str] = []
+    try:
+        checks += _geometry(root, trajectory, opened)
+        loss = _loss(root, trajectory, opened, objective, data)
+        with threads(loss.plan.threads):
+            checks += [*_points(loss, opened, tolerance, count, seed), *_ends(loss, trajectory, opened, tolerance)]
+    except LandscapeError as error:
+        missing.append(str(error))
+    if len(opened.paths) > 1:
+        missing.append(f"the snapshots of {len(opened.paths) - 1} further runs, which lie elsewhere")
+    if checks and all(check.exact for check in checks if check.what.startswith("loss")):
+        bound = "losses equal bit for bit"
+    return SurfaceVerification(name, tuple(checks), bound, tuple(missing))
+
+
+def _tolerance(opened: Surface) -> tuple[float, str]:
+    """The relative difference that is rounding, and why."""
+    if opened.attrs.get("precision", "float32") != "float32":
+        return COARSE, f"within {COARSE:g} relative, as bfloat16 rounds"
+    if opened.attrs.get("versions") != versions() or opened.attrs.get("device") != str(find_device(None)):
+        return OTHER, f"within {OTHER:g} relative: the versions or the device are not those it was computed with"
+    return SAME, f"within {SAME:g} relative: the same versions; another processor may sum in another order"
+
+
+# -- the loss as it was computed ---------------------------------------------------------------------------
+def _loss(root: Any, trajectory: Trajectory, opened: Surface, objective: Any, data: Any) -> PlaneLoss:
+    """The PlaneLoss of a stored surface.
+
+    Raises
+    ------
+    LandscapeError
+        what it takes is not there, or is not what the surface was computed with.
+    """
+    attrs = opened.attrs
+    for key, given in (("objective", objective), ("data", data)):
+        used = attrs.get(key, OF_THE_RUN)
+        if given is None and used != OF_THE_RUN and not (key == "data" and objective is not None):
+            raise ObjectiveError(f"The surface was computed with --{key} {used}", mend=f"Say --{key} {used} here, too")
+    samples = checked.whole(attrs.get("samples"), "The number of samples", low=1)
+    target = resolve_objective(root, objective, data, samples)
+    check_fits(trajectory, target)
+    if target.digest != attrs.get("data_digest"):
+        raise ObjectiveError(
+            "The probe samples are not those that the surface was computed with (their digests differ)",
+            mend="Name the ones it was computed with: --data module:function, or --objective module:function",
+        )
+    plan = Plan.from_json(attrs.get("plan"))
+    if plan is None:
+        raise checked.damaged(f"The surface '{opened.name}' does not say how it was computed")
+    origin, axes, buffers = _arrays(root, trajectory, opened)
+    policy = str(attrs.get("batch_norm", "none"))
+    moved = _moved_buffers(trajectory, opened, buffers) if policy == "interpolate" else None
+    where = find_device(None)
+    return plan.apply(PlaneLoss(target.to(where), Plane(origin, axes).to(where), buffers, policy, moved))
+
+
+def _arrays(root: Any, trajectory: Trajectory, opened: Surface) -> list[Any]:
+    """Origin, directions and the buffers at the origin."""
+    group, arrays = checked.group(root, f"surfaces/{opened.name}"), []
+    sizes = checked.Sizes(parameter=trajectory.layout.size, buffer=trajectory.buffer_layout.size, direction=2)
+    for key in ("origin", "directions", "origin_buffers"):
+        arrays.append(checked.read(group, key))
+        sizes.check(f"surfaces/*/{key}", arrays[-1].shape)
+    return arrays
+
+
+def _moved_buffers(trajectory: Trajectory, opened: Surface, buffers: Any) -> Any:
+    """(2, B) the directions of the buffers under "interpolate", from the directions' combinations of snapshots."""
+    if len(opened.paths) > 1:
+        raise ObjectiveError(
+            "Running statistics were interpolated between the snapshots of several runs, which lie elsewhere",
+            mend="Analyze them together again, under another --name",
+        )
+    about = opened.attrs.get("direction_attrs", {})
+    joined, line = Joined([trajectory]), bool(opened.attrs.get("line"))
+    if opened.attrs.get("directions") == "points":
+        steps = [str(point["name"]).removeprefix("step ") for point in about["points"][: 2 if line else 3]]
+        found = points.directions(joined, *points.rows_of(steps, joined), line=line)
+    else:
+        found = pca.directions(joined, components=about["components"], solver=about["solver"])
+    assert found.coefficients is not None
+    return buffer_directions(joined, found.coefficients, buffers)
+
+
+# -- what is compared ----------------------------------------------------------------------------------------
+def _points(loss: PlaneLoss, opened: Surface, tolerance: float, count: int, seed: int) -> Iterator[Check]:
+    evaluated = np.flatnonzero(opened.evaluated)
+    chosen = np.random.default_rng(seed).choice(evaluated, min(count, len(evaluated)), replace=False)
+    for row, column in zip(*np.unravel_index(np.sort(chosen), opened.shape), strict=True):
+        alpha, beta = float(opened.alpha[row]), float(opened.beta[column])
+        found = float(loss.measure_at(alpha, beta)[0])
+        yield _check(f"loss at ({alpha:.6g}, {beta:.6g})", opened.loss[row, column], found, tolerance)
+
+
+def _ends(loss: PlaneLoss, trajectory: Trajectory, opened: Surface, tolerance: float) -> Iterator[Check]:
+    """The first and last snapshot of each path on the plane, those of this run by themselves, too."""
+    for number, path in enumerate(opened.paths):
+        for place in sorted({0, len(path) - 1}) if len(path) else ():
+            step, spot = int(path.step[place]), path.coordinates[place]
+            whose = f"step {step}" if len(opened.paths) == 1 else f"step {step} of {path.label or number}"
+            found = float(loss.measure_at(float(spot[0]), float(spot[1]))[0])
+            yield _check(f"loss on the plane at {whose}", path.plane_loss[place], found, tolerance)
+            row = np.flatnonzero(trajectory.steps == step)
+            if number == 0 and len(row):
+                snapshot = trajectory[int(row[0])]
+                found = float(loss.measure_snapshot(snapshot.weights, snapshot.buffers)[0])
+                yield _check(f"loss of the snapshot of {whose}", path.loss[place], found, tolerance)
+
+
+def _geometry(root: Any, trajectory: Trajectory, opened: Surface) -> Iterator[Check]:
+    """The ends of this run's path lie where the picture has them, and the plane goes through the snapshot it names."""
+    group = checked.group(root, f"surfaces/{opened.name}")
+    if not opened.paths or not len(opened.paths[0]):
+        return
+    path = opened.paths[0]
+    reach = float(np.nanmax(np.abs(path.coordinates), initial=0.0)) or 1.0
+    for place in sorted({0, len(path) - 1}):
+        row = np.flatnonzero(trajectory.steps == path.step[place])
+        if len(row):
+            spots, _ = project(group, trajectory, row[:1])
+            for k, axis in enumerate(("alpha", "beta")):
+                what = f"{axis} of step {int(path.step[place])}"
+                yield Check(what, float(path.coordinates[place, k]), float(spots[0, k]), OTHER * reach)
+
+
+def _check(what: str, stored: Any, found: float, tolerance: float) -> Check:
+    return Check(what, float(stored), found, tolerance * abs(float(stored)) + 1e-9)
+
+
+def _plain(value: Any) -> Any:
+    return value if not isinstance(value, float) or np.isfinite(value) else repr(value)
