@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from landscape_hooks import checked
 from landscape_hooks import surface as surfaces
-from landscape_hooks.errors import printable
+from landscape_hooks.errors import SurfaceError, printable
 from landscape_hooks.store import KEY, open_run
 from landscape_hooks.surface import Surface
 from landscape_hooks.trajectory import Trajectory
@@ -48,8 +49,20 @@ def describe(store: Any) -> dict[str, Any]:
         "last_logged_loss": next((float(x) for x in losses[::-1] if not math.isnan(x)), None),
         "objective": {key: objective[key] for key in ("loss", "samples", "batch_size", "torch") if key in objective}
         if objective.get("complete") is True else None,
-        "surfaces": [_describe_surface(Surface.open(root, name)) for name in surfaces.names(root)],
+        "surfaces": [_describe_surface(surface) for surface in _surfaces(root)],
     }  # fmt: skip
+
+
+def _surfaces(root: Any) -> Iterator[Surface]:
+    """All surfaces of a run; one that an analysis takes away meanwhile is left out."""
+    for name in surfaces.names(root):
+        try:
+            found = Surface.open(root, name)
+        except SurfaceError:
+            if name in surfaces.names(root):
+                raise
+            continue
+        yield found
 
 
 def _describe_surface(surface: Surface) -> dict[str, Any]:

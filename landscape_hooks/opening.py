@@ -63,7 +63,7 @@ class Opened:
         if not isinstance(self.layout, ShardLayout):
             return []
         others = range(self.ranks.count) if self.ranks.rank == 0 else (0, self.ranks.rank)
-        return disagreements([Part(self.root[f"ranks/{rank}/trajectory"]) for rank in others])
+        return disagreements([Part(self.root, f"ranks/{rank}/trajectory") for rank in others])
 
 
 def open_for(

@@ -47,7 +47,8 @@ def test_any_shape_equals_full_pca(count, size, seed):
     found = pca.directions(weights, solver="gram")
     full = PCA(svd_solver="full").fit(weights)
     np.testing.assert_allclose(found.vectors, aligned(found.vectors, full.components_[:2]), atol=1e-5)
-    np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(2), atol=1e-9)
+    # the second is divided by the square root of its eigenvalue, and with it the rounding of the first
+    np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(2), atol=1e-7)
 
 
 def test_many_batches_of_the_covariance_are_exact(monkeypatch):
