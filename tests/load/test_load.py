@@ -150,9 +150,7 @@ def filled(run: Path, side: int, size: int, adaptive: float | None = None) -> tu
     grid = Grid.spanning((-6, 3, -3, 3.5), (side, side))
     arrays = {"explained_variance_ratio": np.zeros(2)}
     attrs = {"directions": "random", "labels": ["a", "b"], "samples": 1}
-    writer, _, _ = filling.begin(
-        root, "random", grid, attrs, arrays, defining=arrays, fresh=True, part=None, plan=Plan
-    )
+    writer, _, _ = filling.begin(root, "random", grid, attrs, arrays, defining=arrays, fresh=True, part=None, plan=Plan)
     done, seconds, memory, start = [0], [], [], time.perf_counter()
 
     def tick(count: int) -> None:
