@@ -47,7 +47,7 @@ def test_any_shape_equals_full_pca(count, size, seed):
     found = pca.directions(weights, solver="gram")
     full = PCA(svd_solver="full").fit(weights)
     np.testing.assert_allclose(found.vectors, aligned(found.vectors, full.components_[:2]), atol=1e-5)
-    # the second is divided by the square root of its eigenvalue, and with it the rounding of the first
+    # 1.3e-9 was seen at (3, 3, 42), eigenvalues 1 : 1.3e-5, which is more than rounding explains: still to be found out
     np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(2), atol=1e-7)
 
 
