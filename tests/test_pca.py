@@ -47,8 +47,19 @@ def test_any_shape_equals_full_pca(count, size, seed):
     found = pca.directions(weights, solver="gram")
     full = PCA(svd_solver="full").fit(weights)
     np.testing.assert_allclose(found.vectors, aligned(found.vectors, full.components_[:2]), atol=1e-5)
-    # 1.3e-9 was seen at (3, 3, 42), eigenvalues 1 : 1.3e-5, which is more than rounding explains: still to be found out
-    np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(2), atol=1e-7)
+    np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(2), atol=1e-9)
+
+
+@pytest.mark.parametrize("far", [1, 1e3])
+def test_a_component_of_little_variance_is_orthogonal_to_the_first(far):
+    weights = walk(3, 3, 42)  # eigenvalues 1 : 1.3e-5
+    weights[:, 0] *= far  # and 1 : 1e-11
+    found = pca.directions(weights, solver="gram")
+    assert abs(found.coefficients.sum(axis=1)).max() < 1e-13 * abs(found.coefficients).max()
+    ratio = np.divide(*found.explained_variance_ratio)
+    first, second = found.vectors
+    assert abs(first @ second) < 100 * np.finfo(float).eps * np.sqrt(ratio)
+    assert abs(second @ second - 1) < 100 * np.finfo(float).eps * ratio
 
 
 def test_many_batches_of_the_covariance_are_exact(monkeypatch):

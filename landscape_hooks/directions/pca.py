@@ -144,6 +144,9 @@ def eigen(gram: Floats, chosen: Sequence[int]) -> tuple[Floats, Floats]:
     with threadpool_limits(1, user_api="blas"):  # the same bits on any number of cores
         vectors = eigh(centred, subset_by_index=[lowest, last], **options)[1][:, ::-1]
         values = np.linalg.eigvalsh(centred)
+    # The constant vector has the eigenvalue 0, which a small component (λ) mixes with by rounding·λ₁/λ; times the
+    # length of the displacements over √λ, that would tilt its direction by far more than rounding.
+    vectors -= vectors.mean(axis=0)
     return np.maximum(values[::-1], 0.0), vectors[:, [min(c, last) for c in chosen]]
 
 
