@@ -94,18 +94,16 @@ def cifar() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
 
 
 def training(out: Path) -> None:
-    """Step time of ResNet-18 on batches of 128 CIFAR-shaped images: without, with every=10, with torch.save."""
+    """Step time of ResNet-18 on batches of 128 CIFAR-shaped images: without, with every=10, with torch.save.
+
+    One training and one recorder, whose hooks are taken out and put in again, so that what is compared differs in
+    nothing else. A snapshot is taken in the middle of ten steps, so that its writing falls into them. The three take
+    turns in changing order; each is compared with the bare steps of its own turn, of which two tens show the noise.
+    """
     model, images, targets = cifar()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-
-    def ten_steps(save: Callable[[], None] | None = None) -> None:
-        for step in range(10):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images), targets).backward()
-            optimizer.step()
-            if save is not None and step == 4:
-                save()
-
+    recorder = record(model, optimizer, out / "run.zarr", every=10)
+    hooks = dict(optimizer._optimizer_step_pre_hooks), dict(optimizer._optimizer_step_post_hooks)
     saved = 0
 
     def save() -> None:
@@ -113,21 +111,44 @@ def training(out: Path) -> None:
         saved += 1
         torch.save(model.state_dict(), out / f"{saved}.pt")
 
-    times: dict[str, list[float]] = {"without": [], "every=10": [], "torch.save": []}
-    ten_steps()
-    for _ in range(6):
-        times["without"].append(timed(ten_steps))
-        recorder = record(model, optimizer, out / "run.zarr", schedule=[5], if_exists="overwrite")
-        recorder.flush()
-        times["every=10"].append(timed(ten_steps))
-        recorder.close()
-        times["torch.save"].append(timed(lambda: ten_steps(save)))
-    base = statistics.median(times["without"])
+    def ten_steps(how: str) -> float:
+        recorder.flush()  # what was recorded must not be written while nothing is
+        optimizer._optimizer_step_pre_hooks.clear()
+        optimizer._optimizer_step_post_hooks.clear()
+        if how == "every=10":
+            optimizer._optimizer_step_pre_hooks.update(hooks[0])
+            optimizer._optimizer_step_post_hooks.update(hooks[1])
+        start = time.perf_counter()
+        for step in range(10):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images), targets).backward()
+            optimizer.step()
+            if how == "torch.save" and step == 4:
+                save()
+        return time.perf_counter() - start
+
+    for _ in range(5):  # so that every tenth step is the fifth of ten
+        optimizer.step()
+    order = ["without", "every=10", "torch.save", "without again"]
+    for how in order:
+        ten_steps(how)
+    times: dict[str, list[float]] = {how: [] for how in order}
+    for number in range(16):
+        for how in order[number % 4 :] + order[: number % 4]:
+            times[how].append(ten_steps(how))
+    recorder.close()
+    turns = list(zip(times["without"], times["without again"], strict=True))
+    base = statistics.median(sum(turn) / 2 for turn in turns)
     for name in ("every=10", "torch.save"):
-        extra = statistics.median(times[name]) - base
+        extra = statistics.median(x - sum(turn) / 2 for x, turn in zip(times[name], turns, strict=True))
         print(f"training  resnet18, {name}: {extra / base * 100:+6.2f} % of a step of {base * 100:.0f} ms")
-    spread = (max(times["without"]) - min(times["without"])) / base
-    print(f"training  resnet18, without: the repetitions differ by {spread * 100:.1f} %")
+    noise = statistics.median(second - first for first, second in turns)
+    spread = statistics.median(abs(second - first) for first, second in turns)
+    print(
+        f"training  resnet18, without, twice: {noise / base * 100:+.2f} %, one turn {spread / base * 100:.2f} % apart"
+    )
+    rows = len(Trajectory.open(out / "run.zarr"))
+    print(f"training  resnet18, every=10: {rows} snapshots in {recorder.current_step} steps with the hook")
 
 
 def checkpoint(out: Path) -> None:
@@ -313,8 +334,9 @@ def size(out: Path) -> None:
         print(f"size      {name}: {disk / numbers:.4f} of the bytes of the numbers")
 
 
-MEMORY = """
-import resource, sys, torch, torchvision
+MEMORY = r"""
+import re, sys, torch, torchvision
+from pathlib import Path
 from landscape_hooks import record
 import landscape_hooks.recorder
 model = torchvision.models.resnet50()
@@ -322,23 +344,34 @@ for p in model.parameters():
     p.grad = torch.zeros_like(p)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
 optimizer.step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def memory(which):
+    return int(re.search(which + r":\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+before = memory("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here (man 5 proc)
 if sys.argv[1] == "with":
     recorder = record(model, optimizer, sys.argv[2], every=1)
 for _ in range(8):
     optimizer.step()
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+if sys.argv[1] == "with":
+    recorder.flush()
+print(memory("VmHWM") - before)
 """
 
 
 def memory(out: Path) -> None:
-    """Peak memory of a process that records ResNet-50, above that of one that does not, in snapshots."""
+    """Peak memory of a process while it records ResNet-50, above that of one that does not, in snapshots (Linux)."""
+    if not Path("/proc/self/clear_refs").exists():
+        print("memory    the peak can be set back on Linux only")
+        return
     peaks = {}
     for how in ("without", "with"):
         done = subprocess.run(
             [sys.executable, "-c", MEMORY, how, str(out / "run.zarr")], capture_output=True, text=True, check=True
         )
         peaks[how] = int(done.stdout)
+        print(f"memory    resnet50, {how}: {peaks[how] / 1e6:.0f} MB above what the process held before")
     snapshot = sum(p.numel() for p in network("resnet50").parameters()) * 4
     print(f"memory    resnet50: {(peaks['with'] - peaks['without']) / snapshot:.2f} snapshots more")
 
