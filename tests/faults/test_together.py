@@ -13,6 +13,7 @@ import torch
 
 from landscape_hooks import Trajectory, gram, recorder, store
 from landscape_hooks.description import describe, description_text
+from landscape_hooks.errors import SurfaceError
 from landscape_hooks.store import open_run
 from landscape_hooks.surface import Surface, SurfaceWriter
 from landscape_hooks.viewer import live
@@ -275,3 +276,28 @@ def test_snapshots_taken_again_at_the_same_reading_are_not_taken_for_the_old_one
     path_loss = ((new.block() - 1.0) ** 2 * np.arange(1.0, SIZE + 1)).sum(axis=1)
     np.testing.assert_allclose(again.path_loss, path_loss, rtol=1e-5)
     assert again.path_distance[-1] < 1e-5
+
+
+def test_a_surface_that_is_taken_away_while_a_run_is_described_is_left_out(tmp_path, monkeypatch):
+    path = tmp_path / "run.zarr"
+    train(path, 4, every=1, **OBJECTIVE)
+    for name in ("going", "staying"):
+        run(path, size=3, name=name)
+    whole, root = Surface.open, open_run(path, mode="r+")
+
+    def taken_away(where, name):
+        if name == "going":
+            store.remove_group(root, "surfaces/going")
+        return whole(where, name)
+
+    monkeypatch.setattr(Surface, "open", taken_away)
+    assert [found["name"] for found in describe(path)["surfaces"]] == ["staying"]
+
+
+def test_a_surface_that_is_damaged_is_not_passed_over_in_silence(tmp_path):
+    path = tmp_path / "run.zarr"
+    train(path, 4, every=1, **OBJECTIVE)
+    run(path, size=3, name="one")
+    store.remove_group(open_run(path, mode="r+"), "surfaces/one/loss")
+    with pytest.raises(SurfaceError):
+        describe(path)
