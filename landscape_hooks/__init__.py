@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from landscape_hooks.surface import Surface as Surface
     from landscape_hooks.trajectory import Snapshot as Snapshot
     from landscape_hooks.trajectory import Trajectory as Trajectory
+    from landscape_hooks.verification import Check as Check
+    from landscape_hooks.verification import SurfaceVerification as SurfaceVerification
+    from landscape_hooks.verification import Verification as Verification
+    from landscape_hooks.verification import verify as verify
     from landscape_hooks.viewer.look import Look as Look
     from landscape_hooks.viewer.offscreen import render as render
     from landscape_hooks.viewer.window import view as view
@@ -49,6 +53,10 @@ _HOME = {
     "Surface": "surface",
     "Path": "surface",
     "random_walk_ratio": "report",
+    "verify": "verification",
+    "Verification": "verification",
+    "SurfaceVerification": "verification",
+    "Check": "verification",
     "write_ply": "ply",
     "read_ply": "ply",
     "contour_figure": "figure",
