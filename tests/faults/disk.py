@@ -17,7 +17,7 @@ from typing import Any
 KINDS = {
     "full": "from here on no file is opened for writing and no folder made (ENOSPC); all else works",
     "fails": "this file is not opened, or not renamed (EIO); all else works",
-    "torn": "the file that is opened here takes 16 bytes, as the kernel's file size limit has it; all others work",
+    "torn": "the first file from here on that is longer is cut after 16 bytes, by the kernel's limit; all others work",
     "ended": "neither this operation nor any after it is done, as if the process had ended here",
     "killed": "the process is killed (SIGKILL) before this operation",
 }
@@ -39,8 +39,11 @@ class Disk:
         self.calls: list[tuple[str, str]] = []
         self.hit = False
         self._limited: tuple[int, int] | None = None
+        self._answer: Any = None
 
     def __enter__(self) -> Disk:
+        if self.kind == "torn":  # not every file that is opened is written beyond the limit: the kernel says which was
+            self._answer = signal.signal(signal.SIGXFSZ, self._torn)
         if not Disk.installed:  # an audit hook stays for good
             sys.addaudithook(_audit)
             Disk.installed = True
@@ -52,6 +55,11 @@ class Disk:
     ) -> None:
         Disk.current = None
         self._unlimited()
+        if self.kind == "torn":
+            signal.signal(signal.SIGXFSZ, self._answer)
+
+    def _torn(self, *_: Any) -> None:
+        self.hit = True
 
     def meet(self, event: str, path: str) -> None:
         """One operation."""
@@ -68,7 +76,6 @@ class Disk:
             self.hit = True
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
         if self.kind == "torn" and not self.hit and number >= self.at and event == "open":
-            self.hit = True
             self._limited = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE, self._limited[1]))
         if self.kind == "killed" and number == self.at:
