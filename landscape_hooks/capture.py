@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from landscape_hooks import schema
 from landscape_hooks.errors import DataError, ObjectiveError
+from landscape_hooks.exported import graph_of
 from landscape_hooks.graph import LossGraph
-from landscape_hooks.objective import WAY_OUT, _LossModule, check_loss
+from landscape_hooks.loss_module import WAY_OUT, LossModule, check_loss
 from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.probe import Group, Probe, write_tensor
 from landscape_hooks.store import remove_group, writes
@@ -66,7 +67,7 @@ def trace(
 ) -> tuple[LossGraph, dict[str, Tensor], Probe, dict[str, Any]]:
     """The loss graph, its constants, the samples it takes and its attributes."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
-        module, names = _LossModule.of(model, criterion, objective, rebuild)
+        module, names = LossModule.of(model, criterion, objective, rebuild)
         leaves, size = next(probe.batches())
         try:
             per_sample = module.choose(leaves, size)
@@ -81,7 +82,7 @@ def trace(
         program, dynamic = _export(module, probe)
         if not dynamic:
             probe = probe.of_size(size)
-        graph, constants = LossGraph.from_exported(program, names)
+        graph, constants = graph_of(program, names)
         graph = LossGraph.from_json(graph.to_json())  # what is compared is what will be read
         mutates = _compare(graph, constants, module, probe, dynamic)
     attrs = {"per_sample": per_sample, "dynamic": dynamic, "mutates": mutates, "loss": _name(criterion, objective),
@@ -104,7 +105,7 @@ def write_objective(
     group.attrs.put({**attrs, "complete": True})
 
 
-def _export(module: _LossModule, probe: Probe) -> tuple[torch.export.ExportedProgram, bool]:
+def _export(module: LossModule, probe: Probe) -> tuple[torch.export.ExportedProgram, bool]:
     """Trace the loss with as many free sizes as the model allows; whether the number of samples is free."""
     group = probe.groups[0]
     varying = _varying(probe)
@@ -119,7 +120,7 @@ def _export(module: _LossModule, probe: Probe) -> tuple[torch.export.ExportedPro
 
 
 def _attempt(
-    module: _LossModule, group: Group, size: int, varying: set[tuple[int, int]], *, first: bool
+    module: LossModule, group: Group, size: int, varying: set[tuple[int, int]], *, first: bool
 ) -> torch.export.ExportedProgram | None:
     """One export; None where a first attempt turned out to be tied to the number of samples it was given."""
     leaves = tuple(t.clone() for t in group.slice(0, size))
@@ -148,7 +149,7 @@ def _attempt(
     return program
 
 
-def _compare(graph: LossGraph, constants: dict[str, Tensor], module: _LossModule, probe: Probe, dynamic: bool) -> bool:
+def _compare(graph: LossGraph, constants: dict[str, Tensor], module: LossModule, probe: Probe, dynamic: bool) -> bool:
     """The graph must give the model's own loss; returns whether running it changes its inputs."""
     layouts = ParameterLayout.of(module.model), ParameterLayout.of_buffers(module.model)
     state = {

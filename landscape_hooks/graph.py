@@ -1,9 +1,9 @@
 """LossGraph: a loss as a list of ATen operations; plain data that can be stored, read back and run.
 
-In: a module exported by `torch.export`. Out: JSON, and a callable over tensors. `torch.export.save` would do
-for a friend's file, but its loader unpickles and evaluates expressions; a run may come from a stranger. So the
-graph is kept as data: `from_json` accepts calls of existing `torch.ops.aten` overloads and a short list of
-arithmetic on sizes, and nothing else, and running it interprets the list without generating code.
+In: what `torch.export` made of a module (exported.py), or JSON. Out: JSON, and a callable over tensors.
+`torch.export.save` would do for a friend's file, but its loader unpickles and evaluates expressions; a run may come
+from a stranger. So the graph is kept as data: `from_json` accepts the calls that operations.py allows, and nothing
+else, and running it interprets the list without generating code.
 
 The graph is exported in evaluation mode (dropout off). What the normalisation layers do is chosen at each call:
 `statistics="running"` uses the running statistics given as buffers, `"batch"` those of the batch itself.
@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import operator
-import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -24,47 +22,8 @@ import torch
 from torch import Tensor
 
 from landscape_hooks.errors import LandscapeError, ObjectiveError
+from landscape_hooks.operations import resolve
 
-# aten operations that reach outside the tensors they are given
-_FORBIDDEN = frozenset({"from_file", "save", "_save", "load", "set_", "set_data", "record_stream", "from_blob"})
-# families that trust their arguments (indices into memory, packed weights) instead of checking them
-_UNCHECKED = re.compile(
-    r"sparse|nested|quantiz|mkldnn|_backward|unsafe_(set|masked|index|put)|_unsafe(?!_view)|storage|_reinterpret"
-)
-# assertions about shapes that tracing leaves behind: they compute nothing
-_ASSERTIONS = ("_assert", "sym_constrain_range", "_check")
-
-# internal operations, whose names begin with an underscore, trust their callers; these are what tracing leaves behind
-_INTERNAL = re.compile(
-    r"_(unsafe_view|to_copy|conj|neg_view|softmax|log_softmax|weight_norm|transformer_encoder_layer_fwd"
-    r"|native_multi_head_attention|scaled_dot_product_\w+|local_scalar_dense|shape_as_tensor|reshape_alias"
-    r"|pack_padded_sequence|pad_packed_sequence"
-    r"|_(and|or|xor|lshift|rshift)__)\Z"  # what the operators between masks and whole numbers are called
-)
-# kinds of arguments that are no plain data
-_REACHING = ("Storage", "Generator", "Stream", "QScheme")
-
-_LARGEST = 2**63
-
-_ARITHMETIC: dict[str, Callable[..., Any]] = {
-    **{
-        f"operator.{name}": getattr(operator, name)
-        for name in (
-            *("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow", "getitem", "eq", "ne"),
-            *("lt", "le", "gt", "ge", "and_", "or_", "not_"),
-        )
-    },
-    **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "sqrt", "trunc")},
-    **{
-        f"torch.{name}": getattr(torch, name)
-        for name in ("sym_max", "sym_min", "sym_int", "sym_float", "sym_not", "sym_ite", "sym_sum")
-        if hasattr(torch, name)
-    },
-}
-_ARITHMETIC_NAME = {function: name for name, function in _ARITHMETIC.items()}
-_ARITHMETIC_NAME.update({getattr(operator, n): f"operator.{n}" for n in ("and_", "or_", "not_")})
-
-_NAME = re.compile(r"[A-Za-z0-9_]+\Z")
 _DTYPES = {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
 _FORMATS = {str(f).removeprefix("torch."): f for f in (torch.contiguous_format, torch.preserve_format,
                                                        torch.channels_last, torch.channels_last_3d)}  # fmt: skip
@@ -104,7 +63,7 @@ class Node:
     function: Callable[..., Any] | None = None
 
 
-_DEVICE = object()  # stands for "the device the graph runs on"
+DEVICE = object()  # stands for "the device the graph runs on"
 
 
 @dataclass
@@ -138,7 +97,7 @@ class LossGraph:
                 self._last_use.setdefault(user, []).append(ref)
         self._unused = {node.name for node in self.nodes} - kept - last.keys()
         for node in self.nodes:
-            node.function = None if node.scope is not None else _resolve(node.op)
+            node.function = None if node.scope is not None else resolve(node.op)
 
     def copy(self) -> LossGraph:
         """The same graph with nodes of its own, whose functions may be replaced (fusing.py)."""
@@ -192,7 +151,7 @@ class LossGraph:
                 return values[value.name]
             if isinstance(value, list):
                 return [bind(v) for v in value]
-            return device if value is _DEVICE else value
+            return device if value is DEVICE else value
 
         for node in self.nodes:
             # most arguments are values or numbers: a call for each of them costs more than a small operation
@@ -318,44 +277,6 @@ class LossGraph:
             raise ValueError(f"the result {missing[0]} is computed nowhere")
         return graph
 
-    @classmethod
-    def from_exported(
-        cls, program: torch.export.ExportedProgram, names: Mapping[str, str]
-    ) -> tuple[LossGraph, dict[str, Tensor]]:
-        """The graph of an exported program, and its constants by name.
-
-        `names` gives the canonical name of each parameter and buffer of the model by its name in the exported
-        module; every other tensor of the program becomes a constant.
-        """
-        from torch.export.graph_signature import InputKind
-
-        inputs: list[Input] = []
-        constants: dict[str, Tensor] = {}
-        data = 0
-        for spec in program.graph_signature.input_specs:
-            name = getattr(spec.arg, "name", None)
-            target = spec.target or ""
-            if spec.kind is InputKind.USER_INPUT:
-                if name is not None:  # constants among the arguments have no placeholder that is used
-                    inputs.append(Input(name, "data", str(data)))
-                data += 1
-                continue
-            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-                value = program.state_dict[target] if target in program.state_dict else program.constants[target]
-            elif spec.kind is InputKind.CONSTANT_TENSOR:
-                value = program.constants[target]
-            else:
-                raise ObjectiveError(f"The loss graph takes a {spec.kind.name.lower()}", expected="tensors only")
-            if target in names:
-                kind = "parameter" if spec.kind is InputKind.PARAMETER else "buffer"
-                inputs.append(Input(str(name), kind, names[target]))
-            else:
-                key = f"constant{len(constants)}"
-                constants[key] = value.detach().clone()
-                inputs.append(Input(str(name), "constant", key))
-        nodes, outputs = _convert(program.graph_module)
-        return cls(inputs, nodes, outputs), constants
-
 
 def _check_node(node: Node) -> None:
     """A node has arguments, those that its sub-graph or its context takes."""
@@ -399,129 +320,7 @@ def _with_statistics(op: str, args: list[Any], statistics: str) -> list[Any]:
     return args
 
 
-# -- from torch.fx ------------------------------------------------------------------------------------------
-def _convert(module: torch.fx.GraphModule) -> tuple[list[Node], list[Any]]:
-    nodes: list[Node] = []
-    outputs: list[Any] = []
-    for n in module.graph.nodes:
-        if n.op in ("placeholder", "get_attr"):
-            if n.op == "get_attr" and not isinstance(_attribute(module, n.target), torch.fx.GraphModule):
-                raise ObjectiveError(f"The loss graph reads the attribute {n.target}", expected="tensors given to it")
-        elif n.op == "output":
-            outputs = [_plain_argument(a) for a in n.args[0]]
-        elif n.op == "call_function":
-            if (node := _convert_call(module, n)) is not None:
-                nodes.append(node)
-        elif not n.users:
-            continue  # a guard on shapes
-        else:
-            raise ObjectiveError(f"The loss graph calls {n.target}", expected="tensor operations only")
-    return nodes, outputs
-
-
-def _convert_call(module: torch.fx.GraphModule, n: torch.fx.Node) -> Node | None:
-    target = n.target
-    if isinstance(target, torch._ops.OpOverload):
-        namespace, name = target._schema.name.split("::")
-        if name.startswith(_ASSERTIONS) and not n.users:
-            return None
-        if namespace != "aten":
-            raise ObjectiveError(f"The loss uses the operation {target}", expected="operations of torch itself")
-        op = f"aten.{name}.{target._overloadname}"
-    elif isinstance(target, torch._ops.HigherOrderOperator):
-        return _convert_scope(module, n)
-    elif target in _ARITHMETIC_NAME:
-        op = _ARITHMETIC_NAME[target]
-    elif not n.users:
-        return None
-    else:
-        raise ObjectiveError(f"The loss uses {target}", expected="tensor operations only")
-    kwargs = {key: _plain_argument(value) for key, value in n.kwargs.items()}
-    return Node(n.name, op, [_plain_argument(a) for a in n.args], kwargs)
-
-
-def _convert_scope(module: torch.fx.GraphModule, n: torch.fx.Node) -> Node:
-    name = n.target.name()  # type: ignore[union-attr]
-    if name == "wrap_with_set_grad_enabled":
-        enabled, inner, *rest = n.args
-        op, kwargs = "scope.set_grad_enabled", {"enabled": enabled}
-    elif name == "wrap_with_autocast":
-        device_type, dtype, enabled, cache, inner, *rest = n.args
-        op = "scope.autocast"
-        kwargs = {"device_type": device_type, "dtype": dtype, "enabled": enabled, "cache_enabled": cache}
-    else:
-        raise ObjectiveError(
-            f"The loss uses the control-flow operation {name}", expected="a straight line of operations"
-        )
-    graph_module = _attribute(module, inner.target)  # type: ignore[union-attr]
-    inputs = [Input(p.name, "data", str(i)) for i, p in enumerate(graph_module.graph.nodes) if p.op == "placeholder"]
-    scope = LossGraph(inputs, *_convert(graph_module))
-    return Node(n.name, op, [_plain_argument(a) for a in rest], kwargs, scope=scope)
-
-
-def _attribute(module: torch.nn.Module, target: Any) -> Any:
-    return operator.attrgetter(str(target))(module)
-
-
-def _plain_argument(value: Any) -> Any:
-    if isinstance(value, torch.fx.Node):
-        return Ref(value.name)
-    if isinstance(value, list | tuple):
-        return [_plain_argument(v) for v in value]
-    if isinstance(value, torch.device):
-        return _DEVICE
-    if value is None or isinstance(value, bool | int | float | complex | str | torch.dtype | torch.layout):
-        return value
-    if isinstance(value, torch.memory_format):
-        return value
-    raise ObjectiveError(f"The loss graph has an argument of type {type(value).__name__}",
-                         expected="tensors, numbers and strings")  # fmt: skip
-
-
-# -- checked look-up and JSON -------------------------------------------------------------------------------
-def _resolve(op: str) -> Callable[..., Any]:
-    if op in _ARITHMETIC:
-        return _Bounded(op)
-    parts = op.split(".")
-    if len(parts) == 3 and parts[0] == "aten" and all(_NAME.match(p) for p in parts) and _allowed(parts[1]):
-        packet = getattr(torch.ops.aten, parts[1], None)
-        if isinstance(packet, torch._ops.OpOverloadPacket) and parts[2] in packet.overloads():
-            overload = getattr(packet, parts[2])
-            arguments = overload._schema.arguments
-            reaching = any(kind in str(a.type) for a in arguments for kind in _REACHING)
-            if not reaching and not any(a.is_out for a in arguments):  # results are returned, not written somewhere
-                return overload
-    raise ValueError(f"operation {op!r} is not allowed, or torch {torch.__version__} does not have it")
-
-
-def _allowed(name: str) -> bool:
-    if name.startswith("_") and not _INTERNAL.match(name):
-        return False
-    return name not in _FORBIDDEN and _UNCHECKED.search(name) is None
-
-
-@dataclass(frozen=True)
-class _Bounded:
-    """Arithmetic on sizes: numbers and tensors only, and whole numbers that fit into 64 bits."""
-
-    op: str
-
-    def __call__(self, *args: Any) -> Any:
-        if self.op == "operator.getitem":
-            if not isinstance(args[0], list | tuple | Tensor) or not isinstance(args[1], int):
-                raise TypeError(f"{self.op} of {type(args[0]).__name__}")
-            return args[0][args[1]]
-        numbers = args[0] if self.op == "torch.sym_sum" else args
-        if not all(isinstance(number, int | float | Tensor) for number in numbers):
-            raise TypeError(f"{self.op} of {', '.join(type(number).__name__ for number in numbers)}")
-        if self.op == "operator.pow" and all(isinstance(n, int) for n in args) and abs(args[0]) > 1 and args[1] > 63:
-            raise OverflowError(f"{args[0]} to the power of {args[1]}")
-        value = _ARITHMETIC[self.op](*args)
-        if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
-            raise OverflowError(f"{self.op} gives more than 64 bits")
-        return value
-
-
+# -- contexts, references and JSON -------------------------------------------------------------------------------
 def _context(op: str, options: Mapping[str, Any]) -> AbstractContextManager[Any]:
     if op == "scope.set_grad_enabled":
         # an inner no_grad stays; an inner enable_grad must not undo the evaluation's own no_grad
@@ -557,7 +356,7 @@ def _encode(value: Any) -> Any:
         return {"ref": value.name}
     if isinstance(value, list):
         return [_encode(v) for v in value]
-    if value is _DEVICE:
+    if value is DEVICE:
         return {"device": True}
     if isinstance(value, torch.dtype | torch.memory_format | torch.layout):
         key = {torch.dtype: "dtype", torch.memory_format: "memory_format", torch.layout: "layout"}[type(value)]
@@ -578,7 +377,7 @@ def _decode(value: Any) -> Any:
     if key == "ref":
         return Ref(str(content))
     if key == "device":
-        return _DEVICE
+        return DEVICE
     if key == "complex":
         return complex(float(content[0]), float(content[1]))
     if key == "float":

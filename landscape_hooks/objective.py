@@ -17,29 +17,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from landscape_hooks import checked
-from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
-from landscape_hooks.folding import Fold
-from landscape_hooks.folding import fold as merge
-from landscape_hooks.fusing import fuse as fused
+from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.graph import LossGraph
-from landscape_hooks.parameters import ParameterLayout, unwrap
+from landscape_hooks.kernels import GraphKernel, Kernel, ModuleKernel
+from landscape_hooks.loss_module import WAY_OUT, LossModule, check_loss
+from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.probe import Probe, read_tensor
 from landscape_hooks.rehearsal import rehearse
-from landscape_hooks.winograd import winograd as minimal
 
 Statistics = Literal["running", "batch", "recalibrate"]
 
-WAY_OUT = (
-    "Analyze it with the loss from your own code: landscape-hooks analyze RUN --objective module:function, "
-    "where function() returns landscape_hooks.Objective(model, criterion=..., data=...)"
-)
 _CHUNK = 256  # samples at a time where nothing depends on the batch; the analyzer may choose another
 
 
@@ -50,23 +44,6 @@ class Evaluation:
     mean: float
     stderr: float
     samples: int
-
-
-class Kernel(Protocol):
-    """The loss of one batch: per sample (n,) or one number, from named state and the leaves of the batch."""
-
-    fusible: ClassVar[bool]
-    """Whether `tuned(fuse=True)` makes a difference."""
-
-    def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor: ...
-
-    def running_statistics(self) -> dict[str, str]: ...
-
-    def to(self, device: torch.device) -> Kernel: ...
-
-    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> Kernel: ...
-
-    def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]: ...
 
 
 class Objective:
@@ -116,7 +93,7 @@ class Objective:
     ) -> None:
         check_loss(criterion, objective)
         probe, rebuild = Probe.collect(data, samples)
-        module, names = _LossModule.of(model, criterion, objective, rebuild, copy=copy)
+        module, names = LossModule.of(model, criterion, objective, rebuild, own=copy)
         leaves, size = next(probe.batches())
         per_sample = module.choose(leaves, size)
         self._set(
@@ -358,95 +335,6 @@ class Objective:
         return {name: (value / count).to(state[name].dtype) for name, value in total.items()}
 
 
-# -- two kernels of one kind --------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class GraphKernel:
-    """The loss as a stored graph."""
-
-    graph: LossGraph
-    device: torch.device | None = None
-    folded: LossGraph | None = None
-    folds: tuple[Fold, ...] = ()
-    fusible: ClassVar[bool] = True
-
-    def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor:
-        folded = self.folded is not None and statistics == "running"
-        graph = self.folded if self.folded is not None and folded else self.graph
-        return graph(state, leaves, statistics=statistics, device=self.device)
-
-    def running_statistics(self) -> dict[str, str]:
-        return self.graph.running_statistics()
-
-    def to(self, device: torch.device) -> GraphKernel:
-        return replace(self, device=device)
-
-    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> GraphKernel:
-        """With other operations for the same values: see Objective.tuned."""
-        merged, folds = merge(self.graph) if fold else (self.graph, [])
-        graph = self.graph
-        if fuse or layout != "contiguous":  # a view that the layout does not allow has to copy
-            graph, merged = fused(graph), fused(merged)
-        if winograd:
-            graph, merged = minimal(graph), minimal(merged)
-        return replace(self, graph=graph, folded=merged if folds else None, folds=tuple(folds))
-
-    def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]:
-        """Add what is computed once a point, not once a batch: the merged weights."""
-        if self.folded is None or statistics != "running":
-            return state
-        return state | {name: tensor for fold in self.folds for name, tensor in fold.apply(state).items()}
-
-
-@dataclass(frozen=True)
-class ModuleKernel:
-    """The loss as live code; `names` gives the canonical name of each tensor of the module."""
-
-    module: _LossModule
-    names: Mapping[str, str]
-    fusible: ClassVar[bool] = False
-
-    def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor:
-        tensors = {own: state[canonical] for own, canonical in self.names.items()}
-        layers = _statistics_layers(self.module) if statistics != "running" else {}
-        momentum = {layer: layer.momentum for layer in layers.values()}
-        try:
-            for layer in momentum:
-                layer.train()
-                if statistics == "measure":
-                    layer.momentum = 1.0
-            return torch.func.functional_call(self.module, tensors, tuple(leaves))
-        finally:
-            for layer, value in momentum.items():
-                layer.eval()
-                layer.momentum = value
-
-    def running_statistics(self) -> dict[str, str]:
-        found = {}
-        for name in _statistics_layers(self.module):
-            for buffer in ("mean", "var"):
-                found[self.names[f"{name}.running_{buffer}"]] = buffer
-        return found
-
-    def to(self, device: torch.device) -> ModuleKernel:
-        # as `module.to`, which refuses parameters without memory
-        return replace(self, module=self.module._apply(lambda t: t if t.is_meta else t.to(device)))
-
-    def hollow(self) -> ModuleKernel:
-        """A copy whose parameters are without memory: every call is given all that `names` lists."""
-        import copy
-
-        given = [t for own, t in self.module.named_parameters(remove_duplicate=False) if own in self.names]
-        memo: dict[int, Any] = {id(t): nn.Parameter(torch.empty_like(t, device="meta"), t.requires_grad) for t in given}
-        return replace(self, module=copy.deepcopy(self.module, memo))
-
-    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> ModuleKernel:
-        """Live code is run as it is; the layout of what it is given is the caller's affair."""
-        return self
-
-    def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]:
-        return state
-
-
 def _laid_out(tensor: Tensor, layout: str) -> Tensor:
     """Images and their filters in the memory format; anything else as it is."""
     if layout == "contiguous" or tensor.ndim not in (4, 5):
@@ -457,163 +345,3 @@ def _laid_out(tensor: Tensor, layout: str) -> Tensor:
     # One channel is in both formats at once, and everything computed from it would be contiguous: what an operation
     # goes by are the strides.
     return torch.empty_like(tensor, memory_format=memory_format).copy_(tensor)
-
-
-def _statistics_layers(module: nn.Module) -> dict[str, Any]:
-    return {
-        name: layer
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.running_mean is not None
-    }
-
-
-class _LossModule(nn.Module):
-    """leaves of a batch -> loss, around a private copy of the user's model in evaluation mode."""
-
-    def __init__(self, model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], rebuild: Callable[..., Any]) -> None:
-        super().__init__()
-        self.model = model
-        self._loss = loss
-        self._rebuild = rebuild
-
-    @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        criterion: Callable[..., Any] | None,
-        objective: Callable[..., Any] | None,
-        rebuild: Callable[..., Any],
-        *,
-        copy: bool = True,
-    ) -> tuple[_LossModule, dict[str, str]]:
-        """The module, and the canonical name of each of the model's tensors by its name in the module."""
-        model = private_copy(model) if copy else unwrap(model)
-        loss = _Criterion(criterion) if criterion is not None else objective
-        assert loss is not None
-        module = cls(model, loss, rebuild).eval()
-        canonical: dict[int, str] = {}
-        for layout in (ParameterLayout.of(model), ParameterLayout.of_buffers(model)):
-            canonical |= {id(t): e.name for e, t in zip(layout, layout.tensors(model), strict=True)}
-        own = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-        names = {name: canonical[id(t)] for name, t in own if id(t) in canonical and name.startswith("model.")}
-        return module, names
-
-    def forward(self, *leaves: Tensor) -> Tensor:
-        return self._loss(self.model, self._rebuild(list(leaves)))
-
-    def choose(self, leaves: Sequence[Tensor], size: int) -> bool:
-        """Decide by trying whether the loss is known for each sample; returns whether it is."""
-        with torch.no_grad():
-            if isinstance(self._loss, _Criterion):
-                return self._loss.choose(self.model, self._rebuild([t.clone() for t in leaves]))
-            value = self(*[t.clone() for t in leaves])
-        if not isinstance(value, Tensor) or (value.ndim and value.shape != (size,)):
-            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ObjectiveError(f"The objective returned {shape} for a batch of {size} samples",
-                                 expected=f"a loss: one number, or one a sample, shape ({size},)")  # fmt: skip
-        return value.ndim == 1
-
-
-class _Criterion(nn.Module):
-    """`criterion(output, target)`, per sample where its mean over samples is what the criterion gives."""
-
-    def __init__(self, criterion: Callable[..., Any]) -> None:
-        super().__init__()
-        import copy
-
-        self.criterion = copy.deepcopy(criterion).cpu() if isinstance(criterion, nn.Module) else criterion
-        self.each: Callable[..., Any] | None = None
-
-    def forward(self, model: nn.Module, batch: Any) -> Tensor:
-        output, target = self._output(model, batch)
-        if self.each is None:
-            return self.criterion(output, target)
-        value = self.each(output, target)
-        return value.reshape(value.shape[0], -1).mean(dim=1)
-
-    def _output(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
-        if not isinstance(batch, list | tuple) or len(batch) != 2:
-            raise DataError(f"Found a batch of type {type(batch).__name__}" +
-                                 (f" with {len(batch)} entries" if hasattr(batch, "__len__") else ""),
-                                 expected="(input, target) for criterion=",
-                                 mend="Give objective=lambda model, batch: loss in place of criterion=")  # fmt: skip
-        given, target = batch
-        if isinstance(given, Mapping):
-            return model(**given), target
-        return (model(*given) if isinstance(given, list | tuple) else model(given)), target
-
-    def choose(self, model: nn.Module, batch: Any) -> bool:
-        output, target = self._output(model, batch)
-        whole = self.criterion(output, target)
-        if not isinstance(whole, Tensor) or whole.numel() != 1:
-            raise ObjectiveError("The criterion returned no single number", expected="a loss: one number a batch")
-        each = _unreduced(self.criterion)
-        if each is None:
-            return False
-        try:
-            value = each(output, target)
-            value = value.reshape(value.shape[0], -1).mean(dim=1)
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
-            return False
-        # class weights, ignored targets and sums make the two differ: then only the batch's own value is right
-        if not torch.allclose(value.mean(), whole.reshape(()), rtol=1e-5, atol=1e-8, equal_nan=True):
-            return False
-        self.each = each
-        return True
-
-
-def _unreduced(criterion: Callable[..., Any]) -> Callable[..., Any] | None:
-    """The criterion with `reduction="none"`, None where it has no such option."""
-    import copy
-    import functools
-    import inspect
-
-    if isinstance(criterion, nn.Module):
-        if getattr(criterion, "reduction", None) != "mean":
-            return None
-        each = copy.deepcopy(criterion)
-        each.reduction = "none"  # type: ignore[assignment]
-        return each
-    try:
-        known = "reduction" in inspect.signature(criterion).parameters
-    except (TypeError, ValueError):
-        return None
-    return functools.partial(criterion, reduction="none") if known else None
-
-
-def private_copy(model: nn.Module) -> nn.Module:
-    """A copy of the unwrapped model on the CPU in evaluation mode, with its own tensors."""
-    import copy
-
-    inner = unwrap(model)
-    memo: dict[int, Any] = {}
-    for tensor in [*inner.parameters(), *inner.buffers()]:
-        if hasattr(tensor, "full_tensor"):
-            raise ObjectiveError("The model's parameters are sharded over processes", mend=WAY_OUT)
-        if type(tensor) in (nn.Parameter, Tensor):
-            value = tensor.detach().to("cpu", copy=True)
-            memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if type(tensor) is nn.Parameter else value
-    try:
-        private = copy.deepcopy(inner, memo).eval()
-        for module in private.modules():
-            if "_original_forward" in module.__dict__:  # accelerate's autocast, around the forward of its class
-                module.__dict__.pop("forward", None)
-        return private
-    except Exception as error:
-        raise ObjectiveError(f"The model cannot be copied ({type(error).__name__}: {error})", mend=WAY_OUT) from error
-
-
-def check_loss(criterion: Any, objective: Any) -> None:
-    """One of both, and callable.
-
-    Raises
-    ------
-    LandscapeError
-        none, both, or something that cannot be called.
-    """
-    if (criterion is None) == (objective is None):
-        raise LandscapeError("Found neither criterion nor objective" if criterion is None else
-                             "Found both criterion and objective",
-                             expected="criterion(output, target), or objective(model, batch)")  # fmt: skip
-    if not callable(criterion if criterion is not None else objective):
-        raise LandscapeError("The criterion or objective cannot be called", expected="a function or a module")

@@ -9,9 +9,9 @@ import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from landscape_hooks import graph as graphs
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlyError
 from landscape_hooks.graph import LossGraph
+from landscape_hooks.operations import ARITHMETIC
 from landscape_hooks.ply import read_ply, write_ply
 from landscape_hooks.viewer.camera import Camera
 from tests import hostile
@@ -264,7 +264,7 @@ SOUND = ["add.Tensor", "mul.Tensor", "sum.default", "mean.dim", "view.default", 
 
 def random_graphs(examples):
     @settings(QUICK, max_examples=examples)
-    @given(st.lists(st.tuples(st.sampled_from([f"aten.{o}" for o in SOUND] + list(graphs._ARITHMETIC)),
+    @given(st.lists(st.tuples(st.sampled_from([f"aten.{o}" for o in SOUND] + list(ARITHMETIC)),
                               st.lists(VALUES, max_size=4)), min_size=1, max_size=3))  # fmt: skip
     def check(calls):
         nodes = [call(op, *args, name=f"n{number}") for number, (op, args) in enumerate(calls)]

@@ -63,10 +63,10 @@ def test_elsewhere_it_is_torch(case, monkeypatch):
 
 def test_only_convolutions_of_stride_and_padding_one_qualify():
     def exported(*layers):
-        from landscape_hooks.graph import LossGraph
+        from landscape_hooks.exported import graph_of
 
         program = torch.export.export(nn.Sequential(*layers).eval(), (torch.randn(2, 16, 4, 4),))
-        return LossGraph.from_exported(program, {})[0]
+        return graph_of(program, {})[0]
 
     assert winograd.applies(exported(nn.Conv2d(16, 8, 3, padding=1)))
     for other in ({}, {"padding": 1, "stride": 2}, {"padding": 1, "groups": 2}, {"padding": 1, "dilation": 2}):

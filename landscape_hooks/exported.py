@@ -1,0 +1,134 @@
+"""Exported: what `torch.export` made of a loss, as a LossGraph.
+
+In: an exported program. Out: the graph, and the tensors among its inputs that are neither parameters nor buffers of
+the model. A program that does more than call operations of torch one after the other is refused, with what it does.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export.graph_signature import InputKind
+
+from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.graph import DEVICE, Input, LossGraph, Node, Ref
+from landscape_hooks.operations import ARITHMETIC_NAME
+
+# assertions about shapes that tracing leaves behind: they compute nothing
+_ASSERTIONS = ("_assert", "sym_constrain_range", "_check")
+
+
+def graph_of(program: torch.export.ExportedProgram, names: Mapping[str, str]) -> tuple[LossGraph, dict[str, Tensor]]:
+    """The graph of an exported program, and its constants by name.
+
+    `names` gives the canonical name of each parameter and buffer of the model by its name in the exported
+    module; every other tensor of the program becomes a constant.
+    """
+    inputs: list[Input] = []
+    constants: dict[str, Tensor] = {}
+    data = 0
+    for spec in program.graph_signature.input_specs:
+        name = getattr(spec.arg, "name", None)
+        target = spec.target or ""
+        if spec.kind is InputKind.USER_INPUT:
+            if name is not None:  # constants among the arguments have no placeholder that is used
+                inputs.append(Input(name, "data", str(data)))
+            data += 1
+            continue
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            value = program.state_dict[target] if target in program.state_dict else program.constants[target]
+        elif spec.kind is InputKind.CONSTANT_TENSOR:
+            value = program.constants[target]
+        else:
+            raise ObjectiveError(f"The loss graph takes a {spec.kind.name.lower()}", expected="tensors only")
+        if target in names:
+            kind = "parameter" if spec.kind is InputKind.PARAMETER else "buffer"
+            inputs.append(Input(str(name), kind, names[target]))
+        else:
+            key = f"constant{len(constants)}"
+            constants[key] = value.detach().clone()
+            inputs.append(Input(str(name), "constant", key))
+    nodes, outputs = _convert(program.graph_module)
+    return LossGraph(inputs, nodes, outputs), constants
+
+
+def _convert(module: torch.fx.GraphModule) -> tuple[list[Node], list[Any]]:
+    nodes: list[Node] = []
+    outputs: list[Any] = []
+    for n in module.graph.nodes:
+        if n.op in ("placeholder", "get_attr"):
+            if n.op == "get_attr" and not isinstance(_attribute(module, n.target), torch.fx.GraphModule):
+                raise ObjectiveError(f"The loss graph reads the attribute {n.target}", expected="tensors given to it")
+        elif n.op == "output":
+            outputs = [_plain_argument(a) for a in n.args[0]]
+        elif n.op == "call_function":
+            if (node := _convert_call(module, n)) is not None:
+                nodes.append(node)
+        elif not n.users:
+            continue  # a guard on shapes
+        else:
+            raise ObjectiveError(f"The loss graph calls {n.target}", expected="tensor operations only")
+    return nodes, outputs
+
+
+def _convert_call(module: torch.fx.GraphModule, n: torch.fx.Node) -> Node | None:
+    target = n.target
+    if isinstance(target, torch._ops.OpOverload):
+        namespace, name = target._schema.name.split("::")
+        if name.startswith(_ASSERTIONS) and not n.users:
+            return None
+        if namespace != "aten":
+            raise ObjectiveError(f"The loss uses the operation {target}", expected="operations of torch itself")
+        op = f"aten.{name}.{target._overloadname}"
+    elif isinstance(target, torch._ops.HigherOrderOperator):
+        return _convert_scope(module, n)
+    elif target in ARITHMETIC_NAME:
+        op = ARITHMETIC_NAME[target]
+    elif not n.users:
+        return None
+    else:
+        raise ObjectiveError(f"The loss uses {target}", expected="tensor operations only")
+    kwargs = {key: _plain_argument(value) for key, value in n.kwargs.items()}
+    return Node(n.name, op, [_plain_argument(a) for a in n.args], kwargs)
+
+
+def _convert_scope(module: torch.fx.GraphModule, n: torch.fx.Node) -> Node:
+    name = n.target.name()  # type: ignore[union-attr]
+    if name == "wrap_with_set_grad_enabled":
+        enabled, inner, *rest = n.args
+        op, kwargs = "scope.set_grad_enabled", {"enabled": enabled}
+    elif name == "wrap_with_autocast":
+        device_type, dtype, enabled, cache, inner, *rest = n.args
+        op = "scope.autocast"
+        kwargs = {"device_type": device_type, "dtype": dtype, "enabled": enabled, "cache_enabled": cache}
+    else:
+        raise ObjectiveError(
+            f"The loss uses the control-flow operation {name}", expected="a straight line of operations"
+        )
+    graph_module = _attribute(module, inner.target)  # type: ignore[union-attr]
+    inputs = [Input(p.name, "data", str(i)) for i, p in enumerate(graph_module.graph.nodes) if p.op == "placeholder"]
+    scope = LossGraph(inputs, *_convert(graph_module))
+    return Node(n.name, op, [_plain_argument(a) for a in rest], kwargs, scope=scope)
+
+
+def _attribute(module: torch.nn.Module, target: Any) -> Any:
+    return operator.attrgetter(str(target))(module)
+
+
+def _plain_argument(value: Any) -> Any:
+    if isinstance(value, torch.fx.Node):
+        return Ref(value.name)
+    if isinstance(value, list | tuple):
+        return [_plain_argument(v) for v in value]
+    if isinstance(value, torch.device):
+        return DEVICE
+    if value is None or isinstance(value, bool | int | float | complex | str | torch.dtype | torch.layout):
+        return value
+    if isinstance(value, torch.memory_format):
+        return value
+    raise ObjectiveError(f"The loss graph has an argument of type {type(value).__name__}",
+                         expected="tensors, numbers and strings")  # fmt: skip
