@@ -1,6 +1,7 @@
 """Bad input at the command line: one sentence that says what was found and what mends it, exit status 2."""
 
 import contextlib
+import io
 import os
 import re
 import signal
@@ -13,13 +14,19 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Surface, record
+from landscape_hooks import Surface, cli, record
 from landscape_hooks.errors import LandscapeError
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, "-m", "landscape_hooks", *map(str, arguments)],
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    """The command in this process (a new one imports torch for seconds); `--help` and the interrupts have their own."""
+    words, out, err = ["landscape-hooks", *map(str, arguments)], io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = cli.main(words[1:]) or 0
+        except SystemExit as end:
+            code = end.code or 0
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def refused(*arguments) -> str:
