@@ -263,7 +263,9 @@ def test_ctrl_c_saves_what_is_there_and_ends_the_workers(cluster):
         "stopped",
     ]
     arguments += ["--objective", "ray_user_code:slow", "--size", "60"]
-    command = [sys.executable, "-m", "landscape_hooks", *arguments]
+    # a background shell hands the signal down as ignored
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import landscape_hooks.cli as c; "
+    command = [sys.executable, "-c", f"{code}c.main({arguments!r})"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 90
     while process.poll() is None and time.monotonic() < deadline:
