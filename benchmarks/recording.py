@@ -113,6 +113,7 @@ def training(out: Path) -> None:
 
     def ten_steps(how: str) -> float:
         recorder.flush()  # what was recorded must not be written while nothing is
+        warm(out / "warm", 4 * 47_000_000)
         optimizer._optimizer_step_pre_hooks.clear()
         optimizer._optimizer_step_post_hooks.clear()
         if how == "every=10":
@@ -191,11 +192,12 @@ def checkpoint(out: Path) -> None:
             max_steps=10, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
             enable_checkpointing=bool(callbacks), callbacks=[watch, *callbacks], default_root_dir=str(out),
         )  # fmt: skip
+        warm(out / "warm", 4 * 47_000_000)
         trainer.fit(Module(), torch.utils.data.DataLoader([(images, targets)] * 10, batch_size=None))
         return watch.time
 
     without, with_it = [], []
-    for number in range(5):
+    for number in range(9):
         without.append(fit([]))
         kept = ModelCheckpoint(
             str(out / f"l{number}"), every_n_train_steps=5, save_top_k=1, save_weights_only=True, monitor=None
@@ -241,9 +243,11 @@ def _tiny(run: Path, how: str) -> None:
         optimizer._optimizer_step_pre_hooks.clear()
         optimizer._optimizer_step_post_hooks.clear()
         recorder.flush()  # what was recorded must not be written while nothing is
+        warm(run.with_suffix(".warm"), 4 * 500 * 40_000)
         without.append(clock(lambda: steps(500)))
         optimizer._optimizer_step_pre_hooks.update(hooks[0])
         optimizer._optimizer_step_post_hooks.update(hooks[1])
+        warm(run.with_suffix(".warm"), 4 * 500 * 40_000)
         with_it.append(clock(lambda: steps(500)))
     recorder.close()
     for kind, (without, with_it) in found.items():
@@ -262,13 +266,13 @@ def store(out: Path) -> None:
     single one, which this part once did, adds the copy and measures latency instead.) Either side writes as many files,
     in the growing case new ones, in the thinned case over those that are there, and goes first every other time.
     """
-    count = 12
+    count = 24
     model = network("resnet18")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     row = np.concatenate([p.detach().numpy().reshape(-1) for p in [*model.parameters(), *_running(model)]])
     for name, options in (("growing", {"every": 1}), ("thinned, places reused", {"keep": 8})):
         plain, ours = [], []
-        for number in range(6):
+        for number in range(10):
             (out / "plain").mkdir()
             recorder = record(model, optimizer, out / "run.zarr", **options)
             if "keep" in options:
@@ -286,7 +290,7 @@ def store(out: Path) -> None:
                     (out / "plain" / str(i % 8 if "keep" in options else i)).write_bytes(row.data)  # noqa: B023
 
             for action, times in ((snapshots, ours), (files, plain))[:: 1 if number % 2 else -1]:
-                warm(out / "warm", count * row.nbytes)
+                warm(out / "warm", 4 * count * row.nbytes)
                 times.append(timed(action))
             recorder.close()
             shutil.rmtree(out / "plain")
@@ -299,7 +303,8 @@ def store(out: Path) -> None:
 def warm(file: Path, size: int) -> None:
     """Have the kernel's page cache take memory and give it back, so that neither side has to be given new memory.
 
-    On a virtual machine a page that was never used costs ten times what writing to it costs.
+    On a virtual machine a page that was never used costs ten times what writing to it costs. Much more than is needed
+    is taken: which of its free pages the kernel gives to a thread depends on where the thread runs.
     """
     block = bytes(2**22)
     with file.open("wb") as opened:
