@@ -5,7 +5,7 @@ memory, one point after the other. Both are timed in alternation on the same poi
 rounds, the median of the rounds' ratios and their range. Ours is what `analyze` would take, start of the worker
 processes included, calibration apart (its time is shown beside it).
 
-    python benchmarks/grid.py [--models digits,resnet18,transformer] [--points 16] [--rounds 5] [--alone]
+    python benchmarks/grid.py [--models digits,resnet18,transformer] [--points 16] [--rounds 5] [--alone] [--compiled]
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class PlainLoop:
             or [torch.zeros(0, dtype=torch.bool)]
         )
         self.criterion = nn.CrossEntropyLoss(reduction="sum")
+        self.forward = self.model
 
     @torch.no_grad()
     def __call__(self, alpha: float, beta: float) -> float:
@@ -101,7 +102,7 @@ class PlainLoop:
             self.model.eval()
         for norm in self.norms:
             norm.train(self.policy == "batch")
-        total = sum(self.criterion(self.model(x), y).item() for x, y in self.batches)
+        total = sum(self.criterion(self.forward(x), y).item() for x, y in self.batches)
         return total / sum(len(y) for _, y in self.batches)
 
 
@@ -187,6 +188,30 @@ def compare_alone(name: str, policies: list[str], rounds: int) -> None:
         )
 
 
+def compare_compiled(name: str, rounds: int) -> None:
+    """What `torch.compile` makes of the plain loop, running statistics fixed, and how long that takes first."""
+    model, _, _, plane, _, moved, batches = prepared(name)
+    loop, compiled = (PlainLoop(model, batches, plane, "fixed", moved) for _ in range(2))
+    compiled.forward = torch.compile(compiled.model)
+    start = time.perf_counter()
+    error = abs(compiled(0.7, -0.4) / loop(0.7, -0.4) - 1)
+    first = time.perf_counter() - start
+    ways: dict[str, tuple[PlainLoop, list[float]]] = {"plain": (loop, []), "compiled": (compiled, [])}
+    for _ in range(rounds):
+        for run, times in ways.values():
+            start = time.perf_counter()
+            for _ in range(4):
+                run(0.7, -0.4)
+            times.append((time.perf_counter() - start) / 4 * 1e3)
+    a, b = (statistics.median(times) for _, times in ways.values())
+    pays = f", pays from {first * 1e3 / (a - b):.0f} points on" if b < a else ""
+    print(
+        f"{name:12s} {'fixed':12s} plain {a:8.1f} ms  compiled {b:8.1f} ms  {a / b:5.2f}×  error {error:.0e}  "
+        f"compiling {first:.1f} s{pays}",
+        flush=True,
+    )
+
+
 def main() -> None:
     """Parse and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -195,8 +220,12 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--alone", action="store_true", help="one thread, by processor time")
+    parser.add_argument("--compiled", action="store_true", help="what torch.compile makes of the plain loop")
     options = parser.parse_args()
     for name in options.models.split(","):
+        if options.compiled:
+            compare_compiled(name, options.rounds)
+            continue
         if options.alone:
             compare_alone(name, options.policies.split(","), options.rounds)
             continue
