@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 INK = "#1d2430"
 HALO = "#ffffff"
+QUIET = "#5a6475"
+SMALL = 7.5
+"""Points of a caption's letters."""
+
+BETWEEN = "  ·  "
+"""Stands between the parts of a caption."""
 
 
 def contour_figure(
@@ -52,21 +58,39 @@ def contour_figure(
         axes = figure.add_subplot()
         _fill(figure, axes, surface, mesh, colormap)
         _holes(axes, mesh)
-        _evaluated(axes, surface)
         for number, path in enumerate(_shown(surface)):
             _draw_path(axes, path, colors.path_color(number), alone=len(_shown(surface)) == 1)
+        _evaluated(axes, surface)
         _frame(axes, surface)
-        _head(axes, _title(surface), figure.get_figwidth(), pad=22)
-        axes.text(0, 1.022, caption(surface, mesh.height), transform=axes.transAxes, fontsize=7.5, color="#5a6475")
+        _head(axes, _title(surface), figure.get_figwidth(), caption(surface, mesh.height))
         if _shown(surface):
             _legend(figure, axes)
     return figure
 
 
-def _head(axes: Axes, title: str, inches: float, **options: Any) -> None:
-    """The title, in letters as small as its length asks for."""
+def _head(axes: Axes, title: str, inches: float, below: str = "") -> None:
+    """The title, in letters as small as its length asks for, and a caption in as many lines as it asks for."""
     size = float(np.clip(11 * 9.4 * inches / max(len(title), 1), 6.5, 11))
-    axes.set_title(title, loc="left", fontsize=size, fontweight="bold", color=INK, **options)
+    lines = _lines(below, inches - 0.9) if below else []
+    axes.set_title(title, loc="left", fontsize=size, fontweight="bold", color=INK, pad=11 * (1 + len(lines)))
+    axes.annotate(
+        "\n".join(lines), (0, 1), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=SMALL,
+        linespacing=1.25, color=QUIET, in_layout=False,  # a long one does not squeeze the axes
+    )  # fmt: skip
+
+
+def _lines(text: str, inches: float) -> list[str]:
+    """A caption in lines that a width has room for, broken between its parts."""
+    from matplotlib.textpath import TextPath
+
+    lines: list[str] = []
+    for part in text.split(BETWEEN):
+        longer = BETWEEN.join([*lines[-1:], part])
+        if lines and TextPath((0, 0), longer, size=SMALL).get_extents().width <= 72 * inches:
+            lines[-1] = longer
+        else:
+            lines.append(part)
+    return lines
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
@@ -78,6 +102,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
     columns = int(np.clip(figure.get_figwidth() / max(inches), 1, min(3, len(labels))))
     columns = len(labels) if sum(inches) < figure.get_figwidth() - 0.3 else columns
     rows = -(-len(labels) // columns)
+    columns = -(-len(labels) // rows)
     figure.set_figheight(figure.get_figheight() + 0.1 + 0.19 * rows)
     place = offset_copy(axes.transAxes, figure, x=-30, y=-32, units="points")  # below the axis' name
     axes.legend(
@@ -94,7 +119,7 @@ def caption(surface: Surface, height: Height) -> str:
         parts.append(f"{surface.attrs['samples']} probe samples")
     parts += [said] if (said := surface.said_of_interpolation()) else []
     parts.append(height.statement.replace("height:", "scale:"))
-    return "  ·  ".join(parts)
+    return BETWEEN.join(parts)
 
 
 def _plain(text: str) -> str:
@@ -149,8 +174,8 @@ def _style() -> Any:
             "axes.edgecolor": "#8a93a3",
             "axes.linewidth": 0.8,
             "axes.labelcolor": INK,
-            "xtick.color": "#5a6475",
-            "ytick.color": "#5a6475",
+            "xtick.color": QUIET,
+            "ytick.color": QUIET,
             "hatch.linewidth": 0.6,
             "hatch.color": "#9aa3b2",
             "svg.fonttype": "none",
@@ -221,8 +246,9 @@ def _evaluated(axes: Axes, surface: Surface) -> None:
         rows, columns = np.nonzero(surface.evaluated)
         axes.plot(
             surface.alpha[rows], surface.beta[columns], linestyle="none", marker=".", markersize=1.2, color="white",
-            alpha=0.6, markeredgewidth=0, zorder=1.5, label="evaluated points",
+            alpha=0.6, markeredgewidth=0, zorder=1.5,
         )  # fmt: skip
+        axes.plot([], [], linestyle="none", marker=".", markersize=3, color=QUIET, label="evaluated points")
 
 
 def _draw_path(axes: Axes, path: Path, color: str, *, alone: bool) -> None:
@@ -386,6 +412,5 @@ def surface_figure(
         axes.tick_params(labelsize=7, pad=1)
         axes.view_init(*view)
         axes.set_box_aspect((1.2, 1.0, 0.62))
-        _head(axes, _title(surface), figure.get_figwidth())
-        figure.text(0.02, 0.015, caption(surface, mesh.height), fontsize=7.5, color="#5a6475")
+        _head(axes, _title(surface), figure.get_figwidth(), caption(surface, mesh.height))
     return figure

@@ -53,8 +53,10 @@ def test_what_is_interpolated_is_said_and_the_evaluated_points_are_marked():
     axes = contour_figure(made).axes[0]
     words = " ".join(text.get_text() for text in axes.texts)
     assert "50.0% interpolated, error about 0.2 % (at most 3 %)" in words
-    dots = next(line for line in axes.lines if line.get_label() == "evaluated points")
+    dots = next(line for line in axes.lines if line.get_marker() == "." and len(line.get_xdata()))
     assert len(dots.get_xdata()) == made.evaluated.sum()
+    key = next(line for line in axes.get_legend().get_lines() if line.get_label() == "evaluated points")
+    assert key.get_color() != "white", "it would not be seen on paper"
     assert made.said_at(made.alpha[0], made.beta[1]) == "interpolated, error about 3 %"
     assert made.said_at(made.alpha[0], made.beta[0]) == f"evaluated, ± {made.loss_stderr[0, 0]:.2g}"
     assert surface(holes=True).said_at(surface().alpha[5], surface().beta[4]) == "not computed"
@@ -71,6 +73,20 @@ def test_an_interpolated_line_shows_its_estimated_error():
     labels = {drawn.get_label(): drawn for drawn in axes.lines}
     assert len(labels["evaluated"].get_xdata()) == line.evaluated.sum()
     assert any("interpolated, error about 0.2 %" in label for label in labels)
+
+
+@pytest.mark.parametrize("draw", [contour_figure, surface_figure])
+def test_a_long_caption_is_broken_and_takes_nothing_from_the_picture(draw):
+    """As long as a quick analysis' is: the axes had shrunk for it, and it was cut off all the same."""
+    figures = draw(surface(21, 21)), draw(interpolated(21, 21))
+    for figure in figures:
+        figure.savefig(io.BytesIO())  # lays it out
+    short, long = (figure.axes[0] for figure in figures)
+    said = next(text for text in long.texts if text.get_text().startswith("BatchNorm"))
+    assert "\n" in said.get_text()
+    assert said.get_window_extent().x1 <= figures[1].bbox.x1
+    assert said.get_window_extent().y1 <= long._left_title.get_window_extent().y0
+    assert long.get_window_extent().width > 0.95 * short.get_window_extent().width
 
 
 @pytest.mark.parametrize("draw", [contour_figure, surface_figure, loss_figure])

@@ -9,6 +9,7 @@ from PIL import Image
 from landscape_hooks import colors
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.ply import write_ply
+from landscape_hooks.surface import Surface
 from landscape_hooks.viewer.camera import Camera
 from landscape_hooks.viewer.look import TEXTURES, Look
 from landscape_hooks.viewer.offscreen import Canvas, render
@@ -119,6 +120,15 @@ def test_a_hole_shows_what_is_behind_it(canvas):
     stage = whole.stage
     x, y, _ = whole.camera.project(stage.place([[-3.75, -1.5, -1.0]]), SIZE)[0]
     assert np.abs(spot(canvas.draw(whole), x, y) - spot(canvas.draw(open_), x, y)).max() > 30
+
+
+def test_the_title_names_the_run_and_the_surface_wherever_they_come_from(tmp_path):
+    made, other = surface(), surface().paths[0]
+    run = write_run(tmp_path / "sgd.zarr", made)
+    assert load(run).title == load(made).title == load(Surface.open(run)).title == "sgd · pca"
+    paths = {n: tuple(replace(other, label=str(k)) for k in range(n)) for n in (2, 3)}
+    assert [load(replace(made, paths=paths[n])).title for n in (2, 3)] == ["0, 1 · pca", "3 runs · pca"]
+    assert load(replace(made, paths=(), name="")).title == "surface"
 
 
 def test_captions_are_text_over_the_picture(canvas):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks import colors
 from landscape_hooks.contours import text_of
-from landscape_hooks.figure import caption
+from landscape_hooks.figure import BETWEEN, caption
 from landscape_hooks.ply import axis_labels
 from landscape_hooks.viewer.labels import place_labels
 from landscape_hooks.viewer.replay import Replay, describe_moment, describe_place
@@ -115,8 +115,8 @@ class Hud:
         y += 27 * pen.unit
         lines = [landscape.mesh.statement]
         if landscape.surface is not None:
-            lines = caption(landscape.surface, landscape.mesh.height).split("  ·  ")
-            lines = ["  ·  ".join(lines[:-1]), landscape.mesh.height.statement]
+            lines = caption(landscape.surface, landscape.mesh.height).split(BETWEEN)
+            lines = [BETWEEN.join(lines[:-1]), landscape.mesh.height.statement]
         if landscape.mesh.missing:
             counts = ", ".join(f"{count} {name}" for name, count in landscape.mesh.missing.items())
             lines.append(f"hatched: {counts} (grid points)")

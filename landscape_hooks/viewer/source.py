@@ -79,6 +79,13 @@ def _mesh(surface: Surface, kind: str) -> Mesh:
     )
 
 
+def _title(surface: Surface) -> str:
+    """What a surface says of itself: its run and its name."""
+    runs = [path.label for path in surface.paths if path.label]
+    said = [", ".join(runs) if len(runs) <= 2 else f"{len(runs)} runs"] if runs else []
+    return " · ".join([*said, surface.name or "surface"])
+
+
 def load(source: Any, *, name: str | None = None, height: str = "auto") -> Landscape:
     """Open a run (its surface `name`, left out: the latest), a PLY file or a Surface.
 
@@ -90,7 +97,7 @@ def load(source: Any, *, name: str | None = None, height: str = "auto") -> Lands
     if isinstance(source, Landscape):
         return source
     if isinstance(source, Surface):
-        return Landscape(_mesh(source, height), source, source.name or "surface", height)
+        return Landscape(_mesh(source, height), source, _title(source), height)
     path = FilePath(str(source))
     if path.is_file():
         found = read_ply(path)
