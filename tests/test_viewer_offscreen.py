@@ -1,6 +1,9 @@
 """The picture by its pixels, drawn through EGL without a display."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,6 +144,25 @@ def test_captions_are_text_over_the_picture(canvas):
 def test_pictures_repeat_to_the_bit(canvas):
     first, again = canvas.draw(replay(Look())), canvas.draw(replay(Look()))
     np.testing.assert_array_equal(first, again)
+
+
+def test_a_training_may_begin_after_a_picture(tmp_path):
+    """torch loads triton with the first optimizer, whose LLVM must not meet that of Mesa's driver."""
+    code = """
+import sys
+from landscape_hooks.viewer.offscreen import render
+from tests.landscapes import surface
+render(surface(), sys.argv[1], size=(64, 64))
+assert "torch" not in sys.modules
+import torch
+torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1)
+print("trained")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "f.png")], capture_output=True, text=True, timeout=120,
+        cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr
 
 
 def test_render_writes_a_picture_of_a_run_and_of_a_ply(tmp_path):

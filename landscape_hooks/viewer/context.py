@@ -6,7 +6,11 @@ pyglet decides once a process whether it opens windows or renders headless, befo
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from landscape_hooks.errors import DisplayError
@@ -19,6 +23,7 @@ def prepare(*, headless: bool) -> None:
     import pyglet
 
     if "headless" not in _state:
+        _load_triton()
         if "pyglet.window" in sys.modules:
             headless = bool(pyglet.options.headless)
         _state["headless"] = headless
@@ -26,6 +31,20 @@ def prepare(*, headless: bool) -> None:
         pyglet.options.debug_gl = False
         pyglet.options.shadow_window = False
         pyglet.options.audio = ("silent",)
+
+
+def _load_triton() -> None:
+    """Load triton's library, if it is installed, before a driver of Mesa's is.
+
+    Mesa's drivers show the symbols of their LLVM to all libraries that are loaded later. triton's, which torch loads
+    with the first optimizer, holds an LLVM of its own, would take up theirs, and crash the process. No Python of
+    triton's or torch's is run here.
+    """
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, ValueError):  # it cannot be loaded, so it will not crash either
+            found = find_spec("triton")
+            for folder in (found and found.submodule_search_locations) or ():
+                ctypes.CDLL(str(Path(folder, "_C", "libtriton.so")))
 
 
 def is_headless() -> bool | None:
