@@ -121,6 +121,7 @@ def prepare(store: Any, if_exists: str) -> bool:
         there is a run and `if_exists` is "error", or there is something that is not a run, which is never deleted.
     """
     if _is_free(store):
+        remove_partial(store)
         return False
     open_run(store)
     if if_exists == "error":

@@ -151,6 +151,18 @@ def test_leftovers_of_a_kill_are_removed_when_resuming(tmp_path):
     assert Trajectory.open(path).steps.tolist() == [0, 1, 2]
 
 
+def test_leftovers_of_a_kill_before_there_was_a_run_are_removed_when_recording(tmp_path):
+    """The very first file had not been renamed yet."""
+    path = tmp_path / "run.zarr"
+    path.mkdir()
+    (path / "zarr.0123456789abcdef.partial").write_bytes(b"torn")
+    model, optimizer = counter()
+    with record(model, optimizer, path, every=1):
+        optimizer.step()
+    assert Trajectory.open(path).steps.tolist() == [0, 1]
+    assert not list(path.rglob("*.partial"))
+
+
 @pytest.mark.parametrize("ending", ["raise ValueError('my own mistake')", "signal.raise_signal(signal.SIGINT)"])
 def test_an_exception_or_ctrl_c_flushes_and_propagates(tmp_path, ending):
     done = run(
