@@ -200,14 +200,24 @@ class Hud:
             self._axis_name(pen, camera, size, middle, outwards, names[axis], theme)
         self._height_axis(pen, replay, size)
 
-    @staticmethod
-    def _tick_row(pen: Pen, camera: Any, size: Any, spots: Floats, labels: Any, outwards: Floats, theme: Any) -> None:
+    def _tick(self, pen: Pen, x: float, y: float, label: str, align: float, theme: Any) -> None:
+        """A tick's label, unless the plot of the losses lies there."""
+        left = x - align * pen.width(label, 12.5)
+        if self.plot is not None:
+            (a, b), (c, d) = _panel(self.plot, pen.unit)
+            if left < c and left + pen.width(label, 12.5) > a and y < d and y + 15 * pen.unit > b:
+                return
+        pen.text(x, y, label, theme.faint, size=12.5, align=align)
+
+    def _tick_row(
+        self, pen: Pen, camera: Any, size: Any, spots: Floats, labels: Any, outwards: Floats, theme: Any
+    ) -> None:
         inner, outer = camera.project(spots, size), camera.project(spots + 0.035 * outwards, size)
         for a, b, label in zip(inner, outer, labels, strict=True):
             if np.isfinite([*a, *b]).all():
                 pen.line(a[:2], b[:2], theme.faint, alpha=0.8)
                 x, y, align = _beside(pen, a, b, 9)
-                pen.text(x, y, label, theme.faint, size=12.5, align=align)
+                self._tick(pen, x, y, label, align, theme)
 
     def _axis_name(
         self, pen: Pen, camera: Any, size: Any, spot: Floats, outwards: Floats, name: str, theme: Any
@@ -250,7 +260,7 @@ class Hud:
         for (x, y, _), label in zip(camera.project(spots, size), labels, strict=True):
             if min(a[1], b[1]) - 1 <= y <= max(a[1], b[1]) + 1:
                 pen.line((x - 5 * pen.unit, y), (x, y), theme.faint, alpha=0.8)
-                pen.text(x - 9 * pen.unit, y - 7.5 * pen.unit, label, theme.faint, size=12.5, align=1)
+                self._tick(pen, x - 9 * pen.unit, y - 7.5 * pen.unit, label, 1, theme)
 
     def _labels(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
         """The loss of the heavier contour lines, where they are seen."""
@@ -275,8 +285,7 @@ class Hud:
         theme, unit = replay.look.colors, pen.unit
         assert self.plot is not None
         x, y, width, height = self.plot
-        pen.box((x - 10 * unit, y - 30 * unit), (x + width + 62 * unit, y + height + 26 * unit), theme.panel,
-                alpha=0.0 if replay.look.transparent else 0.55, rounding=6)  # fmt: skip
+        pen.box(*_panel(self.plot, unit), theme.panel, alpha=0.0 if replay.look.transparent else 0.55, rounding=6)
         everything = [v for path in replay.landscape.paths for v in (path.loss, path.plane_loss)]
         values = np.concatenate(everything)
         values = values[np.isfinite(values)]
@@ -317,6 +326,12 @@ class Hud:
         )
         for value, level in ((values.max(), y), (values.min(), y + height)):
             pen.text(x + width + 6 * unit, level - 7 * unit, text_of(float(value)), theme.faint, size=11.5)
+
+
+def _panel(plot: tuple[float, float, float, float], unit: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The corners of what lies behind the plot of the losses and its words."""
+    x, y, width, height = plot
+    return (x - 10 * unit, y - 30 * unit), (x + width + 62 * unit, y + height + 26 * unit)
 
 
 def _moment_rows(replay: Replay) -> list[tuple[str, str]]:
