@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -95,7 +96,9 @@ def names_of(root: Any, path: str, *, arrays: bool = False) -> list[str]:
     parent = group(root, path)
     if parent is None:
         return []
-    found = _guarded(lambda: list(parent.array_keys() if arrays else parent.group_keys()), path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized")  # a folder that is only begun
+        found = _guarded(lambda: list(parent.array_keys() if arrays else parent.group_keys()), path)
     return sorted(name for name in found if is_name(name))
 
 

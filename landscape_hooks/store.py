@@ -20,11 +20,15 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
+from landscape_hooks import schema
 from landscape_hooks.errors import LandscapeError, RunError
 from landscape_hooks.schema import FORMAT
 from landscape_hooks.version import __version__
 
 KEY = "landscape_hooks"
+WHOLE: Any = {"write_empty_chunks": True}
+"""How arrays are opened whose chunks of nothing but fill values are to be files, too."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -222,6 +226,24 @@ def remove_group(root: Any, path: str) -> None:
     if path in root:
         root[path].attrs.put({})
         del root[path]
+
+
+def put_array(root: Any, path: str, values: Any) -> None:
+    """Create the array `path` of a run as the table says, in one chunk. It is there at once, and with all its values:
+    the document that makes the chunk one of an array is written last.
+    """
+    aside = zarr.create_group(MemoryStore(), zarr_format=3)
+    schema.create(aside, path, values.shape, chunks=tuple(max(1, n) for n in values.shape), config=WHOLE)[...] = values
+    root.require_group(path.rpartition("/")[0])
+
+    async def copy() -> None:
+        keys = [key async for key in aside.store.list_prefix(f"{path}/")]
+        for key in sorted(keys, key=lambda key: key.endswith("zarr.json")):
+            await root.store.set(
+                f"{root.path}/{key}".lstrip("/"), await aside.store.get(key, default_buffer_prototype())
+            )
+
+    sync(copy())
 
 
 def remove_partial(store: Any) -> None:

@@ -6,7 +6,6 @@ viewer. No torch here: whoever looks at a picture needs none.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -120,10 +119,8 @@ class Surface:
         read = partial(_read, group, sizes)
         count = checked.whole(attrs.get("path_count", 0), "The number of paths")
         return cls(
+            **{key: read(key) for key in OPTIONAL if checked.has(group, key)},
             **{key: read(key) for key in REQUIRED},
-            **{
-                key: read(key) for key in ("interpolated", "interpolation_error", "spectrum") if checked.has(group, key)
-            },
             metrics={key: read(f"metrics/{key}") for key in checked.names_of(group, "metrics", arrays=True)},
             paths=tuple(_read_path(group, number) for number in range(count)),
             attrs=attrs,
@@ -223,8 +220,10 @@ def _read_path(group: Any, number: int) -> Path:
                 label=printable(found.attrs.get("label", "")))  # fmt: skip
 
 
-REQUIRED = ("alpha", "beta", "loss", "loss_stderr", "evaluated", "explained_variance_ratio")
-"""Arrays that every surface has."""
+OPTIONAL = ("interpolated", "interpolation_error", "spectrum")
+REQUIRED = ("alpha", "beta", "evaluated", "loss", "loss_stderr", "explained_variance_ratio")
+"""Arrays that every surface has; those before it are read first. A mask is read before the losses that it makes count,
+as it is written after them: what it counts while an analysis is at work is then there."""
 
 TEXTS = ("directions", "normalization", "centring", "batch_norm", "data_digest", "trajectory_digest", "origin")
 LISTS = ("labels", "report")
@@ -254,9 +253,7 @@ def check_attributes(attrs: Mapping[str, Any]) -> dict[str, Any]:
 
 def names(root: Any) -> list[str]:
     """Names of the surfaces of an opened run, sorted; one that is only being begun, or deleted, is none yet."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Object at .* is not recognized")  # a folder that is only begun
-        return [name for name in checked.names_of(root, "surfaces") if _is_begun(root, name)]
+    return [name for name in checked.names_of(root, "surfaces") if _is_begun(root, name)]
 
 
 def _is_begun(root: Any, name: str) -> bool:
@@ -296,7 +293,8 @@ class SurfaceWriter:
     def __init__(self, root: Any, group: Any, evaluated: NDArray[np.bool_]) -> None:
         self._root, self._group = root, group
         self.evaluated = evaluated
-        self._values = {"evaluated": evaluated, "loss": group["loss"][...], "loss_stderr": group["loss_stderr"][...]}
+        self._arrays = {key: group[key].with_config(store.WHOLE) for key in ("loss", "loss_stderr", "evaluated")}
+        self._values = {key: array[...] for key, array in self._arrays.items()} | {"evaluated": evaluated}
 
     @classmethod
     @checked.guard("surfaces")
@@ -336,7 +334,8 @@ class SurfaceWriter:
             elif value.size:
                 target[...] = value
         for key in ("loss", "loss_stderr", "evaluated"):
-            schema.create(root, f"surfaces/{name}/{key}", shape, chunks=_chunk(shape))
+            target = schema.create(root, f"surfaces/{name}/{key}", shape, chunks=_chunk(shape), config=store.WHOLE)
+            target[...] = target.fill_value  # from now on a chunk is only replaced, and never there in part
         group.attrs.update({**attrs, "path_count": 0})
         return cls(root, group, np.zeros(shape, dtype=bool))
 
@@ -355,7 +354,7 @@ class SurfaceWriter:
         store.check_there(self._root.store)
         rows, columns = np.unravel_index(index, self.evaluated.shape)
         for key, values in (("loss", loss), ("loss_stderr", stderr), ("evaluated", True)):
-            whole, array = self._values[key], self._group[key]
+            whole, array = self._values[key], self._arrays[key]
             whole[rows, columns] = values
             high = array.chunks[0]
             for number in np.unique(rows // high).tolist():
@@ -378,7 +377,7 @@ class SurfaceWriter:
         """Store the interpolated losses at the points `where` and their estimated relative errors, all (A, B)."""
         store.check_there(self._root.store)
         self._values["loss"][where] = loss[where]
-        self._group["loss"][...] = self._values["loss"]
+        self._arrays["loss"][...] = self._values["loss"]
         for key, values in (("interpolation_error", np.where(where, error, np.nan)), ("interpolated", where)):
             self._put(key, values)
 
@@ -400,13 +399,12 @@ class SurfaceWriter:
         self._group.attrs["path_count"] = len(paths)
 
     def _put(self, key: str, values: NDArray[Any]) -> None:
-        """Store a small array of the surface; one that is there already is replaced in one step, as it may be read."""
+        """Store a small array of the surface, in one step, as it may be read meanwhile."""
         store.check_there(self._root.store)
-        target = self._group.get(key)
-        if target is None or target.shape != values.shape:
-            path, chunks = f"surfaces/{self.name}/{key}", tuple(max(1, n) for n in values.shape)
-            target = schema.create(self._root, path, values.shape, chunks=chunks, overwrite=True)
-        target[...] = values
+        if key in self._group:
+            self._group[key][...] = values
+        else:
+            store.put_array(self._root, f"surfaces/{self.name}/{key}", values)
 
     @checked.guard("surfaces")
     @store.writes

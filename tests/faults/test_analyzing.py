@@ -155,6 +155,16 @@ def test_a_fault_at_some_calls_of_an_analysis(name, recorded):
         scenario.run(Faults(kind, number, metadata_last=number % 2 == 0))
 
 
+def test_a_chunk_that_is_written_in_part_is_not_taken_for_one(recorded):
+    scenario = Scenario("a metric", recorded)
+    written = [key for operation, key in scenario.calls if operation in WRITES]
+    first = {key: number for number, key in reversed(list(enumerate(written))) if "/c" in key}
+    for name in ("loss", "evaluated", "metrics/distance", "paths/0/coordinates"):
+        scenario.run(Faults("torn", first[f"surfaces/pca/{name}/c/0/0"]))
+        # and where it is written again, what is there already stays
+        scenario.run(Faults("torn", len(written) - 1 - [*reversed(written)].index(f"surfaces/pca/{name}/c/0/0")))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", SCENARIOS)
