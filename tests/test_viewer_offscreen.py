@@ -165,6 +165,26 @@ print("trained")
     assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr
 
 
+def test_a_picture_may_be_drawn_where_the_driver_was_loaded_by_somebody_else(tmp_path):
+    """Their LLVM is there, so triton's must not be loaded: that would be the crash."""
+    code = """
+import sys
+import pyglet
+pyglet.options.headless = True
+import pyglet.window
+pyglet.window.Window(visible=False)
+from landscape_hooks.viewer.offscreen import render
+from tests.landscapes import surface
+render(surface(), sys.argv[1], size=(64, 64))
+print("drawn")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "f.png")], capture_output=True, text=True, timeout=120,
+        cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "drawn\n"), done.stderr
+
+
 def test_render_writes_a_picture_of_a_run_and_of_a_ply(tmp_path):
     made = surface()
     run = write_run(tmp_path / "run.zarr", made)

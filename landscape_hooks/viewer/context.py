@@ -38,13 +38,23 @@ def _load_triton() -> None:
 
     Mesa's drivers show the symbols of their LLVM to all libraries that are loaded later. triton's, which torch loads
     with the first optimizer, holds an LLVM of its own, would take up theirs, and crash the process. No Python of
-    triton's or torch's is run here.
+    triton's or torch's is run here; and where a driver is there already, loading it would be the crash itself.
     """
-    if sys.platform.startswith("linux"):
-        with contextlib.suppress(OSError, ValueError):  # it cannot be loaded, so it will not crash either
-            found = find_spec("triton")
-            for folder in (found and found.submodule_search_locations) or ():
-                ctypes.CDLL(str(Path(folder, "_C", "libtriton.so")))
+    if not sys.platform.startswith("linux") or _is_driver_loaded():
+        return
+    with contextlib.suppress(OSError, ValueError):  # it cannot be loaded, so it will not crash either
+        found = find_spec("triton")
+        for folder in (found and found.submodule_search_locations) or ():
+            ctypes.CDLL(str(Path(folder, "_C", "libtriton.so")))
+
+
+def _is_driver_loaded() -> bool:
+    """Whether this process has loaded an OpenGL driver, or its LLVM, without us: another program's pyglet, say."""
+    try:
+        loaded = Path("/proc/self/maps").read_text(errors="replace")
+    except OSError:
+        return True  # not known: whoever has drawn before could crash now, whoever has not might only crash later
+    return any(part in loaded for part in ("libLLVM", "libgallium", "_dri.so"))
 
 
 def is_headless() -> bool | None:
