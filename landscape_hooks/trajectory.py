@@ -283,7 +283,8 @@ class TrajectoryWriter:
         self.commit = Commit.read(self._group)
         self.slots = checked.whole(self._group.attrs.get("slots", 0), "The number of slots")
         places = self.commit.places
-        self.steps: list[int] = [int(s) for s in self._arrays["step"][: places.max(initial=-1) + 1][places]]
+        steps = checked.select(self._arrays["step"], (slice(int(places.max(initial=-1)) + 1),), "trajectory/step")
+        self.steps: list[int] = steps[places].tolist()
         self._files = {name: RowFiles(array, places.tolist()) for name, array in self._arrays.items()}
 
     @classmethod

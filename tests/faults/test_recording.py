@@ -85,8 +85,11 @@ class Scenario:
         except RunError as error:
             confirmed, told, raised = [], [str(error)], True
         assert faults.hit
-        assert told or faults.kind == "hangs", "a fault, and nobody was told"
         found = training.trajectory(store)
+        harmless = faults.kind == "hangs" or (not told and faults.among == READS)  # took longer, or was read again
+        assert told or harmless, "a fault, and nobody was told"
+        if harmless:
+            same(found, Trajectory.open(self.whole), later=self.later)
         if found is None:
             assert raised or self.overwritten
             assert not self.resumed
@@ -97,8 +100,6 @@ class Scenario:
             # but for what resuming drops, and what a thinning schedule gives up later
             kept = {s for s in known if s <= max(self.start, *confirmed, 0) and s in self.expected}
             assert kept <= set(found.steps.tolist())
-        if faults.kind == "hangs":
-            same(found, Trajectory.open(self.whole), later=self.later)
         self.go_on(store, found)
 
     @property
@@ -139,9 +140,9 @@ def test_every_fault_at_every_write_of_a_recording(name, monkeypatch, traced):
             scenario.run(Faults(kind, number, metadata_last=number % 2 == 0))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", ["thinning", "resuming", "overwriting"])
+@pytest.mark.parametrize(
+    "name", ["resuming", *(pytest.param(n, marks=pytest.mark.slow) for n in ("thinning", "overwriting"))]
+)
 def test_an_error_at_every_read_of_a_recording(name, monkeypatch, traced):
     scenario = Scenario(name, monkeypatch, traced)
     for number in scenario.numbers(READS):

@@ -32,7 +32,7 @@ TOGETHER = """
     from landscape_hooks import Trajectory, background, record
     from landscape_hooks.analysis import analyze
     from landscape_hooks.description import describe, description_text
-    from landscape_hooks.errors import RunError, SurfaceError
+    from landscape_hooks.errors import PlaneError, RunError, SurfaceError
     from landscape_hooks.surface import Surface
     from landscape_hooks.viewer.live import Follower
     from landscape_hooks.viewer.source import load
@@ -41,7 +41,8 @@ TOGETHER = """
     background.GROUP_SECONDS = 0.05
     path, steps, seconds, options = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), json.loads(sys.argv[4])
     ended = path + ".ended"
-    FINE = ("being created", "nothing at", "replaced the snapshot", "no surface yet", "not whole", "no point of it")
+    FINE = ("being created", "nothing at", "replaced the snapshot", "no surface yet", "not whole", "no point of it",
+            "spans 1 dimension")  # two snapshots so far
 
     def recording():
         model = Model()
@@ -64,7 +65,7 @@ TOGETHER = """
             last = os.path.exists(ended)
             try:
                 done += look()
-            except (RunError, SurfaceError) as error:
+            except (PlaneError, RunError, SurfaceError) as error:
                 reason = [text for text in FINE if text in str(error)]
                 if not reason and "snapshot" not in str(error) or last:
                     raise
