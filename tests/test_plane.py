@@ -56,6 +56,7 @@ def test_streaming_in_small_blocks_changes_nothing(monkeypatch):
     assert seen[-1].stop == 501
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**8), st.integers(1, 3000), st.integers(1, 2**20), st.integers(2**24, 2**30))
 def test_what_is_read_at_a_time_fits_into_memory(size, count, chunk, memory):
     spans, workers = plane_module.column_spans(size, count, chunk, memory)
