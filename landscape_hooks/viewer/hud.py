@@ -62,7 +62,8 @@ class Pen:
             part = part[sound[part]]
             if len(part) > 1:
                 spots = [imgui.ImVec2(float(x), float(y)) for x, y in points[part]]
-                self._list.add_polyline(spots, self.ink(color, alpha), width * self.unit, 0)
+                # by name: 1.92 and 1.93 have them in another order
+                self._list.add_polyline(points=spots, col=self.ink(color, alpha), thickness=width * self.unit, flags=0)
 
     def box(self, a: Any, b: Any, color: Any, *, alpha: float = 1.0, rounding: float = 0.0) -> None:
         """A filled rectangle."""
