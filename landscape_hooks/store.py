@@ -534,4 +534,10 @@ def label_of(store: Any) -> str:
 
 
 def _address(store: Any) -> Any:
+    if store == "":  # which zarr would take for the working directory
+        raise RunError(
+            "The run's path is empty",
+            expected="a folder or a URL",
+            mend="Check the variable that it comes from; '.' is the working directory",
+        )
     return str(store) if isinstance(store, os.PathLike) else store

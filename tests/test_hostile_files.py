@@ -1,6 +1,7 @@
 """PLY files, loss graphs, view strings and command lines that a stranger (or a slip) wrote: a result or a sentence."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from landscape_hooks.errors import LandscapeError, ObjectiveError, PlyError
+from landscape_hooks import record
+from landscape_hooks.errors import LandscapeError, ObjectiveError, PlyError, RunError
 from landscape_hooks.graph import LossGraph
 from landscape_hooks.operations import ARITHMETIC
 from landscape_hooks.ply import read_ply, write_ply
@@ -302,14 +304,15 @@ def test_view_strings(parts):
 
 
 ODD = ["", " ", "0", "-1", "1e400", "nan", "²", "٣", "1,2,3", "1x2x3", "x", "9" * 30, "a\x1b[31m", "\udcff", "../..",
-       "..:x", ":", "os:system", "$(id)", "-", "--", "1/0", "2/1", "0,0", "0,1", "inf,inf,inf,inf", "true"]  # fmt: skip
+       "..:x", ":", "os:system", "$(id)", "-", "--", "1/0", "2/1", "0,0", "0,1", "inf,inf,inf,inf", "true", ".",
+       "/", "run.zarr/zarr.json"]  # fmt: skip
 OPTIONS = {
     "analyze": ["--directions", "--size", "--extent", "--batch-norm", "--samples", "--objective", "--data", "--device",
                 "--engine", "--seed", "--name", "--solver", "--components", "--points", "--adaptive", "--metric",
                 "--part", "--norm", "--workers", "--precision", "--log-to"],
-    "export": ["--png", "--figure", "--name", "--height", "--colormap"],
-    "render": ["--name", "--size", "--view", "--texture", "--contours", "--theme", "--height", "--exaggeration",
-               "--frames", "--fps", "--turn", "--clock", "--at"],
+    "export": ["--ply", "--glb", "--png", "--figure", "--name", "--height", "--colormap"],
+    "render": ["--output", "--name", "--size", "--view", "--texture", "--contours", "--theme", "--height",
+               "--exaggeration", "--frames", "--fps", "--turn", "--clock", "--at"],
     "view": ["--name", "--view", "--texture", "--theme", "--height"],
     "info": ["--name", "--objective", "--data"],
     "demo": ["--size", "--epochs"],
@@ -365,6 +368,31 @@ LINES = [[], ["--nonsense"], ["nonsense"], ["info"], ["info", ""], ["info", "\ud
 def test_command_lines(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     assert hostile.command(*arguments)
+
+
+@pytest.mark.parametrize("option", ["--ply", "--glb", "--png"])
+def test_an_export_over_a_file_of_the_run_is_refused(run, option):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert "expected a name that ends in" in hostile.command("export", run, option, run / "zarr.json")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("folder", [".", "/", "empty.ply"])
+def test_a_folder_is_no_place_for_a_mesh(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.ply").mkdir()
+    with pytest.raises(IsADirectoryError, match=re.escape(f"'{folder}'")):
+        write_ply(surface(3, 3), folder)
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty.ply"]
+
+
+def test_an_empty_path_is_not_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = torch.nn.Linear(2, 1)
+    with pytest.raises(RunError, match="path is empty"):
+        record(model, torch.optim.SGD(model.parameters()), "")
+    assert "path is empty" in hostile.command("info", "")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_honest_mistake_is_not_swallowed():

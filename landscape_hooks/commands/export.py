@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+FIGURES = [".png", ".svg", ".pdf"]
+
 
 @click.command()
 @click.argument("run", metavar="RUN|F.ply")
@@ -39,8 +41,9 @@ def export(
 
     if ply is None and glb is None and png is None:
         raise click.UsageError("Say what to write: --ply F.ply, --glb F.glb, --png F.png, or several.")
-    if png is not None and png.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise click.UsageError(f"Found --png {png}; expected a name that ends in .png, .svg or .pdf.")
+    for option, file, suffixes in (("ply", ply, [".ply"]), ("glb", glb, [".glb"]), ("png", png, FIGURES)):
+        if file is not None and file.suffix.lower() not in suffixes:  # --ply run.zarr/zarr.json would end the run
+            raise click.UsageError(f"Found --{option} {file}; expected a name that ends in {' or '.join(suffixes)}.")
     # a run's surface may be a line, which is no mesh and has a figure all the same
     surface = load(run, name=name).surface if run.lower().endswith(".ply") else Surface.open(run, name)
     if surface is None:
