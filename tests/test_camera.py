@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.viewer.camera import Camera
+from landscape_hooks.viewer.replay import start_camera
+from landscape_hooks.viewer.source import load
+from tests.landscapes import surface
 
 SIZE = (640, 360)
 cameras = st.builds(
@@ -74,10 +77,18 @@ def test_the_elevation_is_bounded_and_angles_wrap():
     assert Camera().orbit(0, -500).elevation == -20
 
 
-@pytest.mark.parametrize("text", ["nonsense", "az=north", "az", "el=nan", "at=1:2", "d=inf", "az=1;el=2"])
+@pytest.mark.parametrize("text", ["nonsense", "az=north", "az", "el=nan", "at=1:2", "d=inf", "az=1;el=2", "d=-1",
+                                  "d=1e9", "el=91", "fov=0", "at=0:0:5"])  # fmt: skip
 def test_a_view_that_is_not_understood_is_named(text):
     with pytest.raises(LandscapeError, match="in the view"):
         Camera.parse(text)
+
+
+@pytest.mark.parametrize("text", ["fov=50", "az=179.9999999", "az=180", "az=-190,ortho", "el=90,d=20,at=4:-4:0.1"])
+def test_a_text_gives_itself_back(text):
+    camera = Camera.parse(text)
+    assert Camera.parse(camera.text).text == camera.text
+    assert Camera.parse(camera.text).fov == camera.fov
 
 
 def test_a_view_text_changes_only_what_it_says():
@@ -85,3 +96,9 @@ def test_a_view_text_changes_only_what_it_says():
     assert Camera.parse("el=10", base) == Camera(azimuth=12, elevation=10, distance=5)
     assert Camera.parse("", base) == base
     assert Camera.parse("top", base).orthographic
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (200, 900)])
+def test_the_view_of_the_whole_is_a_text_that_is_taken(size):
+    home = start_camera(load(surface(5, 5)), size[0] / size[1], True)
+    np.testing.assert_allclose(Camera.parse(home.text).matrix(1.5), home.matrix(1.5), atol=2e-4)

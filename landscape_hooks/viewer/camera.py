@@ -20,6 +20,9 @@ Floats = NDArray[np.float64]
 NEAR, FAR = 0.02, 60.0
 ELEVATION = (-20.0, 90.0)
 DISTANCE = (0.3, 20.0)
+"""How far the mouse leads; a narrow picture of the whole may be seen from farther away."""
+FOV = (5.0, 100.0)
+TARGET = (-4.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class Camera:
 
     def look_at(self, target: Any) -> Camera:
         """Put `target` (3,) into the middle of the picture; it stays near the scene."""
-        x, y, z = (float(v) for v in np.clip(np.asarray(target, dtype=np.float64), -4, 4))
+        x, y, z = (float(v) for v in np.clip(np.asarray(target, dtype=np.float64), *TARGET))
         return replace(self, target=(x, y, z))
 
     def top(self) -> Camera:
@@ -148,7 +151,7 @@ class Camera:
     def text(self) -> str:
         """The view as a string, for a caption or `render --view`."""
         x, y, z = self.target
-        kind = ",ortho" if self.orthographic else ""
+        kind = (f",fov={self.fov:.6g}" if self.fov != Camera.fov else "") + (",ortho" if self.orthographic else "")
         return f"az={self.azimuth:.6g},el={self.elevation:.6g},d={self.distance:.6g},at={x:.6g}:{y:.6g}:{z:.6g}{kind}"
 
     @classmethod
@@ -158,7 +161,7 @@ class Camera:
         Raises
         ------
         LandscapeError
-            a part is not understood.
+            a part is not understood, or its number is out of the range that the window's camera keeps to.
         """
         camera = base or cls()
         for part in filter(None, (piece.strip() for piece in text.split(","))):
@@ -168,8 +171,9 @@ class Camera:
             except (KeyError, ValueError) as error:
                 raise LandscapeError(
                     f"Found '{part}' in the view '{text}'",
-                    expected="az=DEGREES, el=DEGREES, d=DISTANCE, at=X:Y:Z, fov=DEGREES, ortho, top or iso, "
-                    "separated by commas",
+                    expected=f"az=DEGREES, el=DEGREES ({ELEVATION[0]:g} to {ELEVATION[1]:g}), d=DISTANCE "
+                    f"({DISTANCE[0]:g} to {FAR:g}), at=X:Y:Z (each {TARGET[0]:g} to {TARGET[1]:g}), "
+                    f"fov=DEGREES ({FOV[0]:g} to {FOV[1]:g}), ortho, top or iso, separated by commas",
                     mend="Press V in the window: it prints the view as such a string",
                 ) from error
         return camera
@@ -178,22 +182,22 @@ class Camera:
         if key in ("top", "iso", "ortho") and not value:
             return {"top": self.top, "iso": self.isometric, "ortho": lambda: replace(self, orthographic=True)}[key]()
         if key == "at":
-            x, y, z = (_finite(v) for v in value.split(":"))
-            return self.look_at((x, y, z))
-        number = _finite(value)
+            x, y, z = (_number(v, TARGET) for v in value.split(":"))
+            return replace(self, target=(x, y, z))
         if key == "az":
-            return replace(self, azimuth=(number + 180) % 360 - 180)
+            number = _number(value)  # 180 stays what it is, so that a text gives itself back
+            return replace(self, azimuth=number if -180 <= number <= 180 else (number + 180) % 360 - 180)
         if key == "el":
-            return replace(self, elevation=float(np.clip(number, *ELEVATION)))
+            return replace(self, elevation=_number(value, ELEVATION))
         if key == "d":
-            return replace(self, distance=float(np.clip(number, *DISTANCE)))
+            return replace(self, distance=_number(value, (DISTANCE[0], FAR)))
         if key == "fov":
-            return replace(self, fov=float(np.clip(number, 5.0, 100.0)))
+            return replace(self, fov=_number(value, FOV))
         raise KeyError(key)
 
 
-def _finite(text: str) -> float:
+def _number(text: str, within: tuple[float, float] = (-1e6, 1e6)) -> float:
     number = float(text)
-    if not np.isfinite(number):
+    if not within[0] <= number <= within[1]:  # which a NaN is not, either
         raise ValueError(text)
     return number

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from landscape_hooks.contours import text_of
-from landscape_hooks.viewer.camera import Camera
+from landscape_hooks.viewer.camera import FAR, Camera
 from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.source import Landscape
 from landscape_hooks.viewer.stage import Stage
@@ -165,7 +165,7 @@ def fitted(camera: Camera, stage: Stage, aspect: float, captions: bool) -> Camer
     margin = (0.66 if camera.elevation > 75 else 0.80) if captions else 0.90  # a map has no corners to spare
     nearer = nearer if not camera.orthographic else 0 * nearer
     distance = np.max(np.maximum(across / (slope * aspect), upwards / slope) / margin + nearer)
-    return replace(camera, distance=float(distance))
+    return replace(camera, distance=min(float(distance), FAR))
 
 
 def describe_moment(replay: Replay, number: int = 0) -> dict[str, Any]:
