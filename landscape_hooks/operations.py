@@ -21,7 +21,7 @@ from torch import Tensor
 _FORBIDDEN = frozenset({"from_file", "save", "_save", "load", "set_", "set_data", "record_stream", "from_blob"})
 # families that trust their arguments (indices into memory, packed weights) instead of checking them
 _UNCHECKED = re.compile(
-    r"sparse|nested|quantiz|mkldnn|_backward|unsafe_(set|masked|index|put)|_unsafe(?!_view)|storage|_reinterpret"
+    r"segment_reduce|sparse|nested|quantiz|mkldnn|_backward|unsafe_(set|masked|index|put)|_unsafe(?!_view)|storage|_reinterpret"
 )
 # internal operations, whose names begin with an underscore, trust their callers; these are what tracing leaves behind
 _INTERNAL = re.compile(
@@ -73,8 +73,11 @@ def resolve(op: str) -> Callable[..., Any]:
             overload = getattr(packet, parts[2])
             arguments = overload._schema.arguments
             reaching = any(kind in str(a.type) for a in arguments for kind in _REACHING)
-            if not reaching and not any(a.is_out for a in arguments):  # results are returned, not written somewhere
-                return overload
+            # without a tensor it is TorchScript's own (texts, dictionaries, seeds), where 1 % 0 ends the process
+            script = not any("Tensor" in str(a.type) for a in (*arguments, *overload._schema.returns))
+            written = any(a.is_out for a in arguments)  # into an argument, where a result is to be returned
+            if not (reaching or script or written):
+                return _CheckedCtc(overload) if parts[1] == "ctc_loss" else overload
     raise ValueError(f"operation {op!r} is not allowed, or torch {torch.__version__} does not have it")
 
 
@@ -82,6 +85,26 @@ def _allowed(name: str) -> bool:
     if name.startswith("_") and not _INTERNAL.match(name):
         return False
     return name not in _FORBIDDEN and _UNCHECKED.search(name) is None
+
+
+@dataclass(frozen=True)
+class _CheckedCtc:
+    """CTC loss, whose labels torch takes for places in memory without looking at them."""
+
+    overload: Callable[..., Tensor]
+
+    def __call__(
+        self, log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        labels = targets
+        if targets.ndim == 2 and not targets.is_meta:  # what follows after a target's end may be anything
+            lengths = torch.as_tensor(target_lengths, device=targets.device).reshape(-1, 1)
+            labels = targets[torch.arange(targets.shape[1], device=targets.device) < lengths]
+        if labels.numel() and not labels.is_meta:
+            low, high, classes = int(labels.min()), int(labels.max()), log_probs.shape[-1]
+            if low < 0 or high >= classes:
+                raise IndexError(f"the labels of ctc_loss go from {low} to {high}, and there are {classes} classes")
+        return self.overload(log_probs, targets, input_lengths, target_lengths, *args, **kwargs)
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,9 @@ REFUSED = {
     "an attribute": call("aten.__class__.mro"),
     "an internal operation": call("aten._embedding_bag_backward.default", X),
     "a Fourier transform that crashes": call("aten._fft_r2c.default", X, [0], 0, True),
+    "a remainder that ends the process": call("aten.remainder.int", 1, 0),
+    "a seed": call("aten.manual_seed.default", 0),
+    "a reduction that trusts its offsets": call("aten.segment_reduce.default", X, "sum", offsets=X),
     "a result written somewhere": call("aten.neg.out", X, out=X),
     "raw memory": call("aten.set_.source_Storage", X, 0),
     "a generator": call("aten.normal_.default", X, 0.0, 1.0, generator=None),
@@ -213,6 +216,24 @@ FAILING = {
     "an index beyond": [call("operator.getitem", X, 10**6)],
     "a text for a tensor": [call("aten.add.Tensor", "x", "x")],
 }
+
+
+@pytest.mark.parametrize("label", [10**9, -(10**9), 4])
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_labels_that_are_no_classes_are_not_looked_up(label, dimensions):
+    """torch's CTC loss reads the memory beyond: a crash, or another number each time."""
+    node = call("aten.ctc_loss.IntList", X, {"ref": "t"}, [5, 5], [3, 2])
+    graph = LossGraph.from_json(loss(node, inputs=[["t", "data", "1"]]))
+    torch.manual_seed(0)
+    odds = torch.randn(5, 2, 4).log_softmax(-1)
+    targets = torch.tensor([[1, 2, 3], [2, 1, label]])  # the last one lies after the end of its target
+    sound = targets if dimensions == 2 else torch.tensor([1, 2, 3, 2, 1])
+    found = graph({}, [odds, sound])
+    torch.testing.assert_close(found, torch.nn.functional.ctc_loss(odds, sound, (5, 5), (3, 2)))
+    hostile_ones = sound.clone()
+    hostile_ones.view(-1)[1] = label
+    with pytest.raises(ObjectiveError, match="labels of ctc_loss"):
+        graph({}, [odds, hostile_ones])
 
 
 @pytest.mark.parametrize("case", FAILING)
