@@ -22,7 +22,7 @@ from landscape_hooks import Surface, Trajectory, analyze, record
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.objective import Objective
 from landscape_hooks.plane import Plane
-from landscape_hooks.store import open_run
+from landscape_hooks.store.run import open_run
 
 
 def train(path: Path, epochs: int) -> None:

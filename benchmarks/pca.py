@@ -26,8 +26,8 @@ WAYS = ("zarr", "read", "gram", "again", "incremental", "memory")
 
 def write_run(path: Path, snapshots: int, parameters: int) -> None:
     """A run with a smooth path: a decaying curve in ten directions and a random walk."""
-    from landscape_hooks import store
     from landscape_hooks.parameters import ParameterEntry, ParameterLayout
+    from landscape_hooks.store import run as store
     from landscape_hooks.trajectory import Rows, TrajectoryWriter
 
     layout = ParameterLayout([ParameterEntry("w", (parameters,), "float32", 0, parameters)])
@@ -53,8 +53,9 @@ def measure(path: str, way: str) -> None:
     """Run one way in this process and print its figures as JSON."""
     import sklearn.decomposition
 
-    from landscape_hooks import gram, store
+    from landscape_hooks import gram
     from landscape_hooks.directions import pca
+    from landscape_hooks.store import run as store
     from landscape_hooks.trajectory import Trajectory
 
     trajectory = Trajectory.open(path)

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape_hooks import store
+from landscape_hooks.store import run as store
 from landscape_hooks.surface import Path as Track
 from landscape_hooks.surface import Surface, SurfaceWriter
 from landscape_hooks.viewer import context

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from landscape_hooks import schema
 from landscape_hooks.cli import COMMANDS, commands
+from landscape_hooks.store import schema
 
 _BRACKET = "\\["
 COMMANDS_PAGE = Path(__file__).with_name("commands.md")

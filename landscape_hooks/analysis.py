@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from landscape_hooks import calibration, engines, filling, gram, report
-from landscape_hooks.blocks import Blocks
 from landscape_hooks.directions import NAMES, Directions
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
 from landscape_hooks.evaluate import POLICIES, PlaneLoss, buffer_directions, evaluate, evaluate_path
@@ -30,6 +29,7 @@ from landscape_hooks.sources import (
     open_runs,
     resolve_objective,
 )
+from landscape_hooks.store.blocks import Blocks
 from landscape_hooks.surface import Surface, check_name
 from landscape_hooks.versions import versions
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks import checked
 from landscape_hooks.errors import RunError
-from landscape_hooks.store import put_attribute
+from landscape_hooks.store import checked
+from landscape_hooks.store.run import put_attribute
 
 FREE_ROWS = 2**20
 """Rows that are counted on the record's word alone; beyond them, the file of their steps accounts for them."""

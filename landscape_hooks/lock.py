@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from landscape_hooks.errors import RunError
-from landscape_hooks.store import local_folder
+from landscape_hooks.store.run import local_folder
 
 fcntl: ModuleType | None
 try:

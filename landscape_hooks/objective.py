@@ -23,7 +23,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from landscape_hooks import checked
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.graph import LossGraph
 from landscape_hooks.kernels import GraphKernel, Kernel, ModuleKernel
@@ -31,6 +30,7 @@ from landscape_hooks.loss_module import WAY_OUT, LossModule, check_loss
 from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.probe import Probe, read_tensor
 from landscape_hooks.rehearsal import rehearse
+from landscape_hooks.store import checked
 
 Statistics = Literal["running", "batch", "recalibrate"]
 

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape_hooks import checked
-from landscape_hooks import store as run_store
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError, RecordingWarning, RunError
 from landscape_hooks.lock import RunLock
 from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.part import Part, disagreements
 from landscape_hooks.schedule import Schedule
 from landscape_hooks.sharding import Piece, Ranks, ShardLayout, is_sharded
+from landscape_hooks.store import checked
+from landscape_hooks.store import run as run_store
 from landscape_hooks.trajectory import Trajectory, TrajectoryWriter
 
 log = logging.getLogger(__name__)

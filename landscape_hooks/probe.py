@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape_hooks import checked, schema
 from landscape_hooks.errors import DataError, ObjectiveError
+from landscape_hooks.store import checked, schema
 
 
 @dataclass(frozen=True)

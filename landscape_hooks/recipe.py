@@ -18,7 +18,6 @@ from typing import Any
 import zarr
 from zarr.storage import LocalStore
 
-from landscape_hooks import checked
 from landscape_hooks.errors import RunError
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.filling import digest_of
@@ -27,7 +26,8 @@ from landscape_hooks.metrics import metric
 from landscape_hooks.plan import Plan
 from landscape_hooks.plane import Plane
 from landscape_hooks.sources import called, import_string, open_runs, resolve_objective
-from landscape_hooks.store import is_local
+from landscape_hooks.store import checked
+from landscape_hooks.store.run import is_local
 from landscape_hooks.stored_plane import StoredPlane
 
 

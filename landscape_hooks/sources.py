@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from landscape_hooks import checked
-from landscape_hooks import store as stores
 from landscape_hooks.errors import ObjectiveError, RunError
 from landscape_hooks.joined import Joined
 from landscape_hooks.objective import Objective
+from landscape_hooks.store import checked
+from landscape_hooks.store import run as stores
 from landscape_hooks.trajectory import Trajectory
 
 

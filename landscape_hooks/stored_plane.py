@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape_hooks import checked
+from landscape_hooks.store import checked
 
 BLOCK = 2**20
 """Parameters at a time: as many as SurfaceWriter stores in a chunk."""

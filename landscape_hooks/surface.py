@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks import checked, schema, store
-from landscape_hooks.blocks import Blocks
 from landscape_hooks.errors import DamagedRunError, SurfaceError, printable
-from landscape_hooks.rowfiles import CHUNK_NUMBERS
+from landscape_hooks.store import checked, schema
+from landscape_hooks.store import run as store
+from landscape_hooks.store.blocks import Blocks
+from landscape_hooks.store.rowfiles import CHUNK_NUMBERS
 
 Floats = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape_hooks import checked, store, surface
+from landscape_hooks import surface
 from landscape_hooks.checksum import Damage
 from landscape_hooks.directions import pca, points
 from landscape_hooks.errors import LandscapeError, ObjectiveError
@@ -22,6 +22,8 @@ from landscape_hooks.joined import Joined
 from landscape_hooks.plan import Plan, threads
 from landscape_hooks.plane import Plane
 from landscape_hooks.sources import check_fits, find_device, resolve_objective
+from landscape_hooks.store import checked
+from landscape_hooks.store import run as store
 from landscape_hooks.surface import Surface
 from landscape_hooks.trajectory import Trajectory
 from landscape_hooks.versions import versions

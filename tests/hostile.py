@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from landscape_hooks import Surface, Trajectory, analyze, cli, record, store
+from landscape_hooks import Surface, Trajectory, analyze, cli, record
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.sharding import Piece
+from landscape_hooks.store import run as store
 from landscape_hooks.trajectory import Rows, TrajectoryWriter
 
 SECONDS = 5.0

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape_hooks import store
+from landscape_hooks.store import run as store
 from landscape_hooks.surface import Path, Surface, SurfaceWriter
 
 

@@ -13,13 +13,14 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from landscape_hooks import filling, store, stored_plane
+from landscape_hooks import filling, stored_plane
 from landscape_hooks.analysis import analyze
 from landscape_hooks.capture import capture
 from landscape_hooks.commands.analyze import analyze as command
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError, RunError, SurfaceError
 from landscape_hooks.objective import Objective
 from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.store import run as store
 from landscape_hooks.surface import Surface
 from landscape_hooks.trajectory import Rows, Trajectory, TrajectoryWriter
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import filling, store
+from landscape_hooks import filling
 from landscape_hooks.analysis import analyze
 from landscape_hooks.capture import capture
 from landscape_hooks.description import describe, description_text
@@ -18,6 +18,7 @@ from landscape_hooks.directions import hessian
 from landscape_hooks.errors import LandscapeError, LayoutError, ObjectiveError, PlaneError, RunError
 from landscape_hooks.objective import Objective
 from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.store import run as store
 from landscape_hooks.surface import Surface
 from landscape_hooks.trajectory import Rows, Trajectory, TrajectoryWriter
 

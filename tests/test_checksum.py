@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Trajectory, record, store
+from landscape_hooks import Trajectory, record
 from landscape_hooks.errors import RunError
+from landscape_hooks.store import run as store
 
 
 def train(path, first, last, size=300, model=None, **options):

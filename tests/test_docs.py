@@ -11,8 +11,8 @@ import click
 import pytest
 
 import landscape_hooks
-from landscape_hooks import schema
 from landscape_hooks.cli import COMMANDS, commands
+from landscape_hooks.store import schema
 
 ROOT = Path(__file__).parents[1]
 PAGES = [p for p in (ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md") if p.exists()]

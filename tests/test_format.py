@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Trajectory, analyze, record, schema, store
+from landscape_hooks import Trajectory, analyze, record
 from landscape_hooks.errors import RunError
+from landscape_hooks.store import run as store
+from landscape_hooks.store import schema
 
 PAGE = Path(__file__).parents[1] / "docs" / "format.md"
 BEGIN, END = "<!-- table: begin", "<!-- table: end -->"

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from landscape_hooks import Surface, Trajectory, store
+from landscape_hooks import Surface, Trajectory
 from landscape_hooks.errors import LandscapeError, RunError
+from landscape_hooks.store import run as store
 from tests import hostile
 from tests.hostile import change
 
@@ -361,7 +362,7 @@ import resource, sys
 from pathlib import Path
 from landscape_hooks import Surface, Trajectory
 from landscape_hooks.objective import Objective
-from landscape_hooks import store
+from landscape_hooks.store import run as store
 from landscape_hooks.errors import LandscapeError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for act in (lambda run: Trajectory.open(run)[0], Surface.open, lambda run: Objective.load(store.open_run(run))):
@@ -376,7 +377,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 def test_memory_is_what_the_files_account_for(honest, tmp_path):
     """Peak memory of a process that opens one such run after the other: the constant of checked.py at most."""
-    from landscape_hooks import checked
+    from landscape_hooks.store import checked
 
     cases = [
         "10^15 rows declared", "10^15 parameters declared", "10^15 steps in one chunk", "10^15 points of a surface",

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from landscape_hooks import analyze, filling, record
-from landscape_hooks.store import open_run
+from landscape_hooks.store.run import open_run
 from landscape_hooks.surface import Surface
 
 ROUNDING = 1e-6

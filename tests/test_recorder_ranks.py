@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Trajectory, store
+from landscape_hooks import Trajectory
 from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.sharding import Piece, Runs
+from landscape_hooks.store import run as store
 
 COMMON = """
     import os, sys, warnings

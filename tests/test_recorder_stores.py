@@ -16,8 +16,8 @@ import zarr
 from torch import nn
 
 from landscape_hooks import Trajectory, background, record
-from landscape_hooks import store as store_module
 from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
+from landscape_hooks.store import run as store_module
 
 
 def train(store, steps=6, size=700, **options):

@@ -8,8 +8,8 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landscape_hooks import store
-from landscape_hooks.rowfiles import RowFiles, read_rows
+from landscape_hooks.store import run as store
+from landscape_hooks.store.rowfiles import RowFiles, read_rows
 
 
 def make(where, rows=6, numbers=10, chunk=5, per_file=1, dtype="float32", **options):

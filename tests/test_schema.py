@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import zarr
 
-from landscape_hooks import schema
+from landscape_hooks.store import schema
 
 
 def test_create_follows_the_table():

@@ -5,10 +5,10 @@ import pytest
 import zarr
 from torch import nn
 
-from landscape_hooks import store
 from landscape_hooks.errors import RunError
 from landscape_hooks.parameters import ParameterLayout
-from landscape_hooks.rowfiles import chunking
+from landscape_hooks.store import run as store
+from landscape_hooks.store.rowfiles import chunking
 from landscape_hooks.trajectory import Rows, Trajectory, TrajectoryWriter
 
 GROUPS = 2

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Surface, analyze, record, store
+from landscape_hooks import Surface, analyze, record
+from landscape_hooks.store import run as store
 from landscape_hooks.verification import verify
 from tests import hostile
 

@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from landscape_hooks import store
 from landscape_hooks.parameters import ParameterEntry, ParameterLayout
+from landscape_hooks.store import run as store
 from landscape_hooks.surface import SurfaceWriter
 from landscape_hooks.trajectory import SCALARS, Rows, TrajectoryWriter
 from landscape_hooks.viewer.live import Follower

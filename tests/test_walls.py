@@ -22,7 +22,7 @@ def imported(statement: str) -> set[str]:
     [
         ("import landscape_hooks", HEAVY),
         ("import landscape_hooks.cli", HEAVY),
-        ("import landscape_hooks.errors, landscape_hooks.schema", HEAVY),
+        ("import landscape_hooks.errors, landscape_hooks.store.schema", HEAVY),
         ("from landscape_hooks import Trajectory, Surface", LOOKING | RECORDING),
         ("from landscape_hooks import record", RECORDING),
         ("import landscape_hooks.recorder, landscape_hooks.capture, landscape_hooks.objective", RECORDING),

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks import checked, store, surface
+from landscape_hooks import surface
 from landscape_hooks.errors import LandscapeError, SurfaceError
+from landscape_hooks.store import checked
+from landscape_hooks.store import run as store
 from landscape_hooks.surface import Path, Surface
 from landscape_hooks.trajectory import Trajectory
 from landscape_hooks.viewer.source import Landscape

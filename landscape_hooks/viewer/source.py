@@ -16,7 +16,7 @@ import numpy as np
 from landscape_hooks.contours import Contour, contours
 from landscape_hooks.mesh import Drape, Mesh
 from landscape_hooks.ply import read_ply
-from landscape_hooks.store import label_of
+from landscape_hooks.store.run import label_of
 from landscape_hooks.surface import Path, Surface
 
 CLIP = (1.0, 95.0)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from landscape_hooks import Trajectory, gram, recorder, store
+from landscape_hooks import Trajectory, gram, recorder
 from landscape_hooks.description import describe, description_text
 from landscape_hooks.errors import SurfaceError
-from landscape_hooks.store import open_run
+from landscape_hooks.store import run as store
+from landscape_hooks.store.run import open_run
 from landscape_hooks.surface import Surface, SurfaceWriter
 from landscape_hooks.viewer import live
 from landscape_hooks.viewer.look import Look

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from landscape_hooks import Trajectory, analyze, record
-from landscape_hooks.store import open_run
+from landscape_hooks.store.run import open_run
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from landscape_hooks import Surface, Trajectory, analyze, filling, record, store
+from landscape_hooks import Surface, Trajectory, analyze, filling, record
 from landscape_hooks.contours import contours
 from landscape_hooks.description import describe
 from landscape_hooks.directions import pca
@@ -29,6 +29,7 @@ from landscape_hooks.plan import Plan
 from landscape_hooks.plane import Plane
 from landscape_hooks.ply import read_ply, write_ply
 from landscape_hooks.schedule import Thinning
+from landscape_hooks.store import run as store
 from landscape_hooks.trajectory import TrajectoryWriter
 from landscape_hooks.viewer.hud import telling
 from landscape_hooks.viewer.live import Follower

@@ -22,8 +22,8 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from landscape_hooks import schema
 from landscape_hooks.errors import DamagedRunError, LandscapeError
+from landscape_hooks.store import schema
 
 Result = TypeVar("Result")
 

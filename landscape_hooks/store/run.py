@@ -20,9 +20,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
-from landscape_hooks import schema
 from landscape_hooks.errors import LandscapeError, RunError
-from landscape_hooks.schema import FORMAT
+from landscape_hooks.store import schema
+from landscape_hooks.store.schema import FORMAT
 from landscape_hooks.version import __version__
 
 KEY = "landscape_hooks"
