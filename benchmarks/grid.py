@@ -25,8 +25,8 @@ from landscape_hooks.capture import capture
 from landscape_hooks.engines import local
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.objective import Objective
-from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.plane import Plane
+from landscape_hooks.trajectory.parameters import ParameterLayout
 
 
 def digits() -> tuple[nn.Module, list]:

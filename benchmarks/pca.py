@@ -26,9 +26,9 @@ WAYS = ("zarr", "read", "gram", "again", "incremental", "memory")
 
 def write_run(path: Path, snapshots: int, parameters: int) -> None:
     """A run with a smooth path: a decaying curve in ten directions and a random walk."""
-    from landscape_hooks.parameters import ParameterEntry, ParameterLayout
     from landscape_hooks.store import run as store
-    from landscape_hooks.trajectory import Rows, TrajectoryWriter
+    from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
+    from landscape_hooks.trajectory.trajectory import Rows, TrajectoryWriter
 
     layout = ParameterLayout([ParameterEntry("w", (parameters,), "float32", 0, parameters)])
     writer = TrajectoryWriter.create(store.create_run(str(path)), layout, ParameterLayout([], kind="buffer"), groups=1)
@@ -56,7 +56,7 @@ def measure(path: str, way: str) -> None:
     from landscape_hooks import gram
     from landscape_hooks.directions import pca
     from landscape_hooks.store import run as store
-    from landscape_hooks.trajectory import Trajectory
+    from landscape_hooks.trajectory.trajectory import Trajectory
 
     trajectory = Trajectory.open(path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -25,12 +25,12 @@ from landscape_hooks import engines, record
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.filling import begin
 from landscape_hooks.grid import Grid
-from landscape_hooks.joined import Joined
 from landscape_hooks.objective import Objective
 from landscape_hooks.plan import Plan
 from landscape_hooks.recipe import Sources, stored_plane
 from landscape_hooks.store import run as store
-from landscape_hooks.trajectory import Trajectory
+from landscape_hooks.trajectory.joined import Joined
+from landscape_hooks.trajectory.trajectory import Trajectory
 
 SAMPLES = 65_536
 

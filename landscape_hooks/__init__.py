@@ -13,15 +13,12 @@ from landscape_hooks.version import __version__
 
 if TYPE_CHECKING:
     from landscape_hooks.analysis import analyze as analyze
-    from landscape_hooks.checksum import Damage as Damage
     from landscape_hooks.errors import LandscapeError as LandscapeError
     from landscape_hooks.figure import contour_figure as contour_figure
     from landscape_hooks.figure import loss_figure as loss_figure
     from landscape_hooks.figure import surface_figure as surface_figure
     from landscape_hooks.objective import Evaluation as Evaluation
     from landscape_hooks.objective import Objective as Objective
-    from landscape_hooks.parameters import ParameterEntry as ParameterEntry
-    from landscape_hooks.parameters import ParameterLayout as ParameterLayout
     from landscape_hooks.ply import read_ply as read_ply
     from landscape_hooks.ply import write_ply as write_ply
     from landscape_hooks.recorder import Recorder as Recorder
@@ -29,8 +26,11 @@ if TYPE_CHECKING:
     from landscape_hooks.report import random_walk_ratio as random_walk_ratio
     from landscape_hooks.surface import Path as Path
     from landscape_hooks.surface import Surface as Surface
-    from landscape_hooks.trajectory import Snapshot as Snapshot
-    from landscape_hooks.trajectory import Trajectory as Trajectory
+    from landscape_hooks.trajectory.checksum import Damage as Damage
+    from landscape_hooks.trajectory.parameters import ParameterEntry as ParameterEntry
+    from landscape_hooks.trajectory.parameters import ParameterLayout as ParameterLayout
+    from landscape_hooks.trajectory.trajectory import Snapshot as Snapshot
+    from landscape_hooks.trajectory.trajectory import Trajectory as Trajectory
     from landscape_hooks.verification import Check as Check
     from landscape_hooks.verification import SurfaceVerification as SurfaceVerification
     from landscape_hooks.verification import Verification as Verification
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 _HOME = {
     "record": "recorder",
     "Recorder": "recorder",
-    "Trajectory": "trajectory",
-    "Snapshot": "trajectory",
-    "ParameterLayout": "parameters",
-    "ParameterEntry": "parameters",
-    "Damage": "checksum",
+    "Trajectory": "trajectory.trajectory",
+    "Snapshot": "trajectory.trajectory",
+    "ParameterLayout": "trajectory.parameters",
+    "ParameterEntry": "trajectory.parameters",
+    "Damage": "trajectory.checksum",
     "Objective": "objective",
     "Evaluation": "objective",
     "analyze": "analysis",

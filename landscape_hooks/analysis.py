@@ -19,7 +19,6 @@ from landscape_hooks.directions import NAMES, Directions
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
 from landscape_hooks.evaluate import POLICIES, PlaneLoss, buffer_directions, evaluate, evaluate_path
 from landscape_hooks.grid import Grid, parse_extent, parse_size
-from landscape_hooks.joined import Joined, origin_row
 from landscape_hooks.plan import MOST_WORKERS, Plan, threads
 from landscape_hooks.plane import Moments, Plane, Projection
 from landscape_hooks.recipe import Sources, named_metric, stored_plane
@@ -31,6 +30,7 @@ from landscape_hooks.sources import (
 )
 from landscape_hooks.store.blocks import Blocks
 from landscape_hooks.surface import Surface, check_name
+from landscape_hooks.trajectory.joined import Joined, origin_row
 from landscape_hooks.versions import versions
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape_hooks.parameters import ParameterLayout, copy_into, real_view
-from landscape_hooks.trajectory import Rows, TrajectoryWriter
+from landscape_hooks.trajectory.parameters import ParameterLayout, copy_into, real_view
+from landscape_hooks.trajectory.trajectory import Rows, TrajectoryWriter
 
 GROUP_SECONDS = 2.0
 GROUP_BYTES = 2**22

@@ -22,10 +22,10 @@ from landscape_hooks.errors import DataError, ObjectiveError
 from landscape_hooks.exported import graph_of
 from landscape_hooks.graph import LossGraph
 from landscape_hooks.loss_module import WAY_OUT, LossModule, check_loss
-from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.probe import Group, Probe, write_tensor
 from landscape_hooks.store import schema
 from landscape_hooks.store.run import remove_group, writes
+from landscape_hooks.trajectory.parameters import ParameterLayout
 
 # samples of the batch that is traced: small, and not the size of anything else that may vary
 _TRACE_SIZES = (7, 6, 5, 9, 11, 3, 2)

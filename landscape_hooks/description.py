@@ -14,7 +14,7 @@ from landscape_hooks.errors import SurfaceError, printable
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import KEY, open_run
 from landscape_hooks.surface import Surface
-from landscape_hooks.trajectory import Trajectory
+from landscape_hooks.trajectory.trajectory import Trajectory
 
 
 def describe(store: Any) -> dict[str, Any]:

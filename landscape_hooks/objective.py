@@ -27,10 +27,10 @@ from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.graph import LossGraph
 from landscape_hooks.kernels import GraphKernel, Kernel, ModuleKernel
 from landscape_hooks.loss_module import WAY_OUT, LossModule, check_loss
-from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.probe import Probe, read_tensor
 from landscape_hooks.rehearsal import rehearse
 from landscape_hooks.store import checked
+from landscape_hooks.trajectory.parameters import ParameterLayout
 
 Statistics = Literal["running", "batch", "recalibrate"]
 

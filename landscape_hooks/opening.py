@@ -16,13 +16,13 @@ import torch
 
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError, RecordingWarning, RunError
 from landscape_hooks.lock import RunLock
-from landscape_hooks.parameters import ParameterLayout
-from landscape_hooks.part import Part, disagreements
 from landscape_hooks.schedule import Schedule
-from landscape_hooks.sharding import Piece, Ranks, ShardLayout, is_sharded
 from landscape_hooks.store import checked
 from landscape_hooks.store import run as run_store
-from landscape_hooks.trajectory import Trajectory, TrajectoryWriter
+from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.part import Part, disagreements
+from landscape_hooks.trajectory.sharding import Piece, Ranks, ShardLayout, is_sharded
+from landscape_hooks.trajectory.trajectory import Trajectory, TrajectoryWriter
 
 log = logging.getLogger(__name__)
 WAY_OUT = "To analyze the run, name the loss: landscape-hooks analyze RUN --objective module:function"

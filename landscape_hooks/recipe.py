@@ -21,7 +21,6 @@ from zarr.storage import LocalStore
 from landscape_hooks.errors import RunError
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.filling import digest_of
-from landscape_hooks.joined import Joined
 from landscape_hooks.metrics import metric
 from landscape_hooks.plan import Plan
 from landscape_hooks.plane import Plane
@@ -29,6 +28,7 @@ from landscape_hooks.sources import called, import_string, open_runs, resolve_ob
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import is_local
 from landscape_hooks.stored_plane import StoredPlane
+from landscape_hooks.trajectory.joined import Joined
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
 from landscape_hooks.hook import StepHook, unwrap_optimizer
 from landscape_hooks.opening import Opened, Storage, open_for
 from landscape_hooks.schedule import NEVER, Schedule, Thinning, make_schedule
-from landscape_hooks.trajectory import COMPRESSORS
+from landscape_hooks.trajectory.trajectory import COMPRESSORS
 
 log = logging.getLogger(__name__)
 

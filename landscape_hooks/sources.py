@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from landscape_hooks.errors import ObjectiveError, RunError
-from landscape_hooks.joined import Joined
 from landscape_hooks.objective import Objective
 from landscape_hooks.store import checked
 from landscape_hooks.store import run as stores
-from landscape_hooks.trajectory import Trajectory
+from landscape_hooks.trajectory.joined import Joined
+from landscape_hooks.trajectory.trajectory import Trajectory
 
 
 def open_runs(runs: Sequence[Any], *, mode: str = "r+") -> tuple[Any, Joined]:

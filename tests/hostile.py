@@ -16,10 +16,10 @@ from torch import nn
 
 from landscape_hooks import Surface, Trajectory, analyze, cli, record
 from landscape_hooks.errors import LandscapeError
-from landscape_hooks.parameters import ParameterLayout
-from landscape_hooks.sharding import Piece
 from landscape_hooks.store import run as store
-from landscape_hooks.trajectory import Rows, TrajectoryWriter
+from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.sharding import Piece
+from landscape_hooks.trajectory.trajectory import Rows, TrajectoryWriter
 
 SECONDS = 5.0
 """A single thing that a user does with a small hostile run takes less, or it hangs."""

@@ -19,10 +19,10 @@ from landscape_hooks.capture import capture
 from landscape_hooks.commands.analyze import analyze as command
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError, RunError, SurfaceError
 from landscape_hooks.objective import Objective
-from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.store import run as store
 from landscape_hooks.surface import Surface
-from landscape_hooks.trajectory import Rows, Trajectory, TrajectoryWriter
+from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.trajectory import Rows, Trajectory, TrajectoryWriter
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,7 +7,7 @@ from torch import nn
 
 from landscape_hooks.directions import random
 from landscape_hooks.errors import PlaneError
-from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.trajectory.parameters import ParameterLayout
 
 
 class Net(nn.Module):

@@ -25,11 +25,11 @@ from landscape_hooks import plane as plane_module  # noqa: E402
 from landscape_hooks.engines import Cluster  # noqa: E402
 from landscape_hooks.engines import ray as engine_module  # noqa: E402
 from landscape_hooks.errors import ObjectiveError, RunError  # noqa: E402
-from landscape_hooks.joined import Joined  # noqa: E402
 from landscape_hooks.recipe import Sources  # noqa: E402
 from landscape_hooks.store import run as store  # noqa: E402
 from landscape_hooks.surface import Surface  # noqa: E402
-from landscape_hooks.trajectory import Trajectory  # noqa: E402
+from landscape_hooks.trajectory.joined import Joined  # noqa: E402
+from landscape_hooks.trajectory.trajectory import Trajectory  # noqa: E402
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 COMPARED = ("loss", "loss_stderr", "evaluated", "path", "path_loss", "path_plane_loss", "path_distance")

@@ -11,8 +11,8 @@ from landscape_hooks.errors import ObjectiveError, PlaneError
 from landscape_hooks.evaluate import PlaneLoss, evaluate
 from landscape_hooks.grid import Grid
 from landscape_hooks.objective import Objective
-from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.plane import Plane
+from landscape_hooks.trajectory.parameters import ParameterLayout
 
 
 class Quadratic(nn.Module):

@@ -13,7 +13,7 @@ from landscape_hooks.capture import capture
 from landscape_hooks.errors import DataError, ObjectiveError
 from landscape_hooks.graph import LossGraph
 from landscape_hooks.objective import Objective
-from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.trajectory.parameters import ParameterLayout
 
 
 def convolutional():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from landscape_hooks.errors import LayoutError
-from landscape_hooks.parameters import ParameterEntry, ParameterLayout, unwrap
+from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout, unwrap
 
 
 class Zoo(nn.Module):
@@ -183,5 +183,5 @@ def test_models_without_values_are_refused():
 
 
 def test_the_manifest_is_read_without_torch():
-    code = "import sys, landscape_hooks.parameters; sys.exit('torch' in sys.modules)"
+    code = "import sys, landscape_hooks.trajectory.parameters; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -10,10 +10,10 @@ from landscape_hooks import gram
 from landscape_hooks import plane as plane_module
 from landscape_hooks.directions import pca
 from landscape_hooks.errors import PlaneError, RunError
-from landscape_hooks.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.plane import Plane
 from landscape_hooks.store import run as store
-from landscape_hooks.trajectory import Rows, Trajectory, TrajectoryWriter
+from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
+from landscape_hooks.trajectory.trajectory import Rows, Trajectory, TrajectoryWriter
 
 
 def walk(count=12, size=300, seed=0, dtype=np.float64):

@@ -18,9 +18,9 @@ from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.folding import fold
 from landscape_hooks.objective import Objective
-from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.plan import Plan, threads
 from landscape_hooks.plane import Plane
+from landscape_hooks.trajectory.parameters import ParameterLayout
 
 
 class Net(nn.Module):

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from landscape_hooks import plane as plane_module
 from landscape_hooks.errors import PlaneError
-from landscape_hooks.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.plane import Plane
 from landscape_hooks.store import run as store
-from landscape_hooks.trajectory import Rows, Trajectory, TrajectoryWriter
+from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
+from landscape_hooks.trajectory.trajectory import Rows, Trajectory, TrajectoryWriter
 
 
 def random_plane(rng, size, dtype=np.float64):

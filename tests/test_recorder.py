@@ -11,7 +11,7 @@ from torch import nn
 
 from landscape_hooks import Trajectory, record
 from landscape_hooks.errors import LandscapeError, LayoutError, RecordingWarning, RunError
-from landscape_hooks.parameters import ParameterLayout
+from landscape_hooks.trajectory.parameters import ParameterLayout
 
 
 def make_model():

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from landscape_hooks import Trajectory
-from landscape_hooks.parameters import ParameterLayout
-from landscape_hooks.sharding import Piece, Runs
 from landscape_hooks.store import run as store
+from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.sharding import Piece, Runs
 
 COMMON = """
     import os, sys, warnings

@@ -6,10 +6,10 @@ import zarr
 from torch import nn
 
 from landscape_hooks.errors import RunError
-from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.store import run as store
 from landscape_hooks.store.rowfiles import chunking
-from landscape_hooks.trajectory import Rows, Trajectory, TrajectoryWriter
+from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.trajectory import Rows, Trajectory, TrajectoryWriter
 
 GROUPS = 2
 

@@ -5,10 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from landscape_hooks.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.store import run as store
 from landscape_hooks.surface import SurfaceWriter
-from landscape_hooks.trajectory import SCALARS, Rows, TrajectoryWriter
+from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
+from landscape_hooks.trajectory.trajectory import SCALARS, Rows, TrajectoryWriter
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.replay import Replay

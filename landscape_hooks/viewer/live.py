@@ -19,7 +19,7 @@ from landscape_hooks.errors import LandscapeError, SurfaceError
 from landscape_hooks.store import checked
 from landscape_hooks.store import run as store
 from landscape_hooks.surface import Path, Surface
-from landscape_hooks.trajectory import Trajectory
+from landscape_hooks.trajectory.trajectory import Trajectory
 from landscape_hooks.viewer.source import Landscape
 
 Floats = NDArray[np.float64]

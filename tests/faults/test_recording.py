@@ -9,10 +9,11 @@ import pytest
 import torch
 from zarr.storage import MemoryStore
 
-from landscape_hooks import Trajectory, capture, record, trajectory
+from landscape_hooks import Trajectory, capture, record
 from landscape_hooks.errors import RecordingWarning, RunError
 from landscape_hooks.objective import Objective
 from landscape_hooks.store.run import open_run
+from landscape_hooks.trajectory import trajectory
 from tests.faults import training
 from tests.faults.store import KINDS, READS, WRITES, Faults, FaultyStore, some
 from tests.faults.training import Model, gradient, quietly, same, states, train

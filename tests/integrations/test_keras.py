@@ -16,7 +16,7 @@ from landscape_hooks.integrations.keras import KerasVariables, LandscapeCallback
 
 from landscape_hooks import Trajectory, analyze  # noqa: E402
 from landscape_hooks.directions import random  # noqa: E402
-from landscape_hooks.parameters import ParameterLayout  # noqa: E402
+from landscape_hooks.trajectory.parameters import ParameterLayout  # noqa: E402
 
 ORIGIN = {"size": 3, "extent": (-1, 1, -1, 1), "batch_norm": "fixed", "progress": False}
 QUIET = {"batch_size": 10, "epochs": 2, "verbose": 0}

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape_hooks.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.store import run as store
-from landscape_hooks.trajectory import Rows, TrajectoryWriter
+from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
+from landscape_hooks.trajectory.trajectory import Rows, TrajectoryWriter
 
 
 class Sampled:

@@ -24,13 +24,13 @@ from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.figure import contour_figure
 from landscape_hooks.grid import Grid
 from landscape_hooks.mesh import Mesh
-from landscape_hooks.parameters import ParameterLayout
 from landscape_hooks.plan import Plan
 from landscape_hooks.plane import Plane
 from landscape_hooks.ply import read_ply, write_ply
 from landscape_hooks.schedule import Thinning
 from landscape_hooks.store import run as store
-from landscape_hooks.trajectory import TrajectoryWriter
+from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.trajectory import TrajectoryWriter
 from landscape_hooks.viewer.hud import telling
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.look import Look

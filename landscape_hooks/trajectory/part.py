@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks.checksum import Damage, checksums
-from landscape_hooks.commit import Commit
 from landscape_hooks.errors import DamagedRunError, RunError
 from landscape_hooks.store import checked
 from landscape_hooks.store.rowfiles import read_rows, reads_directly
+from landscape_hooks.trajectory.checksum import Damage, checksums
+from landscape_hooks.trajectory.commit import Commit
 
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "wall_time")
 VERIFY_BYTES = 2**26

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError, LayoutError
-from landscape_hooks.parameters import ParameterEntry, ParameterLayout
+from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 
 if TYPE_CHECKING:
     import torch
@@ -186,7 +186,7 @@ def is_sharded(model: torch.nn.Module) -> bool:
 
 def model_tensors(model: torch.nn.Module) -> list[tuple[str, Any]]:
     """(canonical name, tensor) of the floating-point parameters."""
-    from landscape_hooks.parameters import walk_parameters
+    from landscape_hooks.trajectory.parameters import walk_parameters
 
     return [(name, tensor) for name, tensor, _ in walk_parameters(model)]
 

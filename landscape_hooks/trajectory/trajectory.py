@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from zarr.codecs import BloscCname, BloscCodec, BloscShuffle
 
-from landscape_hooks.checksum import Damage, checksums
-from landscape_hooks.commit import Commit
 from landscape_hooks.errors import RunError
-from landscape_hooks.parameters import ParameterLayout
-from landscape_hooks.part import Part
-from landscape_hooks.sharding import Piece, Runs
 from landscape_hooks.store import checked, schema
 from landscape_hooks.store import run as store
 from landscape_hooks.store.rowfiles import SHARD_BYTES, RowFiles, chunking
+from landscape_hooks.trajectory.checksum import Damage, checksums
+from landscape_hooks.trajectory.commit import Commit
+from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.part import Part
+from landscape_hooks.trajectory.sharding import Piece, Runs
 
 SCALARS = ("step", "epoch", "loss", "wall_time")
 GROWTH = 1024

@@ -1,0 +1,1 @@
+"""The recorded snapshots, read and written."""
