@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from landscape_hooks.store import run as store
-from landscape_hooks.surface import Path as Track
-from landscape_hooks.surface import Surface, SurfaceWriter
+from landscape_hooks.surface.surface import Path as Track
+from landscape_hooks.surface.surface import Surface, SurfaceWriter
 from landscape_hooks.viewer import context
 from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.replay import Replay

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from landscape_hooks.ply import write_ply as write_ply
     from landscape_hooks.recorder import Recorder as Recorder
     from landscape_hooks.recorder import record as record
-    from landscape_hooks.report import random_walk_ratio as random_walk_ratio
-    from landscape_hooks.surface import Path as Path
-    from landscape_hooks.surface import Surface as Surface
+    from landscape_hooks.surface.report import random_walk_ratio as random_walk_ratio
+    from landscape_hooks.surface.surface import Path as Path
+    from landscape_hooks.surface.surface import Surface as Surface
     from landscape_hooks.trajectory.checksum import Damage as Damage
     from landscape_hooks.trajectory.parameters import ParameterEntry as ParameterEntry
     from landscape_hooks.trajectory.parameters import ParameterLayout as ParameterLayout
@@ -50,9 +50,9 @@ _HOME = {
     "Objective": "objective",
     "Evaluation": "objective",
     "analyze": "analysis",
-    "Surface": "surface",
-    "Path": "surface",
-    "random_walk_ratio": "report",
+    "Surface": "surface.surface",
+    "Path": "surface.surface",
+    "random_walk_ratio": "surface.report",
     "verify": "verification",
     "Verification": "verification",
     "SurfaceVerification": "verification",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape_hooks import calibration, engines, filling, gram, report
+from landscape_hooks import calibration, engines, filling, gram
 from landscape_hooks.directions import NAMES, Directions
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
 from landscape_hooks.evaluate import POLICIES, PlaneLoss, buffer_directions, evaluate, evaluate_path
@@ -29,7 +29,8 @@ from landscape_hooks.sources import (
     resolve_objective,
 )
 from landscape_hooks.store.blocks import Blocks
-from landscape_hooks.surface import Surface, check_name
+from landscape_hooks.surface import report
+from landscape_hooks.surface.surface import Surface, check_name
 from landscape_hooks.trajectory.joined import Joined, origin_row
 from landscape_hooks.versions import versions
 

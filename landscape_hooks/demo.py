@@ -23,7 +23,7 @@ from landscape_hooks.outfile import whole_file
 from landscape_hooks.ply import write_ply
 from landscape_hooks.recorder import record
 from landscape_hooks.store.run import open_run
-from landscape_hooks.surface import Surface
+from landscape_hooks.surface.surface import Surface
 
 MARK = "made_by_demo"
 EPOCHS, BATCH, RATE = 12, 64, 0.05

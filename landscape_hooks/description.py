@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from landscape_hooks import surface as surfaces
 from landscape_hooks.errors import SurfaceError, printable
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import KEY, open_run
-from landscape_hooks.surface import Surface
+from landscape_hooks.surface import surface as surfaces
+from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.trajectory import Trajectory
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import ObjectiveError, PlaneError
 from landscape_hooks.objective import Evaluation
 from landscape_hooks.plan import Plan
-from landscape_hooks.surface import Path
+from landscape_hooks.surface.surface import Path
 
 Floats = NDArray[np.float64]
 

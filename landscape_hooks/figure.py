@@ -14,7 +14,7 @@ from landscape_hooks import colors
 from landscape_hooks.contours import levels, text_of
 from landscape_hooks.mesh import Height, Mesh
 from landscape_hooks.ply import axis_labels
-from landscape_hooks.surface import Path, Surface
+from landscape_hooks.surface.surface import Path, Surface
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

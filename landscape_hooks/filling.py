@@ -22,7 +22,7 @@ from landscape_hooks.grid import Grid
 from landscape_hooks.plan import Plan
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import remove_group
-from landscape_hooks.surface import Surface, SurfaceWriter, names
+from landscape_hooks.surface.surface import Surface, SurfaceWriter, names
 
 COMMIT_SECONDS = 1.0
 """Finished points are committed to the store at least this often: what a kill can cost."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import SurfaceError
-from landscape_hooks.surface import Surface
+from landscape_hooks.surface.surface import Surface
 
 Floats = NDArray[np.float64]
 

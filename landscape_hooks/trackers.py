@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from landscape_hooks.errors import LandscapeError
-from landscape_hooks.surface import Surface
+from landscape_hooks.surface.surface import Surface
 
 FILM_SIZE, FILM_FRAMES = (640, 400), 36
 TRACKERS = "tensorboard:FOLDER, wandb:PROJECT or mlflow:URI, or a SummaryWriter, a wandb run or the module mlflow"

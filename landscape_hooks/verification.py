@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from landscape_hooks import surface
 from landscape_hooks.directions import pca, points
 from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.evaluate import PlaneLoss, buffer_directions
@@ -22,7 +21,8 @@ from landscape_hooks.plane import Plane
 from landscape_hooks.sources import check_fits, find_device, resolve_objective
 from landscape_hooks.store import checked
 from landscape_hooks.store import run as store
-from landscape_hooks.surface import Surface
+from landscape_hooks.surface import surface
+from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.checksum import Damage
 from landscape_hooks.trajectory.joined import Joined
 from landscape_hooks.trajectory.trajectory import Trajectory

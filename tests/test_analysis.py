@@ -20,7 +20,7 @@ from landscape_hooks.commands.analyze import analyze as command
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError, RunError, SurfaceError
 from landscape_hooks.objective import Objective
 from landscape_hooks.store import run as store
-from landscape_hooks.surface import Surface
+from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.trajectory import Rows, Trajectory, TrajectoryWriter
 

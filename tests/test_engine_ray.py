@@ -27,7 +27,7 @@ from landscape_hooks.engines import ray as engine_module  # noqa: E402
 from landscape_hooks.errors import ObjectiveError, RunError  # noqa: E402
 from landscape_hooks.recipe import Sources  # noqa: E402
 from landscape_hooks.store import run as store  # noqa: E402
-from landscape_hooks.surface import Surface  # noqa: E402
+from landscape_hooks.surface.surface import Surface  # noqa: E402
 from landscape_hooks.trajectory.joined import Joined  # noqa: E402
 from landscape_hooks.trajectory.trajectory import Trajectory  # noqa: E402
 

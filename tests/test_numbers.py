@@ -14,7 +14,7 @@ from torch import nn
 
 from landscape_hooks import analyze, filling, record
 from landscape_hooks.store.run import open_run
-from landscape_hooks.surface import Surface
+from landscape_hooks.surface.surface import Surface
 
 ROUNDING = 1e-6
 """Relative difference that another order of summation may make in a mean over samples in float32."""

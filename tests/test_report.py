@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from landscape_hooks.report import random_walk_ratio, sentences
-from landscape_hooks.surface import Path, Surface
+from landscape_hooks.surface.report import random_walk_ratio, sentences
+from landscape_hooks.surface.surface import Path, Surface
 
 
 def surface(*, ratio=(0.9, 0.08), distance=0.1, gap=0.0, count=20, width=10.0, loss=None, **attrs):

@@ -12,7 +12,7 @@ from PIL import Image
 from landscape_hooks import colors
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.ply import write_ply
-from landscape_hooks.surface import Surface
+from landscape_hooks.surface.surface import Surface
 from landscape_hooks.viewer.camera import Camera
 from landscape_hooks.viewer.look import TEXTURES, Look
 from landscape_hooks.viewer.offscreen import Canvas, render

@@ -36,7 +36,7 @@ def export(
     from landscape_hooks.glb import write_glb
     from landscape_hooks.outfile import whole_file
     from landscape_hooks.ply import write_ply
-    from landscape_hooks.surface import Surface
+    from landscape_hooks.surface.surface import Surface
     from landscape_hooks.viewer.source import load
 
     if ply is None and glb is None and png is None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from landscape_hooks import colors
 from landscape_hooks.contours import Contour
 from landscape_hooks.mesh import Drape, Mesh
-from landscape_hooks.surface import Path
+from landscape_hooks.surface.surface import Path
 from landscape_hooks.viewer.stage import Stage
 
 Floats = NDArray[np.float64]

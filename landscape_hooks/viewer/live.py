@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks import surface
 from landscape_hooks.errors import LandscapeError, SurfaceError
 from landscape_hooks.store import checked
 from landscape_hooks.store import run as store
-from landscape_hooks.surface import Path, Surface
+from landscape_hooks.surface import surface
+from landscape_hooks.surface.surface import Path, Surface
 from landscape_hooks.trajectory.trajectory import Trajectory
 from landscape_hooks.viewer.source import Landscape
 

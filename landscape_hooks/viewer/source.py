@@ -17,7 +17,7 @@ from landscape_hooks.contours import Contour, contours
 from landscape_hooks.mesh import Drape, Mesh
 from landscape_hooks.ply import read_ply
 from landscape_hooks.store.run import label_of
-from landscape_hooks.surface import Path, Surface
+from landscape_hooks.surface.surface import Path, Surface
 
 CLIP = (1.0, 95.0)
 """Percentiles at which the height 'clipped' cuts."""

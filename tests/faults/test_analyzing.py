@@ -8,12 +8,12 @@ import torch
 from zarr.storage import MemoryStore
 
 from landscape_hooks import Trajectory, filling
-from landscape_hooks import surface as surfaces
 from landscape_hooks.analysis import analyze
 from landscape_hooks.description import describe, description_text
 from landscape_hooks.errors import LandscapeError, SurfaceError
 from landscape_hooks.store.run import open_run
-from landscape_hooks.surface import Surface
+from landscape_hooks.surface import surface as surfaces
+from landscape_hooks.surface.surface import Surface
 from tests.faults import training
 from tests.faults.store import KINDS, READS, WRITES, Fault, Faults, FaultyStore, some
 from tests.faults.training import Model, train

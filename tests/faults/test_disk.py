@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from landscape_hooks import Trajectory, filling
-from landscape_hooks import surface as surfaces
 from landscape_hooks.description import describe, description_text
 from landscape_hooks.errors import RunError
 from landscape_hooks.store.run import open_run
-from landscape_hooks.surface import Surface
+from landscape_hooks.surface import surface as surfaces
+from landscape_hooks.surface.surface import Surface
 from tests.faults import training
 from tests.faults.children import Children
 from tests.faults.disk import KINDS, Disk

@@ -13,7 +13,7 @@ from zarr.storage import LocalStore
 
 from landscape_hooks import Trajectory, cli, filling, record
 from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
-from landscape_hooks.surface import Surface
+from landscape_hooks.surface.surface import Surface
 from landscape_hooks.viewer import context
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.source import load

@@ -16,7 +16,7 @@ from landscape_hooks.description import describe, description_text
 from landscape_hooks.errors import SurfaceError
 from landscape_hooks.store import run as store
 from landscape_hooks.store.run import open_run
-from landscape_hooks.surface import Surface, SurfaceWriter
+from landscape_hooks.surface.surface import Surface, SurfaceWriter
 from landscape_hooks.viewer import live
 from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.replay import Replay
@@ -34,7 +34,7 @@ TOGETHER = """
     from landscape_hooks.analysis import analyze
     from landscape_hooks.description import describe, description_text
     from landscape_hooks.errors import PlaneError, RunError, SurfaceError
-    from landscape_hooks.surface import Surface
+    from landscape_hooks.surface.surface import Surface
     from landscape_hooks.viewer.live import Follower
     from landscape_hooks.viewer.source import load
     from tests.faults.training import Model, check, gradient, states

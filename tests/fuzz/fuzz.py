@@ -24,9 +24,10 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 with atheris.instrument_imports(include=["landscape_hooks", "plyfile"]):
-    from landscape_hooks import graph, grid, ply, surface
+    from landscape_hooks import graph, grid, ply
     from landscape_hooks.errors import LandscapeError
     from landscape_hooks.store import checked
+    from landscape_hooks.surface import surface
     from landscape_hooks.trajectory import commit, parameters, part, sharding, trajectory
     from landscape_hooks.viewer import camera, source
     from tests import hostile

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks.surface import Path, Surface
+from landscape_hooks.surface.surface import Path, Surface
 
 NOTABLE = 0.1
 """A gap between the true and the plane's loss counts from this share of the true loss on (and two standard errors)."""

@@ -1,0 +1,1 @@
+"""The loss on a grid, and what is said of it."""
