@@ -21,10 +21,10 @@ import zarr
 from torch import nn
 
 from landscape_hooks import calibration
-from landscape_hooks.capture import capture
 from landscape_hooks.engines import local
 from landscape_hooks.evaluate import PlaneLoss
-from landscape_hooks.objective import Objective
+from landscape_hooks.objective.capture import capture
+from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane import Plane
 from landscape_hooks.trajectory.parameters import ParameterLayout
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from landscape_hooks.figure import contour_figure as contour_figure
     from landscape_hooks.figure import loss_figure as loss_figure
     from landscape_hooks.figure import surface_figure as surface_figure
-    from landscape_hooks.objective import Evaluation as Evaluation
-    from landscape_hooks.objective import Objective as Objective
+    from landscape_hooks.objective.objective import Evaluation as Evaluation
+    from landscape_hooks.objective.objective import Objective as Objective
     from landscape_hooks.ply import read_ply as read_ply
     from landscape_hooks.ply import write_ply as write_ply
     from landscape_hooks.recorder import Recorder as Recorder
@@ -47,8 +47,8 @@ _HOME = {
     "ParameterLayout": "trajectory.parameters",
     "ParameterEntry": "trajectory.parameters",
     "Damage": "trajectory.checksum",
-    "Objective": "objective",
-    "Evaluation": "objective",
+    "Objective": "objective.objective",
+    "Evaluation": "objective.objective",
     "analyze": "analysis",
     "Surface": "surface.surface",
     "Path": "surface.surface",

@@ -303,7 +303,7 @@ def _capture(root: Any, model: torch.nn.Module, storage: Storage) -> None:
         return
     if storage.data is None:
         raise LandscapeError("Found a criterion or objective without data=", expected="the data to compute the loss on")
-    from landscape_hooks.capture import capture
+    from landscape_hooks.objective.capture import capture
 
     try:
         capture(

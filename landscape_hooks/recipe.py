@@ -21,7 +21,7 @@ from zarr.storage import LocalStore
 from landscape_hooks.errors import RunError
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.filling import digest_of
-from landscape_hooks.metrics import metric
+from landscape_hooks.objective.metrics import metric
 from landscape_hooks.plan import Plan
 from landscape_hooks.plane import Plane
 from landscape_hooks.sources import called, import_string, open_runs, resolve_objective

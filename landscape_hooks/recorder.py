@@ -225,7 +225,7 @@ class Recorder:
         ObjectiveError
             the model cannot be exported, or the data does not fit it.
         """
-        from landscape_hooks.capture import capture
+        from landscape_hooks.objective.capture import capture
 
         capture(self.root, self._model, criterion=criterion, objective=objective, data=data, samples=samples)
 

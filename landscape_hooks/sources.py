@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from landscape_hooks.errors import ObjectiveError, RunError
-from landscape_hooks.objective import Objective
+from landscape_hooks.objective.objective import Objective
 from landscape_hooks.store import checked
 from landscape_hooks.store import run as stores
 from landscape_hooks.trajectory.joined import Joined

@@ -171,7 +171,7 @@ def read_picture(run: Path) -> None:
 
 
 def load_objective(run: Path) -> None:
-    from landscape_hooks.objective import Objective
+    from landscape_hooks.objective.objective import Objective
 
     objective, last = Objective.load(store.open_run(run)), Trajectory.open(run)[-1]
     objective.evaluate(torch.from_numpy(last.weights), torch.from_numpy(last.buffers))

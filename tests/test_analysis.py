@@ -15,10 +15,10 @@ from torch import nn
 
 from landscape_hooks import filling, stored_plane
 from landscape_hooks.analysis import analyze
-from landscape_hooks.capture import capture
 from landscape_hooks.commands.analyze import analyze as command
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError, RunError, SurfaceError
-from landscape_hooks.objective import Objective
+from landscape_hooks.objective.capture import capture
+from landscape_hooks.objective.objective import Objective
 from landscape_hooks.store import run as store
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -258,7 +258,7 @@ def test_a_coarser_precision_says_what_it_costs(bn_run):
 
 def test_metrics_are_computed_beside_the_loss(bn_run, quadratic_run, tmp_path, monkeypatch):
     (tmp_path / "my_metric.py").write_text(
-        "import torch\nfrom torch import nn\nfrom landscape_hooks.objective import Objective\n"
+        "import torch\nfrom torch import nn\nfrom landscape_hooks.objective.objective import Objective\n"
         "from test_analysis_support import network, samples\n"
         "def norm():\n"
         "    return Objective(network(), objective=lambda m, b: m[5].weight.norm(), data=[samples()])\n"

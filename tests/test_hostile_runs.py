@@ -361,7 +361,7 @@ CHILD = """
 import resource, sys
 from pathlib import Path
 from landscape_hooks import Surface, Trajectory
-from landscape_hooks.objective import Objective
+from landscape_hooks.objective.objective import Objective
 from landscape_hooks.store import run as store
 from landscape_hooks.errors import LandscapeError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -25,7 +25,10 @@ def imported(statement: str) -> set[str]:
         ("import landscape_hooks.errors, landscape_hooks.store.schema", HEAVY),
         ("from landscape_hooks import Trajectory, Surface", LOOKING | RECORDING),
         ("from landscape_hooks import record", RECORDING),
-        ("import landscape_hooks.recorder, landscape_hooks.capture, landscape_hooks.objective", RECORDING),
+        (
+            "import landscape_hooks.recorder, landscape_hooks.objective.capture, landscape_hooks.objective.objective",
+            RECORDING,
+        ),
         ("from landscape_hooks import write_ply, contour_figure", LOOKING),
         ("import landscape_hooks.description", LOOKING | RECORDING),
         ("import landscape_hooks.mesh", LOOKING),

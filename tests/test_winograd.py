@@ -6,9 +6,9 @@ import zarr
 from torch import nn
 
 from landscape_hooks import winograd
-from landscape_hooks.capture import capture
 from landscape_hooks.evaluate import PlaneLoss
-from landscape_hooks.objective import Objective
+from landscape_hooks.objective.capture import capture
+from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plan import Plan
 from landscape_hooks.plane import Plane
 from landscape_hooks.trajectory.parameters import ParameterLayout

@@ -36,7 +36,7 @@ SCENARIOS = {
 
 def distance():
     """Another function of the weights."""
-    from landscape_hooks.objective import Objective
+    from landscape_hooks.objective.objective import Objective
 
     return Objective(Model(), objective=lambda m, batch: m.theta.norm() + 0 * batch.sum(), data=torch.ones(5, 1))
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from zarr.storage import MemoryStore
 
-from landscape_hooks import Trajectory, capture, record
+from landscape_hooks import Trajectory, record
 from landscape_hooks.errors import RecordingWarning, RunError
-from landscape_hooks.objective import Objective
+from landscape_hooks.objective import capture
+from landscape_hooks.objective.objective import Objective
 from landscape_hooks.store.run import open_run
 from landscape_hooks.trajectory import trajectory
 from tests.faults import training

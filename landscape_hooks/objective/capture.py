@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from landscape_hooks.errors import DataError, ObjectiveError
 from landscape_hooks.exported import graph_of
 from landscape_hooks.graph import LossGraph
-from landscape_hooks.loss_module import WAY_OUT, LossModule, check_loss
-from landscape_hooks.probe import Group, Probe, write_tensor
+from landscape_hooks.objective.loss_module import WAY_OUT, LossModule, check_loss
+from landscape_hooks.objective.probe import Group, Probe, write_tensor
 from landscape_hooks.store import schema
 from landscape_hooks.store.run import remove_group, writes
 from landscape_hooks.trajectory.parameters import ParameterLayout

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.graph import LossGraph, Ref
-from landscape_hooks.kernels import GraphKernel
-from landscape_hooks.objective import Objective
+from landscape_hooks.objective.kernels import GraphKernel
+from landscape_hooks.objective.objective import Objective
 
 CLASSIFICATION = ("aten.cross_entropy_loss.default", "aten.nll_loss.default", "aten.nll_loss_nd.default")
 IGNORED = -100

@@ -18,7 +18,7 @@ from landscape_hooks.folding import Fold
 from landscape_hooks.folding import fold as merge
 from landscape_hooks.fusing import fuse as fused
 from landscape_hooks.graph import LossGraph
-from landscape_hooks.loss_module import LossModule
+from landscape_hooks.objective.loss_module import LossModule
 from landscape_hooks.winograd import winograd as minimal
 
 

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.graph import LossGraph
-from landscape_hooks.kernels import GraphKernel, Kernel, ModuleKernel
-from landscape_hooks.loss_module import WAY_OUT, LossModule, check_loss
-from landscape_hooks.probe import Probe, read_tensor
-from landscape_hooks.rehearsal import rehearse
+from landscape_hooks.objective.kernels import GraphKernel, Kernel, ModuleKernel
+from landscape_hooks.objective.loss_module import WAY_OUT, LossModule, check_loss
+from landscape_hooks.objective.probe import Probe, read_tensor
+from landscape_hooks.objective.rehearsal import rehearse
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
