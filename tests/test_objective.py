@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from landscape_hooks.errors import DataError, ObjectiveError
-from landscape_hooks.graph import LossGraph
 from landscape_hooks.objective.capture import capture
+from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.trajectory.parameters import ParameterLayout
 

@@ -15,8 +15,8 @@ from landscape_hooks import calibration
 from landscape_hooks.engines import local
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluate import PlaneLoss
-from landscape_hooks.folding import fold
 from landscape_hooks.objective.capture import capture
+from landscape_hooks.objective.graph.folding import fold
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plan import Plan, threads
 from landscape_hooks.plane import Plane

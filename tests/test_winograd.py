@@ -5,14 +5,14 @@ import torch
 import zarr
 from torch import nn
 
-from landscape_hooks import winograd
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.objective.capture import capture
+from landscape_hooks.objective.graph import winograd
+from landscape_hooks.objective.graph.winograd import Convolution
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plan import Plan
 from landscape_hooks.plane import Plane
 from landscape_hooks.trajectory.parameters import ParameterLayout
-from landscape_hooks.winograd import Convolution
 
 
 def arguments(size, inputs=24, samples=70, bias=True, seed=0):
@@ -63,7 +63,7 @@ def test_elsewhere_it_is_torch(case, monkeypatch):
 
 def test_only_convolutions_of_stride_and_padding_one_qualify():
     def exported(*layers):
-        from landscape_hooks.exported import graph_of
+        from landscape_hooks.objective.graph.exported import graph_of
 
         program = torch.export.export(nn.Sequential(*layers).eval(), (torch.randn(2, 16, 4, 4),))
         return graph_of(program, {})[0]

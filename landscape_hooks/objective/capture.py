@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, ObjectiveError
-from landscape_hooks.exported import graph_of
-from landscape_hooks.graph import LossGraph
+from landscape_hooks.objective.graph.exported import graph_of
+from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.loss_module import WAY_OUT, LossModule, check_loss
 from landscape_hooks.objective.probe import Group, Probe, write_tensor
 from landscape_hooks.store import schema

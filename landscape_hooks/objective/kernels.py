@@ -14,12 +14,12 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from landscape_hooks.folding import Fold
-from landscape_hooks.folding import fold as merge
-from landscape_hooks.fusing import fuse as fused
-from landscape_hooks.graph import LossGraph
+from landscape_hooks.objective.graph.folding import Fold
+from landscape_hooks.objective.graph.folding import fold as merge
+from landscape_hooks.objective.graph.fusing import fuse as fused
+from landscape_hooks.objective.graph.graph import LossGraph
+from landscape_hooks.objective.graph.winograd import winograd as minimal
 from landscape_hooks.objective.loss_module import LossModule
-from landscape_hooks.winograd import winograd as minimal
 
 
 class Kernel(Protocol):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from landscape_hooks.errors import ObjectiveError
-from landscape_hooks.graph import LossGraph, Ref
+from landscape_hooks.objective.graph.graph import LossGraph, Ref
 from landscape_hooks.objective.kernels import GraphKernel
 from landscape_hooks.objective.objective import Objective
 

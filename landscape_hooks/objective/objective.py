@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape_hooks.errors import ObjectiveError
-from landscape_hooks.graph import LossGraph
+from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.kernels import GraphKernel, Kernel, ModuleKernel
 from landscape_hooks.objective.loss_module import WAY_OUT, LossModule, check_loss
 from landscape_hooks.objective.probe import Probe, read_tensor

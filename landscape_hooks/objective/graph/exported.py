@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.export.graph_signature import InputKind
 
 from landscape_hooks.errors import ObjectiveError
-from landscape_hooks.graph import DEVICE, Input, LossGraph, Node, Ref
-from landscape_hooks.operations import ARITHMETIC_NAME
+from landscape_hooks.objective.graph.graph import DEVICE, Input, LossGraph, Node, Ref
+from landscape_hooks.objective.graph.operations import ARITHMETIC_NAME
 
 # assertions about shapes that tracing leaves behind: they compute nothing
 _ASSERTIONS = ("_assert", "sym_constrain_range", "_check")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape_hooks.graph import BATCH_NORM, Input, LossGraph, Node, Ref, references
+from landscape_hooks.objective.graph.graph import BATCH_NORM, Input, LossGraph, Node, Ref, references
 
 CONVOLUTIONS = {f"aten.conv{n}d.{form}" for n in (1, 2, 3) for form in ("default", "padding")}
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from landscape_hooks.errors import LandscapeError, ObjectiveError
-from landscape_hooks.operations import resolve
+from landscape_hooks.objective.graph.operations import resolve
 
 _DTYPES = {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
 _FORMATS = {str(f).removeprefix("torch."): f for f in (torch.contiguous_format, torch.preserve_format,

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape_hooks.folding import CONVOLUTIONS
-from landscape_hooks.graph import BATCH_NORM, LossGraph, Node, Ref, references
+from landscape_hooks.objective.graph.folding import CONVOLUTIONS
+from landscape_hooks.objective.graph.graph import BATCH_NORM, LossGraph, Node, Ref, references
 
 _VIEWS = {"aten.view.default", "aten._unsafe_view.default"}
 _RELU = {"aten.relu.default", "aten.relu_.default"}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from landscape_hooks.graph import LossGraph, Node
+from landscape_hooks.objective.graph.graph import LossGraph, Node
 
 CONVOLUTION = "aten.conv2d.default"
 CHANNELS = 16

@@ -1,0 +1,1 @@
+"""The loss graph: read, checked, rewritten and computed."""
