@@ -21,7 +21,7 @@ from torch import nn
 from landscape_hooks import Surface, Trajectory, analyze, record
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.objective.objective import Objective
-from landscape_hooks.plane import Plane
+from landscape_hooks.plane.plane import Plane
 from landscape_hooks.store.run import open_run
 
 

@@ -25,7 +25,7 @@ from landscape_hooks.engines import local
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.objective import Objective
-from landscape_hooks.plane import Plane
+from landscape_hooks.plane.plane import Plane
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
 

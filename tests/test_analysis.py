@@ -13,12 +13,13 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from landscape_hooks import filling, stored_plane
+from landscape_hooks import filling
 from landscape_hooks.analysis import analyze
 from landscape_hooks.commands.analyze import analyze as command
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError, RunError, SurfaceError
 from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.objective import Objective
+from landscape_hooks.plane import stored_plane
 from landscape_hooks.store import run as store
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.parameters import ParameterLayout

@@ -9,9 +9,9 @@ from torch import nn
 
 from landscape_hooks.errors import ObjectiveError, PlaneError
 from landscape_hooks.evaluate import PlaneLoss, evaluate
-from landscape_hooks.grid import Grid
 from landscape_hooks.objective.objective import Objective
-from landscape_hooks.plane import Plane
+from landscape_hooks.plane.grid import Grid
+from landscape_hooks.plane.plane import Plane
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landscape_hooks.errors import PlaneError
-from landscape_hooks.grid import MARGIN, SLENDER, Grid, parse_extent, parse_size
+from landscape_hooks.plane.grid import MARGIN, SLENDER, Grid, parse_extent, parse_size
 
 coordinate = st.floats(-1e3, 1e3, allow_subnormal=False)
 

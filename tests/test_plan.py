@@ -19,7 +19,7 @@ from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.graph.folding import fold
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plan import Plan, threads
-from landscape_hooks.plane import Plane
+from landscape_hooks.plane.plane import Plane
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landscape_hooks import plane as plane_module
 from landscape_hooks.errors import PlaneError
-from landscape_hooks.plane import Plane
+from landscape_hooks.plane import plane as plane_module
+from landscape_hooks.plane.plane import Plane
 from landscape_hooks.store import run as store
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.trajectory import Rows, Trajectory, TrajectoryWriter

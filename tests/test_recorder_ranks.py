@@ -277,7 +277,8 @@ def test_a_sharded_run_is_analyzed_by_a_process_that_holds_the_weights_once(tmp_
 import sys
 import torch
 from torch import nn
-from landscape_hooks import Objective, analyze, plane, record
+from landscape_hooks import Objective, analyze, record
+from landscape_hooks.plane import plane
 torch.set_num_threads(1)
 plane.SPAN_BYTES = 2**22  # the trajectory is streamed in pieces; here the weights are small beside the usual ones
 

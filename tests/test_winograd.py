@@ -11,7 +11,7 @@ from landscape_hooks.objective.graph import winograd
 from landscape_hooks.objective.graph.winograd import Convolution
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plan import Plan
-from landscape_hooks.plane import Plane
+from landscape_hooks.plane.plane import Plane
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.directions import Directions
 from landscape_hooks.errors import PlaneError
-from landscape_hooks.gram import weights_of
+from landscape_hooks.plane.gram import weights_of
 
 
 def directions(trajectory: Any, rows: Sequence[int], names: Sequence[str], *, line: bool = False) -> Directions:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.evaluate import PlaneLoss, Tile
 from landscape_hooks.plan import forks, threads
-from landscape_hooks.plane import map_stretches
+from landscape_hooks.plane.plane import map_stretches
 from landscape_hooks.sources import find_device
 
 THREADS = PROCESSES = None

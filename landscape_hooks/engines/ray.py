@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from landscape_hooks.engines import Cluster
 from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.evaluate import PlaneLoss, Tile
-from landscape_hooks.gram import weights_of
 from landscape_hooks.plan import cores
-from landscape_hooks.plane import columns_of, map_stretch, stretches
+from landscape_hooks.plane.gram import weights_of
+from landscape_hooks.plane.plane import columns_of, map_stretch, stretches
 from landscape_hooks.recipe import Kitchen, Recipe, Sources
 from landscape_hooks.trajectory.joined import Joined
 from landscape_hooks.version import __version__

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from landscape_hooks import Trajectory, gram, recorder
+from landscape_hooks import Trajectory, recorder
 from landscape_hooks.description import describe, description_text
 from landscape_hooks.errors import SurfaceError
+from landscape_hooks.plane import gram
 from landscape_hooks.store import run as store
 from landscape_hooks.store.run import open_run
 from landscape_hooks.surface.surface import Surface, SurfaceWriter
