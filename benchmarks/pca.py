@@ -53,8 +53,8 @@ def measure(path: str, way: str) -> None:
     """Run one way in this process and print its figures as JSON."""
     import sklearn.decomposition
 
-    from landscape_hooks.directions import pca
     from landscape_hooks.plane import gram
+    from landscape_hooks.plane.directions import pca
     from landscape_hooks.store import run as store
     from landscape_hooks.trajectory.trajectory import Trajectory
 

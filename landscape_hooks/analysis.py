@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from landscape_hooks import calibration, engines, filling
-from landscape_hooks.directions import NAMES, Directions
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
 from landscape_hooks.evaluate import POLICIES, PlaneLoss, buffer_directions, evaluate, evaluate_path
 from landscape_hooks.plan import MOST_WORKERS, Plan, threads
 from landscape_hooks.plane import gram
+from landscape_hooks.plane.directions import NAMES, Directions
 from landscape_hooks.plane.grid import Grid, parse_extent, parse_size
 from landscape_hooks.plane.plane import Moments, Plane, Projection
 from landscape_hooks.recipe import Sources, named_metric, stored_plane
@@ -322,7 +322,7 @@ def _directions(
     """The directions, and the trajectory's Gram matrix where it is known."""
     known = None
     if kind == "pca":
-        from landscape_hooks.directions import pca
+        from landscape_hooks.plane.directions import pca
 
         chosen = tuple(components)[:1] if line else tuple(components)
         pca.check(joined, chosen, solver)
@@ -335,12 +335,12 @@ def _directions(
         options = {"solver": solver, "gram": known, "blocks": blocks, "stream": stream}
         return pca.directions(joined, components=chosen, **options), known
     if kind == "points":
-        from landscape_hooks.directions import points as through
+        from landscape_hooks.plane.directions import points as through
 
         rows, names = through.rows_of(points, joined)
         return through.directions(joined, rows, names, line=line), None
     if kind == "random":
-        from landscape_hooks.directions import random
+        from landscape_hooks.plane.directions import random
 
         found = random.directions(gram.origin_weights(joined), joined.layout, seed=seed, norm=norm)
     else:
@@ -351,7 +351,7 @@ def _directions(
 
 
 def _hessian(joined: Joined, objective: Any, policy: str, seed: int) -> Directions:
-    from landscape_hooks.directions import hessian
+    from landscape_hooks.plane.directions import hessian
 
     statistics = "batch" if POLICIES[policy] == "batch" else "running"
     first, last = joined[0], joined[origin_row(joined)]

@@ -13,10 +13,10 @@ from torch import nn
 from landscape_hooks import filling
 from landscape_hooks.analysis import analyze
 from landscape_hooks.description import describe, description_text
-from landscape_hooks.directions import hessian
 from landscape_hooks.errors import LandscapeError, LayoutError, ObjectiveError, PlaneError, RunError
 from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.objective import Objective
+from landscape_hooks.plane.directions import hessian
 from landscape_hooks.store import run as store
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.parameters import ParameterLayout

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks.directions import random
 from landscape_hooks.errors import PlaneError
+from landscape_hooks.plane.directions import random
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
 

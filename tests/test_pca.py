@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from landscape_hooks.directions import pca
 from landscape_hooks.errors import PlaneError, RunError
 from landscape_hooks.plane import gram
 from landscape_hooks.plane import plane as plane_module
+from landscape_hooks.plane.directions import pca
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.store import run as store
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout

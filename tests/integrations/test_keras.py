@@ -15,7 +15,7 @@ if keras.backend.backend() != "torch":
 from landscape_hooks.integrations.keras import KerasVariables, LandscapeCallback  # noqa: E402
 
 from landscape_hooks import Trajectory, analyze  # noqa: E402
-from landscape_hooks.directions import random  # noqa: E402
+from landscape_hooks.plane.directions import random  # noqa: E402
 from landscape_hooks.trajectory.parameters import ParameterLayout  # noqa: E402
 
 ORIGIN = {"size": 3, "extent": (-1, 1, -1, 1), "batch_norm": "fixed", "progress": False}

@@ -18,12 +18,12 @@ import torch
 from landscape_hooks import Surface, Trajectory, analyze, filling, record
 from landscape_hooks.contours import contours
 from landscape_hooks.description import describe
-from landscape_hooks.directions import pca
 from landscape_hooks.engines import local
 from landscape_hooks.evaluate import PlaneLoss
 from landscape_hooks.figure import contour_figure
 from landscape_hooks.mesh import Mesh
 from landscape_hooks.plan import Plan
+from landscape_hooks.plane.directions import pca
 from landscape_hooks.plane.grid import Grid
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.ply import read_ply, write_ply
@@ -243,7 +243,7 @@ sys.path.insert(0, {here!r})
 import numpy as np, synthetic
 from landscape_hooks import Trajectory
 from landscape_hooks.plane import gram
-from landscape_hooks.directions import pca
+from landscape_hooks.plane.directions import pca
 from landscape_hooks.plane.plane import Plane
 size, count, run = {size}, {count}, {run!r}
 writer, rng, said = synthetic.start(run, size), np.random.default_rng(0), {{}}

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from landscape_hooks.directions import Directions
 from landscape_hooks.errors import ObjectiveError, PlaneError
+from landscape_hooks.plane.directions import Directions
 
 TOLERANCE = 1e-3
 """Relative accuracy asked of an eigenvalue."""

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from landscape_hooks.directions import Directions
 from landscape_hooks.errors import PlaneError
+from landscape_hooks.plane.directions import Directions
 
 NORMS = ("filter", "layer", "model", "none")
 
