@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from landscape_hooks.contours import text_of
+from landscape_hooks.mesh.contours import text_of
 from landscape_hooks.viewer import context, controls
 from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.replay import Replay, describe_place

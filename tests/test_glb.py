@@ -6,10 +6,10 @@ import struct
 import numpy as np
 import pytest
 
-from landscape_hooks import colors
 from landscape_hooks.glb import SECONDS, write_glb
-from landscape_hooks.mesh import Mesh
-from landscape_hooks.viewer.stage import Stage
+from landscape_hooks.mesh import colors
+from landscape_hooks.mesh.mesh import Mesh
+from landscape_hooks.mesh.stage import Stage
 from tests.landscapes import descent, surface
 
 

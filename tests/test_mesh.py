@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from landscape_hooks import contours
 from landscape_hooks.errors import SurfaceError
-from landscape_hooks.mesh import Height, Mesh
+from landscape_hooks.mesh import contours
+from landscape_hooks.mesh.mesh import Height, Mesh
 from tests.landscapes import bowl, surface
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from landscape_hooks import colors
 from landscape_hooks.errors import LandscapeError
+from landscape_hooks.mesh import colors
 from landscape_hooks.ply import write_ply
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.viewer.camera import Camera

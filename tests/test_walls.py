@@ -31,7 +31,7 @@ def imported(statement: str) -> set[str]:
         ),
         ("from landscape_hooks import write_ply, contour_figure", LOOKING),
         ("import landscape_hooks.description", LOOKING | RECORDING),
-        ("import landscape_hooks.mesh", LOOKING),
+        ("import landscape_hooks.mesh.mesh", LOOKING),
         ("import pyglet; pyglet.options.headless = True; import landscape_hooks.viewer.offscreen", LOOKING),
         ("import landscape_hooks.viewer.camera, landscape_hooks.viewer.timeline", LOOKING | {"pyglet"}),
     ],

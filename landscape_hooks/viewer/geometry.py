@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks import colors
-from landscape_hooks.contours import Contour
-from landscape_hooks.mesh import Drape, Mesh
+from landscape_hooks.mesh import colors
+from landscape_hooks.mesh.contours import Contour
+from landscape_hooks.mesh.mesh import Drape, Mesh
+from landscape_hooks.mesh.stage import Stage
 from landscape_hooks.surface.surface import Path
-from landscape_hooks.viewer.stage import Stage
 
 Floats = NDArray[np.float64]
 Triangles = NDArray[np.uint32]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks.contours import Contour, text_of
-from landscape_hooks.mesh import Mesh
+from landscape_hooks.mesh.contours import Contour, text_of
+from landscape_hooks.mesh.mesh import Mesh
+from landscape_hooks.mesh.stage import Stage
 from landscape_hooks.viewer.camera import Camera
-from landscape_hooks.viewer.stage import Stage
 
 Floats = NDArray[np.float64]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from landscape_hooks import colors
 from landscape_hooks.errors import LandscapeError
+from landscape_hooks.mesh import colors
 
 Rgb = tuple[float, float, float]
 

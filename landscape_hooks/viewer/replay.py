@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from landscape_hooks.contours import text_of
+from landscape_hooks.mesh.contours import text_of
+from landscape_hooks.mesh.stage import Stage
 from landscape_hooks.viewer.camera import FAR, Camera
 from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.source import Landscape
-from landscape_hooks.viewer.stage import Stage
 from landscape_hooks.viewer.timeline import Timeline
 
 

@@ -12,7 +12,7 @@ import contourpy
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks.mesh import Height, Mesh
+from landscape_hooks.mesh.mesh import Height, Mesh
 
 Floats = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError
-from landscape_hooks.mesh import Mesh
+from landscape_hooks.mesh.mesh import Mesh
 
 PATHS = ("#ff5a36", "#22c7f0", "#f7c531", "#d45cf5", "#57d977", "#ff8fb3", "#a5adff", "#c9a37a")
 """Colours of the runs in a picture, first run first; they stay apart from the colour maps below them."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks.contours import levels, nice_step, text_of
-from landscape_hooks.mesh import Height, Mesh
+from landscape_hooks.mesh.contours import levels, nice_step, text_of
+from landscape_hooks.mesh.mesh import Height, Mesh
 
 Floats = NDArray[np.float64]
 
