@@ -343,7 +343,7 @@ MEMORY = r"""
 import re, sys, torch, torchvision
 from pathlib import Path
 from landscape_hooks import record
-import landscape_hooks.recorder
+import landscape_hooks.recording.recorder
 model = torchvision.models.resnet50()
 for p in model.parameters():
     p.grad = torch.zeros_like(p)

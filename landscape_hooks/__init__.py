@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from landscape_hooks.objective.objective import Objective as Objective
     from landscape_hooks.ply import read_ply as read_ply
     from landscape_hooks.ply import write_ply as write_ply
-    from landscape_hooks.recorder import Recorder as Recorder
-    from landscape_hooks.recorder import record as record
+    from landscape_hooks.recording.recorder import Recorder as Recorder
+    from landscape_hooks.recording.recorder import record as record
     from landscape_hooks.surface.report import random_walk_ratio as random_walk_ratio
     from landscape_hooks.surface.surface import Path as Path
     from landscape_hooks.surface.surface import Surface as Surface
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from landscape_hooks.viewer.window import view as view
 
 _HOME = {
-    "record": "recorder",
-    "Recorder": "recorder",
+    "record": "recording.recorder",
+    "Recorder": "recording.recorder",
     "Trajectory": "trajectory.trajectory",
     "Snapshot": "trajectory.trajectory",
     "ParameterLayout": "trajectory.parameters",

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Trajectory, analyze, lock, record
+from landscape_hooks import Trajectory, analyze, record
 from landscape_hooks.errors import RunError
+from landscape_hooks.recording import lock
 
 RECORDER = """
     import sys, time, torch

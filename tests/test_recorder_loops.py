@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from landscape_hooks import Trajectory, record
-from landscape_hooks.background import copy_alone
 from landscape_hooks.errors import LandscapeError, LayoutError
-from landscape_hooks.hook import unwrap_optimizer
+from landscape_hooks.recording.background import copy_alone
+from landscape_hooks.recording.hook import unwrap_optimizer
 from landscape_hooks.trajectory.parameters import copy_into, real_view
 
 

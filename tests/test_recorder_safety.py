@@ -21,7 +21,8 @@ FORKED = """
     import torch
     from torch import nn
     import torch._dynamo  # what every optimizer imports, once instead of in every child
-    from landscape_hooks import Trajectory, background, record
+    from landscape_hooks import Trajectory, record
+    from landscape_hooks.recording import background
     from landscape_hooks.errors import RunError
 
     background.GROUP_SECONDS = 0.02

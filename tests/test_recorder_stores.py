@@ -15,8 +15,9 @@ import torch
 import zarr
 from torch import nn
 
-from landscape_hooks import Trajectory, background, record
+from landscape_hooks import Trajectory, record
 from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
+from landscape_hooks.recording import background
 from landscape_hooks.store import run as store_module
 
 

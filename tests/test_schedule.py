@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from landscape_hooks.errors import LandscapeError
-from landscape_hooks.schedule import NEVER, AtSteps, Every, LogSpaced, Thinning, When, make_schedule
+from landscape_hooks.recording.schedule import NEVER, AtSteps, Every, LogSpaced, Thinning, When, make_schedule
 
 
 def taken(schedule, length, first=0):

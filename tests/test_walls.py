@@ -26,7 +26,7 @@ def imported(statement: str) -> set[str]:
         ("from landscape_hooks import Trajectory, Surface", LOOKING | RECORDING),
         ("from landscape_hooks import record", RECORDING),
         (
-            "import landscape_hooks.recorder, landscape_hooks.objective.capture, landscape_hooks.objective.objective",
+            "import landscape_hooks.recording.recorder, landscape_hooks.objective.capture, landscape_hooks.objective.objective",
             RECORDING,
         ),
         ("from landscape_hooks import write_ply, contour_figure", LOOKING),

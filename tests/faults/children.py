@@ -16,7 +16,8 @@ from typing import Any
 SERVER = """
 import json, os, signal, sys, time, traceback
 import torch, torch._dynamo, matplotlib.figure, matplotlib.backends.backend_agg, PIL.Image, sklearn.decomposition
-from landscape_hooks import background, cli, filling, figure, glb, ply
+from landscape_hooks import cli, filling, figure, glb, ply
+from landscape_hooks.recording import background
 from landscape_hooks.analysis import analyze
 from landscape_hooks.viewer.offscreen import render
 from tests.faults.disk import Disk

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from landscape_hooks import Trajectory, recorder
+from landscape_hooks import Trajectory
 from landscape_hooks.description import describe, description_text
 from landscape_hooks.errors import SurfaceError
 from landscape_hooks.plane import gram
+from landscape_hooks.recording import recorder
 from landscape_hooks.store import run as store
 from landscape_hooks.store.run import open_run
 from landscape_hooks.surface.surface import Surface, SurfaceWriter
@@ -31,7 +32,8 @@ TOGETHER = """
     import json, os, sys, time, traceback
     import numpy as np
     import torch, torch._dynamo, sklearn.decomposition
-    from landscape_hooks import Trajectory, background, record
+    from landscape_hooks import Trajectory, record
+    from landscape_hooks.recording import background
     from landscape_hooks.analysis import analyze
     from landscape_hooks.description import describe, description_text
     from landscape_hooks.errors import PlaneError, RunError, SurfaceError

@@ -27,7 +27,7 @@ from landscape_hooks.plane.directions import pca
 from landscape_hooks.plane.grid import Grid
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.ply import read_ply, write_ply
-from landscape_hooks.schedule import Thinning
+from landscape_hooks.recording.schedule import Thinning
 from landscape_hooks.store import run as store
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.trajectory import TrajectoryWriter

@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 import torch
 
-from landscape_hooks import at_exit
-from landscape_hooks.background import BackgroundWriter
 from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
-from landscape_hooks.hook import StepHook, unwrap_optimizer
-from landscape_hooks.opening import Opened, Storage, open_for
-from landscape_hooks.schedule import NEVER, Schedule, Thinning, make_schedule
+from landscape_hooks.recording import at_exit
+from landscape_hooks.recording.background import BackgroundWriter
+from landscape_hooks.recording.hook import StepHook, unwrap_optimizer
+from landscape_hooks.recording.opening import Opened, Storage, open_for
+from landscape_hooks.recording.schedule import NEVER, Schedule, Thinning, make_schedule
 from landscape_hooks.trajectory.trajectory import COMPRESSORS
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def record(
         a snapshot every so many optimizer steps. Left out: at most `keep`, evenly spaced however long the training
         turns out (when the run is full, every second snapshot goes and the distance doubles).
     schedule
-        in place of both: a list of steps, a function step -> bool, or a `landscape_hooks.schedule.Schedule`.
+        in place of both: a list of steps, a function step -> bool, or a `landscape_hooks.recording.schedule.Schedule`.
     criterion, objective, data, samples
         the loss to draw later: `criterion(output, target)` for batches (input, target), or `objective(model, batch)`,
         on the first `samples` samples of `data` (a DataLoader, an iterable of batches, one batch). Stored in the run.

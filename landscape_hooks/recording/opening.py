@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError, RecordingWarning, RunError
-from landscape_hooks.lock import RunLock
-from landscape_hooks.schedule import Schedule
+from landscape_hooks.recording.lock import RunLock
+from landscape_hooks.recording.schedule import Schedule
 from landscape_hooks.store import checked
 from landscape_hooks.store import run as run_store
 from landscape_hooks.trajectory.parameters import ParameterLayout

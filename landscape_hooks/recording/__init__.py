@@ -1,0 +1,1 @@
+"""The hook in the training loop."""
