@@ -19,7 +19,7 @@ from grid import digits
 from torch import nn
 
 from landscape_hooks import Surface, Trajectory, analyze, record
-from landscape_hooks.evaluate import PlaneLoss
+from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.store.run import open_run

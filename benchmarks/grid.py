@@ -20,9 +20,9 @@ import torch
 import zarr
 from torch import nn
 
-from landscape_hooks import calibration
 from landscape_hooks.engines import local
-from landscape_hooks.evaluate import PlaneLoss
+from landscape_hooks.evaluation import calibration
+from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.plane import Plane

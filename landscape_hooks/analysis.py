@@ -14,21 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape_hooks import calibration, engines, filling
+from landscape_hooks import engines, filling
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
-from landscape_hooks.evaluate import POLICIES, PlaneLoss, buffer_directions, evaluate, evaluate_path
-from landscape_hooks.plan import MOST_WORKERS, Plan, threads
-from landscape_hooks.plane import gram
-from landscape_hooks.plane.directions import NAMES, Directions
-from landscape_hooks.plane.grid import Grid, parse_extent, parse_size
-from landscape_hooks.plane.plane import Moments, Plane, Projection
-from landscape_hooks.recipe import Sources, named_metric, stored_plane
-from landscape_hooks.sources import (
+from landscape_hooks.evaluation import calibration
+from landscape_hooks.evaluation.plan import MOST_WORKERS, Plan, threads
+from landscape_hooks.evaluation.plane_loss import POLICIES, PlaneLoss, buffer_directions, evaluate, evaluate_path
+from landscape_hooks.evaluation.sources import (
     check_fits,
     check_same_objective,
     open_runs,
     resolve_objective,
 )
+from landscape_hooks.plane import gram
+from landscape_hooks.plane.directions import NAMES, Directions
+from landscape_hooks.plane.grid import Grid, parse_extent, parse_size
+from landscape_hooks.plane.plane import Moments, Plane, Projection
+from landscape_hooks.recipe import Sources, named_metric, stored_plane
 from landscape_hooks.store.blocks import Blocks
 from landscape_hooks.surface import report
 from landscape_hooks.surface.surface import Surface, check_name

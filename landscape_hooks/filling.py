@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from landscape_hooks.adaptive import Refinement
 from landscape_hooks.errors import PlaneError
-from landscape_hooks.evaluate import PlaneLoss, Tile, evaluate
-from landscape_hooks.plan import Plan
+from landscape_hooks.evaluation.plan import Plan
+from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile, evaluate
 from landscape_hooks.plane.grid import Grid
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import remove_group

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from landscape_hooks.errors import LandscapeError, ObjectiveError
-from landscape_hooks.evaluate import PlaneLoss, buffer_directions
-from landscape_hooks.plan import Plan, threads
+from landscape_hooks.evaluation.plan import Plan, threads
+from landscape_hooks.evaluation.plane_loss import PlaneLoss, buffer_directions
+from landscape_hooks.evaluation.sources import check_fits, find_device, resolve_objective
 from landscape_hooks.plane.directions import pca, points
 from landscape_hooks.plane.plane import Plane
-from landscape_hooks.sources import check_fits, find_device, resolve_objective
 from landscape_hooks.store import checked
 from landscape_hooks.store import run as store
 from landscape_hooks.surface import surface

@@ -11,14 +11,14 @@ import torch
 import zarr
 from torch import nn
 
-from landscape_hooks import calibration
 from landscape_hooks.engines import local
 from landscape_hooks.errors import ObjectiveError
-from landscape_hooks.evaluate import PlaneLoss
+from landscape_hooks.evaluation import calibration
+from landscape_hooks.evaluation.plan import Plan, threads
+from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.graph.folding import fold
 from landscape_hooks.objective.objective import Objective
-from landscape_hooks.plan import Plan, threads
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.trajectory.parameters import ParameterLayout
 

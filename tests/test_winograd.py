@@ -5,12 +5,12 @@ import torch
 import zarr
 from torch import nn
 
-from landscape_hooks.evaluate import PlaneLoss
+from landscape_hooks.evaluation.plan import Plan
+from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.graph import winograd
 from landscape_hooks.objective.graph.winograd import Convolution
 from landscape_hooks.objective.objective import Objective
-from landscape_hooks.plan import Plan
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.trajectory.parameters import ParameterLayout
 

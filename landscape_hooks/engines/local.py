@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError, ObjectiveError
-from landscape_hooks.evaluate import PlaneLoss, Tile
-from landscape_hooks.plan import forks, threads
+from landscape_hooks.evaluation.plan import forks, threads
+from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
+from landscape_hooks.evaluation.sources import find_device
 from landscape_hooks.plane.plane import map_stretches
-from landscape_hooks.sources import find_device
 
 THREADS = PROCESSES = None
 

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from landscape_hooks.engines import Cluster
 from landscape_hooks.errors import LandscapeError, ObjectiveError
-from landscape_hooks.evaluate import PlaneLoss, Tile
-from landscape_hooks.plan import cores
+from landscape_hooks.evaluation.plan import cores
+from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
 from landscape_hooks.plane.gram import weights_of
 from landscape_hooks.plane.plane import columns_of, map_stretch, stretches
 from landscape_hooks.recipe import Kitchen, Recipe, Sources

@@ -18,11 +18,11 @@ import torch
 from landscape_hooks import Surface, Trajectory, analyze, filling, record
 from landscape_hooks.description import describe
 from landscape_hooks.engines import local
-from landscape_hooks.evaluate import PlaneLoss
+from landscape_hooks.evaluation.plan import Plan
+from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.figure import contour_figure
 from landscape_hooks.mesh.contours import contours
 from landscape_hooks.mesh.mesh import Mesh
-from landscape_hooks.plan import Plan
 from landscape_hooks.plane.directions import pca
 from landscape_hooks.plane.grid import Grid
 from landscape_hooks.plane.plane import Plane

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import ObjectiveError, PlaneError
+from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.objective.objective import Evaluation
-from landscape_hooks.plan import Plan
 from landscape_hooks.surface.surface import Path
 
 Floats = NDArray[np.float64]

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from landscape_hooks.engines import local
 from landscape_hooks.errors import ObjectiveError
-from landscape_hooks.evaluate import PlaneLoss
+from landscape_hooks.evaluation.plan import Plan, cores, forks, threads
+from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.objective.graph.winograd import applies
-from landscape_hooks.plan import Plan, cores, forks, threads
 
 TOLERANCE = 1e-5
 """A way of computing whose loss differs by more than this (relative) from the plain one is not taken."""

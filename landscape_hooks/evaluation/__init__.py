@@ -1,0 +1,1 @@
+"""Losses at points of a plane."""
