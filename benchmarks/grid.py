@@ -20,8 +20,8 @@ import torch
 import zarr
 from torch import nn
 
-from landscape_hooks.engines import local
 from landscape_hooks.evaluation import calibration
+from landscape_hooks.evaluation.engines import local
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.objective import Objective

@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from landscape_hooks import engines, record
+from landscape_hooks import record
+from landscape_hooks.evaluation import engines
+from landscape_hooks.evaluation.engines.recipe import Sources, stored_plane
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.filling import begin
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.grid import Grid
-from landscape_hooks.recipe import Sources, stored_plane
 from landscape_hooks.store import run as store
 from landscape_hooks.trajectory.joined import Joined
 from landscape_hooks.trajectory.trajectory import Trajectory
@@ -86,7 +87,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    from landscape_hooks.engines import local
+    from landscape_hooks.evaluation.engines import local
 
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "bench.zarr")

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape_hooks import engines, filling
+from landscape_hooks import filling
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
-from landscape_hooks.evaluation import calibration
+from landscape_hooks.evaluation import calibration, engines
+from landscape_hooks.evaluation.engines.recipe import Sources, named_metric, stored_plane
 from landscape_hooks.evaluation.plan import MOST_WORKERS, Plan, threads
 from landscape_hooks.evaluation.plane_loss import POLICIES, PlaneLoss, buffer_directions, evaluate, evaluate_path
 from landscape_hooks.evaluation.sources import (
@@ -29,7 +30,6 @@ from landscape_hooks.plane import gram
 from landscape_hooks.plane.directions import NAMES, Directions
 from landscape_hooks.plane.grid import Grid, parse_extent, parse_size
 from landscape_hooks.plane.plane import Moments, Plane, Projection
-from landscape_hooks.recipe import Sources, named_metric, stored_plane
 from landscape_hooks.store.blocks import Blocks
 from landscape_hooks.surface import report
 from landscape_hooks.surface.surface import Surface, check_name

@@ -21,12 +21,12 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 from ray.cluster_utils import Cluster as RayCluster  # noqa: E402
 
 from landscape_hooks import analyze  # noqa: E402
-from landscape_hooks.engines import Cluster  # noqa: E402
-from landscape_hooks.engines import ray as engine_module  # noqa: E402
 from landscape_hooks.errors import ObjectiveError, RunError  # noqa: E402
+from landscape_hooks.evaluation.engines import Cluster  # noqa: E402
+from landscape_hooks.evaluation.engines import ray as engine_module  # noqa: E402
+from landscape_hooks.evaluation.engines.recipe import Sources  # noqa: E402
 from landscape_hooks.plane import gram  # noqa: E402
 from landscape_hooks.plane import plane as plane_module  # noqa: E402
-from landscape_hooks.recipe import Sources  # noqa: E402
 from landscape_hooks.store import run as store  # noqa: E402
 from landscape_hooks.surface.surface import Surface  # noqa: E402
 from landscape_hooks.trajectory.joined import Joined  # noqa: E402

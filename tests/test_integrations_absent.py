@@ -42,7 +42,7 @@ def test_an_engine_that_is_not_installed_says_what_to_install(tmp_path):
     code = (
         ABSENT.partition("from landscape_hooks.errors")[0]
         + """
-from landscape_hooks import engines
+from landscape_hooks.evaluation import engines
 from landscape_hooks.errors import ObjectiveError
 try:
     engines.start("ray", engines.Cluster(), None, None)

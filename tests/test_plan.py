@@ -11,9 +11,9 @@ import torch
 import zarr
 from torch import nn
 
-from landscape_hooks.engines import local
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluation import calibration
+from landscape_hooks.evaluation.engines import local
 from landscape_hooks.evaluation.plan import Plan, threads
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.objective.capture import capture

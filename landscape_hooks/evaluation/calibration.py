@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from landscape_hooks.engines import local
 from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.evaluation.engines import local
 from landscape_hooks.evaluation.plan import Plan, cores, forks, threads
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.objective.graph.winograd import applies

@@ -229,7 +229,7 @@ def evaluate_path(
 
 
 def _local() -> Any:
-    from landscape_hooks.engines import local
+    from landscape_hooks.evaluation.engines import local
 
     return local
 

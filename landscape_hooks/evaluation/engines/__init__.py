@@ -73,7 +73,7 @@ def start(name: str, cluster: Cluster, sources: Any, joined: Any) -> AbstractCon
         what it needs is not installed, or its cluster does not answer.
     """
     try:
-        module = import_module(f"landscape_hooks.engines.{name}")
+        module = import_module(f"landscape_hooks.evaluation.engines.{name}")
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
