@@ -34,7 +34,7 @@ from torchvision.datasets import CIFAR10, ImageFolder
 from tqdm import tqdm
 
 from landscape_hooks import Surface, analyze, contour_figure, record, write_ply
-from landscape_hooks.figure import loss_figure
+from landscape_hooks.export.figure import loss_figure
 from landscape_hooks.viewer.offscreen import render
 
 

@@ -15,7 +15,7 @@ from digits import accuracy, digits, shuffled
 from torch import nn
 
 from landscape_hooks import analyze, contour_figure, record, write_ply
-from landscape_hooks.figure import loss_figure
+from landscape_hooks.export.figure import loss_figure
 from landscape_hooks.viewer.offscreen import render
 
 OPTIMIZERS = {

@@ -14,13 +14,13 @@ from landscape_hooks.version import __version__
 if TYPE_CHECKING:
     from landscape_hooks.analysis import analyze as analyze
     from landscape_hooks.errors import LandscapeError as LandscapeError
-    from landscape_hooks.figure import contour_figure as contour_figure
-    from landscape_hooks.figure import loss_figure as loss_figure
-    from landscape_hooks.figure import surface_figure as surface_figure
+    from landscape_hooks.export.figure import contour_figure as contour_figure
+    from landscape_hooks.export.figure import loss_figure as loss_figure
+    from landscape_hooks.export.figure import surface_figure as surface_figure
+    from landscape_hooks.export.ply import read_ply as read_ply
+    from landscape_hooks.export.ply import write_ply as write_ply
     from landscape_hooks.objective.objective import Evaluation as Evaluation
     from landscape_hooks.objective.objective import Objective as Objective
-    from landscape_hooks.ply import read_ply as read_ply
-    from landscape_hooks.ply import write_ply as write_ply
     from landscape_hooks.recording.recorder import Recorder as Recorder
     from landscape_hooks.recording.recorder import record as record
     from landscape_hooks.surface.report import random_walk_ratio as random_walk_ratio
@@ -57,11 +57,11 @@ _HOME = {
     "Verification": "verification",
     "SurfaceVerification": "verification",
     "Check": "verification",
-    "write_ply": "ply",
-    "read_ply": "ply",
-    "contour_figure": "figure",
-    "surface_figure": "figure",
-    "loss_figure": "figure",
+    "write_ply": "export.ply",
+    "read_ply": "export.ply",
+    "contour_figure": "export.figure",
+    "surface_figure": "export.figure",
+    "loss_figure": "export.figure",
     "render": "viewer.offscreen",
     "view": "viewer.window",
     "Look": "viewer.look",

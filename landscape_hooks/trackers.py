@@ -50,7 +50,7 @@ def log_surface(surface: Surface | Any, to: Any, *, replay: bool = True, prefix:
     LandscapeError
         the tracker is not known or not installed.
     """
-    from landscape_hooks.figure import contour_figure
+    from landscape_hooks.export.figure import contour_figure
 
     if not isinstance(surface, Surface):
         surface = Surface.open(surface)

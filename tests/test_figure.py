@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from landscape_hooks.figure import contour_figure, loss_figure, surface_figure
+from landscape_hooks.export.figure import contour_figure, loss_figure, surface_figure
 from tests.landscapes import ODD, descent, surface
 
 

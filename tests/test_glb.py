@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from landscape_hooks.glb import SECONDS, write_glb
+from landscape_hooks.export.glb import SECONDS, write_glb
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.mesh import Mesh
 from landscape_hooks.mesh.stage import Stage

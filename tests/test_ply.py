@@ -7,9 +7,9 @@ import plyfile
 import pytest
 
 from landscape_hooks.errors import PlyError
+from landscape_hooks.export.ply import read_ply, write_ply
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.mesh import Mesh
-from landscape_hooks.ply import read_ply, write_ply
 from landscape_hooks.surface.surface import Path, Surface
 from tests.landscapes import descent, surface, write_run
 

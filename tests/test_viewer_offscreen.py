@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from landscape_hooks.errors import LandscapeError
+from landscape_hooks.export.ply import write_ply
 from landscape_hooks.mesh import colors
-from landscape_hooks.ply import write_ply
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.viewer.camera import Camera
 from landscape_hooks.viewer.look import TEXTURES, Look
@@ -273,8 +273,8 @@ def test_odd_surfaces_are_drawn(canvas, name):
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.filterwarnings("error")
 def test_odd_surfaces_go_through_files(tmp_path, name):
-    from landscape_hooks.glb import write_glb
-    from landscape_hooks.ply import read_ply
+    from landscape_hooks.export.glb import write_glb
+    from landscape_hooks.export.ply import read_ply
 
     write_ply(ODD[name], tmp_path / "f.ply")
     back = read_ply(tmp_path / "f.ply")

@@ -31,11 +31,11 @@ def export(
     colormap: str,
 ) -> None:
     """Write the surface as a PLY mesh, a GLB scene, a figure, or several of them."""
-    from landscape_hooks import figure as figures
     from landscape_hooks.errors import SurfaceError
-    from landscape_hooks.glb import write_glb
-    from landscape_hooks.outfile import whole_file
-    from landscape_hooks.ply import write_ply
+    from landscape_hooks.export import figure as figures
+    from landscape_hooks.export.glb import write_glb
+    from landscape_hooks.export.outfile import whole_file
+    from landscape_hooks.export.ply import write_ply
     from landscape_hooks.surface.surface import Surface
     from landscape_hooks.viewer.source import load
 

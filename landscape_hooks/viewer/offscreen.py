@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError
-from landscape_hooks.outfile import whole_file
+from landscape_hooks.export.outfile import whole_file
 from landscape_hooks.viewer import context
 from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.replay import Replay

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from landscape_hooks.errors import LandscapeError
-from landscape_hooks.outfile import whole_file
+from landscape_hooks.export.outfile import whole_file
 from landscape_hooks.viewer import context, controls
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.look import Look

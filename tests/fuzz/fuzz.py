@@ -24,8 +24,8 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 with atheris.instrument_imports(include=["landscape_hooks", "plyfile"]):
-    from landscape_hooks import ply
     from landscape_hooks.errors import LandscapeError
+    from landscape_hooks.export import ply
     from landscape_hooks.objective.graph import graph
     from landscape_hooks.plane import grid
     from landscape_hooks.store import checked

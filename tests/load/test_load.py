@@ -20,13 +20,13 @@ from landscape_hooks.description import describe
 from landscape_hooks.evaluation.engines import local
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
-from landscape_hooks.figure import contour_figure
+from landscape_hooks.export.figure import contour_figure
+from landscape_hooks.export.ply import read_ply, write_ply
 from landscape_hooks.mesh.contours import contours
 from landscape_hooks.mesh.mesh import Mesh
 from landscape_hooks.plane.directions import pca
 from landscape_hooks.plane.grid import Grid
 from landscape_hooks.plane.plane import Plane
-from landscape_hooks.ply import read_ply, write_ply
 from landscape_hooks.recording.schedule import Thinning
 from landscape_hooks.store import run as store
 from landscape_hooks.trajectory.parameters import ParameterLayout

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from landscape_hooks.export.ply import axis_labels
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.contours import levels, text_of
 from landscape_hooks.mesh.mesh import Height, Mesh
-from landscape_hooks.ply import axis_labels
 from landscape_hooks.surface.surface import Path, Surface
 
 if TYPE_CHECKING:

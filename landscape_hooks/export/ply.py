@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import DamagedRunError, PlyError, printable
+from landscape_hooks.export.outfile import whole_file
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.mesh import Height, Mesh
-from landscape_hooks.outfile import whole_file
 from landscape_hooks.surface.surface import Path, Surface, check_attributes
 from landscape_hooks.version import __version__
 

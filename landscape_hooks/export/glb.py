@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from landscape_hooks.export.outfile import whole_file
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.mesh import Mesh
 from landscape_hooks.mesh.stage import Stage
-from landscape_hooks.outfile import whole_file
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.version import __version__
 
