@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 from landscape_hooks.version import __version__
 
 if TYPE_CHECKING:
-    from landscape_hooks.analysis import analyze as analyze
+    from landscape_hooks.analysis.analyze import analyze as analyze
+    from landscape_hooks.analysis.verification import Check as Check
+    from landscape_hooks.analysis.verification import SurfaceVerification as SurfaceVerification
+    from landscape_hooks.analysis.verification import Verification as Verification
+    from landscape_hooks.analysis.verification import verify as verify
     from landscape_hooks.errors import LandscapeError as LandscapeError
     from landscape_hooks.export.figure import contour_figure as contour_figure
     from landscape_hooks.export.figure import loss_figure as loss_figure
@@ -31,10 +35,6 @@ if TYPE_CHECKING:
     from landscape_hooks.trajectory.parameters import ParameterLayout as ParameterLayout
     from landscape_hooks.trajectory.trajectory import Snapshot as Snapshot
     from landscape_hooks.trajectory.trajectory import Trajectory as Trajectory
-    from landscape_hooks.verification import Check as Check
-    from landscape_hooks.verification import SurfaceVerification as SurfaceVerification
-    from landscape_hooks.verification import Verification as Verification
-    from landscape_hooks.verification import verify as verify
     from landscape_hooks.viewer.look import Look as Look
     from landscape_hooks.viewer.offscreen import render as render
     from landscape_hooks.viewer.window import view as view
@@ -49,14 +49,14 @@ _HOME = {
     "Damage": "trajectory.checksum",
     "Objective": "objective.objective",
     "Evaluation": "objective.objective",
-    "analyze": "analysis",
+    "analyze": "analysis.analyze",
     "Surface": "surface.surface",
     "Path": "surface.surface",
     "random_walk_ratio": "surface.report",
-    "verify": "verification",
-    "Verification": "verification",
-    "SurfaceVerification": "verification",
-    "Check": "verification",
+    "verify": "analysis.verification",
+    "Verification": "analysis.verification",
+    "SurfaceVerification": "analysis.verification",
+    "Check": "analysis.verification",
     "write_ply": "export.ply",
     "read_ply": "export.ply",
     "contour_figure": "export.figure",

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from landscape_hooks.analysis import analyze
+from landscape_hooks.analysis.analyze import analyze
 from landscape_hooks.errors import RunError
 from landscape_hooks.export.figure import contour_figure
 from landscape_hooks.export.outfile import whole_file

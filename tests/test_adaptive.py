@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landscape_hooks.adaptive import Refinement, first_stride, held_back, lattice
+from landscape_hooks.analysis.adaptive import Refinement, first_stride, held_back, lattice
 
 
 def valley(a, b):

@@ -13,8 +13,8 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from landscape_hooks import filling
-from landscape_hooks.analysis import analyze
+from landscape_hooks.analysis import filling
+from landscape_hooks.analysis.analyze import analyze
 from landscape_hooks.commands.analyze import analyze as command
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError, RunError, SurfaceError
 from landscape_hooks.objective.capture import capture

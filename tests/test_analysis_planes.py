@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import filling
-from landscape_hooks.analysis import analyze
+from landscape_hooks.analysis import filling
+from landscape_hooks.analysis.analyze import analyze
 from landscape_hooks.description import describe, description_text
 from landscape_hooks.errors import LandscapeError, LayoutError, ObjectiveError, PlaneError, RunError
 from landscape_hooks.objective.capture import capture

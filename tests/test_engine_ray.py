@@ -171,7 +171,7 @@ def test_sums_over_blocks_are_the_same_whoever_computes_which(connected, monkeyp
 
 
 def test_what_this_machine_began_a_cluster_finishes(connected, monkeypatch):
-    from landscape_hooks import filling
+    from landscape_hooks.analysis import filling
 
     real = filling.evaluate
 
@@ -221,7 +221,7 @@ def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(cluster):
         patch = pytest.MonkeyPatch()
         patch.setattr(engine_module.Engine, "_received", received)
         patch.setattr(engine_module.Engine, "_hand_out", both_work)
-        patch.setattr("landscape_hooks.filling.COMMIT_SECONDS", 0.0)
+        patch.setattr("landscape_hooks.analysis.filling.COMMIT_SECONDS", 0.0)
         thread.start()
         there = run(engine="ray", name="halved", objective="ray_user_code:slow", size=12, workers=2)
         thread.join()

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import analyze, filling, record
+from landscape_hooks import analyze, record
+from landscape_hooks.analysis import filling
 from landscape_hooks.store.run import open_run
 from landscape_hooks.surface.surface import Surface
 

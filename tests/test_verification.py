@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from landscape_hooks import Surface, analyze, record
+from landscape_hooks.analysis.verification import verify
 from landscape_hooks.store import run as store
-from landscape_hooks.verification import verify
 from tests import hostile
 
 ANALYSES = {

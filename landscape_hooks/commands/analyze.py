@@ -62,7 +62,7 @@ def analyze(runs: tuple[str, ...], quiet: bool, as_json: bool, **options: Any) -
 
     Several runs share one plane; the surface is stored in the first.
     """
-    from landscape_hooks.analysis import analyze as compute
+    from landscape_hooks.analysis.analyze import analyze as compute
 
     try:
         surface = compute(*runs, progress=not quiet, **options)

@@ -29,7 +29,7 @@ def info(run: str, as_json: bool, verify: bool, name: str | None, objective: str
     text = description_text(description)
     holds = True
     if verify:
-        from landscape_hooks.verification import verify as verified
+        from landscape_hooks.analysis.verification import verify as verified
 
         found = verified(run, name, objective=objective, data=data)
         description["verification"], holds = found.to_json(), found.holds

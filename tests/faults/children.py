@@ -16,12 +16,13 @@ from typing import Any
 SERVER = """
 import json, os, signal, sys, time, traceback
 import torch, torch._dynamo, matplotlib.figure, matplotlib.backends.backend_agg, PIL.Image, sklearn.decomposition
-from landscape_hooks import cli, filling
+from landscape_hooks import cli
+from landscape_hooks.analysis import filling
 from landscape_hooks.export import figure
 from landscape_hooks.export import glb
 from landscape_hooks.export import ply
 from landscape_hooks.recording import background
-from landscape_hooks.analysis import analyze
+from landscape_hooks.analysis.analyze import analyze
 from landscape_hooks.viewer.offscreen import render
 from tests.faults.disk import Disk
 from tests.faults.training import Model, train

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from landscape_hooks import Trajectory, filling
+from landscape_hooks import Trajectory
+from landscape_hooks.analysis import filling
 from landscape_hooks.description import describe, description_text
 from landscape_hooks.errors import RunError
 from landscape_hooks.store.run import open_run

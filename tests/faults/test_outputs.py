@@ -11,7 +11,8 @@ import pytest
 import torch
 from zarr.storage import LocalStore
 
-from landscape_hooks import Trajectory, cli, filling, record
+from landscape_hooks import Trajectory, cli, record
+from landscape_hooks.analysis import filling
 from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.viewer import context

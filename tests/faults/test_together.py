@@ -34,7 +34,7 @@ TOGETHER = """
     import torch, torch._dynamo, sklearn.decomposition
     from landscape_hooks import Trajectory, record
     from landscape_hooks.recording import background
-    from landscape_hooks.analysis import analyze
+    from landscape_hooks.analysis.analyze import analyze
     from landscape_hooks.description import describe, description_text
     from landscape_hooks.errors import PlaneError, RunError, SurfaceError
     from landscape_hooks.surface.surface import Surface

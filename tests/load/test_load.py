@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from landscape_hooks import Surface, Trajectory, analyze, filling, record
+from landscape_hooks import Surface, Trajectory, analyze, record
+from landscape_hooks.analysis import filling
 from landscape_hooks.description import describe
 from landscape_hooks.evaluation.engines import local
 from landscape_hooks.evaluation.plan import Plan

@@ -18,11 +18,11 @@ from typing import Any
 import zarr
 from zarr.storage import LocalStore
 
+from landscape_hooks.analysis.filling import digest_of
 from landscape_hooks.errors import RunError
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.evaluation.sources import called, import_string, open_runs, resolve_objective
-from landscape_hooks.filling import digest_of
 from landscape_hooks.objective.metrics import metric
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.plane.stored_plane import StoredPlane

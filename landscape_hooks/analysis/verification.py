@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape_hooks.analysis.versions import versions
 from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.evaluation.plan import Plan, threads
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, buffer_directions
@@ -26,7 +27,6 @@ from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.checksum import Damage
 from landscape_hooks.trajectory.joined import Joined
 from landscape_hooks.trajectory.trajectory import Trajectory
-from landscape_hooks.versions import versions
 from landscape_hooks.viewer.live import project
 
 POINTS = 10

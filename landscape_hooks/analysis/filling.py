@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks.adaptive import Refinement
+from landscape_hooks.analysis.adaptive import Refinement
 from landscape_hooks.errors import PlaneError
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile, evaluate

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape_hooks import filling
+from landscape_hooks.analysis import filling
+from landscape_hooks.analysis.versions import versions
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
 from landscape_hooks.evaluation import calibration, engines
 from landscape_hooks.evaluation.engines.recipe import Sources, named_metric, stored_plane
@@ -34,7 +35,6 @@ from landscape_hooks.store.blocks import Blocks
 from landscape_hooks.surface import report
 from landscape_hooks.surface.surface import Surface, check_name
 from landscape_hooks.trajectory.joined import Joined, origin_row
-from landscape_hooks.versions import versions
 
 
 def analyze(

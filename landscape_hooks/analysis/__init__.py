@@ -1,0 +1,1 @@
+"""The recipe: from a run to a surface."""
