@@ -27,9 +27,9 @@ from landscape_hooks.store import run as store
 from landscape_hooks.surface.surface import Path as Track
 from landscape_hooks.surface.surface import Surface, SurfaceWriter
 from landscape_hooks.viewer import context
-from landscape_hooks.viewer.look import Look
-from landscape_hooks.viewer.replay import Replay
-from landscape_hooks.viewer.source import load
+from landscape_hooks.viewer.replay.landscape import load
+from landscape_hooks.viewer.replay.look import Look
+from landscape_hooks.viewer.replay.replay import Replay
 
 FIRST = """
 import sys, time

@@ -20,8 +20,8 @@ FOLDER = Path(__file__).parent / "images"
 def files(run: str) -> None:
     """The film, the picture and the figure; no display is needed."""
     from landscape_hooks import Surface, contour_figure
-    from landscape_hooks.viewer.look import Look
     from landscape_hooks.viewer.offscreen import render
+    from landscape_hooks.viewer.replay.look import Look
 
     FOLDER.mkdir(exist_ok=True)
     render(run, FOLDER / "hero.gif", size=(640, 360), frames=54, fps=15, turn=24, clock="arc length", progress=True)
@@ -37,9 +37,9 @@ def window(run: str) -> None:
     import numpy as np
     from PIL import Image
 
-    from landscape_hooks.viewer.look import Look
-    from landscape_hooks.viewer.replay import Replay
-    from landscape_hooks.viewer.source import load
+    from landscape_hooks.viewer.replay.landscape import load
+    from landscape_hooks.viewer.replay.look import Look
+    from landscape_hooks.viewer.replay.replay import Replay
     from landscape_hooks.viewer.window import ReplayWindow
 
     size = (1100, 680)

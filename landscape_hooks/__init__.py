@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from landscape_hooks.trajectory.parameters import ParameterLayout as ParameterLayout
     from landscape_hooks.trajectory.trajectory import Snapshot as Snapshot
     from landscape_hooks.trajectory.trajectory import Trajectory as Trajectory
-    from landscape_hooks.viewer.look import Look as Look
     from landscape_hooks.viewer.offscreen import render as render
+    from landscape_hooks.viewer.replay.look import Look as Look
     from landscape_hooks.viewer.window import view as view
 
 _HOME = {
@@ -64,7 +64,7 @@ _HOME = {
     "loss_figure": "export.figure",
     "render": "viewer.offscreen",
     "view": "viewer.window",
-    "Look": "viewer.look",
+    "Look": "viewer.replay.look",
     "LandscapeError": "errors",
 }
 

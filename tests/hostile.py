@@ -157,9 +157,9 @@ def read_trajectory(run: Path) -> None:
 def read_picture(run: Path) -> None:
     """All that the viewer does before it draws."""
     from landscape_hooks.viewer.live import extend
-    from landscape_hooks.viewer.look import Look
-    from landscape_hooks.viewer.replay import Replay, describe_moment
-    from landscape_hooks.viewer.source import load
+    from landscape_hooks.viewer.replay.landscape import load
+    from landscape_hooks.viewer.replay.look import Look
+    from landscape_hooks.viewer.replay.replay import Replay, describe_moment
 
     landscape = load(run)
     replay = Replay.of(landscape, Look())

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from landscape_hooks.errors import LandscapeError
-from landscape_hooks.viewer.camera import Camera
-from landscape_hooks.viewer.replay import start_camera
-from landscape_hooks.viewer.source import load
+from landscape_hooks.viewer.replay.camera import Camera
+from landscape_hooks.viewer.replay.landscape import load
+from landscape_hooks.viewer.replay.replay import start_camera
 from tests.landscapes import surface
 
 SIZE = (640, 360)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from landscape_hooks.mesh.contours import text_of
-from landscape_hooks.viewer import context, controls
-from landscape_hooks.viewer.look import Look
-from landscape_hooks.viewer.replay import Replay, describe_place
-from landscape_hooks.viewer.source import load
+from landscape_hooks.viewer import context
+from landscape_hooks.viewer.replay import controls
+from landscape_hooks.viewer.replay.landscape import load
+from landscape_hooks.viewer.replay.look import Look
+from landscape_hooks.viewer.replay.replay import Replay, describe_place
 from tests.landscapes import surface
 
 SIZE = (640, 400)

@@ -15,7 +15,7 @@ from landscape_hooks.errors import LandscapeError, ObjectiveError, PlyError, Run
 from landscape_hooks.export.ply import read_ply, write_ply
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.graph.operations import ARITHMETIC
-from landscape_hooks.viewer.camera import Camera
+from landscape_hooks.viewer.replay.camera import Camera
 from tests import hostile
 from tests.hostile import Broken
 from tests.landscapes import surface

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from landscape_hooks.viewer.timeline import SPEEDS, Timeline
+from landscape_hooks.viewer.replay.timeline import SPEEDS, Timeline
 
 
 def timeline(**changes):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.offscreen import Canvas
-from landscape_hooks.viewer.replay import Replay
-from landscape_hooks.viewer.source import load
+from landscape_hooks.viewer.replay.landscape import load
+from landscape_hooks.viewer.replay.look import Look
+from landscape_hooks.viewer.replay.replay import Replay
 from tests.landscapes import descent, surface
 
 FOLDER = Path(__file__).parent / "golden"

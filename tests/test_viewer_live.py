@@ -10,9 +10,9 @@ from landscape_hooks.surface.surface import SurfaceWriter
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.trajectory import SCALARS, Rows, TrajectoryWriter
 from landscape_hooks.viewer.live import Follower
-from landscape_hooks.viewer.look import Look
-from landscape_hooks.viewer.replay import Replay
-from landscape_hooks.viewer.source import load
+from landscape_hooks.viewer.replay.landscape import load
+from landscape_hooks.viewer.replay.look import Look
+from landscape_hooks.viewer.replay.replay import Replay
 from tests.landscapes import descent, surface
 
 SIZE = 7

@@ -13,11 +13,11 @@ from landscape_hooks.errors import LandscapeError
 from landscape_hooks.export.ply import write_ply
 from landscape_hooks.mesh import colors
 from landscape_hooks.surface.surface import Surface
-from landscape_hooks.viewer.camera import Camera
-from landscape_hooks.viewer.look import TEXTURES, Look
 from landscape_hooks.viewer.offscreen import Canvas, render
-from landscape_hooks.viewer.replay import Replay
-from landscape_hooks.viewer.source import load
+from landscape_hooks.viewer.replay.camera import Camera
+from landscape_hooks.viewer.replay.landscape import load
+from landscape_hooks.viewer.replay.look import TEXTURES, Look
+from landscape_hooks.viewer.replay.replay import Replay
 from tests.landscapes import ODD, surface, write_run
 
 SIZE = (480, 320)

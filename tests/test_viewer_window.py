@@ -36,9 +36,9 @@ def display():
 OPENING = """
     import numpy as np
     from pyglet.window import key, mouse
-    from landscape_hooks.viewer.look import Look
-    from landscape_hooks.viewer.replay import Replay
-    from landscape_hooks.viewer.source import load
+    from landscape_hooks.viewer.replay.look import Look
+    from landscape_hooks.viewer.replay.replay import Replay
+    from landscape_hooks.viewer.replay.landscape import load
     from landscape_hooks.viewer.window import ReplayWindow
     from tests.landscapes import surface
     replay = Replay.of(load(surface()), Look())
@@ -183,7 +183,7 @@ def test_a_thousand_random_events_do_no_harm(display):
         display,
         """
         import random
-        from landscape_hooks.viewer.controls import KEYS
+        from landscape_hooks.viewer.replay.controls import KEYS
         chance = random.Random(20)
         names = [row.key for row in KEYS] + ["H", "M", "V", "F12", "Q", "_1"]
         window.set_size(420, 300)

@@ -33,7 +33,7 @@ def imported(statement: str) -> set[str]:
         ("import landscape_hooks.description", LOOKING | RECORDING),
         ("import landscape_hooks.mesh.mesh", LOOKING),
         ("import pyglet; pyglet.options.headless = True; import landscape_hooks.viewer.offscreen", LOOKING),
-        ("import landscape_hooks.viewer.camera, landscape_hooks.viewer.timeline", LOOKING | {"pyglet"}),
+        ("import landscape_hooks.viewer.replay.camera, landscape_hooks.viewer.replay.timeline", LOOKING | {"pyglet"}),
     ],
 )
 def test_a_room_imports_only_what_it_may(statement, forbidden):

@@ -37,7 +37,7 @@ def export(
     from landscape_hooks.export.outfile import whole_file
     from landscape_hooks.export.ply import write_ply
     from landscape_hooks.surface.surface import Surface
-    from landscape_hooks.viewer.source import load
+    from landscape_hooks.viewer.replay.landscape import load
 
     if ply is None and glb is None and png is None:
         raise click.UsageError("Say what to write: --ply F.ply, --glb F.glb, --png F.png, or several.")

@@ -33,7 +33,7 @@ def render(
 ) -> None:  # fmt: skip
     """Draw the surface and the path into a picture or a film. Needs no display."""
     from landscape_hooks.viewer import offscreen
-    from landscape_hooks.viewer.look import Look
+    from landscape_hooks.viewer.replay.look import Look
 
     look = Look(
         texture=texture, contours=contours, theme=theme, height=height, exaggeration=exaggeration, captions=captions,

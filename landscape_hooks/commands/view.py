@@ -20,7 +20,7 @@ def view(
 ) -> None:
     """Open a window that replays the optimizer's path over its loss surface. H shows the keys."""
     from landscape_hooks.viewer import window
-    from landscape_hooks.viewer.look import Look
+    from landscape_hooks.viewer.replay.look import Look
 
     window.view(
         source,

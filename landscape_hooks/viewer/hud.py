@@ -17,8 +17,8 @@ from landscape_hooks.export.figure import BETWEEN, caption
 from landscape_hooks.export.ply import axis_labels
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.contours import text_of
-from landscape_hooks.viewer.labels import place_labels
-from landscape_hooks.viewer.replay import Replay, describe_moment, describe_place
+from landscape_hooks.viewer.replay.labels import place_labels
+from landscape_hooks.viewer.replay.replay import Replay, describe_moment, describe_place
 
 Floats = NDArray[np.float64]
 

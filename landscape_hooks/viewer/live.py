@@ -20,7 +20,7 @@ from landscape_hooks.store import run as store
 from landscape_hooks.surface import surface
 from landscape_hooks.surface.surface import Path, Surface
 from landscape_hooks.trajectory.trajectory import Trajectory
-from landscape_hooks.viewer.source import Landscape
+from landscape_hooks.viewer.replay.landscape import Landscape
 
 Floats = NDArray[np.float64]
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.export.outfile import whole_file
 from landscape_hooks.viewer import context
-from landscape_hooks.viewer.look import Look
-from landscape_hooks.viewer.replay import Replay
-from landscape_hooks.viewer.source import load
+from landscape_hooks.viewer.replay.landscape import load
+from landscape_hooks.viewer.replay.look import Look
+from landscape_hooks.viewer.replay.replay import Replay
 
 Pixels = NDArray[np.uint8]
 

@@ -9,10 +9,10 @@ from typing import Any
 from imgui_bundle import imgui
 
 from landscape_hooks.errors import LandscapeError
-from landscape_hooks.viewer.controls import KEYS, MOUSE, OTHERS
-from landscape_hooks.viewer.look import CONTOURS, EXAGGERATION, HEIGHTS, TEXTURES, THEMES
-from landscape_hooks.viewer.replay import Replay
-from landscape_hooks.viewer.timeline import CLOCKS
+from landscape_hooks.viewer.replay.controls import KEYS, MOUSE, OTHERS
+from landscape_hooks.viewer.replay.look import CONTOURS, EXAGGERATION, HEIGHTS, TEXTURES, THEMES
+from landscape_hooks.viewer.replay.replay import Replay
+from landscape_hooks.viewer.replay.timeline import CLOCKS
 
 BAR = 44.0
 """Height of the bar with the timeline, at the bottom of the window."""

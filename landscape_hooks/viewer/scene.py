@@ -16,10 +16,10 @@ from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.contours import levels
 from landscape_hooks.mesh.stage import Stage
 from landscape_hooks.viewer import geometry
-from landscape_hooks.viewer.camera import Camera
 from landscape_hooks.viewer.gpu import Framebuffer, Table, Vertices, program, set_uniforms
-from landscape_hooks.viewer.look import Look
-from landscape_hooks.viewer.source import Landscape
+from landscape_hooks.viewer.replay.camera import Camera
+from landscape_hooks.viewer.replay.landscape import Landscape
+from landscape_hooks.viewer.replay.look import Look
 
 COARSE = 20_000
 """Triangles of the mesh that is drawn while the camera moves on a slow driver."""

@@ -11,11 +11,12 @@ from typing import Any
 
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.export.outfile import whole_file
-from landscape_hooks.viewer import context, controls
+from landscape_hooks.viewer import context
 from landscape_hooks.viewer.live import Follower
-from landscape_hooks.viewer.look import Look
-from landscape_hooks.viewer.replay import Replay
-from landscape_hooks.viewer.source import load
+from landscape_hooks.viewer.replay import controls
+from landscape_hooks.viewer.replay.landscape import load
+from landscape_hooks.viewer.replay.look import Look
+from landscape_hooks.viewer.replay.replay import Replay
 
 DOUBLE_CLICK = 0.35
 ORBIT = 0.35

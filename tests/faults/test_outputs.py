@@ -17,7 +17,7 @@ from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.viewer import context
 from landscape_hooks.viewer.live import Follower
-from landscape_hooks.viewer.source import load
+from landscape_hooks.viewer.replay.landscape import load
 from tests.faults.test_analyzing import equal, one_thread, run  # noqa: F401
 from tests.faults.test_disk import OBJECTIVE, children, moments, storms  # noqa: F401
 from tests.faults.training import Model, check, quietly, same, train

@@ -20,9 +20,9 @@ from landscape_hooks.store import run as store
 from landscape_hooks.store.run import open_run
 from landscape_hooks.surface.surface import Surface, SurfaceWriter
 from landscape_hooks.viewer import live
-from landscape_hooks.viewer.look import Look
-from landscape_hooks.viewer.replay import Replay
-from landscape_hooks.viewer.source import load
+from landscape_hooks.viewer.replay.landscape import load
+from landscape_hooks.viewer.replay.look import Look
+from landscape_hooks.viewer.replay.replay import Replay
 from tests.faults.test_analyzing import equal, one_thread, run  # noqa: F401
 from tests.faults.training import SIZE, check, same, states, train
 
@@ -39,7 +39,7 @@ TOGETHER = """
     from landscape_hooks.errors import PlaneError, RunError, SurfaceError
     from landscape_hooks.surface.surface import Surface
     from landscape_hooks.viewer.live import Follower
-    from landscape_hooks.viewer.source import load
+    from landscape_hooks.viewer.replay.landscape import load
     from tests.faults.training import Model, check, gradient, states
     torch.set_num_threads(1)
     background.GROUP_SECONDS = 0.05

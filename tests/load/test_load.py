@@ -34,10 +34,10 @@ from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.trajectory import TrajectoryWriter
 from landscape_hooks.viewer.hud import telling
 from landscape_hooks.viewer.live import Follower
-from landscape_hooks.viewer.look import Look
 from landscape_hooks.viewer.offscreen import Canvas
-from landscape_hooks.viewer.replay import Replay
-from landscape_hooks.viewer.source import load
+from landscape_hooks.viewer.replay.landscape import load
+from landscape_hooks.viewer.replay.look import Look
+from landscape_hooks.viewer.replay.replay import Replay
 from tests import landscapes
 from tests.load import synthetic
 

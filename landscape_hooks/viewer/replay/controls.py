@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from landscape_hooks.viewer.replay import Replay, fitted
+from landscape_hooks.viewer.replay.replay import Replay, fitted
 
 Action = Callable[[Replay, tuple[int, int]], Any]
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from landscape_hooks.mesh.contours import text_of
 from landscape_hooks.mesh.stage import Stage
-from landscape_hooks.viewer.camera import FAR, Camera
-from landscape_hooks.viewer.look import Look
-from landscape_hooks.viewer.source import Landscape
-from landscape_hooks.viewer.timeline import Timeline
+from landscape_hooks.viewer.replay.camera import FAR, Camera
+from landscape_hooks.viewer.replay.landscape import Landscape
+from landscape_hooks.viewer.replay.look import Look
+from landscape_hooks.viewer.replay.timeline import Timeline
 
 
 @dataclass

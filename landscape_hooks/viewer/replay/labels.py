@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from landscape_hooks.mesh.contours import Contour, text_of
 from landscape_hooks.mesh.mesh import Mesh
 from landscape_hooks.mesh.stage import Stage
-from landscape_hooks.viewer.camera import Camera
+from landscape_hooks.viewer.replay.camera import Camera
 
 Floats = NDArray[np.float64]
 

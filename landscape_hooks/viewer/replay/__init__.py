@@ -1,0 +1,1 @@
+"""What the replay shows, as pure arithmetic: camera, timeline, look, controls, labels."""
