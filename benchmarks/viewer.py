@@ -26,7 +26,7 @@ import numpy as np
 from landscape_hooks.store import run as store
 from landscape_hooks.surface.surface import Path as Track
 from landscape_hooks.surface.surface import Surface, SurfaceWriter
-from landscape_hooks.viewer import context
+from landscape_hooks.viewer.gl import context
 from landscape_hooks.viewer.replay.landscape import load
 from landscape_hooks.viewer.replay.look import Look
 from landscape_hooks.viewer.replay.replay import Replay
@@ -99,8 +99,8 @@ def frames(points: int, size: tuple[int, int], repeats: int) -> None:
     from pyglet import gl
 
     context.offscreen()
-    from landscape_hooks.viewer.gpu import Framebuffer
-    from landscape_hooks.viewer.scene import Scene
+    from landscape_hooks.viewer.gl.gpu import Framebuffer
+    from landscape_hooks.viewer.gl.scene import Scene
 
     start = time.perf_counter()
     replay = Replay.of(load(bowl(points)), Look(captions=False))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from landscape_hooks.mesh.contours import text_of
-from landscape_hooks.viewer import context
+from landscape_hooks.viewer.gl import context
 from landscape_hooks.viewer.replay import controls
 from landscape_hooks.viewer.replay.landscape import load
 from landscape_hooks.viewer.replay.look import Look

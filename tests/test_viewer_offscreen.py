@@ -321,7 +321,7 @@ def test_a_mesh_of_another_program_is_drawn_by_its_own_values(canvas, tmp_path, 
 
 @pytest.mark.parametrize("width", [420, 560, 700, 790, 1000])
 def test_no_axis_name_lies_on_the_read_out(width, monkeypatch):
-    from landscape_hooks.viewer.hud import Pen
+    from landscape_hooks.viewer.gl.hud import Pen
 
     written = []
     real = Pen.text

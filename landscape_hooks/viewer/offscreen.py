@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.export.outfile import whole_file
-from landscape_hooks.viewer import context
+from landscape_hooks.viewer.gl import context
 from landscape_hooks.viewer.replay.landscape import load
 from landscape_hooks.viewer.replay.look import Look
 from landscape_hooks.viewer.replay.replay import Replay
@@ -32,9 +32,9 @@ class Canvas:
 
     def __init__(self, size: tuple[int, int], *, supersample: int = 2, samples: int = 4) -> None:
         context.offscreen()
-        from landscape_hooks.viewer.gpu import Framebuffer
-        from landscape_hooks.viewer.hud import Hud
-        from landscape_hooks.viewer.overlay import Overlay
+        from landscape_hooks.viewer.gl.gpu import Framebuffer
+        from landscape_hooks.viewer.gl.hud import Hud
+        from landscape_hooks.viewer.gl.overlay import Overlay
 
         self.size, self._supersample = size, supersample
         self._frame = Framebuffer(size[0] * supersample, size[1] * supersample, samples)
@@ -44,7 +44,7 @@ class Canvas:
 
     def draw(self, replay: Replay) -> Pixels:
         """(height, width, 4) the picture of the replay as it stands, alpha not multiplied in."""
-        from landscape_hooks.viewer.scene import Scene
+        from landscape_hooks.viewer.gl.scene import Scene
 
         context.offscreen()
         if self._scene is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.export.outfile import whole_file
-from landscape_hooks.viewer import context
+from landscape_hooks.viewer.gl import context
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.replay import controls
 from landscape_hooks.viewer.replay.landscape import load
@@ -39,10 +39,10 @@ class ReplayWindow:
         )  # fmt: skip
         from pyglet.window import key, mouse
 
-        from landscape_hooks.viewer.hud import Hud
-        from landscape_hooks.viewer.overlay import Overlay
+        from landscape_hooks.viewer.gl.hud import Hud
+        from landscape_hooks.viewer.gl.overlay import Overlay
+        from landscape_hooks.viewer.gl.scene import Scene
         from landscape_hooks.viewer.panels import Panels
-        from landscape_hooks.viewer.scene import Scene
 
         self._key, self._mouse = key, mouse
         self.replay = replay
@@ -159,7 +159,7 @@ class ReplayWindow:
 
     def _framebuffers(self, pixels: tuple[int, int], samples: int) -> tuple[Any, Any]:
         """The framebuffer that is shown, and the one that keeps what does not move."""
-        from landscape_hooks.viewer.gpu import Framebuffer
+        from landscape_hooks.viewer.gl.gpu import Framebuffer
 
         found = self._frames.get(samples)
         if found is None or found[0].size != tuple(pixels):

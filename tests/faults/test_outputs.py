@@ -15,7 +15,7 @@ from landscape_hooks import Trajectory, cli, record
 from landscape_hooks.analysis import filling
 from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
 from landscape_hooks.surface.surface import Surface
-from landscape_hooks.viewer import context
+from landscape_hooks.viewer.gl import context
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.replay.landscape import load
 from tests.faults.test_analyzing import equal, one_thread, run  # noqa: F401

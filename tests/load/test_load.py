@@ -32,7 +32,7 @@ from landscape_hooks.recording.schedule import Thinning
 from landscape_hooks.store import run as store
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.trajectory import TrajectoryWriter
-from landscape_hooks.viewer.hud import telling
+from landscape_hooks.viewer.gl.hud import telling
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.offscreen import Canvas
 from landscape_hooks.viewer.replay.landscape import load

@@ -15,8 +15,8 @@ from pyglet import gl
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.contours import levels
 from landscape_hooks.mesh.stage import Stage
-from landscape_hooks.viewer import geometry
-from landscape_hooks.viewer.gpu import Framebuffer, Table, Vertices, program, set_uniforms
+from landscape_hooks.viewer.gl import arrays as geometry
+from landscape_hooks.viewer.gl.gpu import Framebuffer, Table, Vertices, program, set_uniforms
 from landscape_hooks.viewer.replay.camera import Camera
 from landscape_hooks.viewer.replay.landscape import Landscape
 from landscape_hooks.viewer.replay.look import Look

@@ -15,7 +15,7 @@ from typing import Any
 from imgui_bundle import imgui
 from pyglet import gl
 
-from landscape_hooks.viewer.gpu import new_name, program
+from landscape_hooks.viewer.gl.gpu import new_name, program
 
 FONT_SIZE = 15.0
 
