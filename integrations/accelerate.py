@@ -11,7 +11,7 @@ import functools
 from typing import Any
 
 import torch
-from landscape_hooks.integrations.recording import Recording, missing, probe_loader
+from landscape_hooks.integrations.adapter import Recording, missing, probe_loader
 
 try:
     from accelerate.tracking import GeneralTracker

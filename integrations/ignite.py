@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from landscape_hooks.integrations.recording import Recording, missing, probe_loader
+from landscape_hooks.integrations.adapter import Recording, missing, probe_loader
 
 try:
     from ignite.engine import Events

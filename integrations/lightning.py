@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from landscape_hooks.integrations.recording import Found, Recording, missing, probe_loader
+from landscape_hooks.integrations.adapter import Found, Recording, missing, probe_loader
 
 from landscape_hooks.errors import ObjectiveError
 

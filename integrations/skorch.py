@@ -11,7 +11,7 @@ import copy
 from typing import Any
 
 import torch
-from landscape_hooks.integrations.recording import Recording, missing
+from landscape_hooks.integrations.adapter import Recording, missing
 
 try:
     from skorch.callbacks import Callback

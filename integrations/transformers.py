@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from landscape_hooks.integrations.recording import Recording, missing, probe_loader
+from landscape_hooks.integrations.adapter import Recording, missing, probe_loader
 
 from landscape_hooks.errors import ObjectiveError
 

@@ -240,7 +240,7 @@ def analyze(
     writer.finish(root, {"origin_loss": origin_loss, "report": said})
     surface = Surface.open(root, writer.name)
     if log_to is not None:
-        from landscape_hooks.trackers import log_surface
+        from landscape_hooks.integrations.trackers import log_surface
 
         log_surface(surface, log_to)
     return surface

@@ -6,12 +6,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from landscape_hooks.integrations import trackers
+from landscape_hooks.integrations.trackers import log_surface
 from PIL import Image
 from torch import nn
 
-from landscape_hooks import Surface, analyze, record, trackers
+from landscape_hooks import Surface, analyze, record
 from landscape_hooks.errors import LandscapeError
-from landscape_hooks.trackers import log_surface
 
 
 @pytest.fixture(scope="module")
