@@ -15,7 +15,7 @@ from torch import nn
 
 from landscape_hooks.analysis import filling
 from landscape_hooks.analysis.analyze import analyze
-from landscape_hooks.commands.analyze import analyze as command
+from landscape_hooks.cli.analyze import analyze as command
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError, RunError, SurfaceError
 from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.objective import Objective

@@ -12,7 +12,7 @@ from torch import nn
 
 from landscape_hooks.analysis import filling
 from landscape_hooks.analysis.analyze import analyze
-from landscape_hooks.description import describe, description_text
+from landscape_hooks.cli.description import describe, description_text
 from landscape_hooks.errors import LandscapeError, LayoutError, ObjectiveError, PlaneError, RunError
 from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.objective import Objective

@@ -30,7 +30,7 @@ def imported(statement: str) -> set[str]:
             RECORDING,
         ),
         ("from landscape_hooks import write_ply, contour_figure", LOOKING),
-        ("import landscape_hooks.description", LOOKING | RECORDING),
+        ("import landscape_hooks.cli.description", LOOKING | RECORDING),
         ("import landscape_hooks.mesh.mesh", LOOKING),
         ("import pyglet; pyglet.options.headless = True; import landscape_hooks.viewer.offscreen", LOOKING),
         ("import landscape_hooks.viewer.replay.camera, landscape_hooks.viewer.replay.timeline", LOOKING | {"pyglet"}),

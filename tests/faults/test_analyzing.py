@@ -10,7 +10,7 @@ from zarr.storage import MemoryStore
 from landscape_hooks import Trajectory
 from landscape_hooks.analysis import filling
 from landscape_hooks.analysis.analyze import analyze
-from landscape_hooks.description import describe, description_text
+from landscape_hooks.cli.description import describe, description_text
 from landscape_hooks.errors import LandscapeError, SurfaceError
 from landscape_hooks.store.run import open_run
 from landscape_hooks.surface import surface as surfaces

@@ -11,7 +11,7 @@ import torch
 
 from landscape_hooks import Trajectory
 from landscape_hooks.analysis import filling
-from landscape_hooks.description import describe, description_text
+from landscape_hooks.cli.description import describe, description_text
 from landscape_hooks.errors import RunError
 from landscape_hooks.store.run import open_run
 from landscape_hooks.surface import surface as surfaces

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from landscape_hooks import Trajectory
-from landscape_hooks.description import describe, description_text
+from landscape_hooks.cli.description import describe, description_text
 from landscape_hooks.errors import SurfaceError
 from landscape_hooks.plane import gram
 from landscape_hooks.recording import recorder
@@ -35,7 +35,7 @@ TOGETHER = """
     from landscape_hooks import Trajectory, record
     from landscape_hooks.recording import background
     from landscape_hooks.analysis.analyze import analyze
-    from landscape_hooks.description import describe, description_text
+    from landscape_hooks.cli.description import describe, description_text
     from landscape_hooks.errors import PlaneError, RunError, SurfaceError
     from landscape_hooks.surface.surface import Surface
     from landscape_hooks.viewer.live import Follower

@@ -17,7 +17,7 @@ import torch
 
 from landscape_hooks import Surface, Trajectory, analyze, record
 from landscape_hooks.analysis import filling
-from landscape_hooks.description import describe
+from landscape_hooks.cli.description import describe
 from landscape_hooks.evaluation.engines import local
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss

@@ -21,7 +21,7 @@ def info(run: str, as_json: bool, verify: bool, name: str | None, objective: str
 
     With --verify the exit status is 1 unless every surface was computed anew and holds.
     """
-    from landscape_hooks.description import describe, description_text, plain
+    from landscape_hooks.cli.description import describe, description_text, plain
 
     if not verify and (name or objective or data):
         raise click.UsageError("--name, --objective and --data belong to --verify.")
