@@ -36,7 +36,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     assert tops == {"landscape_hooks"}
     assert {"landscape_hooks/py.typed", "landscape_hooks/integrations/__init__.py"} <= names
     sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "landscape_hooks").rglob("*.py")}
-    sources |= {p.relative_to(ROOT).as_posix() for p in (ROOT / "landscape_hooks/viewer/shaders").iterdir()}
+    sources |= {p.relative_to(ROOT).as_posix() for p in (ROOT / "landscape_hooks/viewer/gl/shaders").iterdir()}
     sources |= {f"landscape_hooks/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "integrations").rglob("*.py")}
     assert sources <= names, sorted(sources - names)
     assert "License-Expression: MIT" in metadata

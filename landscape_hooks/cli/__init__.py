@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Each command lives in `commands/`, and imports what it needs when it runs."""
+"""The command line: parse, call, print. Each command is a file beside this one, and imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return getattr(import_module(f"landscape_hooks.commands.{name}"), name)
+        return getattr(import_module(f"landscape_hooks.cli.{name}"), name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -20,7 +20,7 @@ def program(name: str) -> Any:
     """The program of `shaders/NAME.vert` and `shaders/NAME.frag`."""
     from pyglet.graphics.shader import Shader, ShaderProgram
 
-    folder = resources.files("landscape_hooks.viewer") / "shaders"
+    folder = resources.files("landscape_hooks.viewer.gl") / "shaders"
     stages = {"vertex": "vert", "fragment": "frag"}
     return ShaderProgram(
         *(Shader((folder / f"{name}.{suffix}").read_text(), stage) for stage, suffix in stages.items())  # type: ignore[arg-type]
