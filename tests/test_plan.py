@@ -14,8 +14,9 @@ from torch import nn
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluation import calibration
 from landscape_hooks.evaluation.engines import local
-from landscape_hooks.evaluation.plan import Plan, threads
+from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
+from landscape_hooks.machine import threads
 from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.graph.folding import fold
 from landscape_hooks.objective.objective import Objective

@@ -19,7 +19,7 @@ from landscape_hooks.analysis.versions import versions
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
 from landscape_hooks.evaluation import calibration, engines
 from landscape_hooks.evaluation.engines.recipe import Sources, named_metric, stored_plane
-from landscape_hooks.evaluation.plan import MOST_WORKERS, Plan, threads
+from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import POLICIES, PlaneLoss, buffer_directions, evaluate, evaluate_path
 from landscape_hooks.evaluation.sources import (
     check_fits,
@@ -27,6 +27,7 @@ from landscape_hooks.evaluation.sources import (
     open_runs,
     resolve_objective,
 )
+from landscape_hooks.machine import MOST_WORKERS, threads
 from landscape_hooks.plane import gram
 from landscape_hooks.plane.directions import NAMES, Directions
 from landscape_hooks.plane.grid import Grid, parse_extent, parse_size

@@ -15,9 +15,10 @@ import numpy as np
 
 from landscape_hooks.analysis.versions import versions
 from landscape_hooks.errors import LandscapeError, ObjectiveError
-from landscape_hooks.evaluation.plan import Plan, threads
+from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, buffer_directions
-from landscape_hooks.evaluation.sources import check_fits, find_device, resolve_objective
+from landscape_hooks.evaluation.sources import check_fits, resolve_objective
+from landscape_hooks.machine import find_device, threads
 from landscape_hooks.plane.directions import pca, points
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.store import checked

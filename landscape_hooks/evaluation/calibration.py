@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluation.engines import local
-from landscape_hooks.evaluation.plan import Plan, cores, forks, threads
+from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
+from landscape_hooks.machine import cores, forks, threads
 from landscape_hooks.objective.graph.winograd import applies
 
 TOLERANCE = 1e-5

@@ -6,14 +6,10 @@ same way and ends with the same bits.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-MOST_WORKERS = 1024
-"""Processes, and threads in one, at most."""
+from landscape_hooks.machine import MOST_WORKERS
 
 
 @dataclass(frozen=True)
@@ -90,28 +86,3 @@ class Plan:
         ways += [f"{self.stack} points together"] if self.stack > 1 else []
         ways += [self.precision] if self.precision != "float32" else []
         return f"Computed by {', '.join(ways)}."
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def forks() -> bool:
-    """Whether worker processes can share memory with this one by forking (Linux)."""
-    return os.name == "posix" and os.uname().sysname == "Linux"
-
-
-class threads:
-    """Torch's number of threads for a while."""
-
-    def __init__(self, count: int) -> None:
-        self._count, self._before = count, torch.get_num_threads()
-
-    def __enter__(self) -> None:
-        if self._count != self._before:
-            torch.set_num_threads(self._count)
-
-    def __exit__(self, *error: Any) -> None:
-        if self._count != self._before:
-            torch.set_num_threads(self._before)

@@ -13,8 +13,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from landscape_hooks.errors import ObjectiveError, RunError
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.store import checked
@@ -121,16 +119,3 @@ def check_fits(trajectory: Any, objective: Any) -> None:
     """The objective's model has the run's parameters and buffers."""
     trajectory.layout.check(objective.layout)
     trajectory.buffer_layout.check(objective.buffer_layout)
-
-
-def find_device(device: Any) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
-        first = next(iter(str(error).splitlines()), "no message")
-        raise ObjectiveError(
-            f"The device '{device}' cannot be used ({first})",
-            expected="a device that torch sees here, like cpu or cuda",
-        ) from error

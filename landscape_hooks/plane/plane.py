@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from landscape_hooks.errors import PlaneError
-from landscape_hooks.evaluation.plan import cores
+from landscape_hooks.machine import cores
 
 Floats = NDArray[np.float64]
 

@@ -21,9 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError, ObjectiveError
-from landscape_hooks.evaluation.plan import forks, threads
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
-from landscape_hooks.evaluation.sources import find_device
+from landscape_hooks.machine import find_device, forks, threads
 from landscape_hooks.plane.plane import map_stretches
 
 THREADS = PROCESSES = None
