@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.storage import LocalStore
 
-from landscape_hooks.store.run import DurableStore, Put, RunFolder
+from landscape_hooks.store.folder import DurableStore, Put, RunFolder
 
 CHUNK_NUMBERS = 2**20
 SHARD_BYTES = 2**22

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import shutil
-import stat
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-import numpy as np
 import zarr
-from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, MemoryStore
+from zarr.storage import LocalStore, MemoryStore
 
 from landscape_hooks.errors import LandscapeError, RunError
 from landscape_hooks.store import schema
+from landscape_hooks.store.folder import WHOLE, DurableStore, Put, RunFolder, put_files
 from landscape_hooks.store.schema import FORMAT
 from landscape_hooks.version import __version__
 
 KEY = "landscape_hooks"
-WHOLE: Any = {"write_empty_chunks": True}
-"""How arrays are opened whose chunks of nothing but fill values are to be files, too."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -256,196 +250,9 @@ def remove_partial(store: Any) -> None:
                 path.unlink(missing_ok=True)
 
 
-METADATA_BYTES = 2**25
-"""A metadata document may be this large: JSON takes some twenty times its size in memory."""
-
-HOLES_FROM = 2**28
-"""A file of at least this size has to be on the disk, not consist of holes."""
-
-
-class RunFolder(LocalStore):
-    """A local run, out of which no key leads: links to other places, pipes and devices are refused, not followed.
-
-    An archive from a stranger may hold such links. Where the run itself lies may be a link.
-    """
-
-    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
-        super().__init__(root, read_only=read_only)
-        self._sound: set[str] = set()
-
-    def check(self, key: str) -> None:
-        """Look at every step of a key's path; folders that were sound once are not looked at again."""
-        path = str(self.root)
-        for part in key.split("/"):
-            if part == "..":
-                raise RunError(f"Found the key '{key}' in a run", expected="a path inside of it")
-            path = os.path.join(path, part)
-            if path not in self._sound and not self._is_sound(path):
-                return  # nothing there
-
-    def _is_sound(self, path: str) -> bool:
-        try:
-            status = os.lstat(path)
-            if stat.S_ISLNK(status.st_mode):
-                real, home = os.path.realpath(path), os.path.realpath(self.root)
-                if os.path.commonpath([real, home]) != home:
-                    raise RunError(
-                        f"{path} is a link that leads out of the run, to {real}",
-                        expected="a run that holds its own files",
-                        mend="If you trust it, copy it with what its links lead to: cp -rL RUN COPY",
-                    )
-                status = os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        if stat.S_ISDIR(status.st_mode):
-            self._sound.add(path)
-            return True
-        if not stat.S_ISREG(status.st_mode):
-            raise RunError(f"{path} is neither a file nor a folder", expected="a run of plain files")
-        size, held = status.st_size, getattr(status, "st_blocks", status.st_size) * 512
-        if (path.endswith("zarr.json") and size > METADATA_BYTES) or (size > HOLES_FROM and held < size // 64):
-            raise RunError(f"{path} says that it has {size} bytes", expected="a file of the size of its content")
-        return True
-
-    def get_sync(self, key: str, **options: Any) -> Any:
-        """As LocalStore does."""
-        self.check(key)
-        return super().get_sync(key, **options)
-
-    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
-        """As LocalStore does."""
-        self.check(key)
-        return await super().get(key, prototype, byte_range)
-
-    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
-        """As LocalStore does."""
-        wanted = list(key_ranges)
-        for key, _ in wanted:
-            self.check(key)
-        return await super().get_partial_values(prototype, wanted)
-
-    async def exists(self, key: str) -> bool:
-        """As LocalStore does."""
-        self.check(key)
-        return await super().exists(key)
-
-    def list_dir(self, prefix: str) -> Any:
-        """As LocalStore does."""
-        self.check(prefix)
-        return super().list_dir(prefix)
-
-    def list_prefix(self, prefix: str) -> Any:
-        """As LocalStore does."""
-        self.check(prefix)
-        return super().list_prefix(prefix)
-
-    def set_sync(self, key: str, value: Any) -> None:
-        """As LocalStore does."""
-        self.check(key)
-        super().set_sync(key, value)
-
-    async def _set(self, key: str, value: Any, exclusive: bool = False) -> None:
-        self.check(key)
-        await super()._set(key, value, exclusive)
-
-    def delete_sync(self, key: str) -> None:
-        """As LocalStore does."""
-        self.check(key)
-        super().delete_sync(key)
-
-    async def delete(self, key: str) -> None:
-        """As LocalStore does."""
-        self.check(key)
-        await super().delete(key)
-
-    async def delete_dir(self, prefix: str) -> None:
-        """As LocalStore does."""
-        self.check(prefix)
-        await super().delete_dir(prefix)
-
-
 def _inside(address: Any, *, read_only: bool = False) -> Any:
     """A local path as a store that does not lead out of it; anything else as it is."""
     return RunFolder(address, read_only=read_only) if is_local(address) else address
-
-
-class DurableStore(RunFolder):
-    """A local folder whose files are on the disk, not only on their way there, before the next one is begun.
-
-    zarr's own LocalStore survives a kill of the process; this one survives a loss of power, too.
-    """
-
-    async def _set(self, key: str, value: Any, exclusive: bool = False) -> None:
-        if not self._is_open:
-            await self._open()
-        self._check_writable()
-        self.check(key)
-        if exclusive and (self.root / key).exists():
-            # what zarr's set_if_not_exists counts on: creating an array must not reset its parents' attributes
-            raise FileExistsError(self.root / key)
-        await asyncio.to_thread(_replace, self.root / key, value.as_buffer_like(), fsync=True)
-
-    def set_sync(self, key: str, value: Any) -> None:
-        """The file and every folder made for it are on the disk when this returns."""
-        self.check(key)
-        _replace(self.root / key, value.as_buffer_like(), fsync=True)
-
-
-def _replace(path: Path, data: Any, *, fsync: bool = False) -> None:
-    """Write a file that appears at once, in place of the one that may be there."""
-    partial = f"{path}.{os.urandom(8).hex()}.partial"
-    try:
-        if not path.parent.exists():
-            _make_folder(path.parent, fsync)
-        with open(partial, "xb", buffering=0) as file:
-            _write(file, data)
-            if fsync:
-                os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-        raise
-    if fsync:
-        _sync_folder(path.parent)
-
-
-def _overwrite(path: Path, data: Any, fresh: slice) -> bool:
-    """Write the bytes `fresh` of a file into the file where it lies; False if there is none of this length.
-
-    Neither other files' places on the disk nor other pages of memory are taken, which makes it several times
-    as fast as replacing the file.
-    """
-    try:
-        with open(path, "r+b", buffering=0) as file:
-            if os.fstat(file.fileno()).st_size != len(data):
-                return False
-            file.seek(fresh.start)
-            _write(file, data[fresh])
-            return True
-    except FileNotFoundError:
-        return False
-
-
-def _write(file: Any, data: Any) -> None:
-    rest = memoryview(data)
-    while len(rest):  # the kernel takes at most 2 GiB at a time
-        rest = rest[file.write(rest) :]
-
-
-def _make_folder(path: Path, fsync: bool) -> None:
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    for folder in made if fsync else ():
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def durable(store: Any) -> Any:
@@ -463,60 +270,6 @@ def durable(store: Any) -> Any:
             mend="Leave it out: object stores keep what they have confirmed",
         )
     return DurableStore(Path(store))
-
-
-def check_there(store: Any) -> None:
-    """Refuse to write into a local run whose folder was removed; zarr would make it anew, without what it held.
-
-    Raises
-    ------
-    RunError
-        the folder is gone.
-    """
-    if isinstance(store, LocalStore) and not (store.root / "zarr.json").exists():
-        raise RunError(f"The run's folder {store.root} is gone", expected="it to stay while it is written")
-
-
-@dataclass(frozen=True)
-class Put:
-    """A file for a store.
-
-    Attributes
-    ----------
-    key
-        its name in the store.
-    data
-        (bytes,) the whole content.
-    fresh
-        the bytes that nobody counts on yet; the others lie in the store already, if the file does. They may be written
-        without the rest, and need not appear at once. None: a reader has to see the old file or the new one.
-    """
-
-    key: str
-    data: NDArray[np.uint8]
-    fresh: slice | None = None
-
-
-def put_files(store: Any, puts: Sequence[Put]) -> None:
-    """Put files into an opened Zarr store."""
-    if isinstance(store, LocalStore):
-        fsync = isinstance(store, DurableStore)
-        for put in puts:
-            if isinstance(store, RunFolder):
-                store.check(put.key)
-            path = store.root / put.key
-            if fsync or put.fresh is None or not _overwrite(path, put.data, put.fresh):
-                _replace(path, put.data, fsync=fsync)
-        return
-    buffer = default_buffer_prototype().buffer
-    # what a store in memory is given it keeps, also through a wrapper; the caller's array will be written again
-    keeps = not isinstance(store, FsspecStore)
-    values = [(put.key, buffer.from_array_like(put.data.copy() if keeps else put.data)) for put in puts]
-
-    async def put_all() -> None:
-        await asyncio.gather(*(store.set(key, value) for key, value in values))
-
-    sync(put_all())
 
 
 def put_attribute(group: Any, key: str, value: Any) -> None:
