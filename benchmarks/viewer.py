@@ -25,7 +25,8 @@ import numpy as np
 
 from landscape_hooks.store import run as store
 from landscape_hooks.surface.surface import Path as Track
-from landscape_hooks.surface.surface import Surface, SurfaceWriter
+from landscape_hooks.surface.surface import Surface
+from landscape_hooks.surface.writer import SurfaceWriter
 from landscape_hooks.viewer.gl import context
 from landscape_hooks.viewer.replay.landscape import load
 from landscape_hooks.viewer.replay.look import Look

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from landscape_hooks.store import run as store
-from landscape_hooks.surface.surface import Path, Surface, SurfaceWriter
+from landscape_hooks.surface.surface import Path, Surface
+from landscape_hooks.surface.writer import SurfaceWriter
 
 
 def bowl(alpha: Any, beta: Any) -> Any:

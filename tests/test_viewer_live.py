@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from landscape_hooks.store import run as store
-from landscape_hooks.surface.surface import SurfaceWriter
+from landscape_hooks.surface.writer import SurfaceWriter
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.trajectory import SCALARS, Rows, TrajectoryWriter
 from landscape_hooks.viewer.live import Follower

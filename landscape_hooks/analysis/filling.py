@@ -22,7 +22,8 @@ from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile, evaluate
 from landscape_hooks.plane.grid import Grid
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import remove_group
-from landscape_hooks.surface.surface import Surface, SurfaceWriter, names
+from landscape_hooks.surface.surface import Surface, names
+from landscape_hooks.surface.writer import SurfaceWriter
 
 COMMIT_SECONDS = 1.0
 """Finished points are committed to the store at least this often: what a kill can cost."""

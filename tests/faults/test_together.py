@@ -18,7 +18,8 @@ from landscape_hooks.plane import gram
 from landscape_hooks.recording import recorder
 from landscape_hooks.store import run as store
 from landscape_hooks.store.run import open_run
-from landscape_hooks.surface.surface import Surface, SurfaceWriter
+from landscape_hooks.surface.surface import Surface
+from landscape_hooks.surface.writer import SurfaceWriter
 from landscape_hooks.viewer import live
 from landscape_hooks.viewer.replay.landscape import load
 from landscape_hooks.viewer.replay.look import Look

@@ -1,0 +1,155 @@
+"""SurfaceWriter: a surface on its way into a run. Losses in, arrays of `surfaces/NAME` out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from landscape_hooks.store import checked, schema
+from landscape_hooks.store import run as store
+from landscape_hooks.store.blocks import Blocks
+from landscape_hooks.store.rowfiles import CHUNK_NUMBERS
+from landscape_hooks.surface.surface import Floats, Path, _read, check_name
+
+CHUNK_POINTS = 2**17
+"""Grid points in one stored chunk: 1 MB of losses, the most that a commit of neighbouring points has to write."""
+
+
+def _chunk(shape: tuple[int, int]) -> tuple[int, int]:
+    """Whole rows, up to CHUNK_POINTS: what one commit has to write of a large grid."""
+    return min(shape[0], max(1, CHUNK_POINTS // shape[1])), shape[1]
+
+
+class SurfaceWriter:
+    """Writes a surface into a run while it is being computed; what is committed survives a kill.
+
+    Losses are written before the mask `evaluated` that makes them count, so that a killed analysis goes
+    on where the mask ends (`SurfaceWriter.resume`).
+    """
+
+    def __init__(self, root: Any, group: Any, evaluated: NDArray[np.bool_]) -> None:
+        self._root, self._group = root, group
+        self.evaluated = evaluated
+        self._arrays = {key: group[key].with_config(store.WHOLE) for key in ("loss", "loss_stderr", "evaluated")}
+        self._values = {key: array[...] for key, array in self._arrays.items()} | {"evaluated": evaluated}
+
+    @classmethod
+    @checked.guard("surfaces")
+    @store.writes
+    def create(
+        cls,
+        root: Any,
+        name: str,
+        alpha: Floats,
+        beta: Floats,
+        attrs: Mapping[str, Any],
+        arrays: Mapping[str, Any],
+    ) -> SurfaceWriter:
+        """Start the surface `name` (an earlier one of that name goes).
+
+        `arrays` are written as they are; `Blocks` are made meanwhile.
+        """
+        check_name(name)
+        surfaces = root.require_group("surfaces")
+        store.remove_group(root, f"surfaces/{name}")
+        group = surfaces.create_group(name, overwrite=True)
+        shape = (len(alpha), len(beta))
+        for key, value in {"alpha": alpha, "beta": beta, **arrays}.items():
+            value = value if isinstance(value, Blocks) else np.asarray(value)
+            # long vectors in chunks, so that a part of one is read without the rest; weights do not compress
+            target = schema.create(
+                root,
+                f"surfaces/{name}/{key}",
+                value.shape,
+                dtype=value.dtype,
+                chunks=tuple(max(1, min(n, CHUNK_NUMBERS)) for n in value.shape),
+                **({"compressors": None} if max(value.shape, default=0) > CHUNK_NUMBERS else {}),
+            )
+            if isinstance(value, Blocks):
+                for columns, part in value.pieces():
+                    target[..., columns] = part
+            elif value.size:
+                target[...] = value
+        for key in ("loss", "loss_stderr", "evaluated"):
+            target = schema.create(root, f"surfaces/{name}/{key}", shape, chunks=_chunk(shape), config=store.WHOLE)
+            target[...] = target.fill_value  # from now on a chunk is only replaced, and never there in part
+        group.attrs.update({**attrs, "path_count": 0})
+        return cls(root, group, np.zeros(shape, dtype=bool))
+
+    @classmethod
+    def resume(cls, root: Any, name: str) -> SurfaceWriter:
+        """Go on with a surface that was begun."""
+        group = checked.group(root, f"surfaces/{name}")
+        sizes = checked.Sizes()
+        evaluated = [_read(group, sizes, key) for key in ("alpha", "beta", "loss", "loss_stderr", "evaluated")][-1]
+        return cls(root, group, evaluated)
+
+    @checked.guard("surfaces")
+    @store.writes
+    def write(self, index: NDArray[np.intp], loss: Floats, stderr: Floats) -> None:
+        """Commit the losses (N,) of the grid points with flat indices `index` (N,)."""
+        store.check_there(self._root.store)
+        rows, columns = np.unravel_index(index, self.evaluated.shape)
+        for key, values in (("loss", loss), ("loss_stderr", stderr), ("evaluated", True)):
+            whole, array = self._values[key], self._arrays[key]
+            whole[rows, columns] = values
+            high = array.chunks[0]
+            for number in np.unique(rows // high).tolist():
+                part = slice(number * high, (number + 1) * high)
+                array[part] = whole[part]
+
+    @property
+    def name(self) -> str:
+        """Of the surface."""
+        return str(self._group.basename)
+
+    @checked.guard("surfaces")
+    def losses(self) -> Floats:
+        """(A, B) what is stored; it counts where `evaluated`."""
+        return self._values["loss"].copy()
+
+    @checked.guard("surfaces")
+    @store.writes
+    def write_interpolated(self, loss: Floats, where: NDArray[np.bool_], error: Floats) -> None:
+        """Store the interpolated losses at the points `where` and their estimated relative errors, all (A, B)."""
+        store.check_there(self._root.store)
+        self._values["loss"][where] = loss[where]
+        self._arrays["loss"][...] = self._values["loss"]
+        for key, values in (("interpolation_error", np.where(where, error, np.nan)), ("interpolated", where)):
+            self._put(key, values)
+
+    @checked.guard("surfaces")
+    @store.writes
+    def write_metric(self, name: str, values: Floats) -> None:
+        """Store a metric (A, B), NaN where the surface is not evaluated."""
+        self._put(f"metrics/{name}", values)
+
+    @checked.guard("surfaces")
+    @store.writes
+    def write_paths(self, root: Any, paths: Sequence[Path]) -> None:
+        """Store the paths of the surface."""
+        for number, path in enumerate(paths):
+            group = root.require_group(f"surfaces/{self.name}/paths/{number}")
+            group.attrs["label"] = path.label
+            for key in Path.ARRAYS:
+                self._put(f"paths/{number}/{key}", np.asarray(getattr(path, key)))
+        self._group.attrs["path_count"] = len(paths)
+
+    def _put(self, key: str, values: NDArray[Any]) -> None:
+        """Store a small array of the surface, in one step, as it may be read meanwhile."""
+        store.check_there(self._root.store)
+        if key in self._group:
+            self._group[key][...] = values
+        else:
+            store.put_array(self._root, f"surfaces/{self.name}/{key}", values)
+
+    @checked.guard("surfaces")
+    @store.writes
+    def finish(self, root: Any, attrs: Mapping[str, Any]) -> None:
+        """Add the closing attributes and make this the run's latest surface."""
+        store.check_there(self._root.store)
+        self._group.attrs.update(attrs)
+        root["surfaces"].attrs["latest"] = self._group.basename
