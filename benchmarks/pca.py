@@ -28,7 +28,7 @@ def write_run(path: Path, snapshots: int, parameters: int) -> None:
     """A run with a smooth path: a decaying curve in ten directions and a random walk."""
     from landscape_hooks.store import run as store
     from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
-    from landscape_hooks.trajectory.trajectory import Rows, TrajectoryWriter
+    from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
 
     layout = ParameterLayout([ParameterEntry("w", (parameters,), "float32", 0, parameters)])
     writer = TrajectoryWriter.create(store.create_run(str(path)), layout, ParameterLayout([], kind="buffer"), groups=1)

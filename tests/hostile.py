@@ -19,7 +19,7 @@ from landscape_hooks.errors import LandscapeError
 from landscape_hooks.store import run as store
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.sharding import Piece
-from landscape_hooks.trajectory.trajectory import Rows, TrajectoryWriter
+from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
 
 SECONDS = 5.0
 """A single thing that a user does with a small hostile run takes less, or it hangs."""

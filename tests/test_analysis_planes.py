@@ -20,7 +20,8 @@ from landscape_hooks.plane.directions import hessian
 from landscape_hooks.store import run as store
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.parameters import ParameterLayout
-from landscape_hooks.trajectory.trajectory import Rows, Trajectory, TrajectoryWriter
+from landscape_hooks.trajectory.trajectory import Trajectory
+from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
 
 SIZE = 24
 

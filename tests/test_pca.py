@@ -13,7 +13,8 @@ from landscape_hooks.plane.directions import pca
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.store import run as store
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
-from landscape_hooks.trajectory.trajectory import Rows, Trajectory, TrajectoryWriter
+from landscape_hooks.trajectory.trajectory import Trajectory
+from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
 
 
 def walk(count=12, size=300, seed=0, dtype=np.float64):

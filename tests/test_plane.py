@@ -11,7 +11,8 @@ from landscape_hooks.plane import plane as plane_module
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.store import run as store
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
-from landscape_hooks.trajectory.trajectory import Rows, Trajectory, TrajectoryWriter
+from landscape_hooks.trajectory.trajectory import Trajectory
+from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
 
 
 def random_plane(rng, size, dtype=np.float64):

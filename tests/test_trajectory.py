@@ -9,7 +9,8 @@ from landscape_hooks.errors import RunError
 from landscape_hooks.store import run as store
 from landscape_hooks.store.rowfiles import chunking
 from landscape_hooks.trajectory.parameters import ParameterLayout
-from landscape_hooks.trajectory.trajectory import Rows, Trajectory, TrajectoryWriter
+from landscape_hooks.trajectory.trajectory import Trajectory
+from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
 
 GROUPS = 2
 

@@ -8,7 +8,8 @@ import pytest
 from landscape_hooks.store import run as store
 from landscape_hooks.surface.writer import SurfaceWriter
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
-from landscape_hooks.trajectory.trajectory import SCALARS, Rows, TrajectoryWriter
+from landscape_hooks.trajectory.trajectory import SCALARS
+from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.replay.landscape import load
 from landscape_hooks.viewer.replay.look import Look

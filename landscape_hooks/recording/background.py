@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from landscape_hooks.trajectory.parameters import ParameterLayout, copy_into, real_view
-from landscape_hooks.trajectory.trajectory import Rows, TrajectoryWriter
+from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
 
 GROUP_SECONDS = 2.0
 GROUP_BYTES = 2**22

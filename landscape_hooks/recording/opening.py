@@ -22,7 +22,8 @@ from landscape_hooks.store import run as run_store
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.part import Part, disagreements
 from landscape_hooks.trajectory.sharding import Piece, Ranks, ShardLayout, is_sharded
-from landscape_hooks.trajectory.trajectory import Trajectory, TrajectoryWriter
+from landscape_hooks.trajectory.trajectory import Trajectory
+from landscape_hooks.trajectory.writer import TrajectoryWriter
 
 log = logging.getLogger(__name__)
 WAY_OUT = "To analyze the run, name the loss: landscape-hooks analyze RUN --objective module:function"

@@ -24,7 +24,7 @@ from landscape_hooks.recording.background import BackgroundWriter
 from landscape_hooks.recording.hook import StepHook, unwrap_optimizer
 from landscape_hooks.recording.opening import Opened, Storage, open_for
 from landscape_hooks.recording.schedule import NEVER, Schedule, Thinning, make_schedule
-from landscape_hooks.trajectory.trajectory import COMPRESSORS
+from landscape_hooks.trajectory.writer import COMPRESSORS
 
 log = logging.getLogger(__name__)
 

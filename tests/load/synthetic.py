@@ -11,7 +11,7 @@ import torch
 
 from landscape_hooks.store import run as store
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
-from landscape_hooks.trajectory.trajectory import Rows, TrajectoryWriter
+from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
 
 
 class Sampled:

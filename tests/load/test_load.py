@@ -31,7 +31,7 @@ from landscape_hooks.plane.plane import Plane
 from landscape_hooks.recording.schedule import Thinning
 from landscape_hooks.store import run as store
 from landscape_hooks.trajectory.parameters import ParameterLayout
-from landscape_hooks.trajectory.trajectory import TrajectoryWriter
+from landscape_hooks.trajectory.writer import TrajectoryWriter
 from landscape_hooks.viewer.gl.hud import telling
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.offscreen import Canvas
