@@ -203,13 +203,6 @@ def _digest(grid: Grid, attrs: dict[str, Any], arrays: dict[str, NDArray[Any]]) 
     return total.hexdigest()
 
 
-def digest_of(trajectory: Any) -> str:
-    """SHA-256 of which snapshots a trajectory has: their steps and times."""
-    total = hashlib.sha256(np.ascontiguousarray(trajectory.steps, dtype=np.int64).data)
-    total.update(np.ascontiguousarray(trajectory.wall_times, dtype=np.float64).data)
-    return total.hexdigest()
-
-
 class Bar:
     """A progress bar over evaluations, with the time left; called with the number that is done."""
 

@@ -6,6 +6,7 @@ plane is the final snapshot of the first run.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -94,3 +95,10 @@ class Joined:
 def origin_row(trajectory: Any) -> int:
     """The row of the snapshot that planes go through: the final one (of the first run)."""
     return int(getattr(trajectory, "origin_row", len(trajectory) - 1))
+
+
+def digest_of(trajectory: Any) -> str:
+    """SHA-256 of which snapshots a trajectory has: their steps and times."""
+    total = hashlib.sha256(np.ascontiguousarray(trajectory.steps, dtype=np.int64).data)
+    total.update(np.ascontiguousarray(trajectory.wall_times, dtype=np.float64).data)
+    return total.hexdigest()

@@ -18,7 +18,6 @@ from typing import Any
 import zarr
 from zarr.storage import LocalStore
 
-from landscape_hooks.analysis.filling import digest_of
 from landscape_hooks.errors import RunError
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
@@ -28,7 +27,7 @@ from landscape_hooks.plane.plane import Plane
 from landscape_hooks.plane.stored_plane import StoredPlane
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import is_local
-from landscape_hooks.trajectory.joined import Joined
+from landscape_hooks.trajectory.joined import Joined, digest_of
 
 
 @dataclass(frozen=True)
