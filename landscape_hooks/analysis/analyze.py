@@ -31,7 +31,8 @@ from landscape_hooks.machine import MOST_WORKERS, threads
 from landscape_hooks.plane import gram
 from landscape_hooks.plane.directions import NAMES, Directions
 from landscape_hooks.plane.grid import Grid, parse_extent, parse_size
-from landscape_hooks.plane.plane import Moments, Plane, Projection
+from landscape_hooks.plane.moments import Moments, Projection
+from landscape_hooks.plane.plane import Plane
 from landscape_hooks.store.blocks import Blocks
 from landscape_hooks.surface import report
 from landscape_hooks.surface.surface import Surface, check_name

@@ -20,6 +20,7 @@ from landscape_hooks.evaluation.plane_loss import PlaneLoss, buffer_directions
 from landscape_hooks.evaluation.sources import check_fits, resolve_objective
 from landscape_hooks.machine import find_device, threads
 from landscape_hooks.plane.directions import pca, points
+from landscape_hooks.plane.moments import project
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.store import checked
 from landscape_hooks.store import run as store
@@ -28,7 +29,6 @@ from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.checksum import Damage
 from landscape_hooks.trajectory.joined import Joined
 from landscape_hooks.trajectory.trajectory import Trajectory
-from landscape_hooks.viewer.live import project
 
 POINTS = 10
 """Grid points that are computed anew."""

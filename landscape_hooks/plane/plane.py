@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -21,8 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from landscape_hooks.errors import PlaneError
 from landscape_hooks.machine import cores
-
-Floats = NDArray[np.float64]
+from landscape_hooks.plane.moments import Floats, Moments, Projection, _dot
 
 READ_BYTES = 256 * 2**20
 """Memory for what is read from the store at a time, over all threads, whatever the number of parameters."""
@@ -40,74 +38,6 @@ STRETCHES = 1024
 """Partial results that a sum over all parameters is made of at most: what a cluster sends to the one that adds up."""
 
 Result = TypeVar("Result")
-
-
-class Moments:
-    """Sums over parameters that determine a projection; those of blocks add up.
-
-    Holds the Gram matrix of the directions (2, 2), the inner products with N displacements (N, 2), and the
-    displacements' squared norms (N,): everything least squares needs, in float64, however large D is.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.gram: Floats = np.zeros((2, 2))
-        self.products: Floats = np.zeros((count, 2))
-        self.squares: Floats = np.zeros(count)
-        self.mean_square = 0.0
-
-    @classmethod
-    def of(cls, displacements: Floats, directions: Floats) -> Moments:
-        """Those of one block: displacements (N, c) and the same parameters of the directions (2, c), float64."""
-        self = cls(len(displacements))
-        self.gram = directions @ directions.T
-        self.products = displacements @ directions.T
-        self.squares = np.einsum("nc,nc->n", displacements, displacements)
-        mean = displacements.mean(axis=0)
-        self.mean_square = float(mean @ mean)
-        return self
-
-    @classmethod
-    def from_gram(cls, gram: Floats, origin: int, coefficients: Floats) -> Moments:
-        """Those of a plane through snapshot `origin` whose directions are combinations of displacements from it.
-
-        `gram` (T, T) holds inner products of displacements from any one point, `coefficients` (2, T) the combinations.
-        """
-        self = cls(len(gram))
-        shifted = gram - gram[origin] - gram[:, origin][:, None] + gram[origin, origin]
-        self.products = shifted @ coefficients.T
-        self.gram = coefficients @ self.products
-        self.squares = np.diag(shifted).copy()
-        self.mean_square = float(shifted.mean())
-        return self
-
-    def __iadd__(self, other: Moments) -> Moments:
-        """Add those of other parameters."""
-        self.gram += other.gram
-        self.products += other.products
-        self.squares += other.squares
-        self.mean_square += other.mean_square
-        return self
-
-    def solve(self) -> tuple[Floats, Floats]:
-        """Coordinates (N, 2) of the nearest points of the plane and the distances (N,) to them.
-
-        A direction of length zero (a line has one) gets the coordinate 0.
-        """
-        coordinates = self.products @ np.linalg.pinv(self.gram, hermitian=True)
-        along = np.einsum("nk,kl,nl->n", coordinates, self.gram, coordinates)
-        return coordinates, np.sqrt(np.maximum(self.squares - along, 0.0))
-
-    @property
-    def total_variance(self) -> float:
-        """Mean squared distance of the displacements from their mean."""
-        return float(self.squares.mean()) - self.mean_square
-
-    def explained_variance_ratio(self) -> Floats:
-        """(2,) share of the displacements' variance along each direction (not a sum where they are oblique)."""
-        norms = np.sqrt(np.diag(self.gram))
-        spread = self.products.var(axis=0) / np.where(norms > 0, norms, 1.0) ** 2
-        total = self.total_variance
-        return spread / total if total > 0 else np.zeros(2)
 
 
 class Plane:
@@ -210,34 +140,6 @@ class BlockWork(Protocol):
 
     def nbytes(self, rows: int, columns: int) -> int:
         """About the size of the result for so many columns of so many snapshots."""
-
-
-@dataclass(frozen=True)
-class Projection:
-    """The sums that a projection onto directions (2, D) needs, over blocks of parameters."""
-
-    directions: NDArray[Any]
-
-    def __call__(self, blocks: Iterator[tuple[slice, Floats]]) -> Moments:
-        """Those of some blocks."""
-        return add_up(Moments.of(block, self.directions[:, columns].astype(np.float64)) for columns, block in blocks)
-
-    def join(self, parts: Iterator[Moments]) -> Moments:
-        """Their sum."""
-        return add_up(parts)
-
-    def nbytes(self, rows: int, columns: int) -> int:
-        """About the size of a result."""
-        return 24 * rows
-
-
-def add_up(parts: Iterator[Any]) -> Any:
-    """The sum, in the order given; the first part is overwritten, unless it came read-only from another process."""
-    total = next(parts)
-    total = np.require(total, requirements="W") if isinstance(total, np.ndarray) else total
-    for part in parts:
-        total += part
-    return total
 
 
 def map_displacements(
@@ -351,9 +253,3 @@ def column_spans(size: int, count: int, chunk: int, memory: int) -> tuple[list[s
     width = max(chunk, wanted // chunk * chunk) if chunk <= most else most
     spans = [slice(start, min(start + width, size)) for start in range(0, size, width)]
     return spans, max(1, min(memory // (row * width), cores(), len(spans)))
-
-
-def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Inner product in float64, in pieces so that no float64 copy of a whole direction is made."""
-    step = 2**22
-    return sum(float(a[i : i + step].double() @ b[i : i + step].double()) for i in range(0, len(a), step))

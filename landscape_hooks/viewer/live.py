@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError, SurfaceError
+from landscape_hooks.plane.moments import project
 from landscape_hooks.store import checked
 from landscape_hooks.store import run as store
 from landscape_hooks.surface import surface
@@ -26,9 +26,6 @@ Floats = NDArray[np.float64]
 
 INTERVAL = 0.5
 """Seconds between two looks into the run."""
-
-COLUMNS = 1 << 22
-"""Numbers that are read at a time: parameters of one snapshot, or snapshots of few parameters."""
 
 
 class Follower:
@@ -126,33 +123,3 @@ def extend(root: Any, base: Surface) -> Surface | None:
     order = np.argsort(np.concatenate([path.step, added["step"]]), kind="stable")
     arrays = {name: np.concatenate([getattr(path, name), added[name]])[order] for name in Path.ARRAYS}
     return replace(base, paths=(Path(**arrays, label=path.label), *base.paths[1:]))
-
-
-def project(group: Any, trajectory: Trajectory, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """Coordinates (N, 2) of snapshots on a surface's plane, by least squares, and their distances (N,) from it."""
-    gram, products, squares = np.zeros((2, 2)), np.zeros((len(rows), 2)), np.zeros(len(rows))
-    origins, axes = checked.array(group, "origin"), checked.array(group, "directions")
-    size = trajectory.layout.size
-    checked.Sizes(parameter=size, direction=2).check("surfaces/*/origin", origins.shape)
-    checked.Sizes(parameter=size, direction=2).check("surfaces/*/directions", axes.shape)
-    for start in range(0, size, COLUMNS):
-        columns = slice(start, min(start + COLUMNS, size))
-        origin = checked.select(origins, (columns,), "origin").astype(np.float64)
-        directions = checked.select(axes, (slice(None), columns), "directions").astype(np.float64)
-        gram += directions @ directions.T
-        for part in _neighbours(rows, max(1, COLUMNS // max(1, len(origin)))):
-            first, last = int(rows[part.start]), int(rows[part.stop - 1])
-            away = trajectory.block(slice(first, last + 1), columns).astype(np.float64) - origin
-            products[part] += away @ directions.T
-            squares[part] += np.einsum("nc,nc->n", away, away)
-    coordinates = products @ np.linalg.pinv(gram, hermitian=True)
-    along = np.einsum("nk,kl,nl->n", coordinates, gram, coordinates)
-    return coordinates, np.sqrt(np.maximum(squares - along, 0.0))
-
-
-def _neighbours(rows: NDArray[np.intp], most: int) -> list[slice]:
-    """Cut rows into parts of at most `most` that lie side by side in the run, so that a part is one reading."""
-    edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
-    return [
-        slice(first, min(first + most, stop)) for start, stop in pairwise(edges) for first in range(start, stop, most)
-    ]
