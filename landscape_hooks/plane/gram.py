@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk  # loaded before its threads are limited, so that sums have the same bits everywhere
 
+from landscape_hooks.plane.blockwise import map_stretches
 from landscape_hooks.plane.moments import add_up
-from landscape_hooks.plane.plane import map_stretches
 from landscape_hooks.store import checked, schema
 from landscape_hooks.store import run as store
 from landscape_hooks.trajectory.joined import origin_row

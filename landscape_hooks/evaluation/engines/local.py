@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
 from landscape_hooks.machine import find_device, forks, threads
-from landscape_hooks.plane.plane import map_stretches
+from landscape_hooks.plane.blockwise import map_stretches
 
 THREADS = PROCESSES = None
 

@@ -28,8 +28,8 @@ from landscape_hooks.evaluation.engines import Cluster
 from landscape_hooks.evaluation.engines.recipe import Kitchen, Recipe, Sources
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
 from landscape_hooks.machine import cores
+from landscape_hooks.plane.blockwise import columns_of, map_stretch, stretches
 from landscape_hooks.plane.gram import weights_of
-from landscape_hooks.plane.plane import columns_of, map_stretch, stretches
 from landscape_hooks.trajectory.joined import Joined
 from landscape_hooks.version import __version__
 

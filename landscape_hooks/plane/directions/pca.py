@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from landscape_hooks.errors import PlaneError, RunError
+from landscape_hooks.plane.blockwise import map_displacements, map_stretches, width_of
 from landscape_hooks.plane.directions import Directions
 from landscape_hooks.plane.gram import matrix, origin_weights
-from landscape_hooks.plane.plane import map_displacements, map_stretches, width_of
 from landscape_hooks.store.blocks import Blocks, row_of
 from landscape_hooks.trajectory.joined import origin_row
 
