@@ -24,11 +24,12 @@ from torch import nn
 from landscape_hooks import record
 from landscape_hooks.analysis.filling import begin
 from landscape_hooks.evaluation import engines
-from landscape_hooks.evaluation.engines.recipe import Sources, stored_plane
+from landscape_hooks.evaluation.engines.recipe import Sources
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.grid import Grid
+from landscape_hooks.plane.stored_plane import stored_plane
 from landscape_hooks.store import run as store
 from landscape_hooks.trajectory.joined import Joined
 from landscape_hooks.trajectory.trajectory import Trajectory

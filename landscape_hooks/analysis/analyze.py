@@ -18,7 +18,7 @@ from landscape_hooks.analysis import filling
 from landscape_hooks.analysis.versions import versions
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
 from landscape_hooks.evaluation import calibration, engines
-from landscape_hooks.evaluation.engines.recipe import Sources, named_metric, stored_plane
+from landscape_hooks.evaluation.engines.recipe import Sources, named_metric
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import POLICIES, PlaneLoss, buffer_directions, evaluate, evaluate_path
 from landscape_hooks.evaluation.sources import (
@@ -33,6 +33,7 @@ from landscape_hooks.plane.directions import NAMES, Directions
 from landscape_hooks.plane.grid import Grid, parse_extent, parse_size
 from landscape_hooks.plane.moments import Moments, Projection
 from landscape_hooks.plane.plane import Plane
+from landscape_hooks.plane.stored_plane import stored_plane
 from landscape_hooks.store.blocks import Blocks
 from landscape_hooks.surface import report
 from landscape_hooks.surface.surface import Surface, check_name

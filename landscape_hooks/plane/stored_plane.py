@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from landscape_hooks.plane.plane import Plane
+from landscape_hooks.plane.stored_plane import StoredPlane
 from landscape_hooks.store import checked
 
 BLOCK = 2**20
@@ -48,3 +50,11 @@ class StoredPlane:
 
     def _read(self, array: Any, where: Any) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array[where])).to(self.dtype).to(self.device)
+
+
+def stored_plane(root: Any, surface: str, stream: bool) -> Any:
+    """The plane of a surface in the run: in memory, or left in the run (`stream`)."""
+    group = checked.group(root, f"surfaces/{surface}")
+    if group is None:
+        raise checked.damaged(f"The surface '{surface}' is not there any more")
+    return StoredPlane(group) if stream else Plane(checked.read(group, "origin"), checked.read(group, "directions"))

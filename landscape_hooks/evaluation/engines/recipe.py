@@ -23,9 +23,7 @@ from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.evaluation.sources import called, import_string, open_runs, resolve_objective
 from landscape_hooks.objective.metrics import metric
-from landscape_hooks.plane.plane import Plane
-from landscape_hooks.plane.stored_plane import StoredPlane
-from landscape_hooks.store import checked
+from landscape_hooks.plane.stored_plane import StoredPlane, stored_plane
 from landscape_hooks.store.run import is_local
 from landscape_hooks.trajectory.joined import Joined, digest_of
 
@@ -154,14 +152,6 @@ class Kitchen:
         if key not in self._planes:
             self._planes = {key: stored_plane(self.root, *key).to(recipe.device)}
         return self._planes[key]
-
-
-def stored_plane(root: Any, surface: str, stream: bool) -> Any:
-    """The plane of a surface in the run: in memory, or left in the run (`stream`)."""
-    group = checked.group(root, f"surfaces/{surface}")
-    if group is None:
-        raise checked.damaged(f"The surface '{surface}' is not there any more")
-    return StoredPlane(group) if stream else Plane(checked.read(group, "origin"), checked.read(group, "directions"))
 
 
 def named_metric(objective: Any, name: str) -> Any:
