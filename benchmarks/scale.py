@@ -24,9 +24,9 @@ from torch import nn
 from landscape_hooks import record
 from landscape_hooks.analysis.filling import begin
 from landscape_hooks.evaluation import engines
-from landscape_hooks.evaluation.engines.recipe import Sources
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
+from landscape_hooks.evaluation.sources import Sources
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.grid import Grid
 from landscape_hooks.plane.stored_plane import stored_plane

@@ -24,7 +24,7 @@ from landscape_hooks import analyze  # noqa: E402
 from landscape_hooks.errors import ObjectiveError, RunError  # noqa: E402
 from landscape_hooks.evaluation.engines import Cluster  # noqa: E402
 from landscape_hooks.evaluation.engines import ray as engine_module  # noqa: E402
-from landscape_hooks.evaluation.engines.recipe import Sources  # noqa: E402
+from landscape_hooks.evaluation.sources import Sources  # noqa: E402
 from landscape_hooks.plane import gram  # noqa: E402
 from landscape_hooks.plane import plane as plane_module  # noqa: E402
 from landscape_hooks.store import run as store  # noqa: E402

@@ -18,12 +18,13 @@ from landscape_hooks.analysis import filling
 from landscape_hooks.analysis.versions import versions
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
 from landscape_hooks.evaluation import calibration, engines
-from landscape_hooks.evaluation.engines.recipe import Sources, named_metric
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import POLICIES, PlaneLoss, buffer_directions, evaluate, evaluate_path
 from landscape_hooks.evaluation.sources import (
+    Sources,
     check_fits,
     check_same_objective,
+    named_metric,
     open_runs,
     resolve_objective,
 )

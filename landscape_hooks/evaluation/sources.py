@@ -11,13 +11,21 @@ import inspect
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import zarr
+from zarr.storage import LocalStore
+
 from landscape_hooks.errors import ObjectiveError, RunError
+from landscape_hooks.evaluation.sources import called, import_string, open_runs, resolve_objective
+from landscape_hooks.objective.metrics import metric
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.store import checked
 from landscape_hooks.store import run as stores
-from landscape_hooks.trajectory.joined import Joined
+from landscape_hooks.store.run import is_local
+from landscape_hooks.trajectory.joined import Joined, digest_of
 from landscape_hooks.trajectory.trajectory import Trajectory
 
 
@@ -119,3 +127,91 @@ def check_fits(trajectory: Any, objective: Any) -> None:
     """The objective's model has the run's parameters and buffers."""
     trajectory.layout.check(objective.layout)
     trajectory.buffer_layout.check(objective.buffer_layout)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What an analysis starts from, as another process finds it.
+
+    Attributes
+    ----------
+    runs
+        paths or URLs.
+    objective, data, samples
+        as analyze() takes them; a live object is sent as it is.
+    digest
+        which snapshots the runs have (`filling.digest_of`).
+    folder
+        where relative names and modules are looked up.
+    """
+
+    runs: tuple[str, ...]
+    objective: Any
+    data: Any
+    samples: int | None
+    digest: str
+    folder: str
+
+    @classmethod
+    def of(cls, runs: Sequence[Any], joined: Joined, objective: Any, data: Any, samples: int | None) -> Sources:
+        """Those of this process.
+
+        Raises
+        ------
+        RunError
+            a run lies in this process's memory.
+        """
+        return cls(tuple(map(address_of, runs)), objective, data, samples, digest_of(joined), os.getcwd())
+
+    def enter(self) -> None:
+        """Look up modules and relative names where the one that hands out the work does, as far as that is here."""
+        if Path(self.folder).is_dir():
+            os.chdir(self.folder)
+            sys.path.insert(0, self.folder)
+
+    def open(self) -> tuple[Any, Joined]:
+        """The first run's group, and the snapshots.
+
+        Raises
+        ------
+        RunError
+            a run is not there, or has other snapshots by now.
+        """
+        root, joined = open_runs(self.runs, mode="r")
+        if digest_of(joined) != self.digest:
+            raise RunError(
+                "The run has other snapshots here than where the analysis was started",
+                expected="a finished run in a folder that all machines share",
+                mend="Wait until the training has finished, and analyze again",
+            )
+        return root, joined
+
+
+def named_metric(objective: Any, name: str) -> Any:
+    """The Objective of a metric named "accuracy" or "module:function"."""
+    return metric(objective, name, called(import_string(name)) if ":" in name else None)
+
+
+def address_of(run: Any) -> str:
+    """A path or URL under which other processes find the run.
+
+    Raises
+    ------
+    RunError
+        it lies in this process's memory.
+    """
+    if isinstance(run, zarr.Group) and isinstance(run.store, LocalStore):
+        return str(Path(run.store.root, run.path).absolute())
+    if isinstance(run, LocalStore):
+        return str(Path(run.root).absolute())
+    if isinstance(run, str | os.PathLike):
+        address = str(run)
+        if is_local(address):
+            return str(Path(address).absolute())
+        if not address.startswith("memory:"):
+            return address
+    raise RunError(
+        f"Workers in other processes cannot read {run}",
+        expected="a path in a folder that all machines share, or the URL of an object store",
+        mend="Record into such a store, or analyze with --engine local",
+    )

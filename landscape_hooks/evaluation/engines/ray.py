@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.evaluation.engines import Cluster
-from landscape_hooks.evaluation.engines.recipe import Kitchen, Recipe, Sources
+from landscape_hooks.evaluation.engines.recipe import Kitchen, Recipe
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
+from landscape_hooks.evaluation.sources import Sources
 from landscape_hooks.machine import cores
 from landscape_hooks.plane.blockwise import columns_of, map_stretch, stretches
 from landscape_hooks.plane.gram import weights_of
