@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks.export.ply import axis_labels
 from landscape_hooks.mesh import colors
+from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption
 from landscape_hooks.mesh.contours import levels, text_of
-from landscape_hooks.mesh.mesh import Height, Mesh
+from landscape_hooks.mesh.mesh import Mesh
 from landscape_hooks.surface.surface import Path, Surface
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ HALO = "#ffffff"
 QUIET = "#5a6475"
 SMALL = 7.5
 """Points of a caption's letters."""
-
-BETWEEN = "  ·  "
-"""Stands between the parts of a caption."""
 
 
 def contour_figure(
@@ -109,17 +106,6 @@ def _legend(figure: Figure, axes: Axes) -> None:
         handles, labels, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=place, ncols=columns, fontsize=8,
         frameon=False, borderaxespad=0,
     )  # fmt: skip
-
-
-def caption(surface: Surface, height: Height) -> str:
-    """What defines the picture, in one line: the BatchNorm policy, the samples, what is interpolated, the height."""
-    policy = surface.attrs.get("batch_norm")
-    parts = [f"BatchNorm: {policy}" if policy not in (None, "", "none") else "no running statistics"]
-    if surface.attrs.get("samples"):
-        parts.append(f"{surface.attrs['samples']} probe samples")
-    parts += [said] if (said := surface.said_of_interpolation()) else []
-    parts.append(height.statement.replace("height:", "scale:"))
-    return BETWEEN.join(parts)
 
 
 def _plain(text: str) -> str:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import DamagedRunError, PlyError, printable
 from landscape_hooks.export.outfile import whole_file
 from landscape_hooks.mesh import colors
+from landscape_hooks.mesh.captions import axis_labels
 from landscape_hooks.mesh.mesh import Height, Mesh
 from landscape_hooks.surface.surface import Path, Surface, check_attributes
 from landscape_hooks.version import __version__
@@ -166,16 +167,6 @@ def _comments(surface: Surface, mesh: Mesh, scale: float, about: dict[str, Any])
         "quality: the raw loss (float); loss: the same in double precision",
         MARK + json.dumps(about, allow_nan=False),
     ]
-
-
-def axis_labels(surface: Surface) -> list[str]:
-    """The two axis labels, with the share of the path's variance where it is known."""
-    labels = [str(label) for label in surface.attrs.get("labels", ("alpha", "beta"))]
-    shares = surface.explained_variance_ratio
-    return [
-        f"{label} ({100 * share:.1f}% of the variance)" if np.isfinite(share) and "%" not in label else label
-        for label, share in zip(labels, shares, strict=False)
-    ] + labels[len(shares) :]
 
 
 def _write_paths(path: FilePath, surface: Surface, mesh: Mesh, scale: float) -> None:

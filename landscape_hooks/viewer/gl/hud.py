@@ -13,9 +13,8 @@ import numpy as np
 from imgui_bundle import imgui
 from numpy.typing import NDArray
 
-from landscape_hooks.export.figure import BETWEEN, caption
-from landscape_hooks.export.ply import axis_labels
 from landscape_hooks.mesh import colors
+from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption
 from landscape_hooks.mesh.contours import text_of
 from landscape_hooks.viewer.replay.labels import place_labels
 from landscape_hooks.viewer.replay.replay import Replay, describe_moment, describe_place

@@ -1,0 +1,37 @@
+"""What a picture of a surface says of itself: caption, axes. No matplotlib here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from landscape_hooks.mesh.mesh import Height
+from landscape_hooks.surface.surface import Surface
+
+if TYPE_CHECKING:
+    pass
+
+BETWEEN = "  ·  "
+"""Stands between the parts of a caption."""
+
+
+def caption(surface: Surface, height: Height) -> str:
+    """What defines the picture, in one line: the BatchNorm policy, the samples, what is interpolated, the height."""
+    policy = surface.attrs.get("batch_norm")
+    parts = [f"BatchNorm: {policy}" if policy not in (None, "", "none") else "no running statistics"]
+    if surface.attrs.get("samples"):
+        parts.append(f"{surface.attrs['samples']} probe samples")
+    parts += [said] if (said := surface.said_of_interpolation()) else []
+    parts.append(height.statement.replace("height:", "scale:"))
+    return BETWEEN.join(parts)
+
+
+def axis_labels(surface: Surface) -> list[str]:
+    """The two axis labels, with the share of the path's variance where it is known."""
+    labels = [str(label) for label in surface.attrs.get("labels", ("alpha", "beta"))]
+    shares = surface.explained_variance_ratio
+    return [
+        f"{label} ({100 * share:.1f}% of the variance)" if np.isfinite(share) and "%" not in label else label
+        for label, share in zip(labels, shares, strict=False)
+    ] + labels[len(shares) :]
