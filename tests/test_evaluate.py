@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from landscape_hooks.errors import ObjectiveError, PlaneError
-from landscape_hooks.evaluation.plane_loss import PlaneLoss, evaluate
+from landscape_hooks.evaluation.evaluate import evaluate
+from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.grid import Grid
 from landscape_hooks.plane.plane import Plane

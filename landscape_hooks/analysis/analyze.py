@@ -18,8 +18,9 @@ from landscape_hooks.analysis import filling
 from landscape_hooks.analysis.versions import versions
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
 from landscape_hooks.evaluation import calibration, engines
+from landscape_hooks.evaluation.evaluate import evaluate, evaluate_path
 from landscape_hooks.evaluation.plan import Plan
-from landscape_hooks.evaluation.plane_loss import POLICIES, PlaneLoss, buffer_directions, evaluate, evaluate_path
+from landscape_hooks.evaluation.plane_loss import POLICIES, PlaneLoss, buffer_directions
 from landscape_hooks.evaluation.sources import (
     Sources,
     check_fits,

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from landscape_hooks.analysis.adaptive import Refinement
 from landscape_hooks.errors import PlaneError
+from landscape_hooks.evaluation.evaluate import evaluate
 from landscape_hooks.evaluation.plan import Plan
-from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile, evaluate
+from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
 from landscape_hooks.plane.grid import Grid
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import remove_group

@@ -7,7 +7,6 @@ the order in which they finish; where they are computed is the engine's affair (
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import ObjectiveError, PlaneError
+from landscape_hooks.evaluation.evaluate import evaluate
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.objective.objective import Evaluation
-from landscape_hooks.surface.surface import Path
 
 Floats = NDArray[np.float64]
 
@@ -179,59 +178,6 @@ class PlaneLoss:
     def _measure(self, weights: torch.Tensor, buffers: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             return self.objective.measure(weights, buffers, statistics=self.statistics)
-
-
-def evaluate(loss: PlaneLoss, points: Floats, *, engine: Any = None) -> Iterator[Tile]:
-    """Yield the losses at points (N, 2) in tiles as they finish, in any order.
-
-    `engine` is a module of engines/; left out, the one of this machine. A NaN or infinite loss is a result like
-    any other.
-    """
-    yield from (engine or _local()).points(loss, np.asarray(points, dtype=float).reshape(-1, 2))
-
-
-def evaluate_path(
-    loss: PlaneLoss,
-    trajectory: Any,
-    coordinates: Floats,
-    distance: Floats,
-    *,
-    label: str = "",
-    engine: Any = None,
-    tick: Callable[[int], object] = lambda n: None,
-) -> Path:
-    """A run's trajectory as the plane sees it: its true loss, and the loss the plane shows at its projection.
-
-    `coordinates` (T, 2) and `distance` (T,) come from `Moments.solve`; `tick(n)` is called whenever n evaluations are
-    done: there are two a snapshot.
-    """
-    engine = engine or _local()
-    count = len(trajectory)
-    true, stderr, shown = (np.full(count, np.nan) for _ in range(3))
-    for tile in engine.snapshots(loss, trajectory, range(count)):
-        true[tile.index], stderr[tile.index] = tile.loss, tile.stderr
-        tick(len(tile.index))
-    for tile in engine.points(loss, coordinates):
-        shown[tile.index] = tile.loss
-        tick(len(tile.index))
-    rates = np.asarray(trajectory.learning_rates, dtype=float).reshape(count, -1)
-    return Path(
-        coordinates=coordinates,
-        step=np.asarray(trajectory.steps),
-        loss=true,
-        plane_loss=shown,
-        distance=distance,
-        epoch=np.asarray(trajectory.epochs, dtype=float),
-        learning_rate=rates[:, 0] if rates.shape[1] else np.full(count, np.nan),
-        loss_stderr=stderr,
-        label=label,
-    )
-
-
-def _local() -> Any:
-    from landscape_hooks.evaluation.engines import local
-
-    return local
 
 
 def buffer_directions(trajectory: Any, coefficients: Floats, origin: Any) -> Floats:
