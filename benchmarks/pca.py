@@ -26,12 +26,12 @@ WAYS = ("zarr", "read", "gram", "again", "incremental", "memory")
 
 def write_run(path: Path, snapshots: int, parameters: int) -> None:
     """A run with a smooth path: a decaying curve in ten directions and a random walk."""
-    from landscape_hooks.store import run as store
+    from landscape_hooks.store.run import create_run
     from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
     from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
 
     layout = ParameterLayout([ParameterEntry("w", (parameters,), "float32", 0, parameters)])
-    writer = TrajectoryWriter.create(store.create_run(str(path)), layout, ParameterLayout([], kind="buffer"), groups=1)
+    writer = TrajectoryWriter.create(create_run(str(path)), layout, ParameterLayout([], kind="buffer"), groups=1)
     rng = np.random.default_rng(0)
     together = max(1, min(snapshots, 2**23 // parameters))
     weights = rng.standard_normal(parameters, dtype=np.float32)
@@ -55,7 +55,7 @@ def measure(path: str, way: str) -> None:
 
     from landscape_hooks.plane import gram
     from landscape_hooks.plane.directions import pca
-    from landscape_hooks.store import run as store
+    from landscape_hooks.store.run import open_run
     from landscape_hooks.trajectory.trajectory import Trajectory
 
     trajectory = Trajectory.open(path)
@@ -63,7 +63,7 @@ def measure(path: str, way: str) -> None:
     start, used = time.perf_counter(), time.process_time()
     ratio = [float("nan")] * 2
     if way == "zarr":
-        array = store.open_run(path)["trajectory/weights"]
+        array = open_run(path)["trajectory/weights"]
         for first in range(0, array.shape[1], array.chunks[1]):
             array[: len(trajectory), first : first + array.chunks[1]]
     elif way == "read":
@@ -71,7 +71,7 @@ def measure(path: str, way: str) -> None:
         for first in range(0, trajectory.layout.size, width):
             trajectory.block(columns=slice(first, first + width))
     elif way in ("gram", "again"):
-        root = store.open_run(path, mode="r+")
+        root = open_run(path, mode="r+")
         if way == "gram":
             gram.forget(root)
         ratio = pca.directions(trajectory, gram=gram.stored(root, trajectory)).explained_variance_ratio.tolist()

@@ -30,7 +30,7 @@ from landscape_hooks.evaluation.sources import Sources
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.grid import Grid
 from landscape_hooks.plane.stored_plane import stored_plane
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import open_run
 from landscape_hooks.trajectory.joined import Joined
 from landscape_hooks.trajectory.trajectory import Trajectory
 
@@ -51,7 +51,7 @@ def write_run(path: str) -> None:
 
 def loss_of(path: str, samples: int) -> tuple[PlaneLoss, Joined]:
     """The loss over the first so many samples, on a plane that is stored in the run."""
-    root, joined = store.open_run(path, mode="r+"), Joined([Trajectory.open(path)])
+    root, joined = open_run(path, mode="r+"), Joined([Trajectory.open(path)])
     weights = joined.block().astype(np.float64)
     arrays = {"origin": joined[-1].weights, "directions": (weights[:2] - weights[-1]).astype(np.float32)}
     grid = Grid.spanning((-1.0, 1.0, -1.0, 1.0), (25, 25))

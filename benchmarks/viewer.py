@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import create_run
 from landscape_hooks.surface.surface import Path as Track
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.surface.writer import SurfaceWriter
@@ -75,7 +75,7 @@ def bowl(points: int) -> Surface:
 
 def write(folder: Path, made: Surface) -> Path:
     """The surface as a run."""
-    root = store.create_run(folder)
+    root = create_run(folder)
     arrays = {"explained_variance_ratio": made.explained_variance_ratio}
     writer = SurfaceWriter.create(root, "pca", made.alpha, made.beta, made.attrs, arrays)
     writer.write(np.arange(made.loss.size), made.loss.ravel(), made.loss_stderr.ravel())

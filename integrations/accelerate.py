@@ -11,6 +11,7 @@ import functools
 from typing import Any
 
 import torch
+
 from landscape_hooks.integrations.adapter import Recording, missing, probe_loader
 
 try:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+
 from landscape_hooks.integrations.adapter import Recording, missing
 
 try:

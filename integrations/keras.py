@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from landscape_hooks.integrations.adapter import Recording, missing
 
 from landscape_hooks.errors import LandscapeError
+from landscape_hooks.integrations.adapter import Recording, missing
 
 try:
     from keras.callbacks import Callback

@@ -15,9 +15,9 @@ from itertools import islice
 from typing import Any
 
 import torch
-from landscape_hooks.integrations.adapter import Found, Recording, missing, probe_loader
 
 from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.integrations.adapter import Found, Recording, missing, probe_loader
 
 try:
     if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:

@@ -11,6 +11,7 @@ import copy
 from typing import Any
 
 import torch
+
 from landscape_hooks.integrations.adapter import Recording, missing
 
 try:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from landscape_hooks.integrations.adapter import Recording, missing, probe_loader
 
 from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.integrations.adapter import Recording, missing, probe_loader
 
 try:
     from transformers import TrainerCallback

@@ -16,7 +16,7 @@ from torch import nn
 
 from landscape_hooks import Surface, Trajectory, analyze, cli, record
 from landscape_hooks.errors import LandscapeError
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import create_run, open_run
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.sharding import Piece
 from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
@@ -55,7 +55,7 @@ def sharded(folder: Path) -> Path:
         ]
     )
     none = ParameterLayout((), kind="buffer")
-    root = store.create_run(folder)
+    root = create_run(folder)
     root.attrs.update({"layout": layout.to_json(), "buffer_layout": []})
     root.create_group("trajectory", attributes={"ranks": 2})
     own = [Piece("weight", (0, 0), (2, 3)), Piece("bias", (0,), (4,))], [Piece("weight", (2, 0), (2, 3))]
@@ -167,13 +167,13 @@ def read_picture(run: Path) -> None:
     for number in range(len(landscape.paths)):
         describe_moment(replay, number)
     if landscape.surface is not None and run.is_dir():
-        extend(store.open_run(run), Surface.open(run))
+        extend(open_run(run), Surface.open(run))
 
 
 def load_objective(run: Path) -> None:
     from landscape_hooks.objective.objective import Objective
 
-    objective, last = Objective.load(store.open_run(run)), Trajectory.open(run)[-1]
+    objective, last = Objective.load(open_run(run)), Trajectory.open(run)[-1]
     objective.evaluate(torch.from_numpy(last.weights), torch.from_numpy(last.buffers))
 
 

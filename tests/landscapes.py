@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import create_run
 from landscape_hooks.surface.surface import Path, Surface
 from landscape_hooks.surface.writer import SurfaceWriter
 
@@ -65,7 +65,7 @@ def surface(
 
 def write_run(folder: FilePath, made: Surface) -> FilePath:
     """A run on disk that holds the surface."""
-    root = store.create_run(folder)
+    root = create_run(folder)
     arrays = {"explained_variance_ratio": made.explained_variance_ratio}
     writer = SurfaceWriter.create(root, made.name, made.alpha, made.beta, made.attrs, arrays)
     index = np.flatnonzero(made.evaluated)

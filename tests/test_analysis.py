@@ -20,7 +20,7 @@ from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError, R
 from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane import stored_plane
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import create_run, open_run
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.trajectory import Trajectory
@@ -72,7 +72,7 @@ def samples(count=48):
 def train(path, model, step, *, snapshots=8, every=2, learning_rate=0.05, **objective):
     """A short recorded training: snapshots written as the recorder writes them, the objective captured."""
     layout, buffers = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
-    root = store.create_run(str(path))
+    root = create_run(str(path))
     writer = TrajectoryWriter.create(root, layout, buffers, groups=1)
     capture(root, model, **objective) if objective else None
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)
@@ -126,7 +126,7 @@ def test_a_quadratic_loss_gives_the_exact_paraboloid(quadratic_run, directions, 
     path, model = quadratic_run
     options = {"norm": "none"} if directions == "random" else {}
     surface = run(path, directions=directions, size=size, name="paraboloid", fresh=True, **options)
-    group = store.open_run(str(path))["surfaces/paraboloid"]
+    group = open_run(str(path))["surfaces/paraboloid"]
     origin, vectors = group["origin"][...].astype(float), group["directions"][...].astype(float)
     expected = [
         [model.by_definition(origin + a * vectors[0] + b * vectors[1]) for b in surface.beta] for a in surface.alpha
@@ -151,7 +151,7 @@ def test_the_surface_at_the_origin_is_the_final_snapshots_loss(bn_run, policy):
     assert surface.path_distance[-1] < 1e-6
     final = Trajectory.open(str(bn_run))[-1]
     statistics = {"fixed": "running", "interpolate": "running"}.get(policy, policy)
-    objective = Objective.load(store.open_run(str(bn_run)))
+    objective = Objective.load(open_run(str(bn_run)))
     own = objective.evaluate(torch.from_numpy(final.weights), torch.from_numpy(final.buffers), statistics=statistics)
     assert surface.path_loss[-1] == pytest.approx(own.mean, rel=1e-6)
     assert surface.path[0, 0] <= 0
@@ -163,7 +163,7 @@ def test_interpolated_statistics_bring_the_path_onto_the_surface(tmp_path):
     loss = nn.CrossEntropyLoss()
     path = train(tmp_path / "three.zarr", model, lambda m: loss(m(x), y), snapshots=3, criterion=loss, data=(x, y))
     moved, fixed = (run(path, size=3, batch_norm=p, name=p) for p in ("interpolate", "fixed"))
-    objective, trajectory = Objective.load(store.open_run(str(path))), Trajectory.open(str(path))
+    objective, trajectory = Objective.load(open_run(str(path))), Trajectory.open(str(path))
     own = [objective.evaluate(torch.from_numpy(s.weights), torch.from_numpy(s.buffers)).mean for s in trajectory]
     np.testing.assert_allclose(moved.path_loss, own, rtol=1e-6)
     np.testing.assert_allclose(moved.path_plane_loss, own, rtol=1e-4)
@@ -175,7 +175,7 @@ def test_the_report_says_where_interpolated_variances_are_clamped(bn_run):
     """Far enough along a direction some variance that moves linearly passes below 0, where it is held."""
     near = run(bn_run, size=3, batch_norm="interpolate", name="near", extent=(-1e-3, 1e-3, -1e-3, 1e-3))
     far = run(bn_run, size=(9, 8), batch_norm="interpolate", name="far", extent=(-40, 40, -40, 40))
-    group, trajectory = store.open_run(str(bn_run))["surfaces/far"], Trajectory.open(str(bn_run))
+    group, trajectory = open_run(str(bn_run))["surfaces/far"], Trajectory.open(str(bn_run))
     # the buffers' own least squares: what combination of snapshots is a direction, and so how variances move
     weights = np.stack([s.weights for s in trajectory]).astype(float) - group["origin"][...]
     buffers = np.stack([s.buffers for s in trajectory]).astype(float) - group["origin_buffers"][...]
@@ -233,7 +233,7 @@ def test_probe_and_training_data_side_by_side_on_one_plane(bn_run, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     probe = run(bn_run, size=(4, 5), name="probe")
     training = run(bn_run, size=(4, 5), name="training", data="training:batches")
-    group = store.open_run(str(bn_run))["surfaces"]
+    group = open_run(str(bn_run))["surfaces"]
     for key in ("alpha", "beta", "origin", "directions"):
         np.testing.assert_array_equal(group[f"probe/{key}"][...], group[f"training/{key}"][...])
     np.testing.assert_array_equal(probe.path, training.path)
@@ -241,7 +241,7 @@ def test_probe_and_training_data_side_by_side_on_one_plane(bn_run, tmp_path, mon
     assert (probe.loss != training.loss).all()
     import training as module  # the test's own file
 
-    objective = Objective.load(store.open_run(str(bn_run))).with_data(module.batches(), 1000)
+    objective = Objective.load(open_run(str(bn_run))).with_data(module.batches(), 1000)
     final = Trajectory.open(str(bn_run))[-1]
     expected = objective.evaluate(torch.from_numpy(final.weights), torch.from_numpy(final.buffers), statistics="batch")
     assert training.path_loss[-1] == pytest.approx(expected.mean, rel=1e-6)
@@ -270,7 +270,7 @@ def test_metrics_are_computed_beside_the_loss(bn_run, quadratic_run, tmp_path, m
     monkeypatch.setitem(sys.modules, "test_analysis_support", support)
     monkeypatch.chdir(tmp_path)
     surface = run(bn_run, size=(3, 4), batch_norm="fixed", metrics=["accuracy", "my_metric:norm"], name="metrics")
-    group = store.open_run(str(bn_run))["surfaces/metrics"]
+    group = open_run(str(bn_run))["surfaces/metrics"]
     layout, (x, y), model = Trajectory.open(str(bn_run)).layout, samples(), network().eval()
     ParameterLayout.of_buffers(model).assign(model, torch.from_numpy(group["origin_buffers"][...]))
     for i, alpha in enumerate(surface.alpha):
@@ -342,7 +342,7 @@ def test_kill_9_and_resuming_gives_the_same_bits(bn_run, workers):
     while process.poll() is None and done < 10:
         time.sleep(0.05)
         try:
-            done = int(store.open_run(str(bn_run))[f"surfaces/{name}/evaluated"][...].sum())
+            done = int(open_run(str(bn_run))[f"surfaces/{name}/evaluated"][...].sum())
         except (KeyError, FileNotFoundError):
             continue
     process.kill()  # SIGKILL
@@ -367,7 +367,7 @@ def test_parts_run_side_by_side_and_any_of_them_may_be_killed_and_started_again(
 
     def done(k):
         try:
-            return int(store.open_run(str(path))[f"surfaces/parts.part-{k}-of-3/evaluated"][...].sum())
+            return int(open_run(str(path))[f"surfaces/parts.part-{k}-of-3/evaluated"][...].sum())
         except (KeyError, FileNotFoundError):
             return 0
 
@@ -388,7 +388,7 @@ def test_a_plane_left_in_the_run_gives_the_same_bits_and_is_resumed(bn_run, tmp_
     held, streamed = (run(bn_run, size=4, batch_norm="interpolate", name=f"s{s}", stream=s) for s in (False, True))
     for key in ("loss", "loss_stderr", "path", "path_loss", "path_plane_loss", "path_distance"):
         np.testing.assert_array_equal(getattr(held, key), getattr(streamed, key))
-    root = store.open_run(str(bn_run))
+    root = open_run(str(bn_run))
     for key in ("origin", "directions", "origin_buffers"):
         np.testing.assert_array_equal(root[f"surfaces/sTrue/{key}"][...], root[f"surfaces/sFalse/{key}"][...])
     assert held.attrs["definition"] == streamed.attrs["definition"]

@@ -17,7 +17,7 @@ from landscape_hooks.errors import LandscapeError, LayoutError, ObjectiveError, 
 from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.directions import hessian
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import create_run, open_run
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.trajectory import Trajectory
@@ -69,7 +69,7 @@ def bowl_run(path, start, steps=6, batch=None, kind=Bowl):
     model = kind(start)
     batch = torch.zeros(4, 1) if batch is None else batch
     layout, buffers = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
-    root = store.create_run(str(path))
+    root = create_run(str(path))
     writer = TrajectoryWriter.create(root, layout, buffers, groups=1)
     capture(root, model, objective=lambda m, b: m(b), data=batch)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.015)
@@ -97,7 +97,7 @@ def run(*paths, **options):
 
 
 def plane_of(path, name):
-    group = store.open_run(path)[f"surfaces/{name}"]
+    group = open_run(path)[f"surfaces/{name}"]
     return group["origin"][...].astype(float), group["directions"][...].astype(float)
 
 
@@ -199,7 +199,7 @@ def test_runs_that_do_not_fit_are_refused(runs, tmp_path):
     with pytest.raises(ObjectiveError, match="other probe samples"):
         run(runs[0], other)
     model = nn.Linear(3, 2)
-    root = store.create_run(str(tmp_path / "linear.zarr"))
+    root = create_run(str(tmp_path / "linear.zarr"))
     TrajectoryWriter.create(root, ParameterLayout.of(model), ParameterLayout.of_buffers(model), groups=1)
     with pytest.raises(LayoutError, match="theta"):
         run(runs[0], str(tmp_path / "linear.zarr"))
@@ -235,11 +235,11 @@ def test_parts_are_joined_to_the_same_bits(runs):
     for k in (1, 3):
         part = run(runs[1], name="parted", part=f"{k}/3")
         assert 6 <= part.evaluated.sum() <= 7
-    assert "parted" not in store.open_run(runs[1])["surfaces"]
+    assert "parted" not in open_run(runs[1])["surfaces"]
     joined = run(runs[1], name="parted")
     for key in ("loss", "loss_stderr", "path_loss", "path_plane_loss"):
         np.testing.assert_array_equal(getattr(joined, key), getattr(whole, key))
-    assert not [n for n in store.open_run(runs[1])["surfaces"] if "part-" in n]
+    assert not [n for n in open_run(runs[1])["surfaces"] if "part-" in n]
     for wrong in ("0/3", "4/3", "1", "a/b"):
         with pytest.raises(PlaneError, match="part"):
             run(runs[1], part=wrong)
@@ -349,7 +349,7 @@ def test_kill_9_in_an_adaptive_analysis_and_resuming_gives_the_same_bits(runs):
     while process.poll() is None and done < 70:
         time.sleep(0.02)
         try:
-            done = int(store.open_run(runs[1])["surfaces/killed/evaluated"][...].sum())
+            done = int(open_run(runs[1])["surfaces/killed/evaluated"][...].sum())
         except (KeyError, FileNotFoundError):
             continue
     process.kill()  # SIGKILL

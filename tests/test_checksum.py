@@ -9,7 +9,7 @@ from torch import nn
 
 from landscape_hooks import Trajectory, record
 from landscape_hooks.errors import RunError
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import open_run
 
 
 def train(path, first, last, size=300, model=None, **options):
@@ -81,7 +81,7 @@ def test_one_flipped_bit_a_swapped_row_and_a_missing_file_are_named(tmp_path):
 def test_damaged_buffers_are_found_in_files_of_many_rows(tmp_path, options):
     path = tmp_path / "run.zarr"
     train(path, 0, 9, **options)
-    root = store.open_run(path, mode="r+")
+    root = open_run(path, mode="r+")
     t = Trajectory.open(path)
     place = int(t._parts[0].commit.places[3])
     root["trajectory/buffers"][place, 1] += 1

@@ -25,9 +25,9 @@ from landscape_hooks.errors import ObjectiveError, RunError  # noqa: E402
 from landscape_hooks.evaluation.engines import Cluster  # noqa: E402
 from landscape_hooks.evaluation.engines import ray as engine_module  # noqa: E402
 from landscape_hooks.evaluation.sources import Sources  # noqa: E402
-from landscape_hooks.plane import gram  # noqa: E402
-from landscape_hooks.plane import plane as plane_module  # noqa: E402
-from landscape_hooks.store import run as store  # noqa: E402
+from landscape_hooks.plane import blockwise, gram  # noqa: E402
+from landscape_hooks.plane.moments import Projection  # noqa: E402
+from landscape_hooks.store.run import open_run  # noqa: E402
 from landscape_hooks.surface.surface import Surface  # noqa: E402
 from landscape_hooks.trajectory.joined import Joined  # noqa: E402
 from landscape_hooks.trajectory.trajectory import Trajectory  # noqa: E402
@@ -120,7 +120,7 @@ def assert_same(one, other):
 def evaluated(name):
     """Points of a surface that are in the run; 0 while it is being created."""
     try:
-        return int(store.open_run("run.zarr")[f"surfaces/{name}/evaluated"][...].sum())
+        return int(open_run("run.zarr")[f"surfaces/{name}/evaluated"][...].sum())
     except (KeyError, FileNotFoundError):
         return 0
 
@@ -153,21 +153,21 @@ def test_the_surface_is_that_of_this_machine_bit_for_bit(connected, options):
 
 
 def test_sums_over_blocks_are_the_same_whoever_computes_which(connected, monkeypatch):
-    monkeypatch.setattr(plane_module, "SPAN_BYTES", 4 * 7 * 20)
+    monkeypatch.setattr(blockwise, "SPAN_BYTES", 4 * 7 * 20)
     engine, trajectory = engine_of(["run.zarr"])
     with engine:
         trajectory = engine._joined
         here = gram.matrix(trajectory)
-        assert len(plane_module.stretches(trajectory)[0]) > 5
+        assert len(blockwise.stretches(trajectory)[0]) > 5
         np.testing.assert_array_equal(gram.matrix(trajectory, blocks=engine.stretches), here)
         monkeypatch.setattr(engine_module, "HELD_BYTES", 3 * here.nbytes)  # no more than three wait for their turn
         np.testing.assert_array_equal(gram.matrix(trajectory, blocks=engine.stretches), here)
         whole = trajectory.block().astype(float)
         whole -= whole[0]
         np.testing.assert_allclose(here, whole @ whole.T, rtol=1e-12)
-        wanted = plane_module.Projection(whole[[1, 3]])
+        wanted = Projection(whole[[1, 3]])
         there = [part.products for _, part in engine.stretches(trajectory, 2, wanted)]
-        np.testing.assert_array_equal(there, [p.products for _, p in plane_module.map_stretches(trajectory, 2, wanted)])
+        np.testing.assert_array_equal(there, [p.products for _, p in blockwise.map_stretches(trajectory, 2, wanted)])
 
 
 def test_what_this_machine_began_a_cluster_finishes(connected, monkeypatch):

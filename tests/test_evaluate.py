@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from landscape_hooks.errors import ObjectiveError, PlaneError
-from landscape_hooks.evaluation.evaluate import evaluate
+from landscape_hooks.evaluation.engines import local
+from landscape_hooks.evaluation.evaluate import check_repeatable, evaluate
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.grid import Grid
@@ -49,7 +50,7 @@ def test_a_quadratic_loss_is_the_exact_paraboloid(rows, columns, reach, seed):
     grid = Grid.spanning((-reach, 2 * reach, -0.5 * reach, reach), (rows, columns))
     loss = PlaneLoss(quadratic_objective(model), Plane(origin, directions), np.zeros(0, np.float32), "none")
     found = np.full(grid.shape, np.nan)
-    for tile in evaluate(loss, grid.points()):
+    for tile in evaluate(loss, grid.points(), engine=local):
         found.ravel()[tile.index] = tile.loss
     expected = [
         [
@@ -109,7 +110,7 @@ def test_policies_are_what_they_say(policy):
     own = buffers + 1
     snapshot = by_plain_loop(model, batches, theta, own if policy == "interpolate" else buffers, statistics)
     assert loss.of_snapshot(theta, own).mean == pytest.approx(snapshot, rel=1e-5)
-    assert loss.check_repeatable() == pytest.approx(loss.at(0, 0).mean, rel=1e-6)
+    assert check_repeatable(loss, local) == pytest.approx(loss.at(0, 0).mean, rel=1e-6)
 
 
 def test_policies_that_cannot_be():
@@ -125,7 +126,7 @@ def test_a_random_loss_is_refused_before_hours_are_spent():
     noisy = Objective(model, objective=lambda m, batch: (m(batch) + torch.randn(1)).mean(), data=torch.ones(4, 3))
     loss = PlaneLoss(noisy, Plane(torch.zeros(4), torch.eye(4)[:2]), torch.zeros(0), "none")
     with pytest.raises(ObjectiveError, match="same value twice"):
-        loss.check_repeatable()
+        check_repeatable(loss, local)
 
 
 def test_nan_and_inf_are_results():
@@ -134,7 +135,10 @@ def test_nan_and_inf_are_results():
     # log of w + second entry: build a plane over the single weight and a frozen partner
     plane = Plane(torch.tensor([0.0]), torch.tensor([[1.0], [0.0]]))
     points = np.array([[-1.0, 0], [0, 0], [1, 0]])
-    values = {int(t.index[0]): float(t.loss[0]) for t in evaluate(PlaneLoss(objective, plane, [], "none"), points)}
+    values = {
+        int(t.index[0]): float(t.loss[0])
+        for t in evaluate(PlaneLoss(objective, plane, [], "none"), points, engine=local)
+    }
     assert np.isnan(values[0])
     assert values[1] == -np.inf
     assert values[2] == 0

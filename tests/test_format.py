@@ -12,8 +12,8 @@ from torch import nn
 
 from landscape_hooks import Trajectory, analyze, record
 from landscape_hooks.errors import RunError
-from landscape_hooks.store import run as store
 from landscape_hooks.store import schema
+from landscape_hooks.store.run import open_run
 
 PAGE = Path(__file__).parents[1] / "docs" / "format.md"
 BEGIN, END = "<!-- table: begin", "<!-- table: end -->"
@@ -44,7 +44,7 @@ def test_every_array_of_a_run_is_in_the_table(tmp_path):
     data = [(torch.randn(12, 300), torch.randint(0, 2, (12,)))]
     train(tmp_path / "run.zarr", criterion=nn.CrossEntropyLoss(), data=data)
     analyze(tmp_path / "run.zarr", size=3, progress=False)
-    root = store.open_run(tmp_path / "run.zarr")
+    root = open_run(tmp_path / "run.zarr")
     arrays = {path: array for path, array in root.members(max_depth=None) if hasattr(array, "dtype")}
     assert len(arrays) > 20
     for path, array in arrays.items():
@@ -176,7 +176,7 @@ def test_a_run_written_by_the_document_alone_is_read_and_gone_on_with(tmp_path):
 
 def test_a_newer_format_is_refused_and_unknown_attributes_are_ignored(tmp_path):
     rows = train(tmp_path / "run.zarr", every=3)
-    root = store.open_run(tmp_path / "run.zarr", mode="r+")
+    root = open_run(tmp_path / "run.zarr", mode="r+")
     root.attrs["something_new"] = {"a": 1}
     root["trajectory"].attrs["committed"] = {**root["trajectory"].attrs["committed"], "colour": "blue"}
     np.testing.assert_array_equal(Trajectory.open(tmp_path / "run.zarr")[0].weights, rows[0])

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from landscape_hooks import Surface, Trajectory
 from landscape_hooks.errors import LandscapeError, RunError
-from landscape_hooks.store import run as store
+from landscape_hooks.store.folder import RunFolder
 from tests import hostile
 from tests.hostile import change
 
@@ -339,7 +339,7 @@ def test_a_link_to_a_run_and_links_inside_of_it_are_followed(honest, tmp_path):
     (tmp_path / "latest.zarr").symlink_to(run)
     assert Surface.open(tmp_path / "latest.zarr").shape == (3, 3)
     with pytest.raises(RunError, match="inside of it"):
-        store.RunFolder(run).get_sync("surfaces/../../outside")
+        RunFolder(run).get_sync("surfaces/../../outside")
 
 
 def test_a_pipe_in_a_run_is_not_waited_for(honest, tmp_path):
@@ -362,10 +362,10 @@ import resource, sys
 from pathlib import Path
 from landscape_hooks import Surface, Trajectory
 from landscape_hooks.objective.objective import Objective
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import open_run
 from landscape_hooks.errors import LandscapeError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for act in (lambda run: Trajectory.open(run)[0], Surface.open, lambda run: Objective.load(store.open_run(run))):
+for act in (lambda run: Trajectory.open(run)[0], Surface.open, lambda run: Objective.load(open_run(run))):
     for run in sys.argv[1:]:
         try:
             act(run)

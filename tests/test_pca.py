@@ -7,11 +7,10 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
 from landscape_hooks.errors import PlaneError, RunError
-from landscape_hooks.plane import gram
-from landscape_hooks.plane import plane as plane_module
+from landscape_hooks.plane import blockwise, gram
 from landscape_hooks.plane.directions import pca
 from landscape_hooks.plane.plane import Plane
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import create_run, open_run
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.trajectory import Trajectory
 from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
@@ -131,7 +130,7 @@ def test_small_displacements_of_large_weights_survive_float32():
 
 
 def test_new_rows_extend_a_known_gram_matrix(monkeypatch):
-    monkeypatch.setattr(plane_module, "BLOCK_BYTES", 8 * 12 * 50)
+    monkeypatch.setattr(blockwise, "BLOCK_BYTES", 8 * 12 * 50)
     weights = walk()
     whole = gram.matrix(weights)
     first = weights - weights[0]
@@ -146,7 +145,7 @@ def test_the_run_keeps_its_gram_matrix_and_computes_new_rows_only(tmp_path, monk
     weights = walk().astype(np.float32)
     path = str(tmp_path / "run.zarr")
     layout = ParameterLayout([ParameterEntry("w", (300,), "float32", 0, 300)])
-    writer = TrajectoryWriter.create(store.create_run(path), layout, ParameterLayout([], kind="buffer"), groups=1)
+    writer = TrajectoryWriter.create(create_run(path), layout, ParameterLayout([], kind="buffer"), groups=1)
 
     def append(first, last):
         n = last - first
@@ -154,7 +153,7 @@ def test_the_run_keeps_its_gram_matrix_and_computes_new_rows_only(tmp_path, monk
         writer.append(Rows(weights[first:last], np.empty((n, 0), np.float32), scalars, np.zeros((n, 1))))
 
     append(0, 8)
-    root = store.open_run(path, mode="r+")
+    root = open_run(path, mode="r+")
     expected = gram.matrix(weights)
     np.testing.assert_allclose(gram.stored(root, Trajectory.open(path)), expected[:8, :8], rtol=1e-6)
     asked = []

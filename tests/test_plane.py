@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landscape_hooks.errors import PlaneError
-from landscape_hooks.plane import plane as plane_module
+from landscape_hooks.plane import blockwise
 from landscape_hooks.plane.plane import Plane
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import create_run
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.trajectory import Trajectory
 from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
@@ -46,11 +46,11 @@ def test_streaming_in_small_blocks_changes_nothing(monkeypatch):
     plane = random_plane(rng, 501)
     weights = rng.normal(size=(4, 501))
     whole = plane.project(weights)
-    monkeypatch.setattr(plane_module, "BLOCK_BYTES", 8 * 4 * 17)
-    monkeypatch.setattr(plane_module, "SPAN_BYTES", 4 * 4 * 100)
+    monkeypatch.setattr(blockwise, "BLOCK_BYTES", 8 * 4 * 17)
+    monkeypatch.setattr(blockwise, "SPAN_BYTES", 4 * 4 * 100)
     for a, b in zip(plane.project(weights), whole, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
-    spans = plane_module.map_displacements(weights, plane.origin.numpy(), lambda blocks: [c for c, _ in blocks])
+    spans = blockwise.map_displacements(weights, plane.origin.numpy(), lambda blocks: [c for c, _ in blocks])
     seen = [columns for span in spans for columns in span]
     assert len(seen) > 30
     assert [c.start for c in seen[1:]] == [c.stop for c in seen[:-1]]
@@ -60,7 +60,7 @@ def test_streaming_in_small_blocks_changes_nothing(monkeypatch):
 @settings(deadline=None)
 @given(st.integers(1, 10**8), st.integers(1, 3000), st.integers(1, 2**20), st.integers(2**24, 2**30))
 def test_what_is_read_at_a_time_fits_into_memory(size, count, chunk, memory):
-    spans, workers = plane_module.column_spans(size, count, chunk, memory)
+    spans, workers = blockwise.column_spans(size, count, chunk, memory)
     assert spans[0].start == 0
     assert spans[-1].stop == size
     widest = max(s.stop - s.start for s in spans)
@@ -74,11 +74,11 @@ def test_the_memory_of_reading_a_run_does_not_grow_with_the_model(tmp_path, monk
     count, size = 20, 50_000
     layout = ParameterLayout([ParameterEntry("w", (size,), "float32", 0, size)])
     path = str(tmp_path / "run.zarr")
-    writer = TrajectoryWriter.create(store.create_run(path), layout, ParameterLayout([], kind="buffer"), groups=1)
+    writer = TrajectoryWriter.create(create_run(path), layout, ParameterLayout([], kind="buffer"), groups=1)
     weights = np.random.default_rng(0).normal(size=(count, size)).astype(np.float32)
     scalars = {"step": range(count), "epoch": [0.0] * count, "loss": [0.0] * count, "wall_time": range(count)}
     writer.append(Rows(weights, np.empty((count, 0), np.float32), scalars, np.zeros((count, 1))))
-    monkeypatch.setattr(plane_module, "READ_BYTES", 2**19)
+    monkeypatch.setattr(blockwise, "READ_BYTES", 2**19)
     trajectory, read = Trajectory.open(path), []
     real = trajectory.block
     monkeypatch.setattr(trajectory, "block", lambda rows, columns: read.append(columns) or real(rows, columns))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from landscape_hooks import Trajectory
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import open_run
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.sharding import Piece, Runs
 
@@ -170,11 +170,11 @@ def test_every_rank_writes_its_shard_and_the_reader_sees_the_whole(tmp_path, cou
     assert np.isfinite(t.learning_rates).all()
     if "checksum" in options:
         assert t.verify() == []
-        root = store.open_run(tmp_path / "run.zarr", mode="r+")
+        root = open_run(tmp_path / "run.zarr", mode="r+")
         root["ranks/1/trajectory/weights"][2, 0] += 1
         assert [(damage.index, damage.step, damage.rank) for damage in t.verify()] == [(2, 4, 1)]
     # nothing was gathered: every rank's rows hold its own numbers only
-    root = store.open_run(tmp_path / "run.zarr")
+    root = open_run(tmp_path / "run.zarr")
     widths = [root[f"ranks/{rank}/trajectory/weights"].shape[1] for rank in range(count)]
     assert sum(widths) == t.layout.size
     assert max(widths) < t.layout.size

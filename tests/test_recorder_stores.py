@@ -18,7 +18,9 @@ from torch import nn
 from landscape_hooks import Trajectory, record
 from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
 from landscape_hooks.recording import background
-from landscape_hooks.store import run as store_module
+from landscape_hooks.store.folder import put_files
+from landscape_hooks.store.run import free_bytes
+from landscape_hooks.trajectory import writer
 
 
 def train(store, steps=6, size=700, **options):
@@ -87,8 +89,8 @@ def test_many_snapshots_of_a_small_model_share_files(tmp_path):
 def test_a_group_fills_a_file_and_is_written_once(tmp_path, monkeypatch):
     monkeypatch.setattr(background, "GROUP_SECONDS", 60)
     written = []
-    real = store_module.put_files
-    monkeypatch.setattr(store_module, "put_files", lambda s, puts: (written.extend(p.key for p in puts), real(s, puts)))
+    real = put_files
+    monkeypatch.setattr(writer, "put_files", lambda s, puts: (written.extend(p.key for p in puts), real(s, puts)))
     size = 20_000  # 17 rows a file
     rows = train(tmp_path / "run.zarr", steps=70, size=size, every=1)
     weights = [key for key in written if "/weights/c/" in key]
@@ -214,7 +216,7 @@ def test_the_size_is_said_and_compared_with_the_disk(tmp_path, caplog):
     model = nn.Linear(1_000_000, 1, bias=False)
     record(model, None, tmp_path / "run.zarr", keep=50).close()
     assert "A snapshot is 4 MB; the run is going to hold at most 50, 200 MB" in caplog.text
-    free = store_module.free_bytes(tmp_path / "not" / "yet" / "there.zarr")
+    free = free_bytes(tmp_path / "not" / "yet" / "there.zarr")
     assert 0 < free <= shutil.disk_usage(tmp_path).total
     with pytest.warns(RecordingWarning, match=r"at most \d+, [\d.]+ .B, but the disk has .* left. Keep fewer"):
         record(model, None, tmp_path / "large.zarr", keep=free // 4_000_000 * 10).close()

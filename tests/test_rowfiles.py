@@ -8,7 +8,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landscape_hooks.store import run as store
+from landscape_hooks.store.folder import put_files
 from landscape_hooks.store.rowfiles import RowFiles, read_rows
 
 
@@ -50,7 +50,7 @@ def test_files_are_byte_for_byte_those_of_zarr(tmp_path, dtype, numbers, chunk, 
             theirs[place] = row
     files = RowFiles(ours)
     for part in (slice(0, 1), slice(1, None)):
-        store.put_files(ours.store, files.put(places[part], matrix[part]))
+        put_files(ours.store, files.put(places[part], matrix[part]))
     assert content(tmp_path / "ours") == content(tmp_path / "theirs")
     np.testing.assert_array_equal(ours.oindex[places], matrix)
 
@@ -63,7 +63,7 @@ def test_staging_memory_is_the_file(tmp_path):
     rows[...] = values([0, 1, 2], 11)
     puts = files.put([4, 0, 2], rows, memory)
     assert all(np.shares_memory(memory, put.data) for put in puts)
-    store.put_files(array.store, puts)
+    put_files(array.store, puts)
     np.testing.assert_array_equal(array.oindex[[4, 0, 2]], values([0, 1, 2], 11))
     assert np.isnan(array[1]).all()
 
@@ -81,7 +81,7 @@ def test_any_batches_across_files_read_back(batches, per_file, reopen):
         if i == reopen:
             files = RowFiles(array, list(range(done)))
         places = list(range(done, done + count))
-        store.put_files(array.store, files.put(places, values(places, 6)))
+        put_files(array.store, files.put(places, values(places, 6)))
         done += count
     np.testing.assert_array_equal(array[:done], values(range(done), 6))
     assert np.isnan(array[done:]).all()
@@ -92,9 +92,9 @@ def test_a_reopened_file_forgets_what_was_not_committed():
     array = root.create_array(
         "weights", shape=(8, 2), chunks=(1, 2), shards=(8, 2), dtype="f4", fill_value=np.nan, compressors=None
     )
-    store.put_files(array.store, RowFiles(array).put([0, 1, 2, 3], values(range(4), 2)))
+    put_files(array.store, RowFiles(array).put([0, 1, 2, 3], values(range(4), 2)))
     again = RowFiles(array, [0, 1])
-    store.put_files(array.store, again.put([2], values([7], 2)))
+    put_files(array.store, again.put([2], values([7], 2)))
     np.testing.assert_array_equal(array[:3], values([0, 1, 7], 2))
     assert np.isnan(array[3:]).all()
 
@@ -117,7 +117,7 @@ def test_any_part_of_rows_is_read_from_the_files_as_zarr_reads_it(tmp_path_facto
     chunk = numbers if per_file > 1 else data.draw(st.integers(1, numbers))
     dtype = data.draw(st.sampled_from(["float16", "float32", "float64"]))
     array = make(tmp_path_factory.mktemp("rows"), numbers=numbers, chunk=chunk, per_file=per_file, dtype=dtype)
-    store.put_files(array.store, RowFiles(array).put(range(5), values(range(5), numbers, dtype)))
+    put_files(array.store, RowFiles(array).put(range(5), values(range(5), numbers, dtype)))
     places = np.array(data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=6)))
     start = data.draw(st.integers(0, numbers - 1))
     stop = data.draw(st.integers(start, numbers))
@@ -128,7 +128,7 @@ def test_any_part_of_rows_is_read_from_the_files_as_zarr_reads_it(tmp_path_facto
 
 def test_what_is_not_as_it_should_be_is_left_to_zarr(tmp_path):
     array = make(tmp_path, numbers=11, chunk=4)
-    store.put_files(array.store, RowFiles(array).put([0, 1, 2], values([0, 1, 2], 11)))
+    put_files(array.store, RowFiles(array).put([0, 1, 2], values([0, 1, 2], 11)))
     one, absent = np.array([1]), np.array([5])
     np.testing.assert_array_equal(read_rows(array, one, 3, 9), values([1], 11)[:, 3:9])
     assert read_rows(array, absent, 0, 11) is None  # zarr's answer is the fill value
@@ -172,16 +172,16 @@ def test_rows_written_where_they_lie_leave_the_file_that_zarr_would_write(tmp_pa
     inodes = set()
     for number, places in enumerate([[0, 1], [2], [5, 7], [3, 4]]):
         rows = np.full((len(places), *shape[1:]), number + 0.5)
-        store.put_files(ours.store, files.put(places, rows))
+        put_files(ours.store, files.put(places, rows))
         inodes.add(file.stat().st_ino)
         for place, row in zip(places, rows, strict=True):
             theirs[place] = row
         assert content(tmp_path / "ours") == content(tmp_path / "theirs")
     assert len(inodes) == 1
-    store.put_files(ours.store, files.put([1], np.full((1, *shape[1:]), 9.0), counted=True))
+    put_files(ours.store, files.put([1], np.full((1, *shape[1:]), 9.0), counted=True))
     assert file.stat().st_ino not in inodes  # a committed row is seen whole: the old file or the new one
     theirs[1] = 9.0
     file.write_bytes(b"short")  # what has another length is not written into
-    store.put_files(ours.store, files.put([6], np.full((1, *shape[1:]), 6.0)))
+    put_files(ours.store, files.put([6], np.full((1, *shape[1:]), 6.0)))
     theirs[6] = 6.0
     assert content(tmp_path / "ours") == content(tmp_path / "theirs")

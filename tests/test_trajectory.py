@@ -6,8 +6,8 @@ import zarr
 from torch import nn
 
 from landscape_hooks.errors import RunError
-from landscape_hooks.store import run as store
 from landscape_hooks.store.rowfiles import chunking
+from landscape_hooks.store.run import create_run
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.trajectory import Trajectory
 from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
@@ -34,7 +34,7 @@ def rows(steps, size=10, tail=False):
 
 @pytest.fixture
 def root():
-    return store.create_run(zarr.storage.MemoryStore())
+    return create_run(zarr.storage.MemoryStore())
 
 
 def test_what_is_written_is_read(root):
@@ -139,7 +139,7 @@ def test_reopened_writer_goes_on(root):
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_rows_of_zeros_and_of_nan_are_stored(tmp_path, value):
-    root = store.create_run(tmp_path / "run.zarr")
+    root = create_run(tmp_path / "run.zarr")
     writer = start(root, slots=3)
     batch = rows([0])
     batch.weights[...] = value

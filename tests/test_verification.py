@@ -9,7 +9,7 @@ from torch import nn
 
 from landscape_hooks import Surface, analyze, record
 from landscape_hooks.analysis.verification import verify
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import open_run
 from tests import hostile
 
 ANALYSES = {
@@ -74,7 +74,7 @@ def test_seed_samples_versions_and_digest_are_in_every_surface(run, name):
     assert attrs["samples"] == ANALYSES[name].get("samples", 12)
     assert attrs["versions"]["torch"] == torch.__version__
     assert {"landscape_hooks", "numpy", "python", "zarr", "scikit-learn"} < attrs["versions"].keys()
-    stored = store.open_run(run)["objective/data"].attrs["digest"]
+    stored = open_run(run)["objective/data"].attrs["digest"]
     assert len(attrs["data_digest"]) == 64
     assert (attrs["data_digest"] == stored) == (name != "few")
     assert attrs["objective"] == attrs["data"] == "of the run"
@@ -83,7 +83,7 @@ def test_seed_samples_versions_and_digest_are_in_every_surface(run, name):
 def test_a_changed_number_is_found_and_named(tmp_path):
     folder = train(tmp_path / "run.zarr")
     analyze(folder, size=3, tune=False, progress=False)
-    group = store.open_run(folder, mode="r+")["surfaces/pca"]
+    group = open_run(folder, mode="r+")["surfaces/pca"]
     loss = group["loss"][...]
     loss[1, 2] *= 1.001
     group["loss"][...] = loss
@@ -98,7 +98,7 @@ def test_a_changed_number_is_found_and_named(tmp_path):
 def test_a_changed_path_or_plane_is_found(tmp_path, array):
     folder = train(tmp_path / "run.zarr")
     analyze(folder, size=3, tune=False, progress=False)
-    target = store.open_run(folder, mode="r+")[f"surfaces/pca/{array}"]
+    target = open_run(folder, mode="r+")[f"surfaces/pca/{array}"]
     target[...] = target[...] * 1.01
     assert not verify(folder).holds
     assert verify(folder).surfaces[0].verdict == "differs"
@@ -140,7 +140,7 @@ def test_the_command_says_it_and_ends_with_1_where_it_does_not_hold(run, tmp_pat
     assert said["damaged_snapshots"] == []
     assert {"what", "stored", "found", "tolerance", "holds"} == said["surfaces"][0]["checks"][0].keys()
     folder = hostile.honest(tmp_path / "run.zarr")
-    store.open_run(folder, mode="r+")["surfaces/pca/loss"][...] = np.full((3, 3), 0.5)
+    open_run(folder, mode="r+")["surfaces/pca/loss"][...] = np.full((3, 3), 0.5)
     with pytest.raises(SystemExit) as end:
         main(["info", str(folder), "--verify"])
     assert end.value.code == 1
@@ -151,7 +151,7 @@ def test_a_damaged_snapshot_is_named(tmp_path):
     folder = train(tmp_path / "run.zarr", checksum=True)
     analyze(folder, size=3, tune=False, progress=False)
     assert verify(folder).holds
-    weights = store.open_run(folder, mode="r+")["trajectory/weights"]
+    weights = open_run(folder, mode="r+")["trajectory/weights"]
     weights[2, 0] = 7.0
     found = verify(folder)
     assert not found.holds

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import create_run, open_run
 from landscape_hooks.surface.writer import SurfaceWriter
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.trajectory import SCALARS
@@ -33,7 +33,7 @@ def append(writer, steps, coordinates, distance):
 @pytest.fixture
 def training(tmp_path):
     """A run with ten snapshots, all of them analyzed, whose training goes on."""
-    root = store.create_run(tmp_path / "run.zarr")
+    root = create_run(tmp_path / "run.zarr")
     layout = ParameterLayout([ParameterEntry("weight", (SIZE,), "float32", 0, SIZE)])
     writer = TrajectoryWriter.create(root, layout, ParameterLayout([], kind="buffer"), groups=1)
     path = descent(10)
@@ -92,7 +92,7 @@ def test_a_snapshot_appears_within_two_seconds_and_the_replay_goes_on(training):
 def test_a_newer_analysis_takes_over(training):
     run, _ = training
     follower = Follower(run, load(run))
-    root = store.open_run(run, mode="r+")
+    root = open_run(run, mode="r+")
     made = surface(9, 8, paths=(descent(10),))
     arrays = {"origin": ORIGIN, "directions": DIRECTIONS.astype("f4"), "explained_variance_ratio": np.ones(2)}
     filled = SurfaceWriter.create(root, "second", made.alpha, made.beta, made.attrs, arrays)

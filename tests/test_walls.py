@@ -1,8 +1,12 @@
-"""The walls between the rooms, read off `sys.modules` in a fresh process for each room."""
+"""The walls between the rooms: read off `sys.modules` in a fresh process for each room, and off the imports."""
 
+import ast
 import json
 import subprocess
 import sys
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +30,7 @@ def imported(statement: str) -> set[str]:
         ("from landscape_hooks import Trajectory, Surface", LOOKING | RECORDING),
         ("from landscape_hooks import record", RECORDING),
         (
-            "import landscape_hooks.recording.recorder, landscape_hooks.objective.capture, landscape_hooks.objective.objective",
+            "from landscape_hooks.objective import capture, objective; import landscape_hooks.recording.recorder",
             RECORDING,
         ),
         ("from landscape_hooks import write_ply, contour_figure", LOOKING),
@@ -44,3 +48,73 @@ def test_a_room_imports_only_what_it_may(statement, forbidden):
 def test_help_imports_nothing_heavy(arguments):
     statement = f"from landscape_hooks.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit: pass"
     assert not imported(statement) & HEAVY
+
+
+# -- the house: what may import what, and how large a room is ------------------------------------------------
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "landscape_hooks"
+FAMILIES = (
+    "root", "store", "trajectory", "surface", "objective", "plane", "mesh", "recording", "evaluation", "export",
+    "analysis", "viewer", "integrations", "cli",
+)  # fmt: skip
+"""From the ground up: a family imports from those before it only."""
+
+
+def sources() -> dict[str, Path]:
+    """Module name -> file, of everything that is installed."""
+    found = {}
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "integrations").rglob("*.py")]:
+        inside = path.relative_to(ROOT).with_suffix("")
+        parts = inside.parts if inside.parts[0] == "landscape_hooks" else ("landscape_hooks", *inside.parts)
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+def imports(name: str, path: Path, known: set[str]) -> set[str]:
+    """Modules of the package that a module imports, at its top or inside a function; `import a.b` means a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("landscape_hooks"):
+            found |= {
+                f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in known else node.module for a in node.names
+            }
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names if a.name in known}
+    return found - {name}
+
+
+def family(name: str) -> str:
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in FAMILIES else "root"
+
+
+ARROWS = {name: imports(name, path, set(sources())) for name, path in sources().items()}
+
+
+def test_families_import_downwards_only():
+    upwards = [
+        f"{name} ({family(name)}) imports {other} ({family(other)})"
+        for name, others in ARROWS.items()
+        for other in others
+        # the map of the public names and `python -m` name rooms of every family
+        if name not in ("landscape_hooks", "landscape_hooks.__main__")
+        and FAMILIES.index(family(other)) > FAMILIES.index(family(name))
+    ]
+    assert not upwards
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    arrows = {name: others for name, others in ARROWS.items() if name != "landscape_hooks"}
+    try:
+        tuple(TopologicalSorter(arrows).static_order())
+    except CycleError as error:
+        pytest.fail(f"modules import each other in a circle: {' -> '.join(error.args[1])}")
+
+
+def test_rooms_are_small():
+    files = [path for path in sources().values()]
+    assert len([path for path in files if path.parent == PACKAGE]) <= 8
+    folders = Counter(path.parent for path in files if path.name != "__init__.py")
+    assert not {str(folder): count for folder, count in folders.items() if count > 10}
+    lines = {str(path): len(path.read_text().splitlines()) for path in files}
+    assert not {path: count for path, count in lines.items() if count > 450}

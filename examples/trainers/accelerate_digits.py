@@ -11,10 +11,11 @@ import argparse
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from landscape_hooks.integrations.accelerate import record
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from landscape_hooks.integrations.accelerate import record
 
 
 def main() -> None:

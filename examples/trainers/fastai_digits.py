@@ -11,10 +11,11 @@ import argparse
 import torch
 from fastai.basics import CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, accuracy, set_seed
 from fastai.callback.schedule import fit_one_cycle  # noqa: F401  (gives Learner its fit_one_cycle)
-from landscape_hooks.integrations.fastai import LandscapeCallback
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
+
+from landscape_hooks.integrations.fastai import LandscapeCallback
 
 
 def main() -> None:

@@ -10,10 +10,11 @@ import argparse
 
 import torch
 from ignite.engine import Events, create_supervised_trainer
-from landscape_hooks.integrations.ignite import LandscapeHandler
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from landscape_hooks.integrations.ignite import LandscapeHandler
 
 
 def main() -> None:

@@ -12,8 +12,9 @@ import os
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import keras
-from landscape_hooks.integrations.keras import LandscapeCallback
 from sklearn.datasets import load_digits
+
+from landscape_hooks.integrations.keras import LandscapeCallback
 
 
 def main() -> None:

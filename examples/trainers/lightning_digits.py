@@ -10,10 +10,11 @@ import argparse
 
 import lightning
 import torch
-from landscape_hooks.integrations.lightning import LandscapeCallback
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
+
+from landscape_hooks.integrations.lightning import LandscapeCallback
 
 
 class Digits(lightning.LightningModule):

@@ -9,10 +9,11 @@ landscape-hooks view runs/skorch.zarr
 import argparse
 
 import torch
-from landscape_hooks.integrations.skorch import LandscapeCallback
 from sklearn.datasets import load_digits
 from skorch import NeuralNetClassifier
 from torch import nn
+
+from landscape_hooks.integrations.skorch import LandscapeCallback
 
 
 def main() -> None:

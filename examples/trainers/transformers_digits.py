@@ -9,10 +9,11 @@ landscape-hooks view runs/transformers.zarr
 import argparse
 from tempfile import TemporaryDirectory
 
-from landscape_hooks.integrations.transformers import LandscapeCallback
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments, set_seed
+
+from landscape_hooks.integrations.transformers import LandscapeCallback
 
 
 def main() -> None:

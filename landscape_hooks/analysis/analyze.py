@@ -19,7 +19,7 @@ from landscape_hooks.analysis.frame import _directions, _grid, _moments
 from landscape_hooks.analysis.versions import versions
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
 from landscape_hooks.evaluation import calibration, engines
-from landscape_hooks.evaluation.evaluate import evaluate, evaluate_path
+from landscape_hooks.evaluation.evaluate import check_repeatable, evaluate, evaluate_path
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import POLICIES, PlaneLoss, buffer_directions
 from landscape_hooks.evaluation.sources import (
@@ -38,7 +38,7 @@ from landscape_hooks.plane.stored_plane import stored_plane
 from landscape_hooks.store.blocks import Blocks
 from landscape_hooks.surface import report
 from landscape_hooks.surface.surface import Surface, check_name
-from landscape_hooks.trajectory.joined import Joined, origin_row
+from landscape_hooks.trajectory.joined import Joined, digest_of, origin_row
 
 
 def analyze(
@@ -68,7 +68,6 @@ def analyze(
     tune: bool = True,
     progress: bool = True,
     fresh: bool = False,
-    log_to: Any = None,
     address: str | None = None,
     worker_cpus: int = 1,
     worker_gpus: float = 0.0,
@@ -133,8 +132,6 @@ def analyze(
         show a bar with the time left on the standard error stream.
     fresh
         compute anew what a stored surface of the same definition already has.
-    log_to
-        an experiment tracker that gets the figure, the replay and the numbers, too: see trackers.py.
     address, worker_cpus, worker_gpus
         the Ray cluster, and what each worker gets of it: see engines.Cluster.
     stream
@@ -223,7 +220,7 @@ def analyze(
         if streamed or resumed:
             plane = stored_plane(root, writer.name, streamed)
         loss = plan.apply(loss.on(plane.to(here), writer.name))
-        origin_loss = loss.check_repeatable(run_engine)
+        origin_loss = check_repeatable(loss, run_engine)
         with filling.Bar(progress, count, writer.name) as tick:
             told = filling.fill(writer, grid, loss, run_engine, tick, adaptive=adaptive, part=share)
             if share is not None:
@@ -243,10 +240,6 @@ def analyze(
     said += told + coarser + [plan.sentence(run_engine.PROCESSES)]
     writer.finish(root, {"origin_loss": origin_loss, "report": said})
     surface = Surface.open(root, writer.name)
-    if log_to is not None:
-        from landscape_hooks.integrations.trackers import log_surface
-
-        log_surface(surface, log_to)
     return surface
 
 
@@ -352,7 +345,7 @@ def _definition(
         "samples": int(objective.samples),
         "data_digest": objective.digest,
         "extent": grid.extent,
-        "trajectory_digest": filling.digest_of(joined),
+        "trajectory_digest": digest_of(joined),
         "versions": versions(),
     }
 

@@ -23,7 +23,7 @@ from landscape_hooks.plane.directions import pca, points
 from landscape_hooks.plane.moments import project
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.store import checked
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import open_run
 from landscape_hooks.surface import surface
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.checksum import Damage
@@ -161,7 +161,7 @@ def verify(
     RunError, SurfaceError
         it is no run, or has no such surface.
     """
-    root = store.open_run(run)
+    root = open_run(run)
     trajectory = Trajectory.open(run)
     names = [surface.resolve_name(root, name)] if name is not None else surface.names(root)
     found = tuple(_verify(root, trajectory, each, objective, data, points, seed) for each in names)

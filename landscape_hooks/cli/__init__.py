@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Each command is a file beside this one, and imports what it needs when it runs."""
+"""The command line: parse, call, print. Each command is a file here, and imports what it needs when it runs."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def _pair(context: click.Context, parameter: click.Parameter, value: str) -> tup
 @click.option("--log-to", metavar="TRACKER", help="tensorboard:FOLDER, wandb:PROJECT or mlflow:URI.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def analyze(runs: tuple[str, ...], quiet: bool, as_json: bool, **options: Any) -> None:
+def analyze(runs: tuple[str, ...], quiet: bool, as_json: bool, log_to: str | None, **options: Any) -> None:
     """Draw the loss surface that the recorded RUN descended, and store it in the run.
 
     Several runs share one plane; the surface is stored in the first.
@@ -69,6 +69,10 @@ def analyze(runs: tuple[str, ...], quiet: bool, as_json: bool, **options: Any) -
     except KeyboardInterrupt:
         click.echo("\nInterrupted; what is computed is saved. The same command goes on from there.", err=True)
         raise SystemExit(130) from None
+    if log_to is not None:
+        from landscape_hooks.integrations.trackers import log_surface
+
+        log_surface(surface, log_to)
     if as_json:
         import json
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluation.plane_loss import Floats, PlaneLoss, Tile
 from landscape_hooks.surface.surface import Path
 
 
-def evaluate(loss: PlaneLoss, points: Floats, *, engine: Any = None) -> Iterator[Tile]:
+def evaluate(loss: PlaneLoss, points: Floats, *, engine: Any) -> Iterator[Tile]:
     """Yield the losses at points (N, 2) in tiles as they finish, in any order.
 
-    `engine` is a module of engines/; left out, the one of this machine. A NaN or infinite loss is a result like
-    any other.
+    A NaN or infinite loss is a result like any other.
     """
-    yield from (engine or _local()).points(loss, np.asarray(points, dtype=float).reshape(-1, 2))
+    yield from engine.points(loss, np.asarray(points, dtype=float).reshape(-1, 2))
 
 
 def evaluate_path(
@@ -27,7 +27,7 @@ def evaluate_path(
     distance: Floats,
     *,
     label: str = "",
-    engine: Any = None,
+    engine: Any,
     tick: Callable[[int], object] = lambda n: None,
 ) -> Path:
     """A run's trajectory as the plane sees it: its true loss, and the loss the plane shows at its projection.
@@ -35,7 +35,6 @@ def evaluate_path(
     `coordinates` (T, 2) and `distance` (T,) come from `Moments.solve`; `tick(n)` is called whenever n evaluations are
     done: there are two a snapshot.
     """
-    engine = engine or _local()
     count = len(trajectory)
     true, stderr, shown = (np.full(count, np.nan) for _ in range(3))
     for tile in engine.snapshots(loss, trajectory, range(count)):
@@ -58,7 +57,19 @@ def evaluate_path(
     )
 
 
-def _local() -> Any:
-    from landscape_hooks.evaluation.engines import local
+def check_repeatable(loss: PlaneLoss, engine: Any) -> float:
+    """The loss at the origin, computed twice where the engine computes.
 
-    return local
+    Raises
+    ------
+    ObjectiveError
+        the two differ: something random or stateful is in the loss, and a surface would show noise.
+    """
+    first, second = (tile.loss[0] for _ in range(2) for tile in evaluate(loss, np.zeros((1, 2)), engine=engine))
+    if first != second and not (np.isnan(first) and np.isnan(second)):
+        raise ObjectiveError(
+            f"The loss at the same weights was {float(first)!r} and then {float(second)!r}",
+            expected="the same value twice",
+            mend="Take randomness and state (sampling, augmentation, counters) out of the objective, or seed it",
+        )
+    return float(first)

@@ -1,7 +1,6 @@
-"""evaluate: the loss at points of a plane, and along the path, under one BatchNorm policy.
+"""PlaneLoss: the loss at points of a plane, and at snapshots, under one BatchNorm policy.
 
-In: an Objective, a Plane and the buffers at its origin. Out: finished tiles of (index, loss, standard error), in
-the order in which they finish; where they are computed is the engine's affair (engines/).
+In: an Objective, a Plane and the buffers at its origin. Out: losses and their standard errors.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import ObjectiveError, PlaneError
-from landscape_hooks.evaluation.evaluate import evaluate
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.objective.objective import Evaluation
 
@@ -157,23 +155,6 @@ class PlaneLoss:
             for i in range(0, len(points), 64):
                 found[i : i + 64] = (variances + points[i : i + 64] @ moves < 0).any(axis=1)
         return found
-
-    def check_repeatable(self, engine: Any = None) -> float:
-        """The loss at the origin, computed twice where the engine computes.
-
-        Raises
-        ------
-        ObjectiveError
-            the two differ: something random or stateful is in the loss, and a surface would show noise.
-        """
-        first, second = (tile.loss[0] for _ in range(2) for tile in evaluate(self, np.zeros((1, 2)), engine=engine))
-        if first != second and not (np.isnan(first) and np.isnan(second)):
-            raise ObjectiveError(
-                f"The loss at the same weights was {float(first)!r} and then {float(second)!r}",
-                expected="the same value twice",
-                mend="Take randomness and state (sampling, augmentation, counters) out of the objective, or seed it",
-            )
-        return float(first)
 
     def _measure(self, weights: torch.Tensor, buffers: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

@@ -19,12 +19,10 @@ import zarr
 from zarr.storage import LocalStore
 
 from landscape_hooks.errors import ObjectiveError, RunError
-from landscape_hooks.evaluation.sources import called, import_string, open_runs, resolve_objective
 from landscape_hooks.objective.metrics import metric
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.store import checked
-from landscape_hooks.store import run as stores
-from landscape_hooks.store.run import is_local
+from landscape_hooks.store.run import is_local, open_run
 from landscape_hooks.trajectory.joined import Joined, digest_of
 from landscape_hooks.trajectory.trajectory import Trajectory
 
@@ -39,7 +37,7 @@ def open_runs(runs: Sequence[Any], *, mode: str = "r+") -> tuple[Any, Joined]:
     LayoutError
         they are not of the same parameters.
     """
-    root = stores.open_run(runs[0], mode=mode)
+    root = open_run(runs[0], mode=mode)
     if len({str(run) for run in runs}) < len(runs):
         raise RunError("A run was named twice", expected="different runs")
     return root, Joined([Trajectory.open(run) for run in runs])

@@ -17,7 +17,7 @@ from scipy.linalg.blas import dsyrk  # loaded before its threads are limited, so
 from landscape_hooks.plane.blockwise import map_stretches
 from landscape_hooks.plane.moments import add_up
 from landscape_hooks.store import checked, schema
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import remove_group, writes
 from landscape_hooks.trajectory.joined import origin_row
 
 Floats = NDArray[np.float64]
@@ -105,7 +105,7 @@ def stored(root: Any, trajectory: Any, *, blocks: Any = map_stretches, keep: boo
 @checked.guard("gram")
 def forget(root: Any) -> None:
     """Remove the stored matrix."""
-    store.remove_group(root, "gram")
+    remove_group(root, "gram")
 
 
 def origin_weights(trajectory: Any) -> NDArray[Any]:
@@ -137,7 +137,7 @@ def _read(root: Any, trajectory: Any) -> tuple[Floats | None, NDArray[np.intp]]:
 
 
 @checked.guard("gram")
-@store.writes
+@writes
 def _write(root: Any, trajectory: Any, gram: Floats) -> None:
     """Store the matrix; the attribute `complete` comes last and makes it count."""
     forget(root)

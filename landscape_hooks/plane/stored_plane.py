@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from landscape_hooks.plane.plane import Plane
-from landscape_hooks.plane.stored_plane import StoredPlane
 from landscape_hooks.store import checked
 
 BLOCK = 2**20

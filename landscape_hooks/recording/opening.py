@@ -18,7 +18,16 @@ from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError, Re
 from landscape_hooks.recording.lock import RunLock
 from landscape_hooks.recording.schedule import Schedule
 from landscape_hooks.store import checked
-from landscape_hooks.store import run as run_store
+from landscape_hooks.store.run import (
+    check_no_run,
+    clear,
+    create_run,
+    finish_creation,
+    free_bytes,
+    open_run,
+    prepare,
+    writes,
+)
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.part import Part, disagreements
 from landscape_hooks.trajectory.sharding import Piece, Ranks, ShardLayout, is_sharded
@@ -75,7 +84,7 @@ def open_for(
     A replicated training (DDP) is recorded by its first rank alone. Of a sharded one every rank records its shards.
     """
     layout, buffer_layout = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
-    target = run_store.durable(store) if durable else store
+    target = durable(store) if durable else store
     if is_sharded(model):
         return _open_shard(model, store, target, layout, buffer_layout, plan, storage, if_exists)
     ranks = Ranks(communicate=False)
@@ -83,9 +92,9 @@ def open_for(
         return Opened(None, None, layout, buffer_layout, False, ranks)
     lock = _lock(store, if_exists)
     try:
-        resumed = run_store.prepare(store, if_exists)
+        resumed = prepare(store, if_exists)
         if resumed:
-            root = run_store.open_run(target, mode="r+")
+            root = open_run(target, mode="r+")
             _check_same(root, layout, buffer_layout)
             writer = _reopen(root, plan, storage, storage.dtype or layout.dtype)
         else:
@@ -96,10 +105,10 @@ def open_for(
     return Opened(root, writer, layout, buffer_layout, resumed, ranks, lock)
 
 
-@run_store.writes
+@writes
 def _lock(store: Any, if_exists: str) -> RunLock:
     if if_exists == "error":
-        run_store.check_no_run(store)  # the plainer thing to say, where both are true
+        check_no_run(store)  # the plainer thing to say, where both are true
     return RunLock.take(store)
 
 
@@ -107,14 +116,14 @@ def _create(
     model: torch.nn.Module, store: Any, target: Any, layout: Any, buffer_layout: Any, plan: Schedule, storage: Storage
 ) -> tuple[Any, TrajectoryWriter]:
     _say_size(store, plan, layout, buffer_layout, storage)
-    root = run_store.create_run(target, {"schedule": plan.describe()}, finished=False)
+    root = create_run(target, {"schedule": plan.describe()}, finished=False)
     try:
         writer = _create_trajectory(root, layout, buffer_layout, plan, storage)
         _capture(root, model, storage)
-        run_store.finish_creation(root)
+        finish_creation(root)
     except BaseException:
         with suppress(LandscapeError):  # the store that refused may refuse this as well; the first trouble is the cause
-            run_store.clear(store)
+            clear(store)
         raise
     return root, writer
 
@@ -128,7 +137,7 @@ def _say_size(store: Any, plan: Schedule, layout: Any, buffer_layout: Any, stora
     text = f"A snapshot is {_bytes(snapshot)}; the run is going to hold "
     text += f"at most {most}, {_bytes(projected)}" if most else "as many as the schedule asks for"
     log.info("%s: %s", store, text)
-    free = run_store.free_bytes(store)
+    free = free_bytes(store)
     if free is not None and projected > free:
         mend = "Keep fewer (keep=), take them less often (every=), or store float16 (dtype=)"
         warnings.warn(RecordingWarning(f"{text}, but the disk has {_bytes(free)} left. {mend}."), stacklevel=5)
@@ -227,7 +236,7 @@ def _open_ranks(
             lambda: ranks.rank == 0 and _prepare_ranks(store, target, whole, buffers, plan, ranks, if_exists)
         )
     )[0]
-    root = run_store.open_run(target, mode="r+", creating=True)
+    root = open_run(target, mode="r+", creating=True)
     if resumed:
         writer = ranks.together(lambda: _reopen_shard(root, own, whole, buffers, plan, storage, dtype, ranks))
     else:
@@ -236,7 +245,7 @@ def _open_ranks(
             if storage.criterion is not None or storage.objective is not None:
                 text = f"The loss of a sharded model is not stored in the run; recording goes on without it. {WAY_OUT}"
                 warnings.warn(RecordingWarning(text), stacklevel=4)
-            run_store.finish_creation(root)
+            finish_creation(root)
         ranks.all(None)
     return Opened(root, writer, own, own_buffers, resumed, ranks)
 
@@ -244,9 +253,9 @@ def _open_ranks(
 def _prepare_ranks(
     store: Any, target: Any, whole: Any, buffers: Any, plan: Schedule, ranks: Ranks, if_exists: str
 ) -> bool:
-    if run_store.prepare(store, if_exists):
+    if prepare(store, if_exists):
         return True
-    root = run_store.create_run(target, {"schedule": plan.describe()}, finished=False)
+    root = create_run(target, {"schedule": plan.describe()}, finished=False)
     root.attrs.update({"layout": whole.to_json(), "buffer_layout": buffers.to_json()})
     root.create_group("trajectory", attributes={"ranks": ranks.count})
     root.create_group("ranks")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import DamagedRunError, SurfaceError, printable
 from landscape_hooks.store import checked
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import open_run
 
 Floats = NDArray[np.float64]
 
@@ -90,7 +90,7 @@ class Surface:
         SurfaceError
             the run has no surface, or none of that name.
         """
-        root = store.open_run(store_or_path)
+        root = open_run(store_or_path)
         name = resolve_name(root, name)
         try:
             return cls._read(root, name)

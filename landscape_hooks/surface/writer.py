@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks.store import checked, schema
-from landscape_hooks.store import run as store
 from landscape_hooks.store.blocks import Blocks
+from landscape_hooks.store.folder import WHOLE, check_there
 from landscape_hooks.store.rowfiles import CHUNK_NUMBERS
+from landscape_hooks.store.run import put_array, remove_group, writes
 from landscape_hooks.surface.surface import Floats, Path, _read, check_name
 
 CHUNK_POINTS = 2**17
@@ -33,12 +34,12 @@ class SurfaceWriter:
     def __init__(self, root: Any, group: Any, evaluated: NDArray[np.bool_]) -> None:
         self._root, self._group = root, group
         self.evaluated = evaluated
-        self._arrays = {key: group[key].with_config(store.WHOLE) for key in ("loss", "loss_stderr", "evaluated")}
+        self._arrays = {key: group[key].with_config(WHOLE) for key in ("loss", "loss_stderr", "evaluated")}
         self._values = {key: array[...] for key, array in self._arrays.items()} | {"evaluated": evaluated}
 
     @classmethod
     @checked.guard("surfaces")
-    @store.writes
+    @writes
     def create(
         cls,
         root: Any,
@@ -54,7 +55,7 @@ class SurfaceWriter:
         """
         check_name(name)
         surfaces = root.require_group("surfaces")
-        store.remove_group(root, f"surfaces/{name}")
+        remove_group(root, f"surfaces/{name}")
         group = surfaces.create_group(name, overwrite=True)
         shape = (len(alpha), len(beta))
         for key, value in {"alpha": alpha, "beta": beta, **arrays}.items():
@@ -74,7 +75,7 @@ class SurfaceWriter:
             elif value.size:
                 target[...] = value
         for key in ("loss", "loss_stderr", "evaluated"):
-            target = schema.create(root, f"surfaces/{name}/{key}", shape, chunks=_chunk(shape), config=store.WHOLE)
+            target = schema.create(root, f"surfaces/{name}/{key}", shape, chunks=_chunk(shape), config=WHOLE)
             target[...] = target.fill_value  # from now on a chunk is only replaced, and never there in part
         group.attrs.update({**attrs, "path_count": 0})
         return cls(root, group, np.zeros(shape, dtype=bool))
@@ -88,10 +89,10 @@ class SurfaceWriter:
         return cls(root, group, evaluated)
 
     @checked.guard("surfaces")
-    @store.writes
+    @writes
     def write(self, index: NDArray[np.intp], loss: Floats, stderr: Floats) -> None:
         """Commit the losses (N,) of the grid points with flat indices `index` (N,)."""
-        store.check_there(self._root.store)
+        check_there(self._root.store)
         rows, columns = np.unravel_index(index, self.evaluated.shape)
         for key, values in (("loss", loss), ("loss_stderr", stderr), ("evaluated", True)):
             whole, array = self._values[key], self._arrays[key]
@@ -112,23 +113,23 @@ class SurfaceWriter:
         return self._values["loss"].copy()
 
     @checked.guard("surfaces")
-    @store.writes
+    @writes
     def write_interpolated(self, loss: Floats, where: NDArray[np.bool_], error: Floats) -> None:
         """Store the interpolated losses at the points `where` and their estimated relative errors, all (A, B)."""
-        store.check_there(self._root.store)
+        check_there(self._root.store)
         self._values["loss"][where] = loss[where]
         self._arrays["loss"][...] = self._values["loss"]
         for key, values in (("interpolation_error", np.where(where, error, np.nan)), ("interpolated", where)):
             self._put(key, values)
 
     @checked.guard("surfaces")
-    @store.writes
+    @writes
     def write_metric(self, name: str, values: Floats) -> None:
         """Store a metric (A, B), NaN where the surface is not evaluated."""
         self._put(f"metrics/{name}", values)
 
     @checked.guard("surfaces")
-    @store.writes
+    @writes
     def write_paths(self, root: Any, paths: Sequence[Path]) -> None:
         """Store the paths of the surface."""
         for number, path in enumerate(paths):
@@ -140,16 +141,16 @@ class SurfaceWriter:
 
     def _put(self, key: str, values: NDArray[Any]) -> None:
         """Store a small array of the surface, in one step, as it may be read meanwhile."""
-        store.check_there(self._root.store)
+        check_there(self._root.store)
         if key in self._group:
             self._group[key][...] = values
         else:
-            store.put_array(self._root, f"surfaces/{self.name}/{key}", values)
+            put_array(self._root, f"surfaces/{self.name}/{key}", values)
 
     @checked.guard("surfaces")
-    @store.writes
+    @writes
     def finish(self, root: Any, attrs: Mapping[str, Any]) -> None:
         """Add the closing attributes and make this the run's latest surface."""
-        store.check_there(self._root.store)
+        check_there(self._root.store)
         self._group.attrs.update(attrs)
         root["surfaces"].attrs["latest"] = self._group.basename

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import RunError
 from landscape_hooks.store import checked
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import label_of, open_run
 from landscape_hooks.trajectory.checksum import Damage
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.part import Part
@@ -112,7 +112,7 @@ class Trajectory(Sequence[Snapshot]):
         RunError
             it is not a run, or has no trajectory.
         """
-        return cls(store.open_run(store_or_path), store.label_of(store_or_path))
+        return cls(open_run(store_or_path), label_of(store_or_path))
 
     # -- as a sequence --------------------------------------------------------------------------------
     def __len__(self) -> int:

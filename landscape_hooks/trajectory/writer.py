@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCname, BloscCodec, BloscShuffle
 
 from landscape_hooks.store import checked, schema
-from landscape_hooks.store import run as store
+from landscape_hooks.store.folder import check_there, put_files
 from landscape_hooks.store.rowfiles import SHARD_BYTES, RowFiles, chunking
+from landscape_hooks.store.run import remove_group, writes
 from landscape_hooks.trajectory.checksum import checksums
 from landscape_hooks.trajectory.commit import Commit
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -62,7 +63,7 @@ class TrajectoryWriter:
         self._files = {name: RowFiles(array, places.tolist()) for name, array in self._arrays.items()}
 
     @classmethod
-    @store.writes
+    @writes
     def create(
         cls,
         root: Any,
@@ -151,7 +152,7 @@ class TrajectoryWriter:
         """Write some snapshots and commit them together."""
         places = self._free(len(rows))
         self._grow(max(places) + 1, rows.learning_rate.shape[1])
-        store.check_there(self._group.store)
+        check_there(self._group.store)
         puts = self._files["weights"].put(places, rows.weights, rows.files)
         puts += self._files["buffers"].put(places, rows.buffers)
         puts += self._files["learning_rate"].put(places, rows.learning_rate)
@@ -159,7 +160,7 @@ class TrajectoryWriter:
             puts += self._files[name].put(places, np.asarray(rows.scalars[name]))
         if "checksum" in self._files:
             puts += self._files["checksum"].put(places, self._checksums(rows))
-        store.put_files(self._group.store, puts)
+        put_files(self._group.store, puts)
         order = None if self.commit.order is None else (*self.commit.order, *places)
         self._set(replace(self.commit, rows=self.commit.rows + len(rows), order=order, tail=rows.tail))
         self.steps += [int(step) for step in rows.scalars["step"]]
@@ -178,7 +179,7 @@ class TrajectoryWriter:
                     files.forget(self.commit.places.tolist())
             for name, value in scalars.items():
                 if value is not None:
-                    store.put_files(self._group.store, self._files[name].put([place], np.array([value]), counted=True))
+                    put_files(self._group.store, self._files[name].put([place], np.array([value]), counted=True))
 
     def retain(self, steps: Iterable[int], stride: int) -> None:
         """Keep only the snapshots of these steps; the places of the others become free."""
@@ -186,14 +187,14 @@ class TrajectoryWriter:
         kept = [i for i, step in enumerate(self.steps) if step in wanted]
         self._keep(kept, stride)
 
-    @store.writes
+    @writes
     def truncate(self, step: int) -> None:
         """Drop the snapshots after `step`, and one taken off the schedule: resuming takes them again."""
         known = self.steps[:-1] if self.commit.tail else self.steps
         if any(known_step > step for known_step in self.steps):
             # analyses know snapshots by step and time; taken again by a clock that was set back, they may
             # look the same
-            store.remove_group(self._root, "gram")
+            remove_group(self._root, "gram")
         self._keep([i for i, known_step in enumerate(known) if known_step <= step], self.commit.stride)
 
     def close(self) -> None:
@@ -232,12 +233,12 @@ class TrajectoryWriter:
             rates.resize((rates.shape[0], groups))
 
     def _resize(self, rows: int) -> None:
-        store.check_there(self._group.store)
+        check_there(self._group.store)
         for array in self._arrays.values():
             if array.shape[0] != rows:
                 array.resize((rows, *array.shape[1:]))
 
     def _set(self, commit: Commit) -> None:
-        store.check_there(self._group.store)
+        check_there(self._group.store)
         commit.write(self._group)
         self.commit = commit

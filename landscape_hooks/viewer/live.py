@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import LandscapeError, SurfaceError
 from landscape_hooks.plane.moments import project
 from landscape_hooks.store import checked
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import open_run
 from landscape_hooks.surface import surface
 from landscape_hooks.surface.surface import Path, Surface
 from landscape_hooks.trajectory.trajectory import Trajectory
@@ -34,7 +34,7 @@ class Follower:
     def __init__(self, run: Any, landscape: Landscape) -> None:
         if landscape.surface is None:
             raise SurfaceError(f"{run} is not a run", expected="a run with a surface, to follow its training")
-        store.open_run(run)
+        open_run(run)
         self._run, self._seen = run, landscape
         self._name = landscape.surface.name
         self._height = landscape.height
@@ -76,7 +76,7 @@ class Follower:
 
     def look(self) -> Landscape | None:
         """One look: the landscape with the new snapshots, or None if there are none."""
-        root = store.open_run(self._run)
+        root = open_run(self._run)
         assert self._seen.surface is not None
         latest = surface.resolve_name(root, None)
         base = self._seen.surface

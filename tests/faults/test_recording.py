@@ -14,7 +14,7 @@ from landscape_hooks.errors import RecordingWarning, RunError
 from landscape_hooks.objective import capture
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.store.run import open_run
-from landscape_hooks.trajectory import trajectory
+from landscape_hooks.trajectory import writer
 from tests.faults import training
 from tests.faults.store import KINDS, READS, WRITES, Faults, FaultyStore, some
 from tests.faults.training import Model, gradient, quietly, same, states, train
@@ -57,7 +57,7 @@ class Scenario:
     def __init__(self, name, monkeypatch, traced):
         self.options = dict(SCENARIOS[name])
         for key, value in self.options.pop("patch", {}).items():
-            monkeypatch.setattr(trajectory, key, value)
+            monkeypatch.setattr(writer, key, value)
         if self.options.pop("loss", False):
             monkeypatch.setattr(capture, "trace", lambda *a, **k: traced)
             self.options |= {"objective": lambda model, batch: model(batch), "data": torch.ones(5, 1)}

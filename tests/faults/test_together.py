@@ -16,8 +16,7 @@ from landscape_hooks.cli.description import describe, description_text
 from landscape_hooks.errors import SurfaceError
 from landscape_hooks.plane import gram
 from landscape_hooks.recording import recorder
-from landscape_hooks.store import run as store
-from landscape_hooks.store.run import open_run
+from landscape_hooks.store.run import open_run, remove_group
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.surface.writer import SurfaceWriter
 from landscape_hooks.viewer import live
@@ -195,7 +194,7 @@ def test_a_viewer_that_follows_outlives_a_surface_that_is_replaced(tmp_path, mon
             time.sleep(0.01)
 
     root = open_run(path, mode="r+")
-    store.remove_group(root, "surfaces/pca")
+    remove_group(root, "surfaces/pca")
     until(lambda: "no surface yet" in follower.trouble)
     begun = np.arange(3.0)
     writer = SurfaceWriter.create(root, "pca", begun, begun, {}, {"explained_variance_ratio": np.zeros(2)})
@@ -293,7 +292,7 @@ def test_a_surface_that_is_taken_away_while_a_run_is_described_is_left_out(tmp_p
 
     def taken_away(where, name):
         if name == "going":
-            store.remove_group(root, "surfaces/going")
+            remove_group(root, "surfaces/going")
         return whole(where, name)
 
     monkeypatch.setattr(Surface, "open", taken_away)
@@ -304,6 +303,6 @@ def test_a_surface_that_is_damaged_is_not_passed_over_in_silence(tmp_path):
     path = tmp_path / "run.zarr"
     train(path, 4, every=1, **OBJECTIVE)
     run(path, size=3, name="one")
-    store.remove_group(open_run(path, mode="r+"), "surfaces/one/loss")
+    remove_group(open_run(path, mode="r+"), "surfaces/one/loss")
     with pytest.raises(SurfaceError):
         describe(path)

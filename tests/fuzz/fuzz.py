@@ -57,7 +57,7 @@ def fuzz_graph(folder: Path) -> tuple[Callable[[bytes], None], list[bytes]]:
     import torch
 
     run = hostile.honest(folder / "run.zarr")
-    root = hostile.store.open_run(run)
+    root = hostile.open_run(run)
     text = checked.read(root, "objective/graphs/loss").tobytes()
     layouts = [parameters.ParameterLayout.from_json(root.attrs[key]) for key in ("layout", "buffer_layout")]
     weights = {entry.name: torch.ones(entry.shape, device="meta") for layout in layouts for entry in layout}

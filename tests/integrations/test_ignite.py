@@ -13,6 +13,7 @@ ignite = pytest.importorskip("ignite")
 from ignite.engine import Events, create_supervised_evaluator, create_supervised_trainer  # noqa: E402
 from ignite.handlers import Checkpoint, DiskSaver  # noqa: E402
 from ignite.metrics import Loss  # noqa: E402
+
 from landscape_hooks.integrations.ignite import LandscapeHandler  # noqa: E402
 
 ORIGIN = {"size": 3, "extent": (-1, 1, -1, 1), "batch_norm": "fixed", "progress": False}

@@ -12,9 +12,8 @@ keras = pytest.importorskip("keras")
 if keras.backend.backend() != "torch":
     pytest.skip("Keras runs on another backend", allow_module_level=True)
 
-from landscape_hooks.integrations.keras import KerasVariables, LandscapeCallback  # noqa: E402
-
 from landscape_hooks import Trajectory, analyze  # noqa: E402
+from landscape_hooks.integrations.keras import KerasVariables, LandscapeCallback  # noqa: E402
 from landscape_hooks.plane.directions import random  # noqa: E402
 from landscape_hooks.trajectory.parameters import ParameterLayout  # noqa: E402
 

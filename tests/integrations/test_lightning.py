@@ -17,9 +17,10 @@ pytestmark = [
 
 import lightning.pytorch as lightning  # noqa: E402
 import pytorch_lightning  # noqa: E402
-from landscape_hooks.integrations.lightning import LandscapeCallback  # noqa: E402
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint  # noqa: E402
 from torchmetrics import Accuracy  # noqa: E402
+
+from landscape_hooks.integrations.lightning import LandscapeCallback  # noqa: E402
 
 ORIGIN = {"size": 3, "extent": (-1, 1, -1, 1), "batch_norm": "fixed", "progress": False}
 

@@ -13,8 +13,9 @@ from landscape_hooks.errors import RunError
 skorch = pytest.importorskip("skorch")
 
 import sklearn  # noqa: E402
-from landscape_hooks.integrations.skorch import LandscapeCallback  # noqa: E402
 from skorch.callbacks import Checkpoint, LoadInitState, LRScheduler, TrainEndCheckpoint  # noqa: E402
+
+from landscape_hooks.integrations.skorch import LandscapeCallback  # noqa: E402
 
 ORIGIN = {"size": 3, "extent": (-1, 1, -1, 1), "batch_norm": "fixed", "progress": False}
 

@@ -6,13 +6,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from landscape_hooks.integrations import trackers
-from landscape_hooks.integrations.trackers import log_surface
 from PIL import Image
 from torch import nn
 
 from landscape_hooks import Surface, analyze, record
 from landscape_hooks.errors import LandscapeError
+from landscape_hooks.integrations import trackers
+from landscape_hooks.integrations.trackers import log_surface
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,8 @@ def test_analyze_logs_where_it_is_told_to(store, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    again = analyze(store, size=5, progress=False, log_to=f"tensorboard:{tmp_path / 'tb'}")
+    again = analyze(store, size=5, progress=False)
+    log_surface(again, f"tensorboard:{tmp_path / 'tb'}")
     assert isinstance(again, Surface)
     assert "landscape/pca/path_loss" in EventAccumulator(str(tmp_path / "tb")).Reload().Tags()["scalars"]
 

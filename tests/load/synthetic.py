@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import create_run
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
 
@@ -67,5 +67,5 @@ def append(writer: TrajectoryWriter, weights: np.ndarray, first: int) -> None:
 
 def start(path: Any, size: int, *, slots: int = 0) -> TrajectoryWriter:
     """An empty run of `size` parameters."""
-    root = store.create_run(path)
+    root = create_run(path)
     return TrajectoryWriter.create(root, layout(size), ParameterLayout([], kind="buffer"), groups=1, slots=slots)

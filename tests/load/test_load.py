@@ -29,7 +29,7 @@ from landscape_hooks.plane.directions import pca
 from landscape_hooks.plane.grid import Grid
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.recording.schedule import Thinning
-from landscape_hooks.store import run as store
+from landscape_hooks.store.run import create_run, free_bytes, open_run
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.writer import TrajectoryWriter
 from landscape_hooks.viewer.gl.hud import telling
@@ -144,7 +144,7 @@ def test_the_plot_of_the_losses_shows_every_peak():
 # -- large grids ------------------------------------------------------------------------------------------
 def filled(run: Path, side: int, size: int, adaptive: float | None = None) -> tuple[Surface, list[float], list[float]]:
     """A surface of side×side points over `size` parameters; seconds and MB after every tenth of it."""
-    root = store.create_run(run)
+    root = create_run(run)
     directions = np.zeros((2, size), np.float32)
     directions[0, 0] = directions[1, 1] = 1
     loss = PlaneLoss(synthetic.Sampled(size), Plane(np.zeros(size, np.float32), directions), np.zeros(0), "none")
@@ -199,7 +199,7 @@ def test_a_large_grid(tmp_path, monkeypatch):
 
 
 def test_a_commit_writes_only_the_chunks_it_touches(tmp_path):
-    root = store.create_run(tmp_path / "run.zarr")
+    root = create_run(tmp_path / "run.zarr")
     axis = np.arange(1001.0)
     writer = filling.SurfaceWriter.create(root, "a", axis, axis, {}, {})
     folder = tmp_path / "run.zarr/surfaces/a/loss/c"
@@ -277,7 +277,7 @@ print(json.dumps(said))
 )
 def test_large_snapshots(tmp_path, size, count):
     """Recorded, decomposed and projected; memory stays at a few snapshots, whatever their number."""
-    if store.free_bytes(str(tmp_path)) < 5 * 4 * size * count:
+    if free_bytes(str(tmp_path)) < 5 * 4 * size * count:
         pytest.skip("the disk is too small")
     here = str(Path(__file__).parent)
     code = LARGE.format(here=here, size=size, count=count, run=str(tmp_path / "large.zarr"))
@@ -307,7 +307,7 @@ def test_a_day_of_following(tmp_path, looks):
     keep, size = 100, 500
     surface = landscapes.surface(paths=(landscapes.descent(2),))
     landscapes.write_run(run, surface)
-    root = store.open_run(run, mode="r+")
+    root = open_run(run, mode="r+")
     writer = TrajectoryWriter.create(
         root, synthetic.layout(size), ParameterLayout([], kind="buffer"), groups=1, slots=keep
     )
