@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from landscape_hooks.errors import LayoutError
-from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout, unwrap
+from landscape_hooks.trajectory.modules import unwrap
+from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 
 
 class Zoo(nn.Module):

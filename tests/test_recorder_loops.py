@@ -11,7 +11,7 @@ from landscape_hooks import Trajectory, record
 from landscape_hooks.errors import LandscapeError, LayoutError
 from landscape_hooks.recording.background import copy_alone
 from landscape_hooks.recording.hook import unwrap_optimizer
-from landscape_hooks.trajectory.parameters import copy_into, real_view
+from landscape_hooks.trajectory.modules import copy_into, real_view
 
 
 @pytest.fixture

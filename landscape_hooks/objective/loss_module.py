@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
-from landscape_hooks.trajectory.parameters import ParameterLayout, unwrap
+from landscape_hooks.trajectory.modules import unwrap
+from landscape_hooks.trajectory.parameters import ParameterLayout
 
 WAY_OUT = (
     "Analyze it with the loss from your own code: landscape-hooks analyze RUN --objective module:function, "

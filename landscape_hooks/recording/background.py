@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape_hooks.trajectory.parameters import ParameterLayout, copy_into, real_view
+from landscape_hooks.trajectory.modules import copy_into, real_view
+from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
 
 GROUP_SECONDS = 2.0

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from landscape_hooks.errors import LayoutError
+from landscape_hooks.trajectory.modules import _peel, class_name, copy_into, is_lazy, real_view, walk, whole
 
 if TYPE_CHECKING:
     import torch
 
-_INNER_UNDERSCORED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _TYPES = ("float64", "float32", "float16", "bfloat16", "complex128", "complex64", "complex32")
 """Floating-point types of parameters that a manifest may name; beside them only torch's float8 and smaller ones."""
-
-_WRAPPERS_OF_MODULE = ("DistributedDataParallel", "DataParallel", "AveragedModel", "DeepSpeedEngine")
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class ParameterLayout(Sequence[ParameterEntry]):
         LayoutError
             the model has none, or one of them is not initialised yet (a lazy module).
         """
-        layout = cls(_entries(_walk(model, "_parameters")))
+        layout = cls(_entries(walk(model, "_parameters")))
         if not layout.entries:
             raise LayoutError(
                 f"The model ({type(model).__name__}) has no floating-point parameters",
@@ -105,7 +103,7 @@ class ParameterLayout(Sequence[ParameterEntry]):
 
         Integer buffers (counters, indices) are left alone.
         """
-        return cls(_entries(_walk(model, "_buffers")), kind="buffer")
+        return cls(_entries(walk(model, "_buffers")), kind="buffer")
 
     # -- what it holds --------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -150,7 +148,7 @@ class ParameterLayout(Sequence[ParameterEntry]):
         """
         import torch
 
-        tensors = [_whole(tensor) for tensor in self.tensors(model)]
+        tensors = [whole(tensor) for tensor in self.tensors(model)]
         for entry, tensor in zip(self.entries, tensors, strict=True):
             if tensor.is_meta:
                 raise LayoutError(
@@ -219,7 +217,7 @@ class ParameterLayout(Sequence[ParameterEntry]):
         LayoutError
             one of them is missing or has another shape.
         """
-        found = {name: t for name, t, *_ in _walk(model, "_parameters" if self.kind == "parameter" else "_buffers")}
+        found = {name: t for name, t, *_ in walk(model, "_parameters" if self.kind == "parameter" else "_buffers")}
         tensors = []
         for entry in self.entries:
             tensor = found.get(entry.name)
@@ -378,64 +376,6 @@ class Locator:
         return tensors
 
 
-def unwrap(model: torch.nn.Module) -> torch.nn.Module:
-    """The user's own module inside DDP, DataParallel, torch.compile, FSDP, checkpointing or averaging wrappers."""
-    while (inner := _peel(model)) is not None:
-        model = inner
-    return model
-
-
-def walk_parameters(model: torch.nn.Module) -> list[tuple[str, torch.Tensor, torch.nn.Module]]:
-    """(canonical name, tensor, owner) of every floating-point parameter, aliases included."""
-    return _walk(model, "_parameters")
-
-
-def copy_into(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
-    """Copy tensors into views of a vector; one fused call where all of them allow it."""
-    import torch
-
-    if sources:
-        with torch.no_grad():
-            torch._foreach_copy_(list(targets), [t if t.is_floating_point() else real_view(t) for t in sources])
-
-
-def real_view(tensor: torch.Tensor) -> torch.Tensor:
-    """A complex tensor as pairs of reals, any other as it is; nothing is copied."""
-    import torch
-
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-
-
-def _peel(module: torch.nn.Module) -> torch.nn.Module | None:
-    """What a wrapper wraps; None for the user's own modules (also those that have a child called `module`)."""
-    children = module._modules
-    for name in _INNER_UNDERSCORED:
-        if name in children:
-            return children[name]
-    if "module" in children and any(base.__name__ in _WRAPPERS_OF_MODULE for base in type(module).__mro__):
-        return children["module"]
-    if "_original_module" in children and any(base.__name__ == "_FabricModule" for base in type(module).__mro__):
-        return children["_original_module"]
-    return None
-
-
-def _walk(model: torch.nn.Module, kind: str) -> list[tuple[str, torch.Tensor, torch.nn.Module]]:
-    """(canonical name, tensor, owner) of every floating-point tensor, aliases included, in named_parameters() order."""
-    found = []
-    stack = [("", model, model)]
-    while stack:
-        prefix, module, owner = stack.pop()
-        module = unwrap(module)
-        if not prefix.endswith("parametrizations."):
-            owner = owner if ".parametrizations." in f".{prefix}" else module
-        for name, tensor in module.__dict__[kind].items():
-            if tensor is not None and (tensor.is_floating_point() or tensor.is_complex()):
-                found.append((prefix + name, tensor, owner))
-        children = [(f"{prefix}{name}.", child, owner) for name, child in module._modules.items() if child is not None]
-        stack.extend(reversed(children))
-    return found
-
-
 def _entries(walk: Sequence[tuple[str, torch.Tensor, torch.nn.Module]]) -> list[ParameterEntry]:
     first: dict[int, int] = {}
     rows: list[tuple[str, torch.Tensor, torch.nn.Module, list[str]]] = []
@@ -443,7 +383,7 @@ def _entries(walk: Sequence[tuple[str, torch.Tensor, torch.nn.Module]]) -> list[
         if id(tensor) in first:
             rows[first[id(tensor)]][3].append(name)
             continue
-        if _is_lazy(tensor):
+        if is_lazy(tensor):
             raise LayoutError(
                 f"The parameter '{name}' is not initialised yet (a lazy module)",
                 expected="a model whose shapes are known",
@@ -462,7 +402,7 @@ def _entries(walk: Sequence[tuple[str, torch.Tensor, torch.nn.Module]]) -> list[
                 offset=offset,
                 size=size,
                 aliases=tuple(aliases),
-                module=_class_name(owner),
+                module=class_name(owner),
                 groups=int(getattr(owner, "groups", 1)) if _is_convolution(owner) else 1,
                 trainable=bool(tensor.requires_grad),
                 outputs=getattr(owner, "filter_axes", {}).get(name.rpartition(".")[2]),
@@ -472,24 +412,5 @@ def _entries(walk: Sequence[tuple[str, torch.Tensor, torch.nn.Module]]) -> list[
     return entries
 
 
-def _class_name(module: torch.nn.Module) -> str:
-    import torch
-
-    for base in type(module).__mro__:
-        if getattr(torch.nn, base.__name__, None) is base:
-            return base.__name__
-    return "Module"
-
-
 def _is_convolution(module: torch.nn.Module) -> bool:
-    return _class_name(module).startswith("Conv")
-
-
-def _is_lazy(tensor: torch.Tensor) -> bool:
-    import torch
-
-    return torch.nn.parameter.is_lazy(tensor)
-
-
-def _whole(tensor: Any) -> torch.Tensor:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return class_name(module).startswith("Conv")

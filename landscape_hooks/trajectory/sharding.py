@@ -186,7 +186,7 @@ def is_sharded(model: torch.nn.Module) -> bool:
 
 def model_tensors(model: torch.nn.Module) -> list[tuple[str, Any]]:
     """(canonical name, tensor) of the floating-point parameters."""
-    from landscape_hooks.trajectory.parameters import walk_parameters
+    from landscape_hooks.trajectory.modules import walk_parameters
 
     return [(name, tensor) for name, tensor, _ in walk_parameters(model)]
 
