@@ -57,7 +57,7 @@ class Recording:
         """
         if not main and not _is_sharded(model):
             return
-        from landscape_hooks.recording.recorder import record
+        from landscape_hooks.recording.record import record
 
         state, self._state = self._state, None
         options = dict(self.options)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from landscape_hooks.export.ply import write_ply as write_ply
     from landscape_hooks.objective.objective import Evaluation as Evaluation
     from landscape_hooks.objective.objective import Objective as Objective
+    from landscape_hooks.recording.record import record as record
     from landscape_hooks.recording.recorder import Recorder as Recorder
-    from landscape_hooks.recording.recorder import record as record
     from landscape_hooks.surface.report import random_walk_ratio as random_walk_ratio
     from landscape_hooks.surface.surface import Path as Path
     from landscape_hooks.surface.surface import Surface as Surface
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from landscape_hooks.viewer.window import view as view
 
 _HOME = {
-    "record": "recording.recorder",
+    "record": "recording.record",
     "Recorder": "recording.recorder",
     "Trajectory": "trajectory.trajectory",
     "Snapshot": "trajectory.trajectory",

@@ -21,7 +21,7 @@ from landscape_hooks.errors import RunError
 from landscape_hooks.export.figure import contour_figure
 from landscape_hooks.export.outfile import whole_file
 from landscape_hooks.export.ply import write_ply
-from landscape_hooks.recording.recorder import record
+from landscape_hooks.recording.record import record
 from landscape_hooks.store.run import open_run
 from landscape_hooks.surface.surface import Surface
 
