@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from landscape_hooks.export.figure import contour_figure as contour_figure
     from landscape_hooks.export.figure import loss_figure as loss_figure
     from landscape_hooks.export.figure import surface_figure as surface_figure
-    from landscape_hooks.export.ply import read_ply as read_ply
     from landscape_hooks.export.ply import write_ply as write_ply
+    from landscape_hooks.export.ply_reader import read_ply as read_ply
     from landscape_hooks.objective.objective import Evaluation as Evaluation
     from landscape_hooks.objective.objective import Objective as Objective
     from landscape_hooks.recording.record import record as record
@@ -58,7 +58,7 @@ _HOME = {
     "SurfaceVerification": "analysis.verification",
     "Check": "analysis.verification",
     "write_ply": "export.ply",
-    "read_ply": "export.ply",
+    "read_ply": "export.ply_reader",
     "contour_figure": "export.figure",
     "surface_figure": "export.figure",
     "loss_figure": "export.figure",

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from landscape_hooks import record
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlyError, RunError
-from landscape_hooks.export.ply import read_ply, write_ply
+from landscape_hooks.export.ply import write_ply
+from landscape_hooks.export.ply_reader import read_ply
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.graph.operations import ARITHMETIC
 from landscape_hooks.viewer.replay.camera import Camera

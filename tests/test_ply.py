@@ -7,7 +7,8 @@ import plyfile
 import pytest
 
 from landscape_hooks.errors import PlyError
-from landscape_hooks.export.ply import read_ply, write_ply
+from landscape_hooks.export.ply import write_ply
+from landscape_hooks.export.ply_reader import read_ply
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.mesh import Mesh
 from landscape_hooks.surface.surface import Path, Surface

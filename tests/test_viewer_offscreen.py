@@ -274,7 +274,7 @@ def test_odd_surfaces_are_drawn(canvas, name):
 @pytest.mark.filterwarnings("error")
 def test_odd_surfaces_go_through_files(tmp_path, name):
     from landscape_hooks.export.glb import write_glb
-    from landscape_hooks.export.ply import read_ply
+    from landscape_hooks.export.ply_reader import read_ply
 
     write_ply(ODD[name], tmp_path / "f.ply")
     back = read_ply(tmp_path / "f.ply")

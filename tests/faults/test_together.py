@@ -16,6 +16,7 @@ from landscape_hooks.cli.description import describe, description_text
 from landscape_hooks.errors import SurfaceError
 from landscape_hooks.plane import gram
 from landscape_hooks.recording import recorder
+from landscape_hooks.recording.record import record
 from landscape_hooks.store.run import open_run, remove_group
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.surface.writer import SurfaceWriter
@@ -268,7 +269,7 @@ def test_snapshots_taken_again_at_the_same_reading_are_not_taken_for_the_old_one
     model.theta = torch.nn.Parameter(torch.from_numpy(states(3)[-1]).clone())
     model.register_buffer("seen", torch.zeros(2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with recorder.record(model, optimizer, path, every=1, if_exists="resume", step=3):
+    with record(model, optimizer, path, every=1, if_exists="resume", step=3):
         for _ in range(3):
             model.theta.grad = torch.arange(float(SIZE))
             optimizer.step()

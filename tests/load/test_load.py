@@ -22,7 +22,8 @@ from landscape_hooks.evaluation.engines import local
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.export.figure import contour_figure
-from landscape_hooks.export.ply import read_ply, write_ply
+from landscape_hooks.export.ply import write_ply
+from landscape_hooks.export.ply_reader import read_ply
 from landscape_hooks.mesh.contours import contours
 from landscape_hooks.mesh.mesh import Mesh
 from landscape_hooks.plane.directions import pca

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape_hooks.export.ply import read_ply
+from landscape_hooks.export.ply_reader import read_ply
 from landscape_hooks.mesh.contours import Contour, contours
 from landscape_hooks.mesh.mesh import Drape, Mesh
 from landscape_hooks.store.run import label_of
