@@ -22,6 +22,7 @@ from landscape_hooks.store.run import (
     check_no_run,
     clear,
     create_run,
+    durable_store,
     finish_creation,
     free_bytes,
     open_run,
@@ -84,7 +85,7 @@ def open_for(
     A replicated training (DDP) is recorded by its first rank alone. Of a sharded one every rank records its shards.
     """
     layout, buffer_layout = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
-    target = durable(store) if durable else store
+    target = durable_store(store) if durable else store
     if is_sharded(model):
         return _open_shard(model, store, target, layout, buffer_layout, plan, storage, if_exists)
     ranks = Ranks(communicate=False)

@@ -255,7 +255,7 @@ def _inside(address: Any, *, read_only: bool = False) -> Any:
     return RunFolder(address, read_only=read_only) if is_local(address) else address
 
 
-def durable(store: Any) -> Any:
+def durable_store(store: Any) -> Any:
     """The local folder `store` as a `DurableStore`.
 
     Raises
