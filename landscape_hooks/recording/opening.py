@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError, RecordingWarning, RunError
+from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError, printable
 from landscape_hooks.recording.lock import RunLock
 from landscape_hooks.recording.schedule import Schedule
 from landscape_hooks.store import checked
@@ -84,6 +84,7 @@ def open_for(
 
     A replicated training (DDP) is recorded by its first rank alone. Of a sharded one every rank records its shards.
     """
+    check_loss_arguments(storage)
     layout, buffer_layout = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
     target = durable_store(store) if durable else store
     if is_sharded(model):
@@ -304,8 +305,14 @@ def _reopen_shard(
 
 
 # -- the loss ---------------------------------------------------------------------------------------------
-def _capture(root: Any, model: torch.nn.Module, storage: Storage) -> None:
-    """Store the loss and its probe samples, so that the run can be analyzed without the training code."""
+def check_loss_arguments(storage: Storage) -> None:
+    """A loss and its data come together, and can be what they are to be; nothing of them is run.
+
+    Raises
+    ------
+    LandscapeError
+        one without the other, both kinds of loss, a loss that cannot be called, or data of no kind of batches.
+    """
     if storage.criterion is None and storage.objective is None:
         if storage.data is not None:
             raise LandscapeError(
@@ -314,6 +321,18 @@ def _capture(root: Any, model: torch.nn.Module, storage: Storage) -> None:
         return
     if storage.data is None:
         raise LandscapeError("Found a criterion or objective without data=", expected="the data to compute the loss on")
+    from landscape_hooks.objective.capture import check_arguments
+
+    check_arguments(storage.criterion, storage.objective, storage.data, storage.samples)
+
+
+def _capture(root: Any, model: torch.nn.Module, storage: Storage) -> None:
+    """Store the loss and its probe samples, so that the run can be analyzed without the training code.
+
+    Whatever the capture meets is one warning: it runs the user's code, torch's tracing and libraries of any kind.
+    """
+    if storage.criterion is None and storage.objective is None:
+        return
     from landscape_hooks.objective.capture import capture
 
     try:
@@ -325,8 +344,10 @@ def _capture(root: Any, model: torch.nn.Module, storage: Storage) -> None:
             data=storage.data,
             samples=storage.samples,
         )
-    except DataError:
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except ObjectiveError as error:
-        text = f"The loss could not be stored in the run; recording goes on without it. {error} {WAY_OUT}"
+    except BaseException as error:  # some extensions raise what is no Exception
+        said = str(error) if isinstance(error, LandscapeError) else f"{type(error).__name__}: {error}"
+        way = "" if "--objective" in said else f" {WAY_OUT}"
+        text = f"The loss could not be stored in the run; recording goes on without it. {printable(said)}{way}"
         warnings.warn(RecordingWarning(text), stacklevel=5)
