@@ -31,6 +31,7 @@ from landscape_hooks.evaluation.sources import (
     resolve_objective,
 )
 from landscape_hooks.machine import MOST_WORKERS, threads
+from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.directions import NAMES, Directions
 from landscape_hooks.plane.grid import Grid, parse_extent, parse_size
 from landscape_hooks.plane.plane import Plane
@@ -222,6 +223,7 @@ def analyze(
             plane = stored_plane(root, writer.name, streamed)
         loss = plan.apply(loss.on(plane.to(here), writer.name))
         origin_loss = check_repeatable(loss, run_engine)
+        doubts = _doubts(target, joined, origin)
         with filling.Bar(progress, count, writer.name) as tick:
             told = filling.fill(writer, grid, loss, run_engine, tick, adaptive=adaptive, part=share)
             if share is not None:
@@ -238,7 +240,7 @@ def analyze(
     surface = Surface.open(root, writer.name)
     _check_not_all_nan(surface)
     said = report.sentences(surface) + report.clamped(loss.clamped(grid.points()), loss.clamped(coordinates))
-    said += told + coarser + [plan.sentence(run_engine.PROCESSES)]
+    said += doubts + told + coarser + [plan.sentence(run_engine.PROCESSES)]
     writer.finish(root, {"origin_loss": origin_loss, "report": said})
     surface = Surface.open(root, writer.name)
     return surface
@@ -349,6 +351,16 @@ def _definition(
         "trajectory_digest": digest_of(joined),
         "versions": versions(),
     }
+
+
+def _doubts(objective: Any, joined: Joined, origin: int) -> list[str]:
+    """What the objective says of itself, at the weights of the origin."""
+    if not isinstance(objective, Objective):
+        return []
+    run, place = joined.place(origin)
+    snapshot = joined.parts[run][place]
+    state = (torch.as_tensor(snapshot.weights), torch.as_tensor(snapshot.buffers))
+    return objective.doubts(*(tensor.to(objective.device) for tensor in state))
 
 
 def _precision_cost(loss: PlaneLoss, objective: Any, grid: Grid, engine: Any) -> list[str]:
