@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, ObjectiveError, RecordingWarning
+from landscape_hooks.objective.copies import WAY_OUT
 from landscape_hooks.objective.graph.exported import graph_of
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.graph.weighing import floating, weigh
-from landscape_hooks.objective.copies import WAY_OUT
 from landscape_hooks.objective.loss_module import LossModule, Unrecorded, check_loss
 from landscape_hooks.objective.probe import Group, Probe, write_tensor
 from landscape_hooks.store import schema
@@ -118,9 +118,12 @@ def trace(
         graph = LossGraph.from_json(graph.to_json())  # what is compared is what will be read
         mutates = _compare(graph, constants, module, probe, dynamic)
         weighing = "samples" if per_sample else _weighing(graph, constants, module, probe, dynamic)
-    attrs = {"per_sample": per_sample, "dynamic": dynamic, "mutates": mutates, "weighing": weighing, "loss": _name(criterion, objective),
-             "torch": torch.__version__, "samples": probe.samples, "batch_size": probe.batch_size,
-             "samples_left_out": given - probe.samples, "unrecorded": [each.name for each in module.unrecorded]}  # fmt: skip
+    attrs = {
+        "per_sample": per_sample, "dynamic": dynamic, "mutates": mutates, "weighing": weighing,
+        "loss": _name(criterion, objective), "torch": torch.__version__, "samples": probe.samples,
+        "batch_size": probe.batch_size, "samples_left_out": given - probe.samples,
+        "unrecorded": [each.name for each in module.unrecorded],
+    }  # fmt: skip
     return graph, constants, probe, attrs, module.unrecorded
 
 
@@ -281,7 +284,7 @@ def _weighing(graph: LossGraph, constants: dict[str, Tensor], module: LossModule
     weighed = weigh(graph, floating(graph, probe))
     if weighed is None:
         return module.weighing(probe.batches)
-    leaves, size = next(probe.batches())
+    _, size = next(probe.batches())
     cut = max(1, size // 3)
     cases = [(0, size), (0, cut), (cut, size)] if dynamic and size > 1 else [(0, size)]
     state = _state(module) | constants

@@ -19,10 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
-from landscape_hooks.objective.copies import WAY_OUT, Copies, outside
+from landscape_hooks.objective.copies import Copies, outside
 from landscape_hooks.trajectory.modules import unwrap
 from landscape_hooks.trajectory.parameters import ParameterLayout
-
 
 Batches = Callable[[], Iterable[tuple[Sequence[Tensor], int]]]
 """Gives the tensors of each batch and how many samples it has."""
@@ -114,8 +113,10 @@ class LossModule(nn.Module):
         single = isinstance(self._loss, _Criterion)
         if not isinstance(value, Tensor) or (value.numel() != 1 if single else value.ndim and value.shape != (size,)):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ObjectiveError(f"The {'criterion' if single else 'objective'} returned {shape} for {size} samples",
-                                 expected="a loss: one number" + f", or one a sample, shape ({size},)" * (not single))  # fmt: skip
+            raise ObjectiveError(
+                f"The {'criterion' if single else 'objective'} returned {shape} for a batch of {size} samples",
+                expected="a loss: one number" + f", or one a sample, shape ({size},)" * (not single),
+            )
         if grad:
             own = {id(t) for t in self.model.parameters()}
             self.unrecorded = sorted(map(self._place, outside(value, own)), key=lambda each: each.name)
@@ -291,11 +292,10 @@ def _place_in(model: nn.Module, leaf: Tensor) -> str:
     """The attribute of the model that holds a tensor which is none of its parameters, or a module that has it."""
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            if name.startswith("_") and name in ("_parameters", "_buffers", "_modules"):
+            if name in ("_parameters", "_buffers", "_modules"):
                 continue
-            held = (
-                value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
-            )
+            several = isinstance(value, list | tuple | Mapping)
+            held = value.values() if isinstance(value, Mapping) else value if several else [value]
             for number, part in enumerate(held):
                 where = f"{path}.{name}".lstrip(".") + (f"[{number}]" if part is not value else "")
                 if part is leaf:

@@ -5,7 +5,8 @@ that can be differentiated. `capture` traces a model's loss with `torch.export` 
 (graph.py), so that whoever analyzes the run needs none of the training code.
 
 Evaluation is deterministic: fixed samples in a fixed order, evaluation mode (dropout off), the mean over batches
-weighted as the loss itself weighs (graph/weighing.py). What normalisation layers with running statistics use is `statistics`:
+weighted as the loss itself weighs (graph/weighing.py). What normalisation layers with running statistics use is
+`statistics`:
 
 - `"running"`: the running statistics among the buffers given;
 - `"batch"`: those of each recorded batch, as in training;
@@ -85,6 +86,9 @@ class Objective:
     0.0
     """
 
+    _weigh: Callable[[Probe], tuple[str, list[Tensor]]] | None = None
+    _shares: Sequence[Tensor] = ()
+
     def __init__(
         self,
         model: nn.Module,
@@ -109,7 +113,8 @@ class Objective:
             per_sample=per_sample,
             mutates=True,
         )
-        self._weigh = None if per_sample else live_weights(module, names)
+        if not per_sample:
+            self._weigh = live_weights(module, names)
         self._weigh_probe()
 
     def _weigh_probe(self) -> None:
@@ -133,8 +138,6 @@ class Objective:
         self.layout, self.buffer_layout = layout, buffer_layout
         self.kernel, self.constants, self.probe = kernel, dict(constants), probe
         self.per_sample, self.mutates, self.weighing = per_sample, mutates, weighing
-        self._weigh: Callable[[Probe], tuple[str, list[Tensor]]] | None = None
-        self._shares: list[Tensor] = []
         self.attrs = dict(attrs or {})
         self.running_statistics = kernel.running_statistics()
         self.device = torch.device("cpu")
