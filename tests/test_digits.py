@@ -1,4 +1,4 @@
-"""Labels, read-outs and the report tell losses apart that differ; what carries the path is judged by what it changed."""
+"""Labels, read-outs and the report tell losses apart that differ."""
 
 import numpy as np
 import pytest
