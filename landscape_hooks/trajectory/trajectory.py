@@ -1,8 +1,7 @@
-"""Trajectory: the recorded snapshots, read back as a sequence. TrajectoryWriter: how they get into the run.
+"""Trajectory: the recorded snapshots, read back as a sequence.
 
-In: rows of flattened weights and buffers with their step (from the recorder). Out: the group `trajectory`
-of the run, and from it `Snapshot`s and blocks of the weight matrix for whoever analyzes it. A row counts only
-once the commit record, one attribute written last, says so. No torch here: reading needs none.
+In: the group `trajectory` of a run. Out: `Snapshot`s, and blocks of the weight matrix. A row counts only once the
+commit record says so. No torch here: reading needs none.
 """
 
 from __future__ import annotations
@@ -241,6 +240,3 @@ def _runs(root: Any, rank: int, layout: ParameterLayout) -> Runs:
     shard = checked.group(root, f"ranks/{rank}")
     pieces = checked.attribute(shard, "pieces", list, f"rank {rank}")
     return Runs(layout, [Piece.from_json(piece) for piece in pieces])
-
-
-# -- writing --------------------------------------------------------------------------------------------
