@@ -334,8 +334,8 @@ def test_a_loss_of_zero_is_a_result_and_is_not_computed_again(tmp_path):
 def test_kill_9_and_resuming_gives_the_same_bits(bn_run, workers):
     name, options = f"killed-{workers}", {"size": 12, "batch_norm": "recalibrate", "workers": workers, "tune": False}
     script = (
-        "from landscape_hooks import analysis, filling; filling.COMMIT_SECONDS = 0.0\n"
-        f"analysis.analyze({str(bn_run)!r}, name={name!r}, progress=False, **{options!r})"
+        "from landscape_hooks.analysis import analyze, filling; filling.COMMIT_SECONDS = 0.0\n"
+        f"analyze.analyze({str(bn_run)!r}, name={name!r}, progress=False, **{options!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
     done = 0
@@ -359,8 +359,8 @@ def test_parts_run_side_by_side_and_any_of_them_may_be_killed_and_started_again(
     shutil.copytree(bn_run, path, ignore=shutil.ignore_patterns("surfaces", "gram"))
     options = {"size": 9, "batch_norm": "recalibrate", "name": "parts", "tune": False}
     script = (
-        "import sys\nfrom landscape_hooks import analysis, filling; filling.COMMIT_SECONDS = 0.0\n"
-        f"analysis.analyze({str(path)!r}, part=sys.argv[1], progress=False, **{options!r})"
+        "import sys\nfrom landscape_hooks.analysis import analyze, filling; filling.COMMIT_SECONDS = 0.0\n"
+        f"analyze.analyze({str(path)!r}, part=sys.argv[1], progress=False, **{options!r})"
     )
     world = {**os.environ, "OMP_NUM_THREADS": "1"}
     jobs = [subprocess.Popen([sys.executable, "-c", script, f"{k}/3"], env=world) for k in (1, 2, 3)]

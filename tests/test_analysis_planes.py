@@ -341,8 +341,8 @@ def test_ctrl_c_in_an_adaptive_analysis_and_resuming_gives_the_same_bits(runs, m
 def test_kill_9_in_an_adaptive_analysis_and_resuming_gives_the_same_bits(runs):
     options = {"size": (66, 48), "adaptive": 0.01, "tune": False}
     script = (
-        "from landscape_hooks import analysis, filling; filling.COMMIT_SECONDS = 0.0\n"
-        f"analysis.analyze({runs[1]!r}, name='killed', progress=False, **{options!r})"
+        "from landscape_hooks.analysis import analyze, filling; filling.COMMIT_SECONDS = 0.0\n"
+        f"analyze.analyze({runs[1]!r}, name='killed', progress=False, **{options!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
     done = 0

@@ -235,7 +235,7 @@ def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(cluster):
 def test_kill_9_of_the_driver_and_the_same_command_goes_on(cluster):
     options = {"objective": "ray_user_code:slow", "size": 10, "name": "killed"}
     script = (
-        "from landscape_hooks import analysis, filling; filling.COMMIT_SECONDS = 0.0\n"
+        "from landscape_hooks.analysis import analyze, filling; filling.COMMIT_SECONDS = 0.0\n"
         f"options = { ({'engine': 'ray', 'address': cluster.address, 'tune': False, **options})!r}\n"
         "analysis.analyze('run.zarr', progress=False, **options)"
     )
