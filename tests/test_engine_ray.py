@@ -237,7 +237,7 @@ def test_kill_9_of_the_driver_and_the_same_command_goes_on(cluster):
     script = (
         "from landscape_hooks.analysis import analyze, filling; filling.COMMIT_SECONDS = 0.0\n"
         f"options = { ({'engine': 'ray', 'address': cluster.address, 'tune': False, **options})!r}\n"
-        "analysis.analyze('run.zarr', progress=False, **options)"
+        "analyze.analyze('run.zarr', progress=False, **options)"
     )
     process = subprocess.Popen([sys.executable, "-c", script])
     done = 0
