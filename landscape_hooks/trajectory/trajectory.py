@@ -1,12 +1,12 @@
-"""Trajectory: the recorded snapshots, read back as a sequence. TrajectoryWriter: how they get into the run.
+"""Trajectory: the recorded snapshots, read back as a sequence.
 
-In: rows of flattened weights and buffers with their step (from the recorder). Out: the group `trajectory`
-of the run, and from it `Snapshot`s and blocks of the weight matrix for whoever analyzes it. A row counts only
-once the commit record, one attribute written last, says so. No torch here: reading needs none.
+In: the group `trajectory` of a run. Out: `Snapshot`s, and blocks of the weight matrix. A row counts only once the
+commit record says so. No torch here: reading needs none.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
@@ -75,6 +75,8 @@ class Trajectory(Sequence[Snapshot]):
         (T, G) learning rate of each parameter group.
     wall_times
         (T,) seconds since 1970-01-01 UTC.
+    places
+        (T,) the place of each snapshot in the run, where only some were selected (`select`).
     """
 
     def __init__(self, root: Any, label: str = "") -> None:
@@ -102,6 +104,7 @@ class Trajectory(Sequence[Snapshot]):
         self.losses: NDArray[np.float64] = first["loss"]
         self.learning_rates: NDArray[np.float64] = first["learning_rate"]
         self.wall_times: NDArray[np.float64] = first["wall_time"]
+        self.places: NDArray[np.intp] = np.arange(len(self.steps))
 
     @classmethod
     def open(cls, store_or_path: Any) -> Trajectory:
@@ -113,6 +116,14 @@ class Trajectory(Sequence[Snapshot]):
             it is not a run, or has no trajectory.
         """
         return cls(open_run(store_or_path), label_of(store_or_path))
+
+    def select(self, places: NDArray[np.intp]) -> Trajectory:
+        """The same run with some of its snapshots: those at `places` (n,), ascending, as they are counted here."""
+        other = copy.copy(self)
+        other._rows = [rows[places] for rows in self._rows]
+        for name in ("steps", "epochs", "losses", "learning_rates", "wall_times", "places"):
+            setattr(other, name, getattr(self, name)[places])
+        return other
 
     # -- as a sequence --------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -241,6 +252,3 @@ def _runs(root: Any, rank: int, layout: ParameterLayout) -> Runs:
     shard = checked.group(root, f"ranks/{rank}")
     pieces = checked.attribute(shard, "pieces", list, f"rank {rank}")
     return Runs(layout, [Piece.from_json(piece) for piece in pieces])
-
-
-# -- writing --------------------------------------------------------------------------------------------
