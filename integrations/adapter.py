@@ -8,7 +8,7 @@ with, how a loss found by the adapter gets into the run, and what is said where 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from landscape_hooks.errors import LandscapeError, RecordingWarning
@@ -194,6 +194,30 @@ def probe_loader(loader: Any) -> Any:
     if isinstance(order, RandomSampler) or getattr(order, "shuffle", False):
         sampler = RandomSampler(dataset, generator=Generator().manual_seed(0))
     return DataLoader(dataset, batch_size=size, sampler=sampler, collate_fn=loader.collate_fn)
+
+
+class FirstBatches:
+    """Batches until they hold `samples` samples, of an iterator that is nobody else's; random states stay as they were.
+
+    They are taken when this is made, so that they can be read more than once.
+    """
+
+    def __init__(self, batches: Iterable[Any], samples: int) -> None:
+        from landscape_hooks.objective.data.batches import flatten_portable
+        from landscape_hooks.objective.data.states import states_kept
+        from landscape_hooks.objective.probe import samples_of
+
+        self._kept: list[Any] = []
+        count = 0
+        with states_kept():
+            for batch in batches:
+                self._kept.append(batch)
+                count += samples_of(flatten_portable(batch).leaves)
+                if count >= samples:
+                    break
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._kept)
 
 
 def _is_sharded(model: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from landscape_hooks.integrations.adapter import Recording, missing
+from landscape_hooks.integrations.adapter import FirstBatches, Recording, missing
 
 try:
     from fastai.callback.core import Callback
@@ -55,12 +55,15 @@ class LandscapeCallback(Callback):
         self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
         if not self.run:
             return
+        samples = self.recording.options.get("samples", 1024)
         self.recording.begin(
             self.learn.model,
             None,
             step=self.recording.last_step,
             main=not getattr(torch.distributed, "is_initialized", bool)() or torch.distributed.get_rank() == 0,
-            find=lambda: [{"objective": LearnerLoss(self.learn), "data": _batches(self.learn.dls)}],
+            find=lambda: [
+                {"objective": LearnerLoss(self.learn), "data": FirstBatches(_batches(self.learn.dls), samples)}
+            ],
         )
         self.recording.log(epoch=0, step=self.recording.last_step)
         self._losses = []

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from landscape_hooks.errors import ObjectiveError
-from landscape_hooks.integrations.adapter import Found, Recording, missing, probe_loader
+from landscape_hooks.integrations.adapter import FirstBatches, Found, Recording, missing, probe_loader
 
 try:
     if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
@@ -94,7 +94,7 @@ class LandscapeCallback(Callback):
             epoch=trainer.current_epoch,
             counter=lambda: trainer.global_step + 1,  # it rises only after the optimizer's hooks
             main=trainer.is_global_zero,
-            find=lambda: _losses(trainer, pl_module),
+            find=lambda: _losses(trainer, pl_module, self.recording.options["samples"]),
         )
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: torch.Tensor) -> None:
@@ -164,7 +164,7 @@ def _named_loss(logged: dict[str, Any]) -> Any:
     return logged[min(names, key=len)] if names else None
 
 
-def _losses(trainer: Any, module: Any) -> Iterator[Found]:
+def _losses(trainer: Any, module: Any, samples: int) -> Iterator[Found]:
     """validation_step on the validation data, training_step on it, training_step on the training data.
 
     A training_step that steps the optimizers itself (manual optimization) is no function of the weights.
@@ -176,10 +176,13 @@ def _losses(trainer: Any, module: Any) -> Iterator[Found]:
             most = None if limit == float("inf") else int(limit)
             losses = [StepLoss("validation_step", *((0,) if several else ()))]
             for loss in losses + [StepLoss("training_step")] * module.automatic_optimization:
-                yield {"objective": loss, "data": _prepared(trainer, module, probe_loader(loader), most)}
+                yield {
+                    "objective": loss,
+                    "data": FirstBatches(_prepared(trainer, module, probe_loader(loader), most), samples),
+                }
         if trainer.train_dataloader is not None and module.automatic_optimization:
             loader, _ = _first(trainer.train_dataloader)
-            data = _prepared(trainer, module, probe_loader(loader))
+            data = FirstBatches(_prepared(trainer, module, probe_loader(loader)), samples)
             yield {"objective": StepLoss("training_step"), "data": data}
 
 

@@ -36,9 +36,10 @@ def here(model):
 
 def told(tmp_path, model, *, data=(X, Y), **loss):
     """The warnings of record(), and the root of the run."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        lh.record(model, torch.optim.SGD(model.parameters(), 0.1), tmp_path / "run.zarr", data=[data], **loss).close()
+        lh.record(model, optimizer, tmp_path / "run.zarr", data=[data], **loss).close()
     return [str(w.message) for w in caught if w.category is RecordingWarning], zarr.open_group(tmp_path / "run.zarr")
 
 
@@ -381,10 +382,10 @@ def test_losses_of_samples_that_depend_on_each_other_are_not_taken_apart():
         def forward(self, x):
             return self.body(x) - self.body(x).mean(0)
 
-    assert not Objective(layer(), objective=nodes, data=[(X, Y)]).per_sample
+    assert not Objective(layer(), objective=nodes, data=[(X, Y)]).free
     model, root = Centred(), zarr.group(zarr.storage.MemoryStore())
     capture(root, model, criterion=nn.CrossEntropyLoss(), data=[(X[:10], Y[:10]), (X[10:], Y[10:])])
-    assert not root["objective"].attrs["per_sample"]
+    assert not root["objective"].attrs["independent"]
 
 
 def test_a_wrong_batch_is_said_to_be_one():

@@ -22,11 +22,14 @@ from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, ObjectiveError, RecordingWarning
 from landscape_hooks.objective.copies import WAY_OUT
+from landscape_hooks.objective.data.batches import Rebuild
 from landscape_hooks.objective.graph.exported import graph_of
-from landscape_hooks.objective.graph.graph import LossGraph
+from landscape_hooks.objective.graph.graph import LossGraph, Ref
 from landscape_hooks.objective.graph.weighing import floating, weigh
+from landscape_hooks.objective.independence import independent
 from landscape_hooks.objective.loss_module import LossModule, Unrecorded, check_loss
 from landscape_hooks.objective.probe import Group, Probe, write_tensor
+from landscape_hooks.objective.variants import Traced, graph_name, kernel_of, trace_variants
 from landscape_hooks.store import schema
 from landscape_hooks.store.run import remove_group, writes
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -59,8 +62,8 @@ def capture(
     """
     check_arguments(criterion, objective, data, samples)
     probe, rebuild = Probe.collect(data, samples)
-    graph, constants, probe, attrs, unrecorded = trace(model, criterion, objective, probe, rebuild)
-    write_objective(root, graph, constants, probe, attrs)
+    graphs, constants, kept, attrs, unrecorded = trace(model, criterion, objective, probe, rebuild)
+    write_objective(root, graphs, constants, kept, attrs | {"notes": [*attrs["notes"], *kept.notes(samples)]})
     if unrecorded:
         warnings.warn(RecordingWarning(_said_of_unrecorded(unrecorded)), stacklevel=3)
 
@@ -103,40 +106,66 @@ def trace(
     criterion: Callable[..., Any] | None,
     objective: Callable[..., Any] | None,
     probe: Probe,
-    rebuild: Callable[[Sequence[Tensor]], Any],
-) -> tuple[LossGraph, dict[str, Tensor], Probe, dict[str, Any], list[Unrecorded]]:
-    """The loss graph, its constants, the samples it takes, its attributes, and what it has beside the model."""
+    rebuild: Rebuild,
+) -> tuple[list[LossGraph], dict[str, Tensor], Probe, dict[str, Any], list[Unrecorded]]:
+    """The loss graphs, their constants, the samples they take, their attributes, what they have beside the model."""
     with _nothing_moves():
         module, names = LossModule.of(model, criterion, objective, rebuild)
         leaves, size = next(probe.batches())
         per_sample = _choose(module, leaves, size, probe)
-        program, dynamic = _export(module, probe, free=size > 1 and module.parts(leaves, size) is not None)
-        given = probe.samples
-        if not dynamic:
-            probe = probe.of_size(size)
-        graph, constants = graph_of(program, names)
-        graph = LossGraph.from_json(graph.to_json())  # what is compared is what will be read
-        mutates = _compare(graph, constants, module, probe, dynamic)
-        weighing = "samples" if per_sample else _weighing(graph, constants, module, probe, dynamic)
+        traced = trace_variants(
+            module, probe, rebuild, names, lambda part: _export(module, part),
+            lambda graph, constants, part, dynamic: _compare(graph, constants, module, part, dynamic),
+        )  # fmt: skip
+        kept = traced.probe
+        assert kept is not None
+        free = per_sample and traced.dynamic and _independent(module, traced.graphs, traced.constants, kept)
+        weighing = "samples" if per_sample else _weighing(traced, module, probe)
     attrs = {
-        "per_sample": per_sample, "dynamic": dynamic, "mutates": mutates, "weighing": weighing,
-        "loss": _name(criterion, objective), "torch": torch.__version__, "samples": probe.samples,
-        "batch_size": probe.batch_size, "samples_left_out": given - probe.samples,
+        "per_sample": per_sample, "dynamic": traced.dynamic, "independent": free, "mutates": traced.mutates,
+        "weighing": weighing, "loss": _name(criterion, objective), "torch": torch.__version__, "samples": kept.samples,
+        "batch_size": kept.batch_size, "frozen": traced.frozen,
         "unrecorded": [each.name for each in module.unrecorded],
-    }  # fmt: skip
-    return graph, constants, probe, attrs, module.unrecorded
+    } | _left_out(traced)  # fmt: skip
+    return traced.graphs, traced.constants, kept, attrs, module.unrecorded
+
+
+def _independent(module: LossModule, graphs: Sequence[LossGraph], constants: dict[str, Tensor], probe: Probe) -> bool:
+    """Whether the stored loss of a sample is the same in any batch."""
+    kernel = kernel_of(graphs)
+    with torch.autocast("cpu", enabled=False):
+        return independent(
+            lambda moved, leaves: kernel({**moved, **constants}, leaves, statistics="running"), _state(module), probe
+        )
+
+
+def _left_out(traced: Traced) -> dict[str, Any]:
+    """What is said of batches that no graph computes; a warning, for the loss is one over fewer samples then."""
+    batches, samples = len(traced.left_out), sum(batch.samples for batch in traced.left_out)
+    found: dict[str, Any] = {"left_out": {"batches": batches, "samples": samples}, "notes": []}
+    if batches:
+        count = (
+            f"{batches} batch of {samples} samples was"
+            if batches == 1
+            else f"{batches} batches of {samples} samples were"
+        )
+        text = f"{count} left out of the stored loss: {traced.why}"
+        found["notes"] = [text + "."]
+        warnings.warn(RecordingWarning(f"{text}. {WAY_OUT}"), stacklevel=7)
+    return found
 
 
 @writes
 def write_objective(
-    root: Any, graph: LossGraph, constants: dict[str, Tensor], probe: Probe, attrs: dict[str, Any]
+    root: Any, graphs: Sequence[LossGraph], constants: dict[str, Tensor], probe: Probe, attrs: dict[str, Any]
 ) -> None:
     """Write all of it; the attribute `complete` comes last and makes it count."""
     remove_group(root, "objective")
     group = root.create_group("objective", overwrite=True)
     probe.store(root)
-    text = np.frombuffer(graph.to_json().encode(), dtype=np.uint8)
-    schema.create(root, "objective/graphs/loss", text.shape, chunks=text.shape)[...] = text
+    for number, graph in enumerate(graphs):
+        text = np.frombuffer(graph.to_json().encode(), dtype=np.uint8)
+        schema.create(root, f"objective/graphs/{graph_name(number)}", text.shape, chunks=text.shape)[...] = text
     for key, value in constants.items():
         write_tensor(root, f"objective/constants/{key}", value.cpu())
     group.attrs.put({**attrs, "complete": True})
@@ -198,16 +227,13 @@ def _computable_in_training(module: LossModule, leaves: Sequence[Tensor]) -> boo
         module.eval()
 
 
-def _export(module: LossModule, probe: Probe, *, free: bool) -> tuple[torch.export.ExportedProgram, bool]:
-    """Trace the loss with as many free sizes as the model allows; whether the number of samples is free.
-
-    `free` is whether the loss can be computed of a part of a batch at all: of one graph it cannot.
-    """
+def _export(module: LossModule, probe: Probe) -> tuple[torch.export.ExportedProgram, bool]:
+    """Trace the loss with as many free sizes as the model allows; whether the number of samples is free."""
     group = probe.groups[0]
     varying = _varying(probe)
     taken = {group.leaves[leaf].shape[dim] for leaf, dim in varying}
     size = next((n for n in _TRACE_SIZES if n <= group.samples and n not in taken), None)
-    if free and size is not None and (program := _attempt(module, group, size, varying, first=True)) is not None:
+    if size is not None and (program := _attempt(module, group, size, varying, first=True)) is not None:
         return program, True
     whole = group.sizes[0]
     program = _attempt(module, group, whole, varying, first=False)
@@ -249,7 +275,8 @@ def _compare(graph: LossGraph, constants: dict[str, Tensor], module: LossModule,
     """The graph must give the model's own loss; returns whether running it changes its inputs."""
     state = _state(module) | constants
     whole, size = next(probe.batches())
-    cases = [whole, *([probe.groups[0].slice(0, size // 2)] if dynamic and size >= 4 else [])]
+    half = probe.groups[0].slice(0, size // 2)
+    cases = [whole, *([half] if dynamic and size >= 4 and _computable(module, half) else [])]
     if not graph.parameters():
         raise ObjectiveError(
             "The captured loss depends on none of the model's parameters",
@@ -276,67 +303,87 @@ def _compare(graph: LossGraph, constants: dict[str, Tensor], module: LossModule,
     return mutates
 
 
-def _weighing(graph: LossGraph, constants: dict[str, Tensor], module: LossModule, probe: Probe, dynamic: bool) -> str:
-    """By what batches are weighed: "loss" (what the graph divides by), "samples", "batches" (each once), "unknown".
+def _computable(module: LossModule, leaves: Sequence[Tensor]) -> bool:
+    """Whether the live loss takes these leaves: a part of a batch may be none."""
+    try:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            module(*[t.clone() for t in leaves])
+    except Exception:  # whatever the user's code makes of half a graph
+        return False
+    return True
 
-    What is read off the graph is tried on the first batch in two parts, where there may be such.
+
+def _weighing(traced: Traced, module: LossModule, probe: Probe) -> str:
+    """By what batches are weighed: "loss" (what the graphs divide by), "samples", "batches" (each once), "unknown".
+
+    What is read off the graphs is tried on the first batch in two parts, where there may be such.
     """
-    weighed = weigh(graph, floating(graph, probe))
-    if weighed is None:
+    kept = traced.probe
+    assert kept is not None
+    read = [weigh(graph, floating(graph, kept)) for graph in traced.graphs]
+    graphs = [graph for graph in read if graph is not None]
+    sizes = {size for _, size in kept.batches()}
+    # a graph for one size of batch divides by a number where the loss divides by that size
+    numbers = any(not isinstance(output, Ref) for graph in graphs for output in graph.outputs)
+    if len(graphs) < len(read) or (numbers and not traced.dynamic and len(sizes) > 1):
         return module.weighing(probe.batches)
-    _, size = next(probe.batches())
+    kernel, state = kernel_of(graphs), _state(module) | traced.constants
+    _, size = next(kept.batches())
     cut = max(1, size // 3)
-    cases = [(0, size), (0, cut), (cut, size)] if dynamic and size > 1 else [(0, size)]
-    state = _state(module) | constants
+    cases = [(0, size), (0, cut), (cut, size)] if traced.dynamic and size > 1 else [(0, size)]
     try:
         with torch.no_grad():
-            found = [weighed(state, [t.clone() for t in probe.groups[0].slice(*part)]) for part in cases]
+            leaves = [[t.clone() for t in kept.groups[0].slice(*part)] for part in cases]
+            found = [kernel(state, part, statistics="running") for part in leaves]
         values, weights = zip(*[(float(value), float(weight)) for value, weight, *_ in found], strict=True)
-    except Exception:
-        return module.weighing(probe.batches)
+    except Exception:  # a part of a batch is none
+        return "loss" if len(cases) == 1 or module.parts(*next(probe.batches())) is None else "unknown"
+    each = all(not isinstance(output, Ref) for graph in graphs for output in graph.outputs[1:])
+    if len(found) == 1 and not each:
+        other = next((leaves for leaves, n in kept.batches() if n != size), None)
+        with torch.no_grad():
+            same = other is not None and float(kernel(state, other, statistics="running")[1]) == weights[0]
+        # a mean over what has no samples any more (a covariance) divides by the same number whatever their count
+        return module.weighing(probe.batches) if same else "loss"
     if len(found) == 1:
-        return "loss"
+        return "batches"
     parts = sum(w * v for v, w in zip(values[1:], weights[1:], strict=True) if w) / (sum(weights[1:]) or math.nan)
-    each = all(weight == 1 for weight in weights)
     same = math.isclose(values[0], sum(values[1:]) if each else parts, rel_tol=1e-4, abs_tol=1e-6)
     if not (same or math.isnan(values[0])):
         return module.weighing(probe.batches)
-    return "batches" if each and len(found[0]) == 2 else "loss"
+    return "batches" if each else "loss"
 
 
-def live_weights(module: LossModule, names: Mapping[str, str]) -> Callable[[Probe], tuple[str, list[Tensor]]]:
-    """A function that tells for a probe by what its batches are weighed, and the weights (ways,) of each.
+def live_weights(module: LossModule, names: Mapping[str, str], probe: Probe) -> tuple[str, list[Tensor]]:
+    """By what the batches of a probe are weighed (as `_weighing`), and the weights (ways,) of each where it is "loss".
 
     They are read off the loss's graph, where there is one, which is computed once a batch for that.
     """
-
-    def of(probe: Probe) -> tuple[str, list[Tensor]]:
-        batches = [leaves for leaves, _ in probe.batches()]
-        if len(batches) == 1:
-            return "samples", []
-        labels = [weight for leaves in batches if (weight := module.weight(leaves)) is not None]
-        if labels:
-            return "loss", [weight.reshape(1).double() for weight in labels]
-        try:
-            with _nothing_moves():
-                leaves, size = next(probe.batches())
-                whole = size < 2 or module.parts(leaves, size) is None
-                program, dynamic = _export(module, probe, free=not whole)
-                if not dynamic and len({size for _, size in probe.batches()}) > 1:
-                    return module.weighing(probe.batches), []  # the graph knows one size
-                graph, constants = graph_of(program, names)
-                weighing = _weighing(graph, constants, module, probe, dynamic)
-                weighed = weigh(graph, floating(graph, probe)) if weighing == "loss" else None
-                if weighed is None:
-                    return weighing, []
-                state = _state(module) | constants
-                with torch.no_grad():
-                    found = [weighed(state, [t.clone() for t in leaves])[1:] for leaves in batches]
-            return "loss", [torch.tensor([float(w) for w in row], dtype=torch.float64) for row in found]
-        except Exception:  # it has no graph: that is why it is live
-            return module.weighing(probe.batches), []
-
-    return of
+    batches = [leaves for leaves, _ in probe.batches()]
+    if len(batches) == 1:
+        return "samples", []
+    labels = [weight for leaves in batches if (weight := module.weight(leaves)) is not None]
+    if labels:
+        return "loss", [weight.reshape(1).double() for weight in labels]
+    try:
+        with _nothing_moves():
+            program, dynamic = _export(module, probe)
+            graph, constants = graph_of(program, names)
+            weighing = _weighing(Traced([graph], constants, probe, dynamic), module, probe)
+            weighed = weigh(graph, floating(graph, probe)) if weighing == "loss" else None
+            if weighed is None:
+                return weighing, []
+            state, rows = _state(module) | constants, []
+            with torch.no_grad():
+                for leaves in batches:
+                    value, *row = weighed(state, [t.clone() for t in leaves])
+                    live = module(*[t.clone() for t in leaves])
+                    if not torch.allclose(value, live, rtol=1e-4, atol=1e-6, equal_nan=True):
+                        return module.weighing(probe.batches), []
+                    rows.append(torch.tensor([float(weight) for weight in row], dtype=torch.float64))
+        return "loss", rows
+    except Exception:  # it has no graph, or none of all batches: that is why it is live
+        return module.weighing(probe.batches), []
 
 
 def _state(module: LossModule) -> dict[str, Tensor]:

@@ -113,6 +113,12 @@ class ModuleKernel:
         """Canonical names of the parameters that require a gradient."""
         return {self.names[own] for own, p in self.module.named_parameters() if own in self.names and p.requires_grad}
 
+    def rebuilding(self, rebuild: Any) -> ModuleKernel:
+        """The same loss of batches that are made of leaves in another way."""
+        module = copy.copy(self.module)
+        module._rebuild = rebuild
+        return replace(self, module=module)
+
     def running_statistics(self) -> dict[str, str]:
         found = {}
         for name in _statistics_layers(self.module):
@@ -144,3 +150,15 @@ def _statistics_layers(module: nn.Module) -> dict[str, Any]:
         for name, layer in module.named_modules()
         if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.running_mean is not None
     }
+
+
+def laid_out(tensor: Tensor, layout: str) -> Tensor:
+    """Images and their filters in the memory format; anything else as it is."""
+    if layout == "contiguous" or tensor.ndim not in (4, 5):
+        return tensor
+    memory_format = torch.channels_last if tensor.ndim == 4 else torch.channels_last_3d
+    if tensor.shape[1] > 1:
+        return tensor.contiguous(memory_format=memory_format)
+    # One channel is in both formats at once, and everything computed from it would be contiguous: what an operation
+    # goes by are the strides.
+    return torch.empty_like(tensor, memory_format=memory_format).copy_(tensor)

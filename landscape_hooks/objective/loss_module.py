@@ -59,7 +59,6 @@ class LossModule(nn.Module):
         self.needs_grad = False
         self.unrecorded: list[Unrecorded] = []
         self._named: dict[int, tuple[str, str]] = {}
-        self._joined = False  # each sample's loss depends on the others: only their mean is the loss of the batch
 
     @classmethod
     def of(
@@ -86,8 +85,7 @@ class LossModule(nn.Module):
         return module, {name: canonical[id(t)] for name, t in tensors if id(t) in canonical}
 
     def forward(self, *leaves: Tensor) -> Tensor:
-        value = self._loss(self.model, self._rebuild(list(leaves)))
-        return value.mean() if self._joined else value
+        return self._loss(self.model, self._rebuild(list(leaves)))
 
     def choose(self, leaves: Sequence[Tensor], size: int, batches: Batches) -> bool:
         """Decide by trying whether the loss is known for each sample; returns whether it is.
@@ -131,24 +129,15 @@ class LossModule(nn.Module):
         return Unrecorded(name or f"a tensor of shape {tuple(leaf.shape)}", inside=bool(name))
 
     def _by_sample(self, leaves: Sequence[Tensor], size: int, value: Tensor, batches: Batches) -> bool:
-        """Whether the loss is known for each sample, and each sample's does not depend on the others."""
-        if isinstance(self._loss, _Criterion):
-            with torch.set_grad_enabled(self.needs_grad):
-                known = self._loss.choose(self.model, self._rebuild([t.clone() for t in leaves]))
-            known = known and not any(self._loss.ignores(self._rebuild(list(other))) for other, _ in batches())
-            known = known and len({tuple(t.shape[1:] for t in other) for other, _ in batches()}) == 1
-        else:
-            known = value.ndim == 1
-        if known and size > 1:
-            with torch.set_grad_enabled(self.needs_grad):
-                whole = self(*[t.clone() for t in leaves]).detach()
-            parts = self.parts(leaves, size)
-            if parts is not None and _same(torch.cat(parts), whole):
-                return True
-        if isinstance(self._loss, _Criterion):
+        """Whether the loss is known for each sample of every batch, and its mean over samples is the loss."""
+        if not isinstance(self._loss, _Criterion):
+            return value.ndim == 1
+        with torch.set_grad_enabled(self.needs_grad):
+            known = self._loss.choose(self.model, self._rebuild([t.clone() for t in leaves]))
+        known = known and not any(self._loss.ignores(self._rebuild(list(other))) for other, _ in batches())
+        if not known or len({tuple(t.shape[1:] for t in other) for other, _ in batches()}) > 1:
             self._loss.each = None
-        self._joined = known and not isinstance(self._loss, _Criterion)
-        return False
+        return self._loss.each is not None
 
     def weighing(self, batches: Batches) -> str:
         """By what batches are weighed, found by taking some of them apart: "samples", "batches" (sums) or "unknown"."""

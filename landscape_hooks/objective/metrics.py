@@ -18,6 +18,7 @@ from landscape_hooks.objective.graph.graph import LossGraph, Node, Ref, referenc
 from landscape_hooks.objective.graph.weighing import by_name
 from landscape_hooks.objective.kernels import GraphKernel
 from landscape_hooks.objective.objective import Objective
+from landscape_hooks.objective.variants import VariantKernel
 
 CLASSIFICATION = (
     "aten.cross_entropy_loss.default", "aten.nll_loss.default", "aten.nll_loss_nd.default", "aten.nll_loss2d.default",
@@ -48,19 +49,25 @@ def metric(objective: Objective, name: str, found: Any = None) -> Objective:
                                  expected="a landscape_hooks.Objective whose loss is the metric")  # fmt: skip
         objective.layout.check(found.layout)
         return found
-    if not isinstance(objective.kernel, GraphKernel):
+    kernel = objective.kernel
+    if isinstance(kernel, VariantKernel):
+        several: Any = VariantKernel(tuple(map(_accuracy, kernel.kernels)))
+        return objective.with_kernel(several, per_sample=objective.per_sample)
+    if not isinstance(kernel, GraphKernel):
         raise ObjectiveError("Accuracy is read off a stored loss graph, and this objective is live code",
                              mend="Give it as --metric module:function")  # fmt: skip
-    graph = objective.kernel.graph
+    return objective.with_kernel(_accuracy(kernel), per_sample=objective.per_sample)
+
+
+def _accuracy(kernel: GraphKernel) -> AccuracyKernel:
+    """The accuracy of the classification whose loss a graph computes."""
+    graph = kernel.graph
     node = _classification(graph)
     arguments = by_name(node)
     first, target = node.args[:2]
     mask = _mask(graph, node, arguments)
     scores = LossGraph(graph.inputs, graph.copy().nodes, [first, target, arguments.get("weight"), mask])
-    kernel = AccuracyKernel(
-        scores, objective.kernel.device, threshold=BINARY.get(node.op), ignored=arguments.get("ignore_index")
-    )
-    return objective.with_kernel(kernel, per_sample=objective.per_sample)
+    return AccuracyKernel(scores, kernel.device, threshold=BINARY.get(node.op), ignored=arguments.get("ignore_index"))
 
 
 def _classification(graph: LossGraph) -> Node:

@@ -28,12 +28,15 @@ from torch import Tensor, nn
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.objective.capture import live_weights
 from landscape_hooks.objective.copies import WAY_OUT
+from landscape_hooks.objective.data.states import states_kept
 from landscape_hooks.objective.graph.graph import LossGraph
-from landscape_hooks.objective.graph.weighing import floating, weigh
-from landscape_hooks.objective.kernels import GraphKernel, Kernel, ModuleKernel
+from landscape_hooks.objective.graph.weighing import floating, weigh, weighted
+from landscape_hooks.objective.independence import independent
+from landscape_hooks.objective.kernels import Kernel, ModuleKernel, laid_out
 from landscape_hooks.objective.loss_module import LossModule, check_loss
-from landscape_hooks.objective.probe import Probe, read_tensor
+from landscape_hooks.objective.probe import VARIANT, Probe, read_tensor
 from landscape_hooks.objective.rehearsal import rehearse
+from landscape_hooks.objective.variants import check_variants, graph_name, kernel_of
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
@@ -64,9 +67,10 @@ class Objective:
     objective
         `objective(model, batch)` -> a loss, one number or one a sample, for any other batch.
     data
-        a DataLoader, an iterable of batches, one batch, or a dataset.
+        a DataLoader, an iterable of batches, one batch, or a dataset. It is not iterated itself: its batches are made
+        again from what they are made of, and an iterator that can be read only once is refused.
     samples
-        how many samples of `data` are kept, from its beginning.
+        how many samples of `data` are kept, in whole batches.
     copy
         False takes the model itself in place of a copy: for a model so large that one is enough. It is left in
         evaluation mode.
@@ -86,7 +90,6 @@ class Objective:
     0.0
     """
 
-    _weigh: Callable[[Probe], tuple[str, list[Tensor]]] | None = None
     _shares: Sequence[Tensor] = ()
 
     def __init__(
@@ -113,14 +116,25 @@ class Objective:
             per_sample=per_sample,
             mutates=True,
         )
-        if not per_sample:
-            self._weigh = live_weights(module, names)
+        self.attrs |= {"notes": probe.notes(samples), "independent": per_sample and self._is_independent(model)}
         self._weigh_probe()
 
     def _weigh_probe(self) -> None:
         """Find out by what the batches of the probe are weighed, where the loss is live code."""
-        if self._weigh is not None:
-            self.weighing, self._shares = self._weigh(self.probe)
+        if isinstance(self.kernel, ModuleKernel) and not self.per_sample:
+            self.weighing, self._shares = live_weights(self.kernel.module, self.kernel.names, self.probe)
+
+    def _is_independent(self, model: nn.Module) -> bool:
+        """Whether the live loss of a sample is the same in any batch."""
+        state = {
+            e.name: t.detach().cpu()
+            for layout in (self.layout, self.buffer_layout)
+            for e, t in zip(layout, layout.tensors(model), strict=True)
+        }
+        with states_kept():
+            return independent(
+                lambda moved, leaves: self.kernel(moved, leaves, statistics="running"), state, self.probe
+            )
 
     def _set(
         self,
@@ -158,7 +172,9 @@ class Objective:
             raise ObjectiveError("The run carries no objective (it was recorded without criterion and data, "
                                  "or the model could not be exported)", mend=WAY_OUT)  # fmt: skip
         self = cls.__new__(cls)
-        graph = LossGraph.from_json(checked.read(root, "objective/graphs/loss").tobytes())
+        names = checked.names_of(root, "objective/graphs", arrays=True)
+        stored = [graph_name(k) for k in range(max(1, len(names)))]
+        graphs = [LossGraph.from_json(checked.read(root, f"objective/graphs/{name}").tobytes()) for name in stored]
         constants = {
             key: read_tensor(root, f"objective/constants/{key}")
             for key in checked.names_of(root, "objective/constants", arrays=True)
@@ -167,23 +183,26 @@ class Objective:
         self._set(
             ParameterLayout.from_json(lists[0]),
             ParameterLayout.from_json(lists[1], kind="buffer"),
-            GraphKernel(graph),
+            kernel_of(graphs),
             constants,
             Probe.load(root),
             per_sample=checked.attribute(group, "per_sample", bool, "the objective"),
             mutates=checked.attribute(group, "mutates", bool, "the objective"),
             weighing=str(group.attrs.get("weighing", "samples")),
-            attrs=dict(group.attrs),
+            attrs=_attributes_of(group),
         )
-        graph.check_inputs(
-            parameters=self.layout.names,
-            buffers=self.buffer_layout.names,
-            constants=constants,
-            data=len(self.probe.names),
-        )
+        for graph in graphs:
+            graph.check_inputs(
+                parameters=self.layout.names,
+                buffers=self.buffer_layout.names,
+                constants=constants,
+                data=len(self.probe.names) - (len(graphs) > 1),
+            )
+        check_variants(self.probe, len(graphs))
         rehearse(self)
-        if self.weighing == "loss" and (weighed := weigh(graph, floating(graph, self.probe))) is not None:
-            self.kernel = GraphKernel(weighed)
+        weighed = [weigh(graph, floating(graph, self.probe)) for graph in graphs] if self.weighing == "loss" else []
+        if weighed and None not in weighed:
+            self.kernel = kernel_of([graph for graph in weighed if graph is not None])
         return self
 
     # -- what it is ------------------------------------------------------------------------------------
@@ -207,19 +226,32 @@ class Objective:
         """Whether a normalisation layer uses running statistics."""
         return bool(self.running_statistics)
 
+    @property
+    def free(self) -> bool:
+        """Whether samples may be taken together in any number: a split has shown that they are independent."""
+        return self.per_sample and bool(self.attrs.get("independent")) and bool(self.attrs.get("dynamic", True))
+
     def head(self, samples: int) -> Objective:
-        """The same loss over the first `samples` probe samples."""
-        return self._over(self.probe.head(samples))
+        """The same loss over the first `samples` probe samples; whole batches where samples depend on one another."""
+        return self._over(self.probe.head(samples, whole=not self.free))
 
     def with_data(self, data: Any, samples: int = 1024) -> Objective:
         """The same loss over other samples, in batches of the same make."""
-        probe, _ = Probe.collect(data, samples)
-        if probe.names != self.probe.names:
-            raise ObjectiveError(f"The data has the entries {probe.names}", expected=f"{self.probe.names}, as recorded")
-        return self._over(probe)
+        probe, rebuild = Probe.collect(data, samples, one_shot=True)
+        attrs = {**self.attrs, "notes": probe.notes(samples), "left_out": {"batches": 0, "samples": 0}}
+        if isinstance(self.kernel, ModuleKernel):
+            return self._over(probe, kernel=self.kernel.rebuilding(rebuild), attrs=attrs)
+        if VARIANT in self.probe.names:
+            raise ObjectiveError("The stored loss has a graph for each kind of the recorded batches", mend=WAY_OUT)
+        found = rebuild.constants(probe)
+        for name, value in self.attrs.get("frozen", {}).items():
+            if found.get(name, {value}) != {value}:
+                raise ObjectiveError(f"The data has {name} = {', '.join(sorted(found[name]))}",
+                                     expected=f"{value}, which the stored loss holds", mend=WAY_OUT)  # fmt: skip
+        return self._with(probe=probe.select(self.probe.names), attrs=attrs)
 
-    def _over(self, probe: Probe) -> Objective:
-        other = self._with(probe=probe)
+    def _over(self, probe: Probe, **changes: Any) -> Objective:
+        other = self._with(probe=probe, **changes)
         other._weigh_probe()
         return other
 
@@ -265,7 +297,7 @@ class Objective:
             chunk=chunk or self.chunk,
             precision=precision,
             kernel=self.kernel.tuned(layout=layout, fold=fold, fuse=fuse, winograd=winograd),
-            probe=self.probe.map(lambda t: _laid_out(t, layout)),
+            probe=self.probe.map(lambda t: laid_out(t, layout)),
         )
 
     def hollow(self) -> Objective:
@@ -301,7 +333,7 @@ class Objective:
                 shares.extend(weight[:1])
             flat = torch.cat(values)
             if shares:
-                return _weighted(flat, torch.cat(shares))
+                return weighted(flat, torch.cat(shares))
             if self.per_sample:
                 mean, stderr = flat.mean(), flat.std() / math.sqrt(len(flat)) if len(flat) > 1 else None
             else:
@@ -339,11 +371,6 @@ class Objective:
         if names := [str(name) for name in self.attrs.get("unrecorded", ())]:
             shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
             said.append(f"The loss has parameters that were not recorded and count as they were at the start: {shown}.")
-        if left := self.attrs.get("samples_left_out"):
-            said.append(
-                f"{left} of {left + self.attrs['samples']} samples were left out: the loss is tied to batches of "
-                f"{self.batch_size} samples (len() of a batch is a number; its shape[0] may vary)."
-            )
         if batches > 1 and self.weighing == "batches":
             said.append(f"The loss of a batch is a sum: of {batches} batches the mean is shown.")
         elif batches > 1 and (self.weighing == "unknown" or not self._agree(weights, buffers, statistics)):
@@ -375,9 +402,9 @@ class Objective:
             state |= self._measured(state)
         mode = "batch" if statistics == "batch" and self.running_statistics else "running"
         if self.layout_format != "contiguous":
-            state = {name: _laid_out(tensor, self.layout_format) for name, tensor in state.items()}
+            state = {name: laid_out(tensor, self.layout_format) for name, tensor in state.items()}
         state = self.kernel.prepare(state, mode)
-        free = self.per_sample and mode == "running" and not whole_batches and self.attrs.get("dynamic", True)
+        free = self.free and mode == "running" and not whole_batches
         for number, (leaves, n) in enumerate(self.probe.chunks(self.chunk) if free else self.probe.batches()):
             value, shares = self._call(state, leaves, mode)
             if self._shares and not shares:
@@ -408,22 +435,10 @@ class Objective:
         return {name: (value / count).to(state[name].dtype) for name, value in total.items()}
 
 
-def _weighted(values: Tensor, weights: Tensor) -> Tensor:
-    """(2,) the mean of values (N,) by weights (N,), and its standard error; a value without weight does not count."""
-    share = weights / weights.sum()
-    mean = torch.where(share > 0, share * values, 0.0).sum()
-    square = (share**2).sum()
-    spread = torch.where(share > 0, share * (values - mean) ** 2, 0.0).sum() / (1 - square)
-    return torch.stack([torch.where(weights.sum() > 0, mean, math.nan), (spread * square).sqrt()])
-
-
-def _laid_out(tensor: Tensor, layout: str) -> Tensor:
-    """Images and their filters in the memory format; anything else as it is."""
-    if layout == "contiguous" or tensor.ndim not in (4, 5):
-        return tensor
-    memory_format = torch.channels_last if tensor.ndim == 4 else torch.channels_last_3d
-    if tensor.shape[1] > 1:
-        return tensor.contiguous(memory_format=memory_format)
-    # One channel is in both formats at once, and everything computed from it would be contiguous: what an operation
-    # goes by are the strides.
-    return torch.empty_like(tensor, memory_format=memory_format).copy_(tensor)
+def _attributes_of(group: Any) -> dict[str, Any]:
+    """The attributes of a stored objective; what is printed of them is text, whatever the run holds."""
+    found = dict(group.attrs)
+    notes, frozen = found.get("notes"), found.get("frozen")
+    found["notes"] = [str(note) for note in notes] if isinstance(notes, list) else []
+    found["frozen"] = {str(k): str(v) for k, v in frozen.items()} if isinstance(frozen, dict) else {}
+    return found

@@ -281,3 +281,21 @@ def test_the_example_of_the_docstring_runs(run_example, tmp_path):
         tmp_path, *options.pop("callbacks"), **options
     ), **names)  # fmt: skip
     assert len(Trajectory.open("runs/lightning.zarr")) == 22
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda self, batch, _: self.loss_of(batch),
+        lambda self, batch: self.loss_of(batch),
+        lambda self, batch, number, /: self.loss_of(batch),
+        lambda self, *given: self.loss_of(given[0]),
+        lambda self, batch, i=0, dataloader_idx=0: self.loss_of(batch),
+    ],
+)
+def test_the_arguments_of_a_step_go_by_position(step):
+    from landscape_hooks.integrations.lightning import StepLoss
+
+    kind = type("Module", (torch.nn.Linear,), {"validation_step": step, "loss_of": lambda self, b: self(b).mean()})
+    model = kind(2, 1)
+    assert torch.equal(StepLoss("validation_step", 0)(model, torch.ones(3, 2)), model(torch.ones(3, 2)).mean())

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from landscape_hooks.objective.graph.graph import LossGraph, Node, Ref, references
 
 _SAME_VALUE = {
@@ -165,3 +168,12 @@ def _nodes_of(number: int, way: tuple[Any, ...], nodes: list[Node], floating: fr
     each = call("aten.index_select.default", weight, 0, call("aten.reshape.default", safe, [-1]))
     counts = call("aten.reshape.default", call("aten.ne.Scalar", target, ignored), [-1])
     return call("aten.sum.default", call("aten.mul.Tensor", each, counts))
+
+
+def weighted(values: Tensor, weights: Tensor) -> Tensor:
+    """(2,) the mean of values (N,) by weights (N,), and its standard error; a value without weight does not count."""
+    share = weights / weights.sum()
+    mean = torch.where(share > 0, share * values, 0.0).sum()
+    square = (share**2).sum()
+    spread = torch.where(share > 0, share * (values - mean) ** 2, 0.0).sum() / (1 - square)
+    return torch.stack([torch.where(weights.sum() > 0, mean, float("nan")), (spread * square).sqrt()])
