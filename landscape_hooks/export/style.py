@@ -39,8 +39,8 @@ _OURS = {
 
 def ours() -> AbstractContextManager[None]:
     """matplotlib's own settings and ours, for the time of a `with`; a user's style is back afterwards."""
-    drawing = {key: value for key, value in rcParamsDefault.items() if key.startswith(_DRAWING)}
-    return rc_context({**drawing, **_OURS})
+    settings: Any = {key: value for key, value in rcParamsDefault.items() if key.startswith(_DRAWING)}
+    return rc_context({**settings, **_OURS})
 
 
 class StyledFigure(Figure):
