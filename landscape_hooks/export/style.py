@@ -40,7 +40,8 @@ _OURS = {
 def ours() -> AbstractContextManager[None]:
     """matplotlib's own settings and ours, for the time of a `with`; a user's style is back afterwards."""
     settings: Any = {key: value for key, value in rcParamsDefault.items() if key.startswith(_DRAWING)}
-    return rc_context({**settings, **_OURS})
+    settings.update(_OURS)
+    return rc_context(settings)
 
 
 class StyledFigure(Figure):
