@@ -9,7 +9,7 @@ import zarr
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from landscape_hooks.errors import DataError, ObjectiveError
+from landscape_hooks.errors import DataError, ObjectiveError, RecordingWarning
 from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.objective import Objective
@@ -121,14 +121,14 @@ def test_the_users_model_and_random_states_come_back_untouched():
     assert np.array_equal(np.random.get_state()[1], states[2])  # noqa: NPY002
 
 
-def test_only_the_first_samples_are_kept_and_the_uneven_last_batch_weighs_less(objective_of):
+def test_whole_batches_are_kept_until_there_are_enough_samples(objective_of):
     model, data = convolutional(), images(50)
     objective = objective_of(model, criterion=nn.CrossEntropyLoss(), data=DataLoader(data, batch_size=16), samples=20)
-    assert objective.samples == 20
-    assert [n for _, n in objective.probe.batches()] == [16, 4]
+    assert [n for _, n in objective.probe.batches()] == [16, 16]
+    x, y = (torch.cat(leaf) for leaf in zip(*(leaves for leaves, _ in objective.probe.batches()), strict=True))
     model.eval()
     with torch.no_grad():
-        expected = nn.functional.cross_entropy(model(data.tensors[0][:20]), data.tensors[1][:20]).item()
+        expected = nn.functional.cross_entropy(model(x), y).item()
     assert objective.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-6)
 
 
@@ -186,7 +186,7 @@ def test_a_forward_that_belongs_to_another_model_is_refused():
         captured(model, criterion=nn.MSELoss(), data=(torch.randn(8, 4), torch.randn(8, 1)))
 
 
-def test_a_model_tied_to_its_batch_size_is_captured_at_that_size():
+def test_a_model_tied_to_its_batch_size_loses_the_batches_of_other_sizes_and_says_so():
     class Fixed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -197,8 +197,10 @@ def test_a_model_tied_to_its_batch_size_is_captured_at_that_size():
 
     data = TensorDataset(torch.randn(20, 4), torch.randn(20, 1))
     model = Fixed()
-    objective = captured(model, criterion=nn.MSELoss(), data=DataLoader(data, batch_size=8))
+    with pytest.warns(RecordingWarning, match="1 batch of 4 samples was left out"):
+        objective = captured(model, criterion=nn.MSELoss(), data=DataLoader(data, batch_size=8))
     assert objective.samples == 16  # the uneven last batch cannot be evaluated by such a model
+    assert objective.attrs["left_out"] == {"batches": 1, "samples": 4}
     with torch.no_grad():
         expected = nn.functional.mse_loss(model.linear(data.tensors[0][:16]), data.tensors[1][:16]).item()
     assert objective.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-6)
@@ -232,7 +234,7 @@ def test_random_models_are_refused():
     ("arguments", "message"),
     [
         ({"criterion": nn.CrossEntropyLoss(), "data": DataLoader(TensorDataset(torch.zeros(0, 2)))}, "no batch"),
-        ({"criterion": nn.CrossEntropyLoss(), "data": iter(())}, "no batch"),
+        ({"criterion": nn.CrossEntropyLoss(), "data": []}, "no batch"),
         ({"criterion": nn.CrossEntropyLoss(), "data": [torch.zeros(4, 1, 8, 8)]}, "input, target"),
         ({"criterion": nn.CrossEntropyLoss(), "data": 3}, "DataLoader"),
         (
@@ -307,9 +309,9 @@ def test_a_model_that_asks_for_the_length_of_its_batch_is_captured_for_that_leng
     model = Flat()
     data = TensorDataset(torch.randn(40, 4, 4), torch.randint(0, 3, (40,)))
     objective = captured(model, criterion=nn.CrossEntropyLoss(), data=DataLoader(data, batch_size=16))
-    assert objective.samples == 32  # whole batches only
+    assert objective.samples == 40  # the last batch, of eight, has a graph of its own
     with torch.no_grad():
-        expected = nn.functional.cross_entropy(model(data.tensors[0][:32]), data.tensors[1][:32]).item()
+        expected = nn.functional.cross_entropy(model(data.tensors[0]), data.tensors[1]).item()
     assert objective.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-6)
 
 

@@ -1,16 +1,15 @@
 """Probe: the fixed samples on which a loss is evaluated, in a fixed order and in the batches they came in.
 
 In: a DataLoader, an iterable of batches, one batch, or a dataset. Out: tensors, concatenated where their shapes
-allow, with the sizes of the batches; stored below `objective/data` of a run. A batch is any nesting of tuples,
-lists and mappings of tensors; the leaves are taken in order.
+allow, with the sizes of the batches; stored below `objective/data` of a run. How batches are taken from the data is said
+in data/samples.py, how they are taken apart in data/batches.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,12 @@ import torch
 from torch import Tensor
 
 from landscape_hooks.errors import DataError, ObjectiveError
+from landscape_hooks.objective.data.batches import Flat, Leaf, Rebuild, Template, flatten_portable
+from landscape_hooks.objective.data.samples import batches_of
 from landscape_hooks.store import checked, schema
+
+VARIANT = "variant"
+"""Name of a last leaf that is no part of the batch: which of several ways its loss is computed in."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,15 @@ class Probe:
                 start += size
 
     def chunks(self, size: int) -> Iterator[tuple[list[Tensor], int]]:
-        """The same samples in the same order, at most `size` at a time: (leaves, samples)."""
+        """The same samples in the same order, about `size` at a time: (leaves, samples)."""
         for group in self.groups:
-            for start in range(0, group.samples, size):
+            start = 0
+            while start < group.samples:
                 stop = min(start + size, group.samples)
+                if group.samples - stop == 1:  # models that drop dimensions of size one take no single sample
+                    stop += 1
                 yield group.slice(start, stop), stop - start
+                start = stop
 
     def to(self, device: torch.device | str) -> Probe:
         """The same samples on another device."""
@@ -105,79 +113,97 @@ class Probe:
         groups = [Group([change(t) for t in g.leaves], g.per_sample, g.sizes) for g in self.groups]
         return Probe(groups, self.names, self.digest)
 
-    def head(self, samples: int) -> Probe:
-        """The first `samples` samples."""
+    def head(self, samples: int, *, whole: bool = False) -> Probe:
+        """The first `samples` samples; `whole` takes batches as they are until there are so many."""
         groups, left = [], samples
         for group in self.groups:
-            if left <= 0:
-                break
-            take = min(left, group.samples)
-            sizes, room = [], take
+            sizes: list[int] = []
             for size in group.sizes:
-                if room > 0:
-                    sizes.append(min(size, room))
-                    room -= sizes[-1]
-            groups.append(Group(group.slice(0, take), group.per_sample, sizes))
-            left -= take
+                if left > 0:
+                    sizes.append(size if whole else min(size, left))
+                    left -= sizes[-1]
+            if sizes:
+                groups.append(Group(group.slice(0, sum(sizes)), group.per_sample, sizes))
         return _with_digest(groups, self.names)
 
-    def of_size(self, size: int) -> Probe:
-        """Only the batches of exactly `size` samples, for a graph that knows no other size."""
-        groups = []
+    def each(self) -> list[Group]:
+        """Every batch as a group of its own."""
+        found = []
         for group in self.groups:
-            whole, start = [], 0
-            for n in group.sizes:
-                if n == size:
-                    whole.append(group.slice(start, start + n))
-                start += n
-            if whole:
-                leaves = [
-                    torch.cat(ts) if per else ts[0]
-                    for ts, per in zip(zip(*whole, strict=True), group.per_sample, strict=True)
-                ]
-                groups.append(Group(leaves, group.per_sample, [size] * len(whole)))
-        return _with_digest(groups, self.names)
+            start = 0
+            for size in group.sizes:
+                found.append(Group(group.slice(start, start + size), group.per_sample, [size]))
+                start += size
+        return found
+
+    @classmethod
+    def of(cls, batches: Sequence[Group], names: Sequence[str]) -> Probe:
+        """Batches, each a group of its own, in this order."""
+        return _with_digest(_joined(list(batches)), list(names))
+
+    def select(self, names: Sequence[str]) -> Probe:
+        """The same batches with only the leaves of these names.
+
+        Raises
+        ------
+        ObjectiveError
+            one of them is not there.
+        """
+        missing = [name for name in names if name not in self.names]
+        if missing:
+            raise ObjectiveError(f"The data has the entries {self.names}", expected=f"{list(names)}, as recorded")
+        places = [self.names.index(name) for name in names]
+        chosen = [
+            Group([g.leaves[k] for k in places], tuple(g.per_sample[k] for k in places), g.sizes) for g in self.each()
+        ]
+        return Probe.of(chosen, names)
 
     # -- from the user's data --------------------------------------------------------------------------
     @classmethod
-    def collect(cls, data: Any, samples: int = 1024) -> tuple[Probe, Callable[[Sequence[Tensor]], Any]]:
-        """Keep the first `samples` samples of `data`; every random state stays as it was.
+    def collect(cls, data: Any, samples: int = 1024, *, one_shot: bool = False) -> tuple[Probe, Rebuild]:
+        """Keep whole batches of `data` until there are `samples` samples; nothing of the user's is touched.
 
-        Returns the probe (tensors copied to the CPU), and the function that puts leaves back into the shape
-        of a batch.
+        Returns the probe (tensors on the CPU), and what puts leaves back into batches. Where batches differ in their
+        make or in values that are no tensors, a last leaf, `VARIANT`, says which template a batch has.
+
+        Parameters
+        ----------
+        data
+            a DataLoader, an iterable of batches, one batch, or a dataset (data/samples.py).
+        samples
+            how many; a batch that holds more is not cut.
+        one_shot
+            whether an iterator may be consumed.
 
         Raises
         ------
         DataError
             there is no sample, or a batch holds no tensor.
+        ObjectiveError
+            the data can be read only once.
         """
         if samples < 1:
             raise DataError(f"Found samples={samples}", expected="at least 1")
-        groups: list[Group] = []
-        names: list[str] = []
-        rebuild: Callable[[Sequence[Tensor]], Any] | None = None
+        flats: list[tuple[Flat, int]] = []
         left = samples
-        with _random_state_kept(data):
-            for batch in _batches(data, samples):
-                pairs, template = _flatten(batch)
-                if not pairs:
-                    raise DataError(f"Found a batch of type {type(batch).__name__} without a tensor",
-                                         expected="tensors, or tuples, lists and mappings of them")  # fmt: skip
-                if rebuild is None:
-                    names, rebuild = [name for name, _ in pairs], template
-                elif [name for name, _ in pairs] != names:
-                    raise DataError(f"Found a batch with {[n for n, _ in pairs]}",
-                                         expected=f"the same entries as in the first batch, {names}")  # fmt: skip
-                left -= _append(groups, [t.detach().to("cpu") for _, t in pairs], left)
+        with closing(batches_of(data, samples, flatten_portable, one_shot=one_shot)) as batches:
+            for flat in batches:
+                if not flat.leaves:
+                    raise DataError("Found a batch without a tensor",
+                                    expected="tensors, arrays or numbers, or containers of them")  # fmt: skip
+                size = samples_of(flat.leaves)
+                if size:
+                    flats.append((flat, size))
+                    left -= size
                 if left <= 0:
                     break
-        if not groups or rebuild is None:
+        if not flats:
             raise DataError(
                 "The probe data is empty: it gave no batch",
                 expected="at least one batch",
                 mend="Give data= a DataLoader with samples, an iterable of batches, or one batch",
             )
-        return _with_digest(_joined(groups), names), rebuild
+        return _assembled(flats)
 
     # -- in a run --------------------------------------------------------------------------------------
     def store(self, root: Any) -> None:
@@ -257,60 +283,42 @@ def _read_group(root: Any, number: int, row: Any, leaves: int) -> Group:
 
 
 # -- batches of any kind ------------------------------------------------------------------------------------
-def _batches(data: Any, samples: int) -> Iterable[Any]:
-    if isinstance(data, Tensor | Mapping | tuple):
-        return [data]
-    if isinstance(data, list) and data and isinstance(data[0], Tensor):
-        return [data]
-    if isinstance(data, torch.utils.data.Dataset) and not isinstance(data, torch.utils.data.IterableDataset):
-        return torch.utils.data.DataLoader(data, batch_size=min(256, samples))
-    if isinstance(data, Iterable):
-        return data
-    raise DataError(f"Found data of type {type(data).__name__}",
-                         expected="a DataLoader, an iterable of batches, one batch, or a dataset")  # fmt: skip
+def samples_of(leaves: Sequence[Leaf]) -> int:
+    """How many samples a batch holds: the first dimension that most of its tensors have, of several the last one's.
+
+    That of the targets: tokens beside offsets, or the nodes of several graphs, are no samples.
+    """
+    sizes = [leaf.tensor.shape[0] for leaf in leaves if leaf.tensor.ndim and leaf.kind in ("tensor", "array")]
+    sizes = sizes or [leaf.tensor.shape[0] for leaf in leaves if leaf.tensor.ndim] or [1]
+    most = max(map(sizes.count, sizes))
+    return next(size for size in reversed(sizes) if sizes.count(size) == most)
 
 
-def _flatten(batch: Any, at: str = "") -> tuple[list[tuple[str, Tensor]], Callable[[Sequence[Tensor]], Any]]:
-    """The tensors of a batch with their places, and the function that puts such tensors back into its shape."""
-    if isinstance(batch, Tensor):
-        return [(at, batch)], lambda leaves: leaves[0]
-    if isinstance(batch, Mapping):
-        keys, children = list(batch), list(batch.values())
-        places = [f"{at}[{key!r}]" for key in keys]
-
-        def build(parts: list[Any]) -> Any:
-            return dict(zip(keys, parts, strict=True))
-    elif isinstance(batch, list | tuple):
-        children = list(batch)
-        places = [f"{at}[{i}]" for i in range(len(children))]
-
-        def build(parts: list[Any]) -> Any:
-            return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    else:
-        return [], lambda leaves: batch
-    flat = [_flatten(child, place) for child, place in zip(children, places, strict=True)]
-
-    def rebuild(leaves: Sequence[Tensor]) -> Any:
-        parts, start = [], 0
-        for pairs, child in flat:
-            parts.append(child(leaves[start : start + len(pairs)]))
-            start += len(pairs)
-        return build(parts)
-
-    return [pair for pairs, _ in flat for pair in pairs], rebuild
+def _assembled(flats: Sequence[tuple[Flat, int]]) -> tuple[Probe, Rebuild]:
+    names = list(dict.fromkeys(leaf.name for flat, _ in flats for leaf in flat.leaves))
+    at = {name: place for place, name in enumerate(names)}
+    templates: list[Template] = []
+    groups, variants = [], []
+    for flat, size in flats:
+        template = Template(flat.tree, [x.kind for x in flat.leaves], [at[x.name] for x in flat.leaves], flat.plain)
+        same = (k for k, t in enumerate(templates) if t.same_make(template) and not t.differing(template))
+        number = next(same, len(templates))
+        if number == len(templates):
+            templates.append(template)
+        leaves = [torch.zeros(0)] * len(names)
+        for leaf in flat.leaves:
+            leaves[at[leaf.name]] = leaf.tensor
+        groups.append(Group(leaves, tuple(t.ndim > 0 and t.shape[0] == size for t in leaves), [size]))
+        variants.append(number)
+    if len(templates) > 1:
+        groups = [with_variant(group, number) for group, number in zip(groups, variants, strict=True)]
+        names.append(VARIANT)
+    return Probe.of(groups, names), Rebuild(tuple(templates))
 
 
-def _append(groups: list[Group], leaves: list[Tensor], room: int) -> int:
-    """Add one batch, at most `room` samples of it; how many were added."""
-    size = next((t.shape[0] for t in leaves if t.ndim), 1)
-    if size == 0:
-        return 0
-    per_sample = tuple(t.ndim > 0 and t.shape[0] == size for t in leaves)
-    take = min(size, room)
-    # clone: a loader may hand out the same buffer again
-    kept = [(t[:take] if per else t).clone() for t, per in zip(leaves, per_sample, strict=True)]
-    groups.append(Group(kept, per_sample, [take]))
-    return take
+def with_variant(group: Group, number: int) -> Group:
+    """The batch with a last leaf that says which of several ways its loss is computed in."""
+    return Group([*group.leaves, torch.tensor(number)], (*group.per_sample, False), group.sizes)
 
 
 def _joined(groups: list[Group]) -> list[Group]:
@@ -345,22 +353,3 @@ def _with_digest(groups: list[Group], names: list[str]) -> Probe:
             total.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
             total.update(tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
     return Probe(groups, names, total.hexdigest())
-
-
-@contextmanager
-def _random_state_kept(data: Any) -> Iterator[None]:
-    """Iterating a loader draws from global generators and from its own: put all of them back."""
-    sampler = getattr(data, "sampler", None)
-    batches = getattr(data, "batch_sampler", None)
-    owners = [data, sampler, batches, getattr(sampler, "sampler", None), getattr(batches, "sampler", None)]
-    generators = {id(g): g for o in owners if isinstance(g := getattr(o, "generator", None), torch.Generator)}
-    kept = [(g, g.get_state()) for g in generators.values()]
-    python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        for generator, state in kept:
-            generator.set_state(state)
