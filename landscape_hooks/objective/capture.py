@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape_hooks.errors import DataError, ObjectiveError
-from landscape_hooks.objective.graph.exported import graph_of
+from landscape_hooks.errors import DataError, ObjectiveError, RecordingWarning
+from landscape_hooks.objective.data.batches import Rebuild
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.loss_module import WAY_OUT, LossModule, check_loss
 from landscape_hooks.objective.probe import Group, Probe, write_tensor
+from landscape_hooks.objective.variants import Traced, graph_name, independent, kernel_of, trace_variants
 from landscape_hooks.store import schema
 from landscape_hooks.store.run import remove_group, writes
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -63,9 +64,9 @@ def trace(
     criterion: Callable[..., Any] | None,
     objective: Callable[..., Any] | None,
     probe: Probe,
-    rebuild: Callable[[Sequence[Tensor]], Any],
-) -> tuple[LossGraph, dict[str, Tensor], Probe, dict[str, Any]]:
-    """The loss graph, its constants, the samples it takes and its attributes."""
+    rebuild: Rebuild,
+) -> tuple[list[LossGraph], dict[str, Tensor], Probe, dict[str, Any]]:
+    """The loss graphs, their constants, the samples it takes and its attributes."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         module, names = LossModule.of(model, criterion, objective, rebuild)
         leaves, size = next(probe.batches())
@@ -79,27 +80,56 @@ def trace(
                 expected="batches that the model and the criterion take",
                 mend="Give objective=lambda model, batch: loss, or other data",
             ) from error
-        program, dynamic = _export(module, probe)
-        if not dynamic:
-            probe = probe.of_size(size)
-        graph, constants = graph_of(program, names)
-        graph = LossGraph.from_json(graph.to_json())  # what is compared is what will be read
-        mutates = _compare(graph, constants, module, probe, dynamic)
-    attrs = {"per_sample": per_sample, "dynamic": dynamic, "mutates": mutates, "loss": _name(criterion, objective),
-             "torch": torch.__version__, "samples": probe.samples, "batch_size": probe.batch_size}  # fmt: skip
-    return graph, constants, probe, attrs
+        traced = trace_variants(
+            module, probe, rebuild, names, lambda part: _export(module, part),
+            lambda graph, constants, part, dynamic: _compare(graph, constants, module, part, dynamic),
+        )  # fmt: skip
+        kept = traced.probe
+        assert kept is not None
+        free = per_sample and traced.dynamic and _independent(module.model, traced.graphs, traced.constants, kept)
+    attrs = {"per_sample": per_sample, "dynamic": traced.dynamic, "independent": free, "mutates": traced.mutates,
+             "loss": _name(criterion, objective), "torch": torch.__version__, "samples": kept.samples,
+             "batch_size": kept.batch_size, "frozen": traced.frozen} | _left_out(traced)  # fmt: skip
+    return traced.graphs, traced.constants, kept, attrs
+
+
+def _independent(
+    model: nn.Module, graphs: Sequence[LossGraph], constants: dict[str, Tensor], probe: Probe
+) -> bool:
+    """Whether the stored loss of a sample is the same in any batch."""
+    layouts = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
+    state = {e.name: t.detach() for lay in layouts for e, t in zip(lay, lay.tensors(model), strict=True)}
+    kernel = kernel_of(graphs)
+    with torch.autocast("cpu", enabled=False):
+        return independent(
+            lambda moved, leaves: kernel({**moved, **{k: v.clone() for k, v in constants.items()}}, leaves, statistics="running"),
+            state, probe,
+        )  # fmt: skip
+
+
+def _left_out(traced: Traced) -> dict[str, Any]:
+    """What is said of batches that no graph computes; a warning, for the loss is one over fewer samples then."""
+    batches, samples = len(traced.left_out), sum(batch.samples for batch in traced.left_out)
+    found: dict[str, Any] = {"left_out": {"batches": batches, "samples": samples}, "notes": []}
+    if batches:
+        count = f"{batches} batch of {samples} samples was" if batches == 1 else f"{batches} batches of {samples} samples were"
+        text = f"{count} left out of the stored loss: {traced.why}"
+        found["notes"] = [text + "."]
+        warnings.warn(RecordingWarning(f"{text}. {WAY_OUT}"), stacklevel=7)
+    return found
 
 
 @writes
 def write_objective(
-    root: Any, graph: LossGraph, constants: dict[str, Tensor], probe: Probe, attrs: dict[str, Any]
+    root: Any, graphs: Sequence[LossGraph], constants: dict[str, Tensor], probe: Probe, attrs: dict[str, Any]
 ) -> None:
     """Write all of it; the attribute `complete` comes last and makes it count."""
     remove_group(root, "objective")
     group = root.create_group("objective", overwrite=True)
     probe.store(root)
-    text = np.frombuffer(graph.to_json().encode(), dtype=np.uint8)
-    schema.create(root, "objective/graphs/loss", text.shape, chunks=text.shape)[...] = text
+    for number, graph in enumerate(graphs):
+        text = np.frombuffer(graph.to_json().encode(), dtype=np.uint8)
+        schema.create(root, f"objective/graphs/{graph_name(number)}", text.shape, chunks=text.shape)[...] = text
     for key, value in constants.items():
         write_tensor(root, f"objective/constants/{key}", value.cpu())
     group.attrs.put({**attrs, "complete": True})

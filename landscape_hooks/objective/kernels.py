@@ -100,6 +100,12 @@ class ModuleKernel:
                 layer.eval()
                 layer.momentum = value
 
+    def rebuilding(self, rebuild: Any) -> ModuleKernel:
+        """The same loss of batches that are made of leaves in another way."""
+        module = copy.copy(self.module)
+        module._rebuild = rebuild
+        return replace(self, module=module)
+
     def running_statistics(self) -> dict[str, str]:
         found = {}
         for name in _statistics_layers(self.module):

@@ -24,11 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.objective.data.states import states_kept
 from landscape_hooks.objective.graph.graph import LossGraph
-from landscape_hooks.objective.kernels import GraphKernel, Kernel, ModuleKernel
+from landscape_hooks.objective.kernels import Kernel, ModuleKernel
 from landscape_hooks.objective.loss_module import WAY_OUT, LossModule, check_loss
-from landscape_hooks.objective.probe import Probe, read_tensor
+from landscape_hooks.objective.probe import VARIANT, Probe, read_tensor
 from landscape_hooks.objective.rehearsal import rehearse
+from landscape_hooks.objective.variants import graph_name, independent, kernel_of
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
@@ -105,6 +107,17 @@ class Objective:
             per_sample=per_sample,
             mutates=True,
         )
+        self.attrs["independent"] = per_sample and self._is_independent(model)
+
+    def _is_independent(self, model: nn.Module) -> bool:
+        """Whether the live loss of a sample is the same in any batch."""
+        state = {
+            e.name: t.detach().cpu()
+            for layout in (self.layout, self.buffer_layout)
+            for e, t in zip(layout, layout.tensors(model), strict=True)
+        }
+        with states_kept():
+            return independent(lambda moved, leaves: self.kernel(moved, leaves, statistics="running"), state, self.probe)
 
     def _set(
         self,
@@ -141,7 +154,9 @@ class Objective:
             raise ObjectiveError("The run carries no objective (it was recorded without criterion and data, "
                                  "or the model could not be exported)", mend=WAY_OUT)  # fmt: skip
         self = cls.__new__(cls)
-        graph = LossGraph.from_json(checked.read(root, "objective/graphs/loss").tobytes())
+        names = checked.names_of(root, "objective/graphs", arrays=True)
+        stored = [graph_name(k) for k in range(max(1, len(names)))]
+        graphs = [LossGraph.from_json(checked.read(root, f"objective/graphs/{name}").tobytes()) for name in stored]
         constants = {
             key: read_tensor(root, f"objective/constants/{key}")
             for key in checked.names_of(root, "objective/constants", arrays=True)
@@ -150,19 +165,20 @@ class Objective:
         self._set(
             ParameterLayout.from_json(lists[0]),
             ParameterLayout.from_json(lists[1], kind="buffer"),
-            GraphKernel(graph),
+            kernel_of(graphs),
             constants,
             Probe.load(root),
             per_sample=checked.attribute(group, "per_sample", bool, "the objective"),
             mutates=checked.attribute(group, "mutates", bool, "the objective"),
             attrs=dict(group.attrs),
         )
-        graph.check_inputs(
-            parameters=self.layout.names,
-            buffers=self.buffer_layout.names,
-            constants=constants,
-            data=len(self.probe.names),
-        )
+        for graph in graphs:
+            graph.check_inputs(
+                parameters=self.layout.names,
+                buffers=self.buffer_layout.names,
+                constants=constants,
+                data=len(self.probe.names) - (len(graphs) > 1),
+            )
         rehearse(self)
         return self
 
@@ -187,16 +203,28 @@ class Objective:
         """Whether a normalisation layer uses running statistics."""
         return bool(self.running_statistics)
 
+    @property
+    def free(self) -> bool:
+        """Whether samples may be taken together in any number: a split of batches has shown that they are independent."""
+        return self.per_sample and bool(self.attrs.get("independent")) and bool(self.attrs.get("dynamic", True))
+
     def head(self, samples: int) -> Objective:
-        """The same loss over the first `samples` probe samples."""
-        return self._with(probe=self.probe.head(samples))
+        """The same loss over the first `samples` probe samples; whole batches where samples depend on one another."""
+        return self._with(probe=self.probe.head(samples, whole=not self.free))
 
     def with_data(self, data: Any, samples: int = 1024) -> Objective:
         """The same loss over other samples, in batches of the same make."""
-        probe, _ = Probe.collect(data, samples)
-        if probe.names != self.probe.names:
-            raise ObjectiveError(f"The data has the entries {probe.names}", expected=f"{self.probe.names}, as recorded")
-        return self._with(probe=probe)
+        probe, rebuild = Probe.collect(data, samples, one_shot=True)
+        if isinstance(self.kernel, ModuleKernel):
+            return self._with(probe=probe, kernel=self.kernel.rebuilding(rebuild))
+        if VARIANT in self.probe.names:
+            raise ObjectiveError("The stored loss has a graph for each kind of the recorded batches", mend=WAY_OUT)
+        found = rebuild.constants(probe)
+        for name, value in self.attrs.get("frozen", {}).items():
+            if found.get(name, {value}) != {value}:
+                raise ObjectiveError(f"The data has {name} = {', '.join(sorted(found[name]))}",
+                                     expected=f"{value}, which the stored loss holds", mend=WAY_OUT)  # fmt: skip
+        return self._with(probe=probe.select(self.probe.names))
 
     def to(self, device: torch.device | str) -> Objective:
         """The same loss on another device."""
@@ -308,7 +336,7 @@ class Objective:
         if self.layout_format != "contiguous":
             state = {name: _laid_out(tensor, self.layout_format) for name, tensor in state.items()}
         state = self.kernel.prepare(state, mode)
-        free = self.per_sample and mode == "running" and not whole_batches and self.attrs.get("dynamic", True)
+        free = self.free and mode == "running" and not whole_batches
         for leaves, n in self.probe.chunks(self.chunk) if free else self.probe.batches():
             yield self._call(state, leaves, mode), n
 

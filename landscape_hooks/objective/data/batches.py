@@ -353,6 +353,17 @@ class Rebuild:
         return _put_together(template.tree, values, plain)
 
 
+    def constants(self, probe: Any) -> dict[str, set[str]]:
+        """The values, as Python prints them, of the numbers and lists of numbers in the batches of a Probe."""
+        found: dict[str, set[str]] = {}
+        for batch in probe.each():
+            template = self.templates[int(batch.leaves[-1]) if len(self.templates) > 1 else 0]
+            for kind, place in zip(template.kinds, template.places, strict=True):
+                if kind not in ("tensor", "array"):
+                    found.setdefault(probe.names[place], set()).add(repr(python_value(kind, batch.leaves[place]))[:200])
+        return found
+
+
 def _put_together(tree: Any, leaves: list[Any], plain: list[Any]) -> Any:
     if isinstance(tree, _Spot):
         return plain[tree.number] if tree.plain else leaves[tree.number]

@@ -1,0 +1,422 @@
+"""Variants: one loss traced in several ways, where one graph does not hold for all batches.
+
+In: the loss as a module, and the probe with the values of its batches that are no tensors. Out: graphs, and for each
+batch the one that computes it. Numbers and arrays that differ from batch to batch are inputs of the graph where the loss
+can be traced so; values that it does not read are passed over; for what is left there is a graph for each distinct
+value, and for each size of batch where the number of samples cannot be left open. Every graph is compared with the
+live loss at batches with other values than those that it was traced with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.objective.data.batches import Rebuild, Template, Unread, python_value, same_value
+from landscape_hooks.objective.graph.exported import graph_of
+from landscape_hooks.objective.graph.graph import LossGraph, references
+from landscape_hooks.objective.kernels import GraphKernel
+from landscape_hooks.objective.loss_module import LossModule
+from landscape_hooks.objective.probe import VARIANT, Group, Probe, with_variant
+
+MOST = 8
+"""Graphs at most: tracing one takes seconds."""
+REFUSALS = 2
+"""Batches that cannot be traced, after which no other is tried."""
+CHECKED = 3
+"""Batches with other values, at which a graph is compared with the live loss."""
+
+Program = torch.export.ExportedProgram
+Export = Callable[[Probe], tuple[Program, bool]]
+Compare = Callable[[LossGraph, dict[str, Tensor], Probe, bool], bool]
+
+
+@dataclass(frozen=True)
+class VariantKernel:
+    """The loss as several stored graphs; the last leaf of a batch says which of them is its."""
+
+    kernels: tuple[GraphKernel, ...]
+    fusible: ClassVar[bool] = True
+
+    def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor:
+        number = 0 if leaves[-1].is_meta else int(leaves[-1])
+        if not 0 <= number < len(self.kernels):
+            raise ObjectiveError(f"A batch asks for loss graph {number}", expected=f"one of {len(self.kernels)}")
+        return self.kernels[number](state, leaves[:-1], statistics=statistics)
+
+    @property
+    def graph(self) -> LossGraph:
+        """One of the graphs: their operations are the same but for sizes and values."""
+        return self.kernels[0].graph
+
+    def running_statistics(self) -> dict[str, str]:
+        return {name: kind for kernel in self.kernels for name, kind in kernel.running_statistics().items()}
+
+    def to(self, device: torch.device) -> VariantKernel:
+        return replace(self, kernels=tuple(kernel.to(device) for kernel in self.kernels))
+
+    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> VariantKernel:
+        """As of one graph; weights are not merged, since each graph would have merged weights of its own."""
+        tuned = (kernel.tuned(layout=layout, fold=False, fuse=fuse, winograd=winograd) for kernel in self.kernels)
+        return replace(self, kernels=tuple(tuned))
+
+    def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]:
+        return state
+
+
+def graph_name(number: int) -> str:
+    """Name below `objective/graphs` of a variant's graph."""
+    return f"loss{number}" if number else "loss"
+
+
+def kernel_of(graphs: Sequence[LossGraph]) -> GraphKernel | VariantKernel:
+    """One graph, or several of which each batch has one."""
+    kernels = tuple(map(GraphKernel, graphs))
+    return kernels[0] if len(kernels) == 1 else VariantKernel(kernels)
+
+
+@dataclass
+class Traced:
+    """The graphs of a loss, and the batches that they compute.
+
+    Attributes
+    ----------
+    graphs, constants
+        in the order of the variants; the constants of all of them.
+    probe
+        the batches that are computed, with a last leaf `VARIANT` where there are several graphs.
+    dynamic
+        whether every graph takes any number of samples.
+    mutates
+        whether running one changes what it is given.
+    frozen
+        values that the graphs hold, by their names in a batch.
+    left_out
+        batches that no graph computes, and why.
+    why
+        the reason.
+    """
+
+    graphs: list[LossGraph] = field(default_factory=list)
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    probe: Probe | None = None
+    dynamic: bool = True
+    mutates: bool = False
+    frozen: dict[str, str] = field(default_factory=dict)
+    left_out: list[Group] = field(default_factory=list)
+    why: str = ""
+
+
+def trace_variants(
+    module: LossModule, probe: Probe, rebuild: Rebuild, names: Mapping[str, str], export: Export, compare: Compare
+) -> Traced:
+    """Trace the loss of every batch of the probe.
+
+    Parameters
+    ----------
+    module
+        the loss; its `_rebuild` is replaced while it is traced, and comes back.
+    probe, rebuild
+        the batches, and what makes them of leaves.
+    names
+        canonical names of the model's tensors, by their names in the module.
+    export
+        traces the loss of the first batches of a probe; whether the number of samples is open.
+    compare
+        compares a graph with the live loss at the first batch of a probe; whether running it changes its inputs.
+
+    Raises
+    ------
+    ObjectiveError
+        the loss of a batch cannot be traced.
+    """
+    tracer = _Tracer(module, probe, rebuild, names, export, compare)
+    try:
+        return tracer.run()
+    finally:
+        module._rebuild = rebuild
+
+
+class _Tracer:
+    def __init__(
+        self, module: LossModule, probe: Probe, rebuild: Rebuild, names: Mapping[str, str], export: Export, compare: Compare
+    ) -> None:
+        self._module, self._rebuild, self._names = module, rebuild, names
+        self._export, self._compare = export, compare
+        several = len(rebuild.templates) > 1
+        self._leaf_names = probe.names[: len(probe.names) - several]
+        each = probe.each()
+        self._makes = [int(batch.leaves[-1]) if several else 0 for batch in each]
+        count = len(self._leaf_names)
+        self._batches = [Group(b.leaves[:count], b.per_sample[:count], b.sizes) for b in each]
+
+    def run(self) -> Traced:
+        done = Traced()
+        waiting = list(range(len(self._batches)))
+        chosen: dict[int, int] = {}
+        refused: list[int] = []
+        while waiting and len(done.graphs) < MOST and len(refused) < REFUSALS:
+            try:
+                covered = self._trace(done, waiting)
+            except ObjectiveError as error:
+                if not done.graphs:
+                    raise
+                refused.append(waiting.pop(0))
+                done.why = error.found
+                continue
+            chosen |= dict.fromkeys(covered, len(done.graphs) - 1)
+            waiting = [n for n in waiting if n not in chosen]
+        if waiting and not refused:
+            done.why = f"{done.why or 'the batches differ'}, and no more than {MOST} graphs are stored"
+        done.left_out = [self._batches[n] for n in [*refused, *waiting]]
+        self._finish(done, chosen)
+        return done
+
+    def _template(self, number: int) -> Template:
+        return self._rebuild.templates[self._makes[number]]
+
+    def _trace(self, done: Traced, waiting: list[int]) -> list[int]:
+        """One more graph, of the first batch that waits; which batches it computes."""
+        lead = waiting[0]
+        template = self._template(lead)
+        family = [n for n in waiting if self._template(n).same_make(template)]
+        kinds = dict(zip(template.places, template.kinds, strict=True))
+        python = {place for place, kind in kinds.items() if kind not in ("tensor", "array")}
+        moving = {p for p in python if any(not self._same_leaf(lead, n, p) for n in family)}
+        differing = set().union(*(template.differing(self._template(n)) for n in family))
+        hidden = self._unread(family, moving, differing)
+        read = moving - {p for kind, p in hidden if kind == "leaf"}
+        fixed = differing - {k for kind, k in hidden if kind == "plain"}
+        arrays = {place for place, kind in kinds.items() if kind == "array"}
+        attempts = [python - read, *([python] if read else []), *([python | arrays] if arrays else [])]
+        for number, held in enumerate(attempts):
+            alike = [n for n in family if self._alike(lead, n, held & (read | arrays), fixed)]
+            try:
+                return self._attempt(done, lead, alike, held, {k for k in differing if k in fixed})
+            except ObjectiveError as error:
+                if number == len(attempts) - 1:
+                    raise self._named(error, template, read, fixed, len(done.graphs)) from error
+        raise AssertionError
+
+    def _attempt(self, done: Traced, lead: int, alike: list[int], held: set[int], fixed: set[int]) -> list[int]:
+        """Trace with the leaves `held` as the values that they have in the first batch, the others as inputs."""
+        template, batch = self._template(lead), self._batches[lead]
+        kinds = dict(zip(template.places, template.kinds, strict=True))
+        values = {place: python_value(kinds[place], batch.leaves[place]) for place in held}
+        self._module._rebuild = replace(self._rebuild, only=self._makes[lead], frozen=values)
+        with _arrays_as_tensors():
+            program, dynamic = self._export(Probe.of([self._batches[n] for n in alike], self._leaf_names))
+        graph, constants = graph_of(program, self._names)
+        if done.graphs:
+            graph, constants = _renamed(graph, constants, len(done.graphs))
+        graph = LossGraph.from_json(graph.to_json())  # what is compared is what will be read
+        covered = [n for n in alike if _fits(program, self._batches[n], dynamic)]
+        if lead not in covered:
+            covered.insert(0, lead)
+        self._module._rebuild = replace(self._rebuild, only=self._makes[lead])
+        mutates = self._compare(graph, constants, Probe.of([batch], self._leaf_names), dynamic)
+        for number in self._others(lead, covered):
+            self._module._rebuild = replace(self._rebuild, only=self._makes[number])
+            self._compare(graph, constants, Probe.of([self._batches[number]], self._leaf_names), False)
+        done.graphs.append(graph)
+        done.constants |= constants
+        done.dynamic &= dynamic
+        done.mutates |= mutates
+        done.frozen |= {self._leaf_names[place]: repr(values[place])[:200] for place in held if kinds[place] != "array"}
+        if not dynamic:
+            done.why = "the loss can be traced for one size of batch at a time"
+        if fixed:
+            done.why = f"the loss reads {', '.join(template.plain[k][0] or 'the batch' for k in fixed)}"
+        return covered
+
+    def _others(self, lead: int, covered: list[int]) -> list[int]:
+        """Batches with values that the graph was not traced with."""
+        template = self._template(lead)
+        python = [p for p, kind in zip(template.places, template.kinds, strict=True) if kind not in ("tensor", "array")]
+        other = [
+            n for n in covered
+            if self._makes[n] != self._makes[lead] or any(not self._same_leaf(lead, n, p) for p in python)
+        ]  # fmt: skip
+        step = max(1, len(other) // CHECKED)
+        return other[::step][:CHECKED]
+
+    # -- which values are read ---------------------------------------------------------------------------
+    def _same_leaf(self, a: int, b: int, place: int) -> bool:
+        x, y = self._batches[a].leaves[place], self._batches[b].leaves[place]
+        return x.shape == y.shape and x.dtype == y.dtype and bool(((x == y) | ((x != x) & (y != y))).all())
+
+    def _alike(self, a: int, b: int, places: set[int], plain: set[int]) -> bool:
+        mine, theirs = self._template(a).plain, self._template(b).plain
+        return all(self._same_leaf(a, b, p) for p in places) and all(same_value(mine[k][1], theirs[k][1]) for k in plain)
+
+    def _unread(self, family: list[int], leaves: set[int], plain: set[int]) -> set[tuple[str, int]]:
+        """Those of the values that the loss of these batches does not read."""
+        candidates = [*(("leaf", p) for p in sorted(leaves)), *(("plain", k) for k in sorted(plain))]
+        if not candidates:
+            return set()
+        tried = self._one_of_each_type(family, plain)
+        if all(self._same_without(n, set(candidates)) for n in tried):
+            return set(candidates)
+        if len(candidates) > 64:  # the fields of many records: which of them is read is not worth finding out
+            return set()
+        return {c for c in candidates if len(candidates) > 1 and all(self._same_without(n, {c}) for n in tried)}
+
+    def _one_of_each_type(self, family: list[int], plain: set[int]) -> list[int]:
+        first: dict[tuple[type, ...], int] = {}
+        for n in family:
+            first.setdefault(tuple(type(self._template(n).plain[k][1]) for k in sorted(plain)), n)
+        return list(first.values())[:CHECKED]
+
+    def _same_without(self, number: int, hidden: set[tuple[str, int]]) -> bool:
+        only = replace(self._rebuild, only=self._makes[number])
+        away = replace(
+            only,
+            frozen={place: Unread() for kind, place in hidden if kind == "leaf"},
+            hidden=frozenset(k for kind, k in hidden if kind == "plain"),
+        )
+        values = []
+        for self._module._rebuild in (only, away):
+            try:
+                with torch.no_grad():
+                    values.append(self._module(*[t.clone() for t in self._batches[number].leaves]))
+            except Exception:  # whatever the user's code makes of a value that is not there
+                return False
+        return bool(torch.allclose(values[0], values[1], equal_nan=True))
+
+    def _named(self, error: ObjectiveError, template: Template, read: set[int], fixed: set[int], done: int) -> ObjectiveError:
+        """The error, with the values that may be its reason."""
+        names = [self._leaf_names[p] for p in sorted(read)] + [template.plain[k][0] for k in sorted(fixed)]
+        if not names:
+            return error
+        return ObjectiveError(
+            f"{error.found}; the loss reads values that differ from batch to batch ({', '.join(names[:5])})",
+            expected=error.expected,
+            mend=error.mend,
+        )
+
+    # -- what is kept --------------------------------------------------------------------------------------
+    def _finish(self, done: Traced, chosen: Mapping[int, int]) -> None:
+        """Drop the numbers that no graph reads; say of each batch which graph is its."""
+        python: set[int] = set()
+        for template in self._rebuild.templates:
+            python |= {p for p, k in zip(template.places, template.kinds, strict=True) if k not in ("tensor", "array")}
+        used = [_data_read(graph) for graph in done.graphs]
+        kept = [p for p in range(len(self._leaf_names)) if p not in python or any(p in reads for reads in used)]
+        done.graphs = [_reading(graph, kept) for graph in done.graphs]
+        groups = [
+            Group([b.leaves[p] for p in kept], tuple(b.per_sample[p] for p in kept), b.sizes)
+            for b in (self._batches[n] for n in sorted(chosen))
+        ]
+        names = [self._leaf_names[p] for p in kept]
+        if len(done.graphs) > 1:
+            groups = [with_variant(g, chosen[n]) for g, n in zip(groups, sorted(chosen), strict=True)]
+            names.append(VARIANT)
+        done.probe = Probe.of(groups, names)
+
+
+@contextmanager
+def _arrays_as_tensors() -> Iterator[None]:
+    """While a loss is traced, tensors stand for arrays: what makes a tensor of an array takes them."""
+    original: Any = torch.from_numpy
+
+    def from_numpy(array: Any) -> Tensor:
+        return array if isinstance(array, Tensor) else original(array)
+
+    torch.from_numpy = from_numpy
+    try:
+        yield
+    finally:
+        torch.from_numpy = original
+
+
+def _fits(program: Program, batch: Group, dynamic: bool) -> bool:
+    """Whether the shapes of a batch are among those that the program was traced for."""
+    given = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"}
+    values = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in given]
+    free: dict[str, int] = {}
+    for value, leaf in zip(values, batch.leaves, strict=True):
+        if value.ndim != leaf.ndim or value.dtype != leaf.dtype:
+            return False
+        for expected, size in zip(value.shape, leaf.shape, strict=True):
+            if not isinstance(expected, torch.SymInt) or expected.node.maybe_as_int() is not None:
+                if int(expected) != size:
+                    return False
+                continue
+            symbol = expected.node.expr
+            if free.setdefault(str(symbol), size) != size:
+                return False
+            bounds = program.range_constraints.get(symbol)
+            if bounds is not None and not (bounds.lower <= size <= bounds.upper):
+                return False
+    return True
+
+
+def _renamed(graph: LossGraph, constants: dict[str, Tensor], number: int) -> tuple[LossGraph, dict[str, Tensor]]:
+    """With names for its constants that no other graph's have."""
+    inputs = [replace(i, target=f"variant{number}_{i.target}") if i.kind == "constant" else i for i in graph.inputs]
+    renamed = LossGraph(inputs, graph.nodes, graph.outputs)
+    return renamed, {f"variant{number}_{name}": value for name, value in constants.items()}
+
+
+def _data_read(graph: LossGraph) -> set[int]:
+    """Numbers of the leaves that a graph reads."""
+    read = {name for node in graph.nodes for name in references((node.args, node.kwargs))}
+    read |= set(references(graph.outputs))
+    return {int(i.target) for i in graph.inputs if i.kind == "data" and i.name in read}
+
+
+def _reading(graph: LossGraph, kept: Sequence[int]) -> LossGraph:
+    """The graph over the leaves that are kept, by their new numbers."""
+    at = {str(place): str(number) for number, place in enumerate(kept)}
+    inputs = [
+        replace(i, target=at[i.target]) if i.kind == "data" else i
+        for i in graph.inputs
+        if i.kind != "data" or i.target in at
+    ]
+    return LossGraph(inputs, graph.nodes, graph.outputs)
+
+
+# -- whether samples are independent ------------------------------------------------------------------------------
+def independent(
+    call: Callable[[Mapping[str, Tensor], Sequence[Tensor]], Tensor], state: Mapping[str, Tensor], probe: Probe
+) -> bool:
+    """Whether the losses of samples are the same whatever other samples are in their batch, found by splitting.
+
+    `call(state, leaves)` gives a loss for each sample. It is tried at the weights given and at others nearby: at
+    weights that make all outputs equal (a last layer of zeros) samples that depend on one another look independent.
+    """
+    group = probe.groups[0]
+    count = min(group.samples, max(group.sizes[0], 16))
+    if count < 2:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    informative = False
+    for size in (0.0, 0.1):
+        moved = {name: _moved(tensor, size, generator) for name, tensor in state.items()}
+        try:
+            with torch.no_grad():
+                whole = call(moved, [t.clone() for t in group.slice(0, count)])
+                cut = max(1, count // 3)
+                ranges = [(0, cut), (cut, count)] if cut > 1 or group.sizes[0] == 1 else [(0, count - 1), (count - 1, count)]
+                parts = [call(moved, [t.clone() for t in group.slice(a, b)]) for a, b in ranges]
+                joined = torch.cat([part.reshape(-1) for part in parts])
+                if joined.shape != whole.shape or not torch.allclose(joined, whole, rtol=1e-3, atol=1e-6, equal_nan=True):
+                    return False
+                informative |= bool(torch.isfinite(whole).all())
+        except Exception:  # a part of a batch is none: packed sequences, offsets, graphs
+            return False
+    return informative
+
+
+def _moved(tensor: Tensor, size: float, generator: torch.Generator) -> Tensor:
+    if not tensor.is_floating_point() or not size:
+        return tensor
+    noise = torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+    scale = float(tensor.detach().double().pow(2).mean().sqrt()) if tensor.numel() else 0.0
+    return tensor.detach() + size * (scale if 0 < scale < float("inf") else 1.0) * noise
