@@ -56,7 +56,8 @@ def capture(
     """
     check_loss(criterion, objective)
     probe, rebuild = Probe.collect(data, samples)
-    write_objective(root, *trace(model, criterion, objective, probe, rebuild))
+    graphs, constants, kept, attrs = trace(model, criterion, objective, probe, rebuild)
+    write_objective(root, graphs, constants, kept, attrs | {"notes": [*attrs.get("notes", []), *kept.notes(samples)]})
 
 
 def trace(
@@ -187,7 +188,8 @@ def _compare(graph: LossGraph, constants: dict[str, Tensor], module: LossModule,
     }
     state |= constants
     whole, size = next(probe.batches())
-    cases = [whole, *([probe.groups[0].slice(0, size // 2)] if dynamic and size >= 4 else [])]
+    half = probe.groups[0].slice(0, size // 2)
+    cases = [whole, *([half] if dynamic and size >= 4 and _computable(module, half) else [])]
     if not graph.parameters():
         raise ObjectiveError(
             "The captured loss depends on none of the model's parameters",
@@ -212,6 +214,16 @@ def _compare(graph: LossGraph, constants: dict[str, Tensor], module: LossModule,
                 mend=WAY_OUT,
             )
     return mutates
+
+
+def _computable(module: LossModule, leaves: Sequence[Tensor]) -> bool:
+    """Whether the live loss takes these leaves: a part of a batch may be none."""
+    try:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            module(*[t.clone() for t in leaves])
+    except Exception:  # whatever the user's code makes of half a graph
+        return False
+    return True
 
 
 def _varying(probe: Probe) -> set[tuple[int, int]]:

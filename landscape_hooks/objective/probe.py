@@ -84,6 +84,15 @@ class Probe:
         """Samples in the largest batch."""
         return max(size for group in self.groups for size in group.sizes)
 
+    def notes(self, samples: int) -> list[str]:
+        """What is said of the choice, where `samples` were asked for."""
+        if self.batch_size > samples:
+            return [
+                f"A batch of {self.batch_size} samples was kept whole where samples={samples} were asked for: each loss "
+                "costs as much as all of them."
+            ]
+        return []
+
     def batches(self) -> Iterator[tuple[list[Tensor], int]]:
         """The batches as they were recorded: (leaves, samples)."""
         for group in self.groups:
@@ -351,5 +360,6 @@ def _with_digest(groups: list[Group], names: list[str]) -> Probe:
         total.update(repr(group.sizes).encode())
         for tensor in group.leaves:
             total.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-            total.update(tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
+            if tensor.numel():
+                total.update(tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
     return Probe(groups, names, total.hexdigest())

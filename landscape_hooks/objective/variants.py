@@ -210,20 +210,22 @@ class _Tracer:
         kinds = dict(zip(template.places, template.kinds, strict=True))
         values = {place: python_value(kinds[place], batch.leaves[place]) for place in held}
         self._module._rebuild = replace(self._rebuild, only=self._makes[lead], frozen=values)
+        whole = any(batch.per_sample[place] for place in held)  # values of all samples go with no part of the batch
+        given = [self._batches[n] for n in alike]
+        if whole:
+            given = [replace(b, per_sample=(False,) * len(b.leaves)) for b in given]
         with _arrays_as_tensors():
-            program, dynamic = self._export(Probe.of([self._batches[n] for n in alike], self._leaf_names))
+            program, dynamic = self._export(Probe.of(given, self._leaf_names))
+        dynamic = dynamic and not whole
         graph, constants = graph_of(program, self._names)
         if done.graphs:
             graph, constants = _renamed(graph, constants, len(done.graphs))
         graph = LossGraph.from_json(graph.to_json())  # what is compared is what will be read
-        covered = [n for n in alike if _fits(program, self._batches[n], dynamic)]
-        if lead not in covered:
-            covered.insert(0, lead)
-        self._module._rebuild = replace(self._rebuild, only=self._makes[lead])
-        mutates = self._compare(graph, constants, Probe.of([batch], self._leaf_names), dynamic)
+        mutates = self._compared(graph, constants, lead, dynamic)
+        covered = [n for n in alike if n == lead or _fits(program, self._batches[n])]
         for number in self._others(lead, covered):
-            self._module._rebuild = replace(self._rebuild, only=self._makes[number])
-            self._compare(graph, constants, Probe.of([self._batches[number]], self._leaf_names), False)
+            self._compared(graph, constants, number)
+        covered += self._singles(graph, constants, program, [n for n in alike if n not in covered])
         done.graphs.append(graph)
         done.constants |= constants
         done.dynamic &= dynamic
@@ -235,10 +237,28 @@ class _Tracer:
             done.why = f"the loss reads {', '.join(template.plain[k][0] or 'the batch' for k in fixed)}"
         return covered
 
+    def _compared(self, graph: LossGraph, constants: dict[str, Tensor], number: int, dynamic: bool = False) -> bool:
+        self._module._rebuild = replace(self._rebuild, only=self._makes[number])
+        return self._compare(graph, constants, Probe.of([self._batches[number]], self._leaf_names), dynamic)
+
+    def _singles(
+        self, graph: LossGraph, constants: dict[str, Tensor], program: Program, numbers: Sequence[int]
+    ) -> list[int]:
+        """Batches with a size of one, which tracing leaves open at the price of a promise; so they are compared."""
+        found = []
+        for number in numbers:
+            if _fits(program, self._batches[number], least=1):
+                try:
+                    self._compared(graph, constants, number)
+                except ObjectiveError:
+                    continue
+                found.append(number)
+        return found
+
     def _others(self, lead: int, covered: list[int]) -> list[int]:
         """Batches with values that the graph was not traced with."""
         template = self._template(lead)
-        python = [p for p, kind in zip(template.places, template.kinds, strict=True) if kind not in ("tensor", "array")]
+        python = [p for p, kind in zip(template.places, template.kinds, strict=True) if kind != "tensor"]
         other = [
             n for n in covered
             if self._makes[n] != self._makes[lead] or any(not self._same_leaf(lead, n, p) for p in python)
@@ -335,8 +355,8 @@ def _arrays_as_tensors() -> Iterator[None]:
         torch.from_numpy = original
 
 
-def _fits(program: Program, batch: Group, dynamic: bool) -> bool:
-    """Whether the shapes of a batch are among those that the program was traced for."""
+def _fits(program: Program, batch: Group, least: int = 2) -> bool:
+    """Whether the shapes of a batch are among those that the program was traced for, open sizes from `least` on."""
     given = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"}
     values = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in given]
     free: dict[str, int] = {}
@@ -352,7 +372,8 @@ def _fits(program: Program, batch: Group, dynamic: bool) -> bool:
             if free.setdefault(str(symbol), size) != size:
                 return False
             bounds = program.range_constraints.get(symbol)
-            if bounds is not None and not (bounds.lower <= size <= bounds.upper):
+            lower = 2 if bounds is None else bounds.lower
+            if size < (lower if lower > 2 else least) or (bounds is not None and not size <= bounds.upper):
                 return False
     return True
 
