@@ -189,13 +189,15 @@ def as_array(m, b):
     return ((m(b[0]) - torch.from_numpy(b[1])) ** 2).mean()
 
 
+# fmt: off
 LOSSES = {
     "an array": (lambda k, x, y: (x, y.numpy() + k), as_array, 1),
     "an array worked on by numpy": (
         lambda k, x, y: (x, y.numpy() + k), lambda m, b: ((m(b[0]) - float(np.mean(b[1]))) ** 2).mean(), 4
     ),
     "a numpy number": (
-        lambda k, x, y: (x, y, np.float32(k + 1)), lambda m, b: ((m(b[0]) * torch.as_tensor(b[2]) - b[1]) ** 2).mean(), 1
+        lambda k, x, y: (x, y, np.float32(k + 1)),
+        lambda m, b: ((m(b[0]) * torch.as_tensor(b[2]) - b[1]) ** 2).mean(), 1
     ),
     "a number": (lambda k, x, y: {"x": x, "y": y, "s": 1.0 + k},
                  lambda m, b: ((m(b["x"]) * b["s"] - b["y"]) ** 2).mean(), 1),
@@ -206,25 +208,31 @@ LOSSES = {
     "a flag": (lambda k, x, y: (x, y, k % 2 == 0), lambda m, b: (m(b[0]) - b[1]).abs().mean() if b[2] else
                ((m(b[0]) - b[1]) ** 2).mean(), 2),
     "a list of numbers": (
-        lambda k, x, y: (x, [float(v) + k for v in y]), lambda m, b: ((m(b[0])[:, 0] - torch.tensor(b[1])) ** 2).mean(), 1
+        lambda k, x, y: (x, [float(v) + k for v in y]),
+        lambda m, b: ((m(b[0])[:, 0] - torch.tensor(b[1])) ** 2).mean(), 1
     ),
-    "a text": (lambda k, x, y: (x, y, "ab"[k % 2]), lambda m, b: ((m(b[0]) - b[1]).abs() ** {"a": 1, "b": 2}[b[2]]).mean(), 2),
+    "a text": (lambda k, x, y: (x, y, "ab"[k % 2]),
+               lambda m, b: ((m(b[0]) - b[1]).abs() ** {"a": 1, "b": 2}[b[2]]).mean(), 2),
     "texts": (lambda k, x, y: (x, y, ["a" * k] * 6), lambda m, b: ((m(b[0]) * len(b[2][0]) - b[1]) ** 2).mean(), 4),
     "None or a tensor": (
-        lambda k, x, y: (x, y, None if k % 2 else y), lambda m, b: ((m(b[0]) - (b[1] if b[2] is None else 2 * b[2])) ** 2).mean(), 2
+        lambda k, x, y: (x, y, None if k % 2 else y),
+        lambda m, b: ((m(b[0]) - (b[1] if b[2] is None else 2 * b[2])) ** 2).mean(), 2
     ),
     "an entry that is not always there": (
         lambda k, x, y: {"x": x, "y": y} | ({"w": y} if k == 2 else {}),
         lambda m, b: ((m(b["x"]) - b["y"]) ** 2).mean() + (b["w"].mean() if "w" in b else 0.0), 2,
     ),
     "texts and numbers that are not read": (
-        lambda k, x, y: {"x": x, "y": y, "id": k, "path": [f"{k}/{i}.png" for i in range(6)], "meta": [{"id": k, "n": "a"}]},
+        lambda k, x, y: {"x": x, "y": y, "id": k, "path": [f"{k}/{i}.png" for i in range(6)],
+                         "meta": [{"id": k, "n": "a"}]},
         lambda m, b: ((m(b["x"]) - b["y"]) ** 2).mean(), 1,
     ),
     "an object": (lambda k, x, y: types.SimpleNamespace(x=x, y=y, k=k / 2),
                   lambda m, b: ((m(b.x) - b.y * b.k) ** 2).mean(), 1),
-    "a tokenizer's batch": (lambda k, x, y: Encoding(x=x, y=y), lambda m, b: ((m(b.to("cpu").x) - b["y"]) ** 2).mean(), 1),
-}  # fmt: skip
+    "a tokenizer's batch": (lambda k, x, y: Encoding(x=x, y=y),
+                            lambda m, b: ((m(b.to("cpu").x) - b["y"]) ** 2).mean(), 1),
+}
+# fmt: on
 
 
 @pytest.mark.parametrize("kind", LOSSES)
@@ -235,7 +243,9 @@ def test_values_that_are_no_tensors_are_those_of_each_batch(kind):
     with warnings.catch_warnings():
         warnings.simplefilter("error", RecordingWarning)
         stored = captured(model, objective=loss, data=batches)
-    assert Objective(model, objective=loss, data=batches).evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-5)
+    assert Objective(model, objective=loss, data=batches).evaluate(*here(model)).mean == pytest.approx(
+        expected, rel=1e-5
+    )
     assert stored.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-5)
     assert stored.samples == 24
     assert len(getattr(stored.kernel, "kernels", [0])) == graphs

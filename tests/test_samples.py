@@ -277,7 +277,7 @@ def take(model, optimizer, data):
 
 
 def leave(model, optimizer, data):
-    with pytest.raises(ObjectiveError, match="left alone.*Give data="):
+    with pytest.raises(ObjectiveError, match=r"left alone.*Give data="):
         Probe.collect(data, 3 * SIZE)
 
 
@@ -401,7 +401,7 @@ def test_shuffled_data_is_the_same_for_every_seed():
 
 
 def test_an_error_of_the_dataset_is_named():
-    with pytest.raises(DataError, match="gave no batch.*ZeroDivisionError"):
+    with pytest.raises(DataError, match=r"gave no batch.*ZeroDivisionError"):
         Probe.collect(loader_of(Kept(lambda *_: 1 / 0)), 8)
 
 

@@ -209,6 +209,7 @@ def analyze(
     surface = Surface.open(root, writer.name)
     _check_not_all_nan(surface)
     said = report.sentences(surface) + report.clamped(loss.clamped(grid.points()), loss.clamped(coordinates))
+    said += getattr(target, "attrs", {}).get("notes", [])  # batches that were left out, batches that are large
     said += told + coarser + [plan.sentence(run_engine.PROCESSES)]
     writer.finish(root, {"origin_loss": origin_loss, "report": said})
     surface = Surface.open(root, writer.name)

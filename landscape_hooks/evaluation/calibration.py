@@ -130,7 +130,7 @@ def _best_single(short: PlaneLoss, base: Plan) -> Plan:
     """The fastest way in one process with one thread."""
     one = replace(base, threads=1)
     reference = _values(base.apply(short))
-    free = short.objective.per_sample and short.statistics != "batch"
+    free = short.objective.free and short.statistics != "batch"
     chunks = sorted({*(CHUNKS if free else ()), base.chunk})
     chunks = [c for c in chunks if c <= short.objective.samples] or [base.chunk]
     folds = (True, False) if short.statistics != "batch" and short.objective.has_running_statistics else (False,)

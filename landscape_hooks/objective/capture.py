@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from landscape_hooks.errors import DataError, ObjectiveError, RecordingWarning
 from landscape_hooks.objective.data.batches import Rebuild
 from landscape_hooks.objective.graph.graph import LossGraph
+from landscape_hooks.objective.independence import independent
 from landscape_hooks.objective.loss_module import WAY_OUT, LossModule, check_loss
 from landscape_hooks.objective.probe import Group, Probe, write_tensor
-from landscape_hooks.objective.variants import Traced, graph_name, independent, kernel_of, trace_variants
+from landscape_hooks.objective.variants import Traced, graph_name, kernel_of, trace_variants
 from landscape_hooks.store import schema
 from landscape_hooks.store.run import remove_group, writes
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -94,16 +95,14 @@ def trace(
     return traced.graphs, traced.constants, kept, attrs
 
 
-def _independent(
-    model: nn.Module, graphs: Sequence[LossGraph], constants: dict[str, Tensor], probe: Probe
-) -> bool:
+def _independent(model: nn.Module, graphs: Sequence[LossGraph], constants: dict[str, Tensor], probe: Probe) -> bool:
     """Whether the stored loss of a sample is the same in any batch."""
     layouts = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
     state = {e.name: t.detach() for lay in layouts for e, t in zip(lay, lay.tensors(model), strict=True)}
     kernel = kernel_of(graphs)
     with torch.autocast("cpu", enabled=False):
         return independent(
-            lambda moved, leaves: kernel({**moved, **{k: v.clone() for k, v in constants.items()}}, leaves, statistics="running"),
+            lambda moved, leaves: kernel({**moved, **constants}, leaves, statistics="running"),
             state, probe,
         )  # fmt: skip
 
@@ -113,7 +112,11 @@ def _left_out(traced: Traced) -> dict[str, Any]:
     batches, samples = len(traced.left_out), sum(batch.samples for batch in traced.left_out)
     found: dict[str, Any] = {"left_out": {"batches": batches, "samples": samples}, "notes": []}
     if batches:
-        count = f"{batches} batch of {samples} samples was" if batches == 1 else f"{batches} batches of {samples} samples were"
+        count = (
+            f"{batches} batch of {samples} samples was"
+            if batches == 1
+            else f"{batches} batches of {samples} samples were"
+        )
         text = f"{count} left out of the stored loss: {traced.why}"
         found["notes"] = [text + "."]
         warnings.warn(RecordingWarning(f"{text}. {WAY_OUT}"), stacklevel=7)

@@ -26,11 +26,12 @@ from torch import Tensor, nn
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.objective.data.states import states_kept
 from landscape_hooks.objective.graph.graph import LossGraph
+from landscape_hooks.objective.independence import independent
 from landscape_hooks.objective.kernels import Kernel, ModuleKernel
 from landscape_hooks.objective.loss_module import WAY_OUT, LossModule, check_loss
 from landscape_hooks.objective.probe import VARIANT, Probe, read_tensor
 from landscape_hooks.objective.rehearsal import rehearse
-from landscape_hooks.objective.variants import graph_name, independent, kernel_of
+from landscape_hooks.objective.variants import graph_name, kernel_of
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
@@ -107,7 +108,7 @@ class Objective:
             per_sample=per_sample,
             mutates=True,
         )
-        self.attrs["independent"] = per_sample and self._is_independent(model)
+        self.attrs |= {"notes": probe.notes(samples), "independent": per_sample and self._is_independent(model)}
 
     def _is_independent(self, model: nn.Module) -> bool:
         """Whether the live loss of a sample is the same in any batch."""
@@ -117,7 +118,9 @@ class Objective:
             for e, t in zip(layout, layout.tensors(model), strict=True)
         }
         with states_kept():
-            return independent(lambda moved, leaves: self.kernel(moved, leaves, statistics="running"), state, self.probe)
+            return independent(
+                lambda moved, leaves: self.kernel(moved, leaves, statistics="running"), state, self.probe
+            )
 
     def _set(
         self,
@@ -205,7 +208,7 @@ class Objective:
 
     @property
     def free(self) -> bool:
-        """Whether samples may be taken together in any number: a split of batches has shown that they are independent."""
+        """Whether samples may be taken together in any number: a split has shown that they are independent."""
         return self.per_sample and bool(self.attrs.get("independent")) and bool(self.attrs.get("dynamic", True))
 
     def head(self, samples: int) -> Objective:
@@ -215,8 +218,9 @@ class Objective:
     def with_data(self, data: Any, samples: int = 1024) -> Objective:
         """The same loss over other samples, in batches of the same make."""
         probe, rebuild = Probe.collect(data, samples, one_shot=True)
+        attrs = {**self.attrs, "notes": probe.notes(samples), "left_out": {"batches": 0, "samples": 0}}
         if isinstance(self.kernel, ModuleKernel):
-            return self._with(probe=probe, kernel=self.kernel.rebuilding(rebuild))
+            return self._with(probe=probe, kernel=self.kernel.rebuilding(rebuild), attrs=attrs)
         if VARIANT in self.probe.names:
             raise ObjectiveError("The stored loss has a graph for each kind of the recorded batches", mend=WAY_OUT)
         found = rebuild.constants(probe)
@@ -224,7 +228,7 @@ class Objective:
             if found.get(name, {value}) != {value}:
                 raise ObjectiveError(f"The data has {name} = {', '.join(sorted(found[name]))}",
                                      expected=f"{value}, which the stored loss holds", mend=WAY_OUT)  # fmt: skip
-        return self._with(probe=probe.select(self.probe.names))
+        return self._with(probe=probe.select(self.probe.names), attrs=attrs)
 
     def to(self, device: torch.device | str) -> Objective:
         """The same loss on another device."""

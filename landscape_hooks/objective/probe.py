@@ -1,8 +1,8 @@
 """Probe: the fixed samples on which a loss is evaluated, in a fixed order and in the batches they came in.
 
 In: a DataLoader, an iterable of batches, one batch, or a dataset. Out: tensors, concatenated where their shapes
-allow, with the sizes of the batches; stored below `objective/data` of a run. How batches are taken from the data is said
-in data/samples.py, how they are taken apart in data/batches.py.
+allow, with the sizes of the batches; stored below `objective/data` of a run. How batches are taken from the data is
+said in data/samples.py, how they are taken apart in data/batches.py.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Probe:
         """What is said of the choice, where `samples` were asked for."""
         if self.batch_size > samples:
             return [
-                f"A batch of {self.batch_size} samples was kept whole where samples={samples} were asked for: each loss "
-                "costs as much as all of them."
+                f"A batch of {self.batch_size} samples was kept whole where samples={samples} were asked for: "
+                "each loss costs as much as all of them."
             ]
         return []
 

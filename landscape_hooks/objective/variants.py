@@ -1,10 +1,10 @@
 """Variants: one loss traced in several ways, where one graph does not hold for all batches.
 
 In: the loss as a module, and the probe with the values of its batches that are no tensors. Out: graphs, and for each
-batch the one that computes it. Numbers and arrays that differ from batch to batch are inputs of the graph where the loss
-can be traced so; values that it does not read are passed over; for what is left there is a graph for each distinct
-value, and for each size of batch where the number of samples cannot be left open. Every graph is compared with the
-live loss at batches with other values than those that it was traced with.
+batch the one that computes it. Numbers and arrays that differ from batch to batch are inputs of the graph where the
+loss can be traced so; values that it does not read are passed over; for what is left there is a graph for each
+distinct value, and for each size of batch where the number of samples cannot be left open. Every graph is compared
+with the live loss at batches with other values than those that it was traced with.
 """
 
 from __future__ import annotations
@@ -145,7 +145,13 @@ def trace_variants(
 
 class _Tracer:
     def __init__(
-        self, module: LossModule, probe: Probe, rebuild: Rebuild, names: Mapping[str, str], export: Export, compare: Compare
+        self,
+        module: LossModule,
+        probe: Probe,
+        rebuild: Rebuild,
+        names: Mapping[str, str],
+        export: Export,
+        compare: Compare,
     ) -> None:
         self._module, self._rebuild, self._names = module, rebuild, names
         self._export, self._compare = export, compare
@@ -273,7 +279,9 @@ class _Tracer:
 
     def _alike(self, a: int, b: int, places: set[int], plain: set[int]) -> bool:
         mine, theirs = self._template(a).plain, self._template(b).plain
-        return all(self._same_leaf(a, b, p) for p in places) and all(same_value(mine[k][1], theirs[k][1]) for k in plain)
+        return all(self._same_leaf(a, b, p) for p in places) and all(
+            same_value(mine[k][1], theirs[k][1]) for k in plain
+        )
 
     def _unread(self, family: list[int], leaves: set[int], plain: set[int]) -> set[tuple[str, int]]:
         """Those of the values that the loss of these batches does not read."""
@@ -309,7 +317,9 @@ class _Tracer:
                 return False
         return bool(torch.allclose(values[0], values[1], equal_nan=True))
 
-    def _named(self, error: ObjectiveError, template: Template, read: set[int], fixed: set[int], done: int) -> ObjectiveError:
+    def _named(
+        self, error: ObjectiveError, template: Template, read: set[int], fixed: set[int], done: int
+    ) -> ObjectiveError:
         """The error, with the values that may be its reason."""
         names = [self._leaf_names[p] for p in sorted(read)] + [template.plain[k][0] for k in sorted(fixed)]
         if not names:
@@ -348,11 +358,11 @@ def _arrays_as_tensors() -> Iterator[None]:
     def from_numpy(array: Any) -> Tensor:
         return array if isinstance(array, Tensor) else original(array)
 
-    torch.from_numpy = from_numpy
+    vars(torch)["from_numpy"] = from_numpy
     try:
         yield
     finally:
-        torch.from_numpy = original
+        vars(torch)["from_numpy"] = original
 
 
 def _fits(program: Program, batch: Group, least: int = 2) -> bool:
@@ -401,43 +411,3 @@ def _reading(graph: LossGraph, kept: Sequence[int]) -> LossGraph:
         if i.kind != "data" or i.target in at
     ]
     return LossGraph(inputs, graph.nodes, graph.outputs)
-
-
-# -- whether samples are independent ------------------------------------------------------------------------------
-def independent(
-    call: Callable[[Mapping[str, Tensor], Sequence[Tensor]], Tensor], state: Mapping[str, Tensor], probe: Probe
-) -> bool:
-    """Whether the losses of samples are the same whatever other samples are in their batch, found by splitting.
-
-    `call(state, leaves)` gives a loss for each sample. It is tried at the weights given and at others nearby: at
-    weights that make all outputs equal (a last layer of zeros) samples that depend on one another look independent.
-    """
-    group = probe.groups[0]
-    count = min(group.samples, max(group.sizes[0], 16))
-    if count < 2:
-        return False
-    generator = torch.Generator().manual_seed(0)
-    informative = False
-    for size in (0.0, 0.1):
-        moved = {name: _moved(tensor, size, generator) for name, tensor in state.items()}
-        try:
-            with torch.no_grad():
-                whole = call(moved, [t.clone() for t in group.slice(0, count)])
-                cut = max(1, count // 3)
-                ranges = [(0, cut), (cut, count)] if cut > 1 or group.sizes[0] == 1 else [(0, count - 1), (count - 1, count)]
-                parts = [call(moved, [t.clone() for t in group.slice(a, b)]) for a, b in ranges]
-                joined = torch.cat([part.reshape(-1) for part in parts])
-                if joined.shape != whole.shape or not torch.allclose(joined, whole, rtol=1e-3, atol=1e-6, equal_nan=True):
-                    return False
-                informative |= bool(torch.isfinite(whole).all())
-        except Exception:  # a part of a batch is none: packed sequences, offsets, graphs
-            return False
-    return informative
-
-
-def _moved(tensor: Tensor, size: float, generator: torch.Generator) -> Tensor:
-    if not tensor.is_floating_point() or not size:
-        return tensor
-    noise = torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
-    scale = float(tensor.detach().double().pow(2).mean().sqrt()) if tensor.numel() else 0.0
-    return tensor.detach() + size * (scale if 0 < scale < float("inf") else 1.0) * noise

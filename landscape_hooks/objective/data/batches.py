@@ -91,7 +91,11 @@ def flatten_portable(batch: Any) -> Flat:
     """The same where the result goes to another process: what cannot be sent is `Lost`."""
     flat = flatten(batch)
     return replace(
-        flat, plain=[(name, v if portable(v) else Lost(f"a {type(v).__name__}, which cannot be copied")) for name, v in flat.plain]
+        flat,
+        plain=[
+            (name, v if portable(v) else Lost(f"a {type(v).__name__}, which cannot be copied"))
+            for name, v in flat.plain
+        ],
     )
 
 
@@ -229,7 +233,7 @@ def python_value(kind: str | tuple[type, ...], tensor: Tensor) -> Any:
     return tensor.item() if kind == "number" else _nested(tensor.tolist(), kind)
 
 
-def _nested(values: Any, kinds: str | tuple[Any, ...]) -> Any:
+def _nested(values: Any, kinds: Sequence[Any]) -> Any:
     return kinds[0](_nested(value, kinds[1:]) for value in values) if kinds else values
 
 
@@ -352,7 +356,6 @@ class Rebuild:
         plain = [Unread() if k in self.hidden else value for k, (_, value) in enumerate(template.plain)]
         return _put_together(template.tree, values, plain)
 
-
     def constants(self, probe: Any) -> dict[str, set[str]]:
         """The values, as Python prints them, of the numbers and lists of numbers in the batches of a Probe."""
         found: dict[str, set[str]] = {}
@@ -369,10 +372,11 @@ def _put_together(tree: Any, leaves: list[Any], plain: list[Any]) -> Any:
         return plain[tree.number] if tree.plain else leaves[tree.number]
     parts = [(key, _put_together(child, leaves, plain)) for key, child in tree.entries]
     if isinstance(tree.empty, type):
-        if issubclass(tree.empty, dict):
+        kind: Any = tree.empty
+        if issubclass(kind, dict):
             return dict(parts)
         values = [value for _, value in parts]
-        return tree.empty(*values) if hasattr(tree.empty, "_fields") else tree.empty(values)
+        return kind(*values) if hasattr(kind, "_fields") else kind(values)
     made = copy.copy(tree.empty)
     if isinstance(made, UserDict):
         made.data = type(tree.empty.data)()

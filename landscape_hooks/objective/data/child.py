@@ -118,9 +118,9 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, where: Any) -> Any:
         address, module, name = where
         for value in gc.get_objects():
-            if id(value) == address and isinstance(value, type | types.FunctionType):
-                if (value.__module__, value.__qualname__) == (module, name):
-                    return value
+            known = id(value) == address and isinstance(value, type | types.FunctionType)
+            if known and (value.__module__, value.__qualname__) == (module, name):
+                return value
         raise pickle.UnpicklingError(f"{module}.{name} is known to the process that read the data only")
 
 

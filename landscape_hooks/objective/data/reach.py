@@ -7,6 +7,7 @@ cannot be copied: worker processes that run already, pipes, sockets, queues, thr
 from __future__ import annotations
 
 import functools
+import gc
 import io
 import multiprocessing.connection
 import multiprocessing.queues
@@ -20,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import gc
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -127,7 +127,9 @@ def _children(value: Any) -> Iterator[Any]:
     attributes = getattr(value, "__dict__", None)
     if isinstance(attributes, dict) and not isinstance(value, types.FunctionType):
         # the workers of a loader are its own: another loader over the same data does without them
-        yield from (item for name, item in attributes.items() if not (isinstance(value, DataLoader) and name == "_iterator"))
+        yield from (
+            item for name, item in attributes.items() if not (isinstance(value, DataLoader) and name == "_iterator")
+        )
     for name in _slots(type(value)):
         yield getattr(value, name, None)
 
@@ -153,5 +155,3 @@ def _slots(kind: type) -> list[str]:
         names = base.__dict__.get("__slots__", ())
         found += [names] if isinstance(names, str) else list(names)
     return [name for name in found if name not in ("__dict__", "__weakref__")]
-
-

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ LONGEST = 10_000_000
 """Entries of a sampler that are listed, to choose from them."""
 
 _SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
-_COPYABLE = (type(iter([])), type(iter(())))
+_COPYABLE: tuple[type, ...] = (type(iter([])), type(iter(())))
 _KEPT = "Give data= the DataLoader itself, a dataset, or a list of batches"
 # loaders whose own way of iterating is about workers, devices and resuming, not about what is in a batch
 _PLAIN_LOADERS = ("torch.", "torchdata.", "accelerate.", "lightning.", "lightning_fabric.", "pytorch_lightning.")
@@ -84,7 +84,8 @@ def batches_of(data: Any, samples: int, prepare: Prepare, *, one_shot: bool = Fa
     if _is_batch(data):
         data = [data]
     if isinstance(data, _COPYABLE):
-        data = list(copy.copy(data))
+        copied: Any = copy.copy(data)
+        data = list(copied)
     if isinstance(data, list) or (one_shot and isinstance(data, Iterator)):
         for batch in data:
             yield prepare(batch)
@@ -100,7 +101,7 @@ def _is_batch(data: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Work:
-    """How batches are made: `make(data)` iterates them. `parts` is what it reads; `stateless` if that leaves no trace."""
+    """How batches are made: `make(data)` iterates them, reading `parts`; `stateless` if that leaves no trace."""
 
     data: Any
     make: Callable[[Any], Iterator[Any]]
@@ -227,7 +228,9 @@ def _indices(loader: DataLoader[Any], samples: int) -> Iterator[Any]:
     first = list(islice(remaining, taken + 1))
     if len(first) <= taken or not _ascending(first):
         return iter(BatchSampler(chain(first, remaining), size, drop))
-    everything: Any = range(len(order)) if type(order) is SequentialSampler else first + list(islice(remaining, LONGEST))
+    everything: Any = (
+        range(len(order)) if type(order) is SequentialSampler else first + list(islice(remaining, LONGEST))
+    )
     count = len(everything) // size if drop else -(-len(everything) // size)
     choice = _permuted(len(everything))[: max(1, min(taken // size, count)) * size]
     return iter(BatchSampler([everything[k] for k in choice], size, drop))
@@ -254,7 +257,7 @@ def _chosen(order: Any, samples: int) -> Iterator[Any]:
 def _ascending(indices: Sequence[Any]) -> bool:
     if len(indices) < 2 or not all(isinstance(i, int | np.integer) for i in indices):
         return False
-    return all(a < b for a, b in zip(indices, indices[1:], strict=False))
+    return all(a < b for a, b in pairwise(indices))
 
 
 def _permuted(count: int) -> list[int]:
