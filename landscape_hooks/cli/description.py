@@ -16,7 +16,7 @@ from landscape_hooks.surface import surface as surfaces
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.trajectory import Trajectory
 
-OBJECTIVE = ("loss", "samples", "batch_size", "torch", "left_out", "notes")
+OBJECTIVE = ("loss", "samples", "batch_size", "torch", "left_out")
 """What is told of the stored loss."""
 
 
@@ -50,10 +50,15 @@ def describe(store: Any) -> dict[str, Any]:
         "started": _time(times[0]) if len(times) else None,
         "ended": _time(times[-1]) if len(times) else None,
         "last_logged_loss": next((float(x) for x in losses[::-1] if not math.isnan(x)), None),
-        "objective": {key: objective[key] for key in OBJECTIVE if key in objective}
-        if objective.get("complete") is True else None,
+        "objective": _describe_objective(objective) if objective.get("complete") is True else None,
         "surfaces": [_describe_surface(surface) for surface in _surfaces(root)],
     }  # fmt: skip
+
+
+def _describe_objective(attributes: dict[str, Any]) -> dict[str, Any]:
+    notes = attributes.get("notes")
+    said = {"notes": [str(note) for note in notes] if isinstance(notes, list) else []}
+    return {key: attributes[key] for key in OBJECTIVE if key in attributes} | said
 
 
 def _surfaces(root: Any) -> Iterator[Surface]:
@@ -98,7 +103,7 @@ def description_text(d: dict[str, Any]) -> str:
         o = d["objective"]
         loss, samples, size = (o.get(key, "?") for key in ("loss", "samples", "batch_size"))
         lines.append(f"  objective   {loss} over {samples} samples in batches of {size}")
-        lines += [f"    {note}" for note in o.get("notes", ())]
+        lines += [f"    {note}" for note in o["notes"]]
     else:
         lines.append("  objective   none: analyze needs --objective module:function")
     if not d["surfaces"]:

@@ -62,9 +62,10 @@ class Objective:
     objective
         `objective(model, batch)` -> a loss, one number or one a sample, for any other batch.
     data
-        a DataLoader, an iterable of batches, one batch, or a dataset.
+        a DataLoader, an iterable of batches, one batch, or a dataset. It is not iterated itself: its batches are made
+        again from what they are made of, and an iterator that can be read only once is refused.
     samples
-        how many samples of `data` are kept, from its beginning.
+        how many samples of `data` are kept, in whole batches.
     copy
         False takes the model itself in place of a copy: for a model so large that one is enough. It is left in
         evaluation mode.
@@ -173,7 +174,7 @@ class Objective:
             Probe.load(root),
             per_sample=checked.attribute(group, "per_sample", bool, "the objective"),
             mutates=checked.attribute(group, "mutates", bool, "the objective"),
-            attrs=dict(group.attrs),
+            attrs=_attributes_of(group),
         )
         for graph in graphs:
             graph.check_inputs(
@@ -182,6 +183,7 @@ class Objective:
                 constants=constants,
                 data=len(self.probe.names) - (len(graphs) > 1),
             )
+        _check_variants(self.probe, len(graphs))
         rehearse(self)
         return self
 
@@ -365,6 +367,25 @@ class Objective:
                     total[name] += value
                 count += 1
         return {name: (value / count).to(state[name].dtype) for name, value in total.items()}
+
+
+def _attributes_of(group: Any) -> dict[str, Any]:
+    """The attributes of a stored objective; what is printed of them is text, whatever the run holds."""
+    found = dict(group.attrs)
+    notes, frozen = found.get("notes"), found.get("frozen")
+    found["notes"] = [str(note) for note in notes] if isinstance(notes, list) else []
+    found["frozen"] = {str(k): str(v) for k, v in frozen.items()} if isinstance(frozen, dict) else {}
+    return found
+
+
+def _check_variants(probe: Probe, graphs: int) -> None:
+    """Where there are several graphs, the last leaf of every batch is the number of one."""
+    if graphs == 1:
+        return
+    for group in probe.groups:
+        number = group.leaves[-1]
+        if probe.names[-1] != VARIANT or number.numel() != 1 or not 0 <= int(number.real.reshape(())) < graphs:
+            raise checked.damaged("A batch of the probe data has none of the stored loss graphs")
 
 
 def _laid_out(tensor: Tensor, layout: str) -> Tensor:

@@ -57,7 +57,9 @@ def record(
         in place of both: a list of steps, a function step -> bool, or a `landscape_hooks.recording.schedule.Schedule`.
     criterion, objective, data, samples
         the loss to draw later: `criterion(output, target)` for batches (input, target), or `objective(model, batch)`,
-        on the first `samples` samples of `data` (a DataLoader, an iterable of batches, one batch). Stored in the run.
+        on batches of `data` (a DataLoader, an iterable of batches, one batch, a dataset) until there are `samples`
+        samples. Stored in the run. The data is not iterated itself: its batches are made again from the loader's
+        dataset, samplers and collate function, elsewhere where that would leave traces; an iterator is left alone.
     if_exists
         what to do where a run is already: refuse, go on with it, or delete it.
     step
