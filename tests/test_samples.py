@@ -1,6 +1,8 @@
 """Samples: whatever kind of loader there is, taking samples from it leaves the training as it is, bit for bit."""
 
 import itertools
+import logging
+import multiprocessing
 import random
 import threading
 import warnings
@@ -175,6 +177,34 @@ class Augmented(Kept):
         super().__init__(lambda *_: torch.rand(()) + float(np.random.rand()) + random.random())  # noqa: NPY002
 
 
+class Shared(Kept):
+    """Counts in memory that all worker processes share, as caches for several workers do."""
+
+    def __init__(self, make):
+        super().__init__(self.value)
+        self.counter = make()
+
+    @staticmethod
+    def value(data, _):
+        counter = data.counter
+        if isinstance(counter, torch.Tensor | np.ndarray):
+            counter += 1
+            return float(counter[0]) / 100
+        counter.value += 1
+        return counter.value / 100
+
+
+def shared_array(path):
+    return np.memmap(path / "counter", dtype="i8", mode="w+", shape=(3,))
+
+
+def logging_one():
+    data = Kept(counted)
+    data.log = logging.getLogger("tests")
+    data.trainer = [threading.Lock()]
+    return data
+
+
 def cycle(loader):
     while True:
         yield from loader
@@ -222,6 +252,10 @@ STAYS = {
     "a dataset that counts": lambda _: loader_of(Kept(counted), shuffle=True),
     "a dataset with a cache": lambda _: loader_of(Kept(cached), shuffle=True),
     "random augmentation": lambda _: loader_of(Augmented(), shuffle=True),
+    "a counter in shared memory": lambda _: loader_of(Shared(lambda: multiprocessing.Value("i", 0))),
+    "a shared tensor": lambda _: loader_of(Shared(lambda: torch.zeros(2).share_memory_())),
+    "a writable memory map": lambda path: loader_of(Shared(lambda: shared_array(path))),
+    "a dataset with a log and a lock": lambda _: loader_of(logging_one()),
     "a dataset itself": lambda _: Kept(counted),
     "an iterable dataset": lambda _: loader_of(Rows()),
     "an endless iterable dataset": lambda _: loader_of(Rows(endless=True)),
@@ -309,6 +343,11 @@ def test_what_can_be_read_only_once_is_left_alone(kind, tmp_path):
 def test_where_nothing_can_be_forked_a_copy_is_read(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(room, "forks", lambda: False)
     assert same(STAYS[kind], tmp_path, take)
+
+
+def test_in_a_daemon_a_copy_is_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    assert same(STAYS["a dataset that counts"], tmp_path, take)
 
 
 def test_data_that_can_neither_be_forked_nor_copied_is_left_alone(monkeypatch):

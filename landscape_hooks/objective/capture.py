@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, ObjectiveError, RecordingWarning
-from landscape_hooks.objective.copies import WAY_OUT
 from landscape_hooks.objective.data.batches import Rebuild
 from landscape_hooks.objective.graph.exported import graph_of
 from landscape_hooks.objective.graph.graph import LossGraph, Ref
 from landscape_hooks.objective.graph.weighing import floating, weigh
-from landscape_hooks.objective.independence import independent
+from landscape_hooks.objective.live.copies import WAY_OUT
+from landscape_hooks.objective.live.independence import independent
 from landscape_hooks.objective.loss_module import LossModule, Unrecorded, check_loss
 from landscape_hooks.objective.probe import Group, Probe, write_tensor
 from landscape_hooks.objective.variants import Traced, graph_name, kernel_of, trace_variants

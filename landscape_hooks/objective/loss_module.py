@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
-from landscape_hooks.objective.copies import Copies, outside
+from landscape_hooks.objective.live.copies import Copies, outside
 from landscape_hooks.trajectory.modules import unwrap
 from landscape_hooks.trajectory.parameters import ParameterLayout
 

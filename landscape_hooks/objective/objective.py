@@ -27,12 +27,12 @@ from torch import Tensor, nn
 
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.objective.capture import live_weights
-from landscape_hooks.objective.copies import WAY_OUT
 from landscape_hooks.objective.data.states import states_kept
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.graph.weighing import floating, weigh, weighted
-from landscape_hooks.objective.independence import independent
 from landscape_hooks.objective.kernels import Kernel, ModuleKernel, laid_out
+from landscape_hooks.objective.live.copies import WAY_OUT
+from landscape_hooks.objective.live.independence import independent
 from landscape_hooks.objective.loss_module import LossModule, check_loss
 from landscape_hooks.objective.probe import VARIANT, Probe, read_tensor
 from landscape_hooks.objective.rehearsal import rehearse

@@ -52,7 +52,10 @@ def in_child(work: Callable[[], Iterator[Any]]) -> Generator[Any]:
     with _offsets_kept():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # other threads: none of their locks is taken there
-            process.start()
+            try:
+                process.start()
+            except OSError as error:
+                raise ChildError(type(error).__name__, str(error)) from error
         theirs.close()
         try:
             while True:

@@ -6,9 +6,12 @@ cannot be copied: worker processes that run already, pipes, sockets, queues, thr
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import gc
 import io
+import logging
+import mmap
 import multiprocessing.connection
 import multiprocessing.queues
 import queue
@@ -23,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
@@ -33,7 +37,7 @@ MOST_OF_A_LIST = 200
 """Entries of a long list that are looked at: they are of one kind."""
 
 _PLAIN = (str, bytes, bytearray, int, float, complex, bool, type(None), type, types.ModuleType, torch.dtype,
-          torch.device, np.dtype, np.generic, nn.Module)  # fmt: skip
+          torch.device, np.dtype, np.generic, nn.Module, logging.Logger)  # fmt: skip
 _STREAMS: tuple[tuple[Any, str], ...] = (
     (_MultiProcessingDataLoaderIter, "worker processes that run already"),
     (socket.socket, "a socket"),
@@ -60,12 +64,15 @@ class Reach:
         tensors and numpy arrays.
     generators
         torch generators.
+    shared
+        memory that a forked process has in common with this one, as flat arrays of bytes over it.
     """
 
     stream: str = ""
     loaders: list[Any] = field(default_factory=list)
     arrays: list[Any] = field(default_factory=list)
     generators: list[torch.Generator] = field(default_factory=list)
+    shared: list[NDArray[np.uint8]] = field(default_factory=list)
 
 
 def reach(*roots: Any) -> Reach:
@@ -76,6 +83,10 @@ def reach(*roots: Any) -> Reach:
         value = waiting.popleft()
         if isinstance(value, Tensor | np.ndarray):
             found.arrays.append(value)
+            found.shared += _shared(value)
+            continue
+        if isinstance(value, ctypes._SimpleCData | ctypes.Array | ctypes.Structure):
+            found.shared.append(np.frombuffer(memoryview(value), np.uint8))
             continue
         if isinstance(value, torch.Generator):
             found.generators.append(value)
@@ -90,6 +101,21 @@ def reach(*roots: Any) -> Reach:
     return found
 
 
+def _shared(value: Tensor | NDArray[Any]) -> list[NDArray[np.uint8]]:
+    """The bytes of a tensor or an array that other processes may write to; none where its memory is this process's."""
+    if isinstance(value, Tensor):
+        shared = value.device.type == "cpu" and value.layout is torch.strided and value.is_shared()
+        if not shared or not value.numel():
+            return []
+        return [torch.empty(0, dtype=torch.uint8).set_(value.untyped_storage()).numpy()]
+    base: Any = value
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    if not isinstance(base, mmap.mmap | memoryview) or not value.flags.writeable or getattr(value, "mode", "") == "c":
+        return []
+    return [np.frombuffer(base, np.uint8)]
+
+
 def _stream(value: Any) -> str:
     """What a copy of the process would take from the training by reading this, in words."""
     for kind, words in _STREAMS:
@@ -99,7 +125,7 @@ def _stream(value: Any) -> str:
         return "a thread"
     if isinstance(value, io.IOBase):
         try:
-            return "" if value.closed or value.seekable() else "a stream"
+            return "" if value.closed or not value.readable() or value.seekable() else "a stream"
         except Exception:  # whatever a file-like object of somebody's makes of the question
             return "a stream"
     return "an actor of Ray" if type(value).__module__.startswith("ray.") else ""

@@ -12,8 +12,9 @@ validation loader: `shuffle=False`), a seeded random choice of the list takes th
 from __future__ import annotations
 
 import copy
+import multiprocessing
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice, pairwise
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -48,6 +50,8 @@ from landscape_hooks.objective.data.states import SEED, seed_all, states_kept
 
 BATCH = 256
 """Samples in a batch where the data is a dataset and says nothing of batches."""
+MOST_SHARED = 2**30
+"""Bytes of shared memory of which a copy is kept."""
 LONGEST = 10_000_000
 """Entries of a sampler that are listed, to choose from them."""
 
@@ -152,9 +156,9 @@ def _is_plain(loader: DataLoader[Any]) -> bool:
 def _loader_work(loader: DataLoader[Any], samples: int) -> _Work:
     collate, dataset = loader.collate_fn, loader.dataset
     if isinstance(dataset, IterableDataset):
-        return _Work(loader, _streamed, (dataset, collate))
+        return _Work(loader, _streamed, (dataset,))
     batches, sampler = loader.batch_sampler, loader.sampler
-    parts = (dataset, collate, batches if batches is not None else sampler, loader.generator)
+    parts = (dataset, batches if batches is not None else sampler, loader.generator)
     stateless = collate in (default_collate, default_convert) and _is_known(dataset)
     if batches is not None:
         inner = getattr(batches, "sampler", None)
@@ -285,7 +289,7 @@ def _run(work: _Work, prepare: Prepare) -> Iterator[Any]:
     if work.stateless:
         yield from _run_here(work, prepare, found.generators)
         return
-    if not forks():
+    if not forks() or multiprocessing.current_process().daemon:  # daemons have no children
         yield from _run_on_copy(work, prepare, found)
         return
 
@@ -296,12 +300,37 @@ def _run(work: _Work, prepare: Prepare) -> Iterator[Any]:
         yield from map(prepare, work.make(work.data))
 
     try:
-        with closing(in_child(serve)) as batches:
+        with _shared_kept(found.shared), closing(in_child(serve)) as batches:
             yield from batches
     except ChildError as error:
-        if "CUDA" not in error.message:
+        if "CUDA" not in error.message and not isinstance(error.__cause__, OSError):
             raise DataError(f"The data gave no batch ({error})", expected="batches, as in training") from error
         yield from _run_on_copy(work, prepare, found)
+
+
+@contextmanager
+def _shared_kept(shared: Sequence[NDArray[np.uint8]]) -> Iterator[None]:
+    """What a child has in common with this process (counters, caches for all workers) comes back as it was.
+
+    Raises
+    ------
+    ObjectiveError
+        that is too much to be copied.
+    """
+    size = sum(each.nbytes for each in shared)
+    if size > MOST_SHARED:
+        raise ObjectiveError(
+            f"The data writes to {size / 1e9:.1f} GB of memory that it shares between processes; it was left alone",
+            expected=f"at most {MOST_SHARED / 1e9:.1f} GB, of which a copy is kept meanwhile",
+            mend="Give data= a list of batches",
+        )
+    before = [each.copy() for each in shared]
+    try:
+        yield
+    finally:
+        for now, then in zip(shared, before, strict=True):
+            if not np.array_equal(now, then):
+                now[:] = then
 
 
 def _run_here(work: _Work, prepare: Prepare, generators: Sequence[torch.Generator]) -> Iterator[Any]:

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.export.graph_signature import InputKind
 
 from landscape_hooks.errors import ObjectiveError
-from landscape_hooks.objective.copies import WAY_OUT
 from landscape_hooks.objective.graph.graph import DEVICE, Input, LossGraph, Node, Ref
 from landscape_hooks.objective.graph.operations import ARITHMETIC_NAME
+from landscape_hooks.objective.live.copies import WAY_OUT
 
 # assertions about shapes that tracing leaves behind: they compute nothing
 _ASSERTIONS = ("_assert", "sym_constrain_range", "_check")
