@@ -30,7 +30,7 @@ from landscape_hooks.store.run import (
     writes,
 )
 from landscape_hooks.trajectory.parameters import ParameterLayout
-from landscape_hooks.trajectory.part import Part, disagreements
+from landscape_hooks.trajectory.rows.part import Part, disagreements
 from landscape_hooks.trajectory.sharding import Piece, Ranks, ShardLayout, is_sharded
 from landscape_hooks.trajectory.trajectory import Trajectory
 from landscape_hooks.trajectory.writer import TrajectoryWriter
