@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from landscape_hooks.trajectory.modules import copy_into, real_view
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -89,7 +90,8 @@ class BackgroundWriter:
         self._files, values = writer.staging(depth, _pinned if pinned else None)
         kind = getattr(torch, writer.dtypes[1])
         buffers = torch.zeros((depth, buffer_layout.size), dtype=kind, pin_memory=pinned)
-        self._rings = (torch.from_numpy(values), buffers)
+        self._weights = values
+        self._rings = (_as_torch(values, writer.dtypes[0]), buffers)
         self._streams: dict[torch.device, Any] = {}
         self._views: list[Any] = [None] * depth
         self._free = threading.Semaphore(depth)
@@ -231,7 +233,7 @@ class BackgroundWriter:
         for i, s in enumerate(staged):
             rates[i, : len(s.learning_rate)] = s.learning_rate
         return Rows(
-            weights=self._rings[0][part].numpy(),
+            weights=self._weights[part],
             files=self._files[part],
             buffers=self._rings[1][part].numpy(),
             scalars={name: [getattr(s, name) for s in staged] for name in ("step", "epoch", "loss", "wall_time")},
@@ -250,10 +252,22 @@ def copy_alone(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor])
     for target, source in zip(targets, sources, strict=True):
         plain = type(source) in PLAIN and source.device.type == "cpu" and source.is_contiguous()
         if plain and source.dtype == target.dtype:
-            np.copyto(target.numpy(), source.detach().numpy())
+            np.copyto(*(_plain(tensor.detach()) for tensor in (target, source)))
         else:
             rest.append((target, source))
     copy_into([target for target, _ in rest], [source for _, source in rest])
+
+
+def _as_torch(values: NDArray[Any], kind: str) -> torch.Tensor:
+    """Rows as torch writes into them: the bits of bfloat16, which NumPy lacks, as such numbers."""
+    if kind != "bfloat16":
+        return torch.from_numpy(values)
+    return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+
+
+def _plain(tensor: torch.Tensor) -> NDArray[Any]:
+    """A tensor's memory as NumPy copies it: numbers of types that it lacks as their bits."""
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def copy_from_cuda(

@@ -24,12 +24,14 @@ from landscape_hooks.store.run import (
     create_run,
     durable_store,
     finish_creation,
+    format_of,
     free_bytes,
     open_run,
     prepare,
     writes,
 )
 from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.rows import bits
 from landscape_hooks.trajectory.rows.part import Part, disagreements
 from landscape_hooks.trajectory.sharding import Piece, Ranks, ShardLayout, is_sharded
 from landscape_hooks.trajectory.trajectory import Trajectory
@@ -97,7 +99,7 @@ def open_for(
         if resumed:
             root = open_run(target, mode="r+")
             _check_same(root, layout, buffer_layout)
-            writer = _reopen(root, plan, storage, storage.dtype or layout.dtype)
+            writer = _reopen(root, plan, storage, _row_dtype(root, layout, storage))
         else:
             root, writer = _create(model, store, target, layout, buffer_layout, plan, storage)
     except BaseException:
@@ -131,7 +133,7 @@ def _create(
 
 def _say_size(store: Any, plan: Schedule, layout: Any, buffer_layout: Any, storage: Storage) -> None:
     """Log how large the run is going to be; warn where the disk is too small for it."""
-    width = np.dtype(storage.dtype or layout.dtype).itemsize
+    width = bits.stored_dtype(storage.dtype or layout.row_dtype).itemsize
     snapshot = layout.size * width + buffer_layout.size * np.dtype(buffer_layout.dtype).itemsize
     most = plan.limit or plan.count
     projected = snapshot * (most or 1)
@@ -188,6 +190,11 @@ def _reopen(root: Any, plan: Schedule, storage: Storage, dtype: str) -> Trajecto
     return writer
 
 
+def _row_dtype(root: Any, layout: ParameterLayout, storage: Storage) -> str:
+    """The type in which a run of the model's is recorded; one of format 1 goes on as it began."""
+    return storage.dtype or (layout.row_dtype if format_of(root) >= 2 else layout.dtype)
+
+
 def _check_same(root: Any, layout: ParameterLayout, buffer_layout: ParameterLayout) -> None:
     for key, mine, kind in (("layout", layout, "parameter"), ("buffer_layout", buffer_layout, "buffer")):
         ParameterLayout.from_json(checked.attribute(root, key, list, "the run"), kind=kind).check(mine)
@@ -231,13 +238,13 @@ def _open_ranks(
 ) -> Opened:
     own = ShardLayout.of_rank(model, whole)
     own_buffers = buffers if ranks.rank == 0 else ParameterLayout((), kind="buffer")
-    dtype = storage.dtype or whole.dtype
     resumed = ranks.all(
         ranks.together(
             lambda: ranks.rank == 0 and _prepare_ranks(store, target, whole, buffers, plan, ranks, if_exists)
         )
     )[0]
     root = open_run(target, mode="r+", creating=True)
+    dtype = _row_dtype(root, whole, storage)
     if resumed:
         writer = ranks.together(lambda: _reopen_shard(root, own, whole, buffers, plan, storage, dtype, ranks))
     else:

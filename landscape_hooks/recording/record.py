@@ -33,7 +33,7 @@ def record(
     counter: Callable[[], int] | None = None,
     on_error: Literal["warn", "raise"] = "warn",
     queue: Literal["block", "drop"] = "block",
-    dtype: Literal["float16", "float32", "float64"] | None = None,
+    dtype: Literal["bfloat16", "float16", "float32", "float64"] | None = None,
     compress: Literal["lz4", "zstd"] | None = None,
     durability: Literal["fsync"] | None = None,
     checksum: bool = False,
@@ -71,8 +71,9 @@ def record(
     queue
         when snapshots come faster than they can be written: wait, or drop (and count) them.
     dtype
-        how weights are stored. Left out: float32, or float64 where the model has float64 parameters. float16 halves
-        the run, at a relative error of 5e-4 (a weight beyond 65504 becomes inf).
+        how weights are stored. Left out: as the model has them, exactly (bfloat16 or float16 where all parameters are
+        of that type, float64 where any is, otherwise float32). float16 halves a run of float32, at a relative error of
+        5e-4 (a weight beyond 65504 becomes inf), bfloat16 at one of 4e-3.
     compress
         lossless, for slow disks: weights shrink by 10 % or so, writing costs more than it saves on fast ones.
     durability
@@ -92,7 +93,7 @@ def record(
     _check_choice("if_exists", if_exists, ("error", "resume", "overwrite"))
     _check_choice("on_error", on_error, ("warn", "raise"))
     _check_choice("queue", queue, ("block", "drop"))
-    _check_choice("dtype", dtype, (None, "float16", "float32", "float64"))
+    _check_choice("dtype", dtype, (None, "bfloat16", "float16", "float32", "float64"))
     _check_choice("compress", compress, (None, *COMPRESSORS))
     _check_choice("durability", durability, (None, "fsync"))
     optimizers = _optimizers(optimizer)

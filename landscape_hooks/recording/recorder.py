@@ -241,7 +241,8 @@ class Recorder:
 
     def _holds_last_snapshot(self) -> bool:
         row = torch.from_numpy(self._writer.last_row())
-        same = torch.equal(self._layouts[0].flatten(self._model).cpu().to(row.dtype), row)
+        stored: torch.dtype = getattr(torch, self._writer.dtypes[0])
+        same = torch.equal(self._layouts[0].flatten(self._model).cpu().to(stored).to(row.dtype), row)
         return all(self._opened.ranks.all(same))
 
     # -- at every step -------------------------------------------------------------------------------------

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _TYPES = ("float64", "float32", "float16", "bfloat16", "complex128", "complex64", "complex32")
 """Floating-point types of parameters that a manifest may name; beside them only torch's float8 and smaller ones."""
 
+_HALVES = {"complex32": "float16", "float8_e5m2": "float16", "float8_e4m3fn": "float16"}
+"""Types whose numbers are numbers of another one."""
+
 
 @dataclass(frozen=True)
 class ParameterEntry:
@@ -139,6 +142,15 @@ class ParameterLayout(Sequence[ParameterEntry]):
     def dtype(self) -> str:
         """The data type the vector needs: float64 where any tensor has 64-bit reals, otherwise float32."""
         return "float64" if any(e.dtype in ("float64", "complex128") for e in self.entries) else "float32"
+
+    @property
+    def row_dtype(self) -> str:
+        """The narrowest type, as torch spells it, that holds every tensor exactly: what a run stores rows in.
+
+        bfloat16 or float16 where all tensors are of that type, float64 where any has 64-bit reals, otherwise float32.
+        """
+        kinds = {_HALVES.get(entry.dtype, entry.dtype) for entry in self.entries}
+        return kinds.pop() if kinds in ({"bfloat16"}, {"float16"}) else self.dtype
 
     # -- between model and vector: two inverse functions -----------------------------------------------
     def flatten(self, model: torch.nn.Module, out: torch.Tensor | None = None) -> torch.Tensor:

@@ -170,8 +170,13 @@ class Trajectory(Sequence[Snapshot]):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The data type that weights are read as: float32 or float64 (weights stored as float16 are widened)."""
+        """The data type that weights are read as: float32 or float64 (halves are widened)."""
         return np.promote_types(self._parts[0].dtype("weights"), np.float32)
+
+    @property
+    def stored_dtype(self) -> str:
+        """The data type in which weights are stored, as torch spells it: float32, float64, float16 or bfloat16."""
+        return self._parts[0].stored_dtype("weights")
 
     @property
     def chunk(self) -> int:
@@ -187,6 +192,11 @@ class Trajectory(Sequence[Snapshot]):
     def stride(self) -> int:
         """Steps between neighbours of a thinned trajectory; 0 where nothing is thinned."""
         return max(part.commit.stride for part in self._parts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights and buffers of all snapshots as they are stored, before any compression."""
+        return sum(part.row_bytes * len(rows) for part, rows in zip(self._parts, self._rows, strict=True))
 
     # -- the matrix, in pieces ------------------------------------------------------------------------
     def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[Any]:

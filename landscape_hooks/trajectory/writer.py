@@ -15,6 +15,7 @@ from landscape_hooks.store.folder import check_there, put_files
 from landscape_hooks.store.rowfiles import SHARD_BYTES, RowFiles, chunking
 from landscape_hooks.store.run import remove_group, writes
 from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.rows import bits
 from landscape_hooks.trajectory.rows.checksum import checksums
 from landscape_hooks.trajectory.rows.commit import Commit
 from landscape_hooks.trajectory.trajectory import SCALARS, _checksum_of
@@ -93,7 +94,7 @@ class TrajectoryWriter:
         if compress is not None:
             compressors = BloscCodec(cname=COMPRESSORS[compress], clevel=5, shuffle=BloscShuffle.bitshuffle)
         config = {"write_empty_chunks": True}
-        kind = np.dtype(dtype or layout.dtype)
+        kind = bits.stored_dtype(dtype or layout.row_dtype)
         short = not slots and layout.size * kind.itemsize <= SHARD_BYTES // 2
         for name, size, stored in (
             ("weights", layout.size, kind),
@@ -105,6 +106,7 @@ class TrajectoryWriter:
                 f"trajectory/{name}",
                 (rows, size),
                 dtype=stored,
+                attributes=bits.attributes_for(stored),
                 chunks=chunks,
                 shards=shards if shards != chunks else None,
                 compressors=compressors if name == "weights" else None,
@@ -131,8 +133,8 @@ class TrajectoryWriter:
 
     @property
     def dtypes(self) -> tuple[str, str]:
-        """Data types in which weights and buffers are stored."""
-        return str(self._arrays["weights"].dtype), str(self._arrays["buffers"].dtype)
+        """Data types in which weights and buffers are stored, as torch spells them."""
+        return bits.name_of(self._arrays["weights"].dtype), str(self._arrays["buffers"].dtype)
 
     @property
     def row_bytes(self) -> int:
@@ -145,17 +147,22 @@ class TrajectoryWriter:
         return min(most, file - self.commit.rows % file) if file > 1 else most
 
     def last_row(self) -> NDArray[Any]:
-        """(D,) weights of the last snapshot."""
-        return self._arrays["weights"][int(self.commit.places[-1])]
+        """(D,) weights of the last snapshot, as numbers."""
+        return bits.numbers_of(self._arrays["weights"][int(self.commit.places[-1])])
 
     def staging(
         self, depth: int, allocate: Callable[[int], NDArray[np.uint8]] | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-        """Memory for `depth` rows of weights that is written as it lies: (files, values); see `RowFiles.staging`."""
+        """Memory for `depth` rows of weights that is written as it lies: (files, values); see `RowFiles.staging`.
+
+        The values of bfloat16 are their bits.
+        """
         return self._files["weights"].staging(depth, allocate)
 
     def append(self, rows: Rows) -> None:
-        """Write some snapshots and commit them together."""
+        """Write some snapshots and commit them together; weights of a run of bfloat16 are given as their bits."""
+        if (rows.weights.dtype == bits.STORED) != bits.holds_bits(self._arrays["weights"]):
+            raise TypeError(f"rows of {rows.weights.dtype} for a run of {self.dtypes[0]}")
         places = self._free(len(rows))
         of_groups = {"learning_rate": rows.learning_rate, "momentum": rows.momentum}
         groups = max(self._groups, *(0 if values is None else values.shape[1] for values in of_groups.values()))

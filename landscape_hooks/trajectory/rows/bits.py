@@ -20,6 +20,16 @@ BFLOAT16 = "bfloat16"
 STORED = np.dtype(np.uint16)
 
 
+def stored_dtype(name: str) -> np.dtype[Any]:
+    """The type in which numbers of a type, as torch spells it, are stored."""
+    return STORED if name == BFLOAT16 else np.dtype(name)
+
+
+def name_of(dtype: np.dtype[Any]) -> str:
+    """The inverse of `stored_dtype`."""
+    return BFLOAT16 if dtype == STORED else str(np.dtype(dtype))
+
+
 def attributes_for(dtype: np.dtype[Any]) -> dict[str, str]:
     """Attributes of an array of rows: uint16 are the bits of bfloat16, other types speak for themselves."""
     return {KEY: BFLOAT16} if dtype == STORED else {}

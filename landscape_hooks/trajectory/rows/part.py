@@ -48,11 +48,21 @@ class Part:
         """Data type of the numbers that a matrix is read as."""
         return bits.dtype_of(checked.array(self._group, name))
 
+    def stored_dtype(self, name: str) -> str:
+        """Data type in which a matrix is stored, as torch spells it."""
+        return bits.name_of(checked.array(self._group, name).dtype)
+
     @property
     def chunk(self) -> int:
         """Neighbouring columns of the weights that are stored, and so best read, together."""
         array = checked.array(self._group, "weights")
         return 1 if reads_directly(array) else int(array.chunks[1])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one snapshot's weights and buffers."""
+        arrays = [checked.array(self._group, name) for name in ("weights", "buffers")]
+        return sum(array.shape[1] * np.dtype(array.dtype).itemsize for array in arrays)
 
     def check_width(self, name: str, width: int, whole: int) -> None:
         """A row of a matrix has `width` numbers, and the files account for a vector of `whole` of them.
