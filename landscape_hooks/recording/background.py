@@ -252,7 +252,7 @@ def copy_alone(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor])
     for target, source in zip(targets, sources, strict=True):
         plain = type(source) in PLAIN and source.device.type == "cpu" and source.is_contiguous()
         if plain and source.dtype == target.dtype:
-            np.copyto(*(_plain(tensor.detach()) for tensor in (target, source)))
+            np.copyto(_plain(target), _plain(source.detach()))
         else:
             rest.append((target, source))
     copy_into([target for target, _ in rest], [source for _, source in rest])

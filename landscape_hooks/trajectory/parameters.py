@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from landscape_hooks.errors import LayoutError
@@ -107,6 +108,12 @@ class ParameterLayout(Sequence[ParameterEntry]):
         Integer buffers (counters, indices) are left alone.
         """
         return cls(_entries(walk(model, "_buffers")), kind="buffer")
+
+    @classmethod
+    def in_order(cls, entries: Sequence[ParameterEntry], *, kind: str = "parameter") -> ParameterLayout:
+        """A layout of these tensors, one after the other, wherever they lay before."""
+        starts = accumulate((entry.size for entry in entries), initial=0)
+        return cls([replace(entry, offset=start) for entry, start in zip(entries, starts, strict=False)], kind=kind)
 
     # -- what it holds --------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -260,6 +267,11 @@ class ParameterLayout(Sequence[ParameterEntry]):
                 raise self._mismatch(f"The model has a {self.kind} '{name}' of shape {list(entry.shape)}", None)
         if self.names != other.names:
             raise self._mismatch(f"The model has the same {self.kind}s in another order", None)
+
+    def check_set(self, other: ParameterLayout) -> None:
+        """As `check`, whatever the order of the tensors is."""
+        known = {entry.name: place for place, entry in enumerate(self.entries)}
+        self.check(type(self)(sorted(other.entries, key=lambda entry: known.get(entry.name, len(known)))))
 
     def _mismatch(self, found: str, shape: Sequence[int] | None) -> LayoutError:
         expected = f"shape {list(shape)}, as recorded" if shape is not None else f"only the {self.kind}s of the run"
