@@ -12,11 +12,11 @@ from landscape_hooks.plane.directions import pca
 from landscape_hooks.plane.moments import project
 from landscape_hooks.store.run import create_run, open_run
 from landscape_hooks.surface.writer import SurfaceWriter
-from landscape_hooks.trajectory.fixed import Fixed
 from landscape_hooks.trajectory.joined import Joined
 from landscape_hooks.trajectory.marks import put_mark
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.rows import bits
+from landscape_hooks.trajectory.rows.fixed import Fixed
 from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
 
 NONE = ParameterLayout((), kind="buffer")

@@ -30,8 +30,8 @@ from landscape_hooks.objective.loss_module import WAY_OUT, LossModule, check_los
 from landscape_hooks.objective.probe import Probe, read_tensor
 from landscape_hooks.objective.rehearsal import rehearse
 from landscape_hooks.store import checked
-from landscape_hooks.trajectory.fixed import Fixed, moving_layout, read_late, still
 from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.rows.fixed import Fixed, moving_layout, read_late, still
 
 Statistics = Literal["running", "batch", "recalibrate"]
 

@@ -1,8 +1,7 @@
-"""Plane: two directions through an origin in weight space; the one place of least squares.
+"""Plane: two directions through an origin in weight space.
 
-In: an origin (D,) and two directions (2, D), from a file of `directions/`. Out: the weights at a coordinate
-pair (for evaluate.py) and the coordinates of weights (the path). Directions need not be orthogonal nor of
-unit length; coordinates are multiples of them, found by least squares.
+In: an origin (D,) and two directions (2, D), from a file of `directions/`. Out: the weights at a pair of coordinates.
+Directions need not be orthogonal nor of unit length; coordinates are multiples of them (`moments.py`).
 """
 
 from __future__ import annotations

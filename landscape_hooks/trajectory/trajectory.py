@@ -1,12 +1,12 @@
-"""Trajectory: the recorded snapshots, read back as a sequence. TrajectoryWriter: how they get into the run.
+"""Trajectory: the recorded snapshots, read back as a sequence.
 
-In: rows of flattened weights and buffers with their step (from the recorder). Out: the group `trajectory`
-of the run, and from it `Snapshot`s and blocks of the weight matrix for whoever analyzes it. A row counts only
-once the commit record, one attribute written last, says so. No torch here: reading needs none.
+In: the group `trajectory` of a run. Out: `Snapshot`s, and blocks of the weight matrix. A row counts only once the
+commit record says so. No torch here: reading needs none.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
@@ -20,10 +20,10 @@ from landscape_hooks.errors import RunError
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import label_of, open_run
 from landscape_hooks.trajectory.doubts import Doubt, read_doubts
-from landscape_hooks.trajectory.fixed import Chosen, Fixed, joined_layout, read_late, still
 from landscape_hooks.trajectory.marks import Mark, read_marks
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.rows.checksum import Damage
+from landscape_hooks.trajectory.rows.fixed import Chosen, Fixed, joined_layout, read_late, still
 from landscape_hooks.trajectory.rows.part import Part
 from landscape_hooks.trajectory.sharding import Piece, Runs
 
@@ -86,6 +86,8 @@ class Trajectory(Sequence[Snapshot]):
         (T, G) momentum of each parameter group (beta 1 of Adam's kind), NaN where there is none or nobody knows.
     wall_times
         (T,) seconds since 1970-01-01 UTC.
+    places
+        (T,) the place of each snapshot in the run, where only some were selected (`select`).
     """
 
     def __init__(self, root: Any, label: str = "") -> None:
@@ -122,6 +124,7 @@ class Trajectory(Sequence[Snapshot]):
         self.learning_rates: NDArray[np.float64] = first["learning_rate"]
         self.wall_times: NDArray[np.float64] = first["wall_time"]
         self.momenta: NDArray[np.float64] = first.get("momentum", np.full_like(self.learning_rates, np.nan))
+        self.places: NDArray[np.intp] = np.arange(len(self.steps))
 
     @classmethod
     def open(cls, store_or_path: Any) -> Trajectory:
@@ -133,6 +136,14 @@ class Trajectory(Sequence[Snapshot]):
             it is not a run, or has no trajectory.
         """
         return cls(open_run(store_or_path), label_of(store_or_path))
+
+    def select(self, places: NDArray[np.intp]) -> Trajectory:
+        """The same run with some of its snapshots: those at `places` (n,), ascending, as they are counted here."""
+        other = copy.copy(self)
+        other._rows = [rows[places] for rows in self._rows]
+        for name in ("steps", "epochs", "losses", "learning_rates", "momenta", "wall_times", "places"):
+            setattr(other, name, getattr(self, name)[places])
+        return other
 
     # -- as a sequence --------------------------------------------------------------------------------
     def __len__(self) -> int:

@@ -14,11 +14,11 @@ from landscape_hooks.store import checked, schema
 from landscape_hooks.store.folder import check_there, put_files
 from landscape_hooks.store.rowfiles import SHARD_BYTES, RowFiles, chunking
 from landscape_hooks.store.run import put_attribute, remove_group, writes
-from landscape_hooks.trajectory.fixed import Bits, Fixed, Late, put_fixed, read_late
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.rows import bits
 from landscape_hooks.trajectory.rows.checksum import checksums
 from landscape_hooks.trajectory.rows.commit import Commit
+from landscape_hooks.trajectory.rows.fixed import Bits, Fixed, Late, put_fixed, read_late
 from landscape_hooks.trajectory.trajectory import SCALARS, _checksum_of
 
 GROWTH = 1024
