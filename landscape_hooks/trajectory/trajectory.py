@@ -358,6 +358,9 @@ class Marks(Mapping[str, Snapshot]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._marks)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._marks  # without reading it
+
     def __getitem__(self, name: str) -> Snapshot:
         parts = self._marks[name]
         owner = self._trajectory

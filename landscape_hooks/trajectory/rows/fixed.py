@@ -51,6 +51,9 @@ class Fixed(Mapping[str, NDArray[Any]]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._place)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._place  # without reading it
+
     def __getitem__(self, name: str) -> NDArray[Any]:
         entry = self.layout.entries[self._place[name]]
         numbers = bits.widened(self.stored(name), entry.dtype)
@@ -120,6 +123,9 @@ class Chosen(Mapping[str, NDArray[Any]]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # without reading it
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self._names:
