@@ -15,9 +15,12 @@ import numpy as np
 import torch
 
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError, RecordingWarning, RunError
-from landscape_hooks.recording.lock import RunLock
+from landscape_hooks.recording.live_loss import LiveLoss, Loss
 from landscape_hooks.recording.schedule import Schedule
+from landscape_hooks.recording.storage import Storage
+from landscape_hooks.recording.watch.rates import Rates
 from landscape_hooks.store import checked
+from landscape_hooks.store.lock import RunLock
 from landscape_hooks.store.run import (
     check_no_run,
     clear,
@@ -37,20 +40,6 @@ from landscape_hooks.trajectory.writer import TrajectoryWriter
 
 log = logging.getLogger(__name__)
 WAY_OUT = "To analyze the run, name the loss: landscape-hooks analyze RUN --objective module:function"
-
-
-@dataclass(frozen=True)
-class Storage:
-    """How a new run stores its rows, and what it stores of the loss. The fields are record()'s arguments."""
-
-    groups: int
-    dtype: str | None = None
-    compress: str | None = None
-    criterion: Any = None
-    objective: Any = None
-    data: Any = None
-    samples: int = 1024
-    checksum: bool = False
 
 
 @dataclass(frozen=True)

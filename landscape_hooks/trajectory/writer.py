@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,32 +16,17 @@ from landscape_hooks.store.rowfiles import SHARD_BYTES, RowFiles, chunking
 from landscape_hooks.store.run import remove_group, writes
 from landscape_hooks.trajectory.checksum import checksums
 from landscape_hooks.trajectory.commit import Commit
+from landscape_hooks.trajectory.marks import put_mark
 from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.staging import Allocate, Rows, Staging
 from landscape_hooks.trajectory.trajectory import SCALARS, _checksum_of
 
 GROWTH = 1024
 
 
+__all__ = ["COMPRESSORS", "Rows", "TrajectoryWriter"]
+
 COMPRESSORS: dict[str, Any] = {"lz4": BloscCname.lz4, "zstd": BloscCname.zstd}
-
-
-@dataclass
-class Rows:
-    """Snapshots to be written together: weights (n, D), buffers (n, B), and the scalars of each.
-
-    `tail` says that the last of them is off the schedule; `files` is the staging memory of `weights`, if they
-    lie in such memory (`TrajectoryWriter.staging`).
-    """
-
-    weights: NDArray[Any]
-    buffers: NDArray[Any]
-    scalars: Mapping[str, Sequence[float]]
-    learning_rate: NDArray[np.float64]
-    tail: bool = False
-    files: NDArray[np.uint8] | None = None
-
-    def __len__(self) -> int:
-        return len(self.weights)
 
 
 class TrajectoryWriter:
@@ -142,11 +127,19 @@ class TrajectoryWriter:
         """(D,) weights of the last snapshot."""
         return self._arrays["weights"][int(self.commit.places[-1])]
 
-    def staging(
-        self, depth: int, allocate: Callable[[int], NDArray[np.uint8]] | None = None
-    ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-        """Memory for `depth` rows of weights that is written as it lies: (files, values); see `RowFiles.staging`."""
-        return self._files["weights"].staging(depth, allocate)
+    def first_row(self) -> NDArray[Any]:
+        """(D,) weights of the first snapshot."""
+        return self._arrays["weights"][int(self.commit.places[0])]
+
+    def mark(
+        self, name: str, weights: NDArray[Any], buffers: NDArray[Any], scalars: Mapping[str, float]
+    ) -> None:
+        """Write a named snapshot beside the path."""
+        put_mark(self._root, name, weights, buffers, **{**scalars, "step": int(scalars["step"])})
+
+    def staging(self, depth: int, allocate: Allocate | None = None) -> Staging:
+        """Memory for `depth` snapshots, which is written as it lies."""
+        return Staging(depth, self._files["weights"], self._arrays["buffers"], allocate)
 
     def append(self, rows: Rows) -> None:
         """Write some snapshots and commit them together."""
