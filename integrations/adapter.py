@@ -98,6 +98,8 @@ class Recording:
                     return
                 except LandscapeError as error:
                     troubles.append(str(error))
+                except Exception as error:  # what the user's own code raises; the next loss may do
+                    troubles.append(f"{type(error).__name__}: {error}")
         except Exception as error:  # the trainer's or the user's own code, run earlier than they expect
             troubles.append(f"{type(error).__name__}: {error}")
         why = troubles[0] if troubles else "The trainer shows no loss and no data."

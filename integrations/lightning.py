@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -136,9 +136,8 @@ class StepLoss:
         model.log = lambda name, value, *_, **__: logged.update({name: value})
         model.log_dict = lambda values, *_, **__: logged.update(values)
         step = getattr(model, self.step)
-        takes_index = "batch_idx" in inspect.signature(step).parameters
         try:
-            returned = step(batch, *((0,) if takes_index else ()), *self._more)
+            returned = step(*_by_position(step, batch, 0, *self._more))
         finally:
             del model.log, model.log_dict
         loss = _named_loss(logged) if self.step == "validation_step" else None
@@ -147,6 +146,17 @@ class StepLoss:
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             raise ObjectiveError(f"{self.step} neither logs nor returns a loss", expected="one number a batch")
         return loss.reshape(())
+
+
+def _by_position(step: Any, *given: Any) -> Sequence[Any]:
+    """As many of batch, number of the batch and number of the loader as a step takes; Lightning goes by position.
+
+    A step that takes the batch alone may do so; what one with `*args` takes is all of them.
+    """
+    parameters = inspect.signature(step).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return given
+    return given[: sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)]
 
 
 def _named_loss(logged: dict[str, Any]) -> Any:

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.objective.copies import WAY_OUT
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.kernels import GraphKernel, Kernel, ModuleKernel
-from landscape_hooks.objective.loss_module import WAY_OUT, LossModule, check_loss
+from landscape_hooks.objective.loss_module import LossModule, check_loss
 from landscape_hooks.objective.probe import Probe, read_tensor
 from landscape_hooks.objective.rehearsal import rehearse
 from landscape_hooks.store import checked

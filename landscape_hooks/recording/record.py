@@ -95,12 +95,12 @@ def record(
     loss = Loss(criterion, objective, data, samples)
     if if_exists != "error":
         at_exit.close_of(store)
-    opened, live = open_for(module, store, plan, storage, loss, optimizers, if_exists=if_exists)
+    opened = open_for(module, store, plan, storage, loss, optimizers, if_exists=if_exists)
     recorder = Recorder(
         module, optimizers, plan, opened,
         counter=counter, storage=storage, address=store, keep_model=module is not model or not optimizers,
     )  # fmt: skip
-    recorder.keep(live)
+    recorder.keep(opened.live)
     try:
         recorder.begin(step)
     except BaseException:

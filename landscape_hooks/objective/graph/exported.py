@@ -53,7 +53,10 @@ def graph_of(program: torch.export.ExportedProgram, names: Mapping[str, str]) ->
             constants[key] = value.detach().clone()
             inputs.append(Input(str(name), "constant", key))
     nodes, outputs = _convert(program.graph_module)
-    return LossGraph(inputs, nodes, outputs), constants
+    try:
+        return LossGraph(inputs, nodes, outputs), constants
+    except ValueError as error:  # an operation that draws numbers, or reaches outside the tensors it is given
+        raise ObjectiveError(f"The loss cannot be stored: {error}", expected="operations without chance") from error
 
 
 def _convert(module: torch.fx.GraphModule) -> tuple[list[Node], list[Any]]:
