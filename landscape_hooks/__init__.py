@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from landscape_hooks.surface.report import random_walk_ratio as random_walk_ratio
     from landscape_hooks.surface.surface import Path as Path
     from landscape_hooks.surface.surface import Surface as Surface
-    from landscape_hooks.trajectory.checksum import Damage as Damage
     from landscape_hooks.trajectory.parameters import ParameterEntry as ParameterEntry
     from landscape_hooks.trajectory.parameters import ParameterLayout as ParameterLayout
+    from landscape_hooks.trajectory.rows.checksum import Damage as Damage
     from landscape_hooks.trajectory.trajectory import Snapshot as Snapshot
     from landscape_hooks.trajectory.trajectory import Trajectory as Trajectory
     from landscape_hooks.viewer.offscreen import render as render
@@ -46,7 +46,7 @@ _HOME = {
     "Snapshot": "trajectory.trajectory",
     "ParameterLayout": "trajectory.parameters",
     "ParameterEntry": "trajectory.parameters",
-    "Damage": "trajectory.checksum",
+    "Damage": "trajectory.rows.checksum",
     "Objective": "objective.objective",
     "Evaluation": "objective.objective",
     "analyze": "analysis.analyze",

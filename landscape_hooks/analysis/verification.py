@@ -26,8 +26,8 @@ from landscape_hooks.store import checked
 from landscape_hooks.store.run import open_run
 from landscape_hooks.surface import surface
 from landscape_hooks.surface.surface import Surface
-from landscape_hooks.trajectory.checksum import Damage
 from landscape_hooks.trajectory.joined import Joined
+from landscape_hooks.trajectory.rows.checksum import Damage
 from landscape_hooks.trajectory.trajectory import Trajectory
 
 POINTS = 10

@@ -35,6 +35,7 @@ from landscape_hooks.recording.watch.glance import Glance
 from landscape_hooks.recording.watch.iteration import Iterations
 from landscape_hooks.recording.watch.loading import Loading
 from landscape_hooks.recording.watch.rates import Rates, number
+from landscape_hooks.trajectory.marks import check_name
 from landscape_hooks.trajectory.modules import unwrap
 
 _PENDING = -1
@@ -151,8 +152,6 @@ class Recorder:
         LandscapeError
             the name is no path component of letters, digits and . _ -.
         """
-        from landscape_hooks.trajectory.marks import check_name
-
         check_name(name)
         if self._active and os.getpid() == self._process:
             self._guarded(self._mark, name)

@@ -6,7 +6,7 @@ commit record says so. No torch here: reading needs none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
 from typing import Any
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import RunError
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import label_of, open_run
-from landscape_hooks.trajectory.checksum import Damage
+from landscape_hooks.trajectory.doubts import Doubt, read_doubts
+from landscape_hooks.trajectory.marks import Mark, read_marks
 from landscape_hooks.trajectory.parameters import ParameterLayout
-from landscape_hooks.trajectory.part import Part
+from landscape_hooks.trajectory.rows.checksum import Damage
+from landscape_hooks.trajectory.rows.part import Part
 from landscape_hooks.trajectory.sharding import Piece, Runs
 
 SCALARS = ("step", "epoch", "loss", "wall_time")
@@ -44,6 +46,8 @@ class Snapshot:
         (G,) learning rate of each parameter group, as used for this step.
     wall_time
         seconds since 1970-01-01 UTC.
+    momentum
+        (G,) momentum of each parameter group, or beta 1 of Adam's kind; NaN where there is none or nobody knows.
     """
 
     step: int
@@ -53,6 +57,7 @@ class Snapshot:
     epoch: float
     learning_rate: NDArray[np.float64]
     wall_time: float
+    momentum: NDArray[np.float64]
 
 
 class Trajectory(Sequence[Snapshot]):
@@ -72,6 +77,8 @@ class Trajectory(Sequence[Snapshot]):
         (T,) as logged by the training loop, NaN where nothing was.
     learning_rates
         (T, G) learning rate of each parameter group.
+    momenta
+        (T, G) momentum of each parameter group (beta 1 of Adam's kind), NaN where there is none or nobody knows.
     wall_times
         (T,) seconds since 1970-01-01 UTC.
     """
@@ -101,6 +108,7 @@ class Trajectory(Sequence[Snapshot]):
         self.losses: NDArray[np.float64] = first["loss"]
         self.learning_rates: NDArray[np.float64] = first["learning_rate"]
         self.wall_times: NDArray[np.float64] = first["wall_time"]
+        self.momenta: NDArray[np.float64] = first.get("momentum", np.full_like(self.learning_rates, np.nan))
 
     @classmethod
     def open(cls, store_or_path: Any) -> Trajectory:
@@ -131,6 +139,7 @@ class Trajectory(Sequence[Snapshot]):
             epoch=float(self.epochs[place]),
             learning_rate=self.learning_rates[place],
             wall_time=float(self.wall_times[place]),
+            momentum=self.momenta[place],
         )
 
     def snapshots(self, numbers: Sequence[int]) -> Iterator[Snapshot]:
@@ -193,18 +202,36 @@ class Trajectory(Sequence[Snapshot]):
         if not self._runs:
             found = self._parts[0].matrix("weights", self._rows[0][wanted], columns)
             return found.astype(self.dtype, copy=False)
+        read = [partial(part.matrix, "weights", own[wanted]) for part, own in zip(self._parts, self._rows, strict=True)]
+        return self._gathered(len(wanted), read, columns)
+
+    def _gathered(self, count: int, reads: Sequence[Callable[[slice], NDArray[Any]]], columns: slice) -> NDArray[Any]:
+        """(count, c) what `reads`, one for each rank, give of its rows, put together."""
         start, stop, stride = columns.indices(self.layout.size)
-        found = np.full((len(wanted), max(0, stop - start)), np.nan, dtype=self.dtype)
+        found = np.full((count, max(0, stop - start)), np.nan, dtype=self.dtype)
         for first in range(start, stop, PIECE):  # what is read of a shard is not as large as the shard
             last = min(first + PIECE, stop)
-            for part, own, runs in zip(self._parts, self._rows, self._runs, strict=True):
-                read = partial(part.matrix, "weights", own[wanted])
+            for read, runs in zip(reads, self._runs, strict=True):
                 runs.scatter(found[:, first - start : last - start], first, last, read)
         return found[:, ::stride]
 
     def buffers(self, rows: slice = slice(None)) -> NDArray[Any]:
         """(n, B) buffers of some snapshots (of a sharded training: those of the first rank)."""
         return self._parts[0].matrix("buffers", self._rows[0][np.arange(len(self))[rows]], slice(None))
+
+    # -- beside the path --------------------------------------------------------------------------------
+    @cached_property
+    def marks(self) -> Mapping[str, Snapshot]:
+        """Named snapshots beside the path, by name; of a sharded training those that every rank has written.
+
+        Their weights are read when one is asked for. They are no part of the sequence.
+        """
+        return Marks(self)
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """What the run cannot vouch for, as of now; see `landscape_hooks.trajectory.doubts`."""
+        return read_doubts(checked.fresh(self.root))
 
     # -- whether it is still what was recorded ---------------------------------------------------------------
     @property
@@ -230,6 +257,65 @@ class Trajectory(Sequence[Snapshot]):
             damages = part.damages(rows)
             found += [replace(damage, rank=rank) for damage in damages] if self._runs else damages
         return sorted(found, key=lambda damage: (damage.index, damage.rank or 0))
+
+
+class Marks(Mapping[str, Snapshot]):
+    """The named snapshots of a trajectory, each read when it is asked for."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        self._trajectory = trajectory
+        self._owners = [checked.group(trajectory.root, f"ranks/{rank}") for rank in range(len(trajectory._runs))]
+        of_ranks = [read_marks(owner) for owner in self._owners or [trajectory.root]]
+        found = {name: [marks[name] for marks in of_ranks if name in marks] for name in of_ranks[0]}
+        # a rank may be ahead of the others, or was killed: a mark is what all of them took at the same step
+        self._marks = {
+            name: parts
+            for name, parts in found.items()
+            if len(parts) == len(of_ranks) and len({part.step for part in parts}) == 1
+        }
+        for parts in self._marks.values():
+            self._check(parts)
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._marks)
+
+    def __getitem__(self, name: str) -> Snapshot:
+        parts = self._marks[name]
+        owner = self._trajectory
+        if owner.sharded:
+            reads = [partial(_row_of, part) for part in parts]
+            weights = owner._gathered(1, reads, slice(None))[0]
+        else:
+            weights = parts[0].weights().astype(owner.dtype, copy=False)
+        groups = owner.learning_rates.shape[1]
+        return Snapshot(
+            step=parts[0].step,
+            weights=weights,
+            buffers=parts[0].buffers(),
+            loss=parts[0].loss,
+            epoch=parts[0].epoch,
+            learning_rate=np.full(groups, np.nan),
+            wall_time=parts[0].wall_time,
+            momentum=np.full(groups, np.nan),
+        )
+
+    def _check(self, parts: list[Mark]) -> None:
+        owner = self._trajectory
+        widths = [runs.size for runs in owner._runs] or [owner.layout.size]
+        for part, width in zip(parts, widths, strict=True):
+            if part.size != width:
+                raise checked.damaged(f"The mark '{part.name}' has {part.size} weights", expected=str(width))
+        if parts[0].buffer_size != owner.buffer_layout.size:
+            raise checked.damaged(
+                f"The mark '{parts[0].name}' has {parts[0].buffer_size} buffers", expected=str(owner.buffer_layout.size)
+            )
+
+
+def _row_of(mark: Mark, columns: slice) -> NDArray[Any]:
+    return mark.weights(columns)[None]
 
 
 def _checksum_of(group: Any) -> tuple[str, ...]:

@@ -14,10 +14,10 @@ from landscape_hooks.store import checked, schema
 from landscape_hooks.store.folder import check_there, put_files
 from landscape_hooks.store.rowfiles import SHARD_BYTES, RowFiles, chunking
 from landscape_hooks.store.run import remove_group, writes
-from landscape_hooks.trajectory.checksum import checksums
-from landscape_hooks.trajectory.commit import Commit
 from landscape_hooks.trajectory.marks import put_mark
 from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.rows.checksum import checksums
+from landscape_hooks.trajectory.rows.commit import Commit
 from landscape_hooks.trajectory.staging import Allocate, Rows, Staging
 from landscape_hooks.trajectory.trajectory import SCALARS, _checksum_of
 
@@ -25,6 +25,10 @@ GROWTH = 1024
 
 
 __all__ = ["COMPRESSORS", "Rows", "TrajectoryWriter"]
+
+OF_GROUPS = ("learning_rate", "momentum")
+"""Columns with one number for every parameter group; a run of format 1 has only the first."""
+
 
 COMPRESSORS: dict[str, Any] = {"lz4": BloscCname.lz4, "zstd": BloscCname.zstd}
 
@@ -38,7 +42,7 @@ class TrajectoryWriter:
         # is safe, but a row of NaNs (a diverged training) would be left out of the store.
         self._arrays = {
             name: checked.array(self._group, name).with_config({"write_empty_chunks": True})
-            for name in ("weights", "buffers", "learning_rate", *SCALARS, *_checksum_of(self._group))
+            for name in ("weights", "buffers", *_of_groups(self._group), *SCALARS, *_checksum_of(self._group))
         }
         self.commit = Commit.read(self._group)
         self.slots = checked.whole(self._group.attrs.get("slots", 0), "The number of slots")
@@ -92,14 +96,15 @@ class TrajectoryWriter:
             )
         for name in (*SCALARS, *(("checksum",) if checksum else ())):
             schema.create(root, f"trajectory/{name}", (rows,), chunks=(rows,), compressors=None, config=config)
-        schema.create(
-            root,
-            "trajectory/learning_rate",
-            (rows, groups),
-            chunks=(rows, max(1, groups)),
-            compressors=None,
-            config=config,
-        )
+        for name in OF_GROUPS:
+            schema.create(
+                root,
+                f"trajectory/{name}",
+                (rows, groups),
+                chunks=(rows, max(1, groups)),
+                compressors=None,
+                config=config,
+            )
         Commit(order=() if slots else None).write(root["trajectory"])
         return cls(root)
 
@@ -144,11 +149,14 @@ class TrajectoryWriter:
     def append(self, rows: Rows) -> None:
         """Write some snapshots and commit them together."""
         places = self._free(len(rows))
-        self._grow(max(places) + 1, rows.learning_rate.shape[1])
+        of_groups = {"learning_rate": rows.learning_rate, "momentum": rows.momentum}
+        groups = max(self._groups, *(0 if values is None else values.shape[1] for values in of_groups.values()))
+        self._grow(max(places) + 1, groups)
         check_there(self._group.store)
         puts = self._files["weights"].put(places, rows.weights, rows.files)
         puts += self._files["buffers"].put(places, rows.buffers)
-        puts += self._files["learning_rate"].put(places, rows.learning_rate)
+        for name in _of_groups(self._group):
+            puts += self._files[name].put(places, _widened(of_groups[name], len(rows), groups))
         for name in SCALARS:
             puts += self._files[name].put(places, np.asarray(rows.scalars[name]))
         if "checksum" in self._files:
@@ -157,6 +165,11 @@ class TrajectoryWriter:
         order = None if self.commit.order is None else (*self.commit.order, *places)
         self._set(replace(self.commit, rows=self.commit.rows + len(rows), order=order, tail=rows.tail))
         self.steps += [int(step) for step in rows.scalars["step"]]
+
+    @property
+    def _groups(self) -> int:
+        """Parameter groups that there is room for."""
+        return int(self._arrays["learning_rate"].shape[1])
 
     def _checksums(self, rows: Rows) -> NDArray[np.uint32]:
         weights = rows.weights.astype(self._arrays["weights"].dtype, copy=False)
@@ -221,9 +234,10 @@ class TrajectoryWriter:
         have = min(array.shape[0] for array in self._arrays.values())  # a kill may have come between two of them
         if rows > have:
             self._resize(max(rows, 2 * have))
-        rates = self._arrays["learning_rate"]
-        if groups > rates.shape[1]:
-            rates.resize((rates.shape[0], groups))
+        for name in _of_groups(self._group):
+            rates = self._arrays[name]
+            if groups > rates.shape[1]:
+                rates.resize((rates.shape[0], groups))
 
     def _resize(self, rows: int) -> None:
         check_there(self._group.store)
@@ -235,3 +249,15 @@ class TrajectoryWriter:
         check_there(self._group.store)
         commit.write(self._group)
         self.commit = commit
+
+
+def _widened(values: NDArray[np.float64] | None, count: int, groups: int) -> NDArray[np.float64]:
+    """(count, groups) numbers, NaN where there are none."""
+    wide = np.full((count, groups), np.nan)
+    if values is not None:
+        wide[:, : values.shape[1]] = values
+    return wide
+
+
+def _of_groups(group: Any) -> tuple[str, ...]:
+    return tuple(name for name in OF_GROUPS if name == "learning_rate" or checked.has(group, name))

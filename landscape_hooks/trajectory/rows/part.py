@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import DamagedRunError, RunError
 from landscape_hooks.store import checked
 from landscape_hooks.store.rowfiles import read_rows, reads_directly
-from landscape_hooks.trajectory.checksum import Damage, checksums
-from landscape_hooks.trajectory.commit import Commit
+from landscape_hooks.trajectory.rows import bits
+from landscape_hooks.trajectory.rows.checksum import Damage, checksums
+from landscape_hooks.trajectory.rows.commit import Commit
 
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "wall_time")
+ADDED = ("momentum",)
+"""Columns that runs of format 1 do not have."""
 VERIFY_BYTES = 2**26
 
 
@@ -33,7 +36,8 @@ class Part:
         while True:  # a recorder may thin out between the readings; then all are done again
             self.commit = Commit.read(group)
             self._places = self.commit.places
-            self.columns: dict[str, NDArray[Any]] = {name: self._column(name) for name in COLUMNS}
+            known = (*COLUMNS, *(name for name in ADDED if checked.has(group, name)))
+            self.columns: dict[str, NDArray[Any]] = {name: self._column(name) for name in known}
             if Commit.read(group).generation == self.commit.generation:
                 break
         self.steps: NDArray[np.int64] = self.columns["step"]
@@ -41,8 +45,8 @@ class Part:
             raise checked.damaged("The steps of the snapshots do not ascend")
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Data type in which a matrix is stored."""
-        return np.dtype(checked.array(self._group, name).dtype)
+        """Data type of the numbers that a matrix is read as."""
+        return bits.dtype_of(checked.array(self._group, name))
 
     @property
     def chunk(self) -> int:
@@ -61,7 +65,7 @@ class Part:
         array = checked.array(self._group, name)
         if array.shape[1] != width:
             raise checked.damaged(f"The rows of '{name}' have {array.shape[1]} numbers", expected=f"{width}, as listed")
-        checked.afford(array, whole * np.dtype(array.dtype).itemsize, name)
+        checked.afford(array, whole * bits.dtype_of(array).itemsize, name)
 
     def matrix(self, name: str, rows: NDArray[np.intp], columns: slice) -> NDArray[Any]:
         """(n, c) of `weights` or `buffers`; the rows counted as committed, the columns as stored.
@@ -71,6 +75,10 @@ class Part:
         RunError
             a writer has replaced one of these rows since the part was opened.
         """
+        return bits.numbers_of(self._stored(name, rows, columns))
+
+    def _stored(self, name: str, rows: NDArray[np.intp], columns: slice) -> NDArray[Any]:
+        """As `matrix`, in the type in which it is stored."""
         array = self._array(name)
         start, stop, stride = columns.indices(array.shape[1])
         places = self._places[rows]
@@ -119,7 +127,7 @@ class Part:
 
     def _differing(self, rows: NDArray[np.intp], expected: NDArray[np.uint32], indices: range) -> list[Damage]:
         these = rows[indices.start : indices.stop]
-        weights, buffers = (self.matrix(name, these, slice(None)) for name in ("weights", "buffers"))
+        weights, buffers = (self._stored(name, these, slice(None)) for name in ("weights", "buffers"))
         found = checksums(self.steps[these], weights, buffers)
         return [
             Damage(i, int(self.steps[rows[i]]), int(expected[i]), int(value))
