@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from landscape_hooks.analysis.verification import Verification as Verification
     from landscape_hooks.analysis.verification import verify as verify
     from landscape_hooks.errors import LandscapeError as LandscapeError
+    from landscape_hooks.errors import RecordingWarning as RecordingWarning
     from landscape_hooks.export.figure import contour_figure as contour_figure
     from landscape_hooks.export.figure import loss_figure as loss_figure
     from landscape_hooks.export.figure import surface_figure as surface_figure
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from landscape_hooks.objective.objective import Objective as Objective
     from landscape_hooks.recording.record import record as record
     from landscape_hooks.recording.recorder import Recorder as Recorder
+    from landscape_hooks.recording.schedule import AtSteps as AtSteps
+    from landscape_hooks.recording.schedule import Every as Every
+    from landscape_hooks.recording.schedule import LogSpaced as LogSpaced
+    from landscape_hooks.recording.schedule import Schedule as Schedule
+    from landscape_hooks.recording.schedule import Thinning as Thinning
+    from landscape_hooks.recording.schedule import When as When
+    from landscape_hooks.recording.storage import Storage as Storage
     from landscape_hooks.surface.report import random_walk_ratio as random_walk_ratio
     from landscape_hooks.surface.surface import Path as Path
     from landscape_hooks.surface.surface import Surface as Surface
@@ -42,6 +50,13 @@ if TYPE_CHECKING:
 _HOME = {
     "record": "recording.record",
     "Recorder": "recording.recorder",
+    "Storage": "recording.storage",
+    "Schedule": "recording.schedule",
+    "Every": "recording.schedule",
+    "AtSteps": "recording.schedule",
+    "LogSpaced": "recording.schedule",
+    "When": "recording.schedule",
+    "Thinning": "recording.schedule",
     "Trajectory": "trajectory.trajectory",
     "Snapshot": "trajectory.trajectory",
     "ParameterLayout": "trajectory.parameters",
@@ -66,6 +81,7 @@ _HOME = {
     "view": "viewer.window",
     "Look": "viewer.replay.look",
     "LandscapeError": "errors",
+    "RecordingWarning": "errors",
 }
 
 __all__ = ["__version__", *_HOME]
