@@ -21,7 +21,7 @@ from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
 from landscape_hooks.evaluation import calibration, engines
 from landscape_hooks.evaluation.evaluate import check_repeatable, evaluate, evaluate_path
 from landscape_hooks.evaluation.plan import Plan
-from landscape_hooks.evaluation.plane_loss import POLICIES, PlaneLoss, buffer_directions
+from landscape_hooks.evaluation.plane_loss import POLICIES, PlaneLoss, buffer_directions, moving_buffers
 from landscape_hooks.evaluation.sources import (
     Sources,
     check_fits,
@@ -195,6 +195,7 @@ def analyze(
             "precision": precision,
             "line": line,
             "adaptive": adaptive,
+            "moving_buffers": moving_buffers(target, joined.parts),
         }
         vectors = {"origin": found.origin, "directions": found.vectors}
         others = {

@@ -17,9 +17,10 @@ BETWEEN = "  ·  "
 
 
 def caption(surface: Surface, height: Height) -> str:
-    """What defines the picture, in one line: the BatchNorm policy, the samples, what is interpolated, the height."""
+    """What defines the picture, in one line: the policy of the buffers, the samples, the interpolation, the height."""
     policy = surface.attrs.get("batch_norm")
     parts = [f"BatchNorm: {policy}" if policy not in (None, "", "none") else "no running statistics"]
+    parts += ["other buffers: the origin's"] if surface.moving_buffers else []
     if surface.attrs.get("samples"):
         parts.append(f"{surface.attrs['samples']} probe samples")
     parts += [said] if (said := surface.said_of_interpolation()) else []

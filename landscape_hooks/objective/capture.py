@@ -23,7 +23,7 @@ from landscape_hooks.errors import DataError, ObjectiveError, RecordingWarning
 from landscape_hooks.objective.graph.exported import graph_of
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.copies import WAY_OUT
-from landscape_hooks.objective.loss_module import LossModule, check_loss
+from landscape_hooks.objective.loss_module import LossModule, Unrecorded, check_loss
 from landscape_hooks.objective.probe import Group, Probe, write_tensor
 from landscape_hooks.store import schema
 from landscape_hooks.store.run import remove_group, writes
@@ -59,10 +59,10 @@ def capture(
     """
     check_arguments(criterion, objective, data, samples)
     probe, rebuild = Probe.collect(data, samples)
-    graph, constants, probe, attrs = trace(model, criterion, objective, probe, rebuild)
+    graph, constants, probe, attrs, unrecorded = trace(model, criterion, objective, probe, rebuild)
     write_objective(root, graph, constants, probe, attrs)
-    if attrs["unrecorded"]:
-        warnings.warn(RecordingWarning(_said_of_unrecorded(attrs["unrecorded"], criterion)), stacklevel=3)
+    if unrecorded:
+        warnings.warn(RecordingWarning(_said_of_unrecorded(unrecorded)), stacklevel=3)
 
 
 def check_arguments(criterion: Any, objective: Any, data: Any, samples: int) -> None:
@@ -81,15 +81,20 @@ def check_arguments(criterion: Any, objective: Any, data: Any, samples: int) -> 
                         expected="a DataLoader, an iterable of batches, one batch, or a dataset")  # fmt: skip
 
 
-def _said_of_unrecorded(names: Sequence[str], criterion: Any) -> str:
+def _said_of_unrecorded(found: Sequence[Unrecorded]) -> str:
     """The warning about parameters that the loss has beside the model's."""
+    names = [each.name for each in found]
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    roots = sorted({name.partition(".")[0] for name in names if "." in name and "[" not in name.partition(".")[0]})
-    line = f"record([model, {', '.join(roots)}], ...)" if roots else "record([model, the module that holds them], ...)"
+    modules = list(dict.fromkeys(each.module for each in found if each.module))
+    ways = [f"record them too, record([model, {', '.join(modules)}], ...)"] if modules else []
+    if any(each.inside for each in found):
+        ways.append("register in the model what it holds unregistered (nn.Parameter, nn.ModuleList)")
+    if any(not each.module and not each.inside for each in found):
+        ways.append("make a tensor an nn.Parameter of a module that is recorded")
     return (
-        f"The loss has parameters that are not the model's: {shown}. They are stored as they are now. If they are "
-        f"trained, the stored loss is not the training's: record them too, {line}. If they are not, "
-        "requires_grad_(False) on them says so."
+        f"The loss has parameters that are not the recorded model's: {shown}. The run stores them as they are now, so "
+        f"where they are trained the stored loss is not the training's. Either {'; or '.join(ways)}; or, where they "
+        "are not trained, say so with requires_grad_(False)."
     )
 
 
@@ -99,8 +104,8 @@ def trace(
     objective: Callable[..., Any] | None,
     probe: Probe,
     rebuild: Callable[[Sequence[Tensor]], Any],
-) -> tuple[LossGraph, dict[str, Tensor], Probe, dict[str, Any]]:
-    """The loss graph, its constants, the samples it takes and its attributes."""
+) -> tuple[LossGraph, dict[str, Tensor], Probe, dict[str, Any], list[Unrecorded]]:
+    """The loss graph, its constants, the samples it takes, its attributes, and what it has beside the model."""
     with _nothing_moves():
         module, names = LossModule.of(model, criterion, objective, rebuild)
         leaves, size = next(probe.batches())
@@ -113,8 +118,8 @@ def trace(
         mutates = _compare(graph, constants, module, probe, dynamic)
     attrs = {"per_sample": per_sample, "dynamic": dynamic, "mutates": mutates, "loss": _name(criterion, objective),
              "torch": torch.__version__, "samples": probe.samples, "batch_size": probe.batch_size,
-             "unrecorded": module.unrecorded}  # fmt: skip
-    return graph, constants, probe, attrs
+             "unrecorded": [each.name for each in module.unrecorded]}  # fmt: skip
+    return graph, constants, probe, attrs, module.unrecorded
 
 
 @writes
@@ -152,7 +157,12 @@ def _choose(module: LossModule, leaves: Sequence[Tensor], size: int) -> bool:
 def _trouble(module: LossModule, leaves: Sequence[Tensor], error: Exception) -> ObjectiveError:
     """What to say of a loss that raised: what it takes, or what it was called with."""
     said = f"{type(error).__name__}: {_first_line(error)}"
-    if _computable_in_training(module, leaves):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return ObjectiveError(
+            f"The loss of the first probe batch does not fit into memory ({said})",
+            mend=f"Give data= smaller batches. {WAY_OUT}",
+        )
+    if not isinstance(error, RecursionError) and _computable_in_training(module, leaves):
         return ObjectiveError(
             f"The model gives a loss in training mode only; in evaluation mode it raised {said}",
             mend="Give objective= with model.train() as its first line if the loss is to be taken in training mode, "
@@ -284,7 +294,9 @@ def _nothing_moves() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the user's own code warns of, the training will
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

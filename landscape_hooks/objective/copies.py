@@ -39,8 +39,8 @@ class Copies:
         self._memo: dict[int, Any] = {}
         self._kept: list[Any] = []
         self._functions: dict[int, Any] = {}
-        self.named: dict[int, str] = {}
-        """id of a private tensor -> where the loss reads it, of those that are not the model's."""
+        self.named: dict[int, tuple[str, str]] = {}
+        """id of a private tensor -> the module that the loss reads it from ("": none) and its name there."""
         self.model = self.module(model)
 
     def module(self, live: nn.Module) -> nn.Module:
@@ -120,7 +120,7 @@ class Copies:
             own = {id(t) for t in self.model.parameters()}
             for part, tensor in private.named_parameters():
                 if id(tensor) not in own:
-                    self.named.setdefault(id(tensor), f"{name}.{part}" if name else part)
+                    self.named.setdefault(id(tensor), (name, part))
         return private
 
     def _tensor_of(self, value: Tensor, name: str) -> Tensor:
@@ -130,7 +130,7 @@ class Copies:
             private = value.detach().to("cpu", copy=True)
             if value.is_leaf and value.requires_grad:
                 private.requires_grad_()
-                self.named.setdefault(id(private), name)
+                self.named.setdefault(id(private), ("", name))
             self._memo[id(value)] = private
             self._kept.append(value)
         return self._memo[id(value)]

@@ -11,6 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,19 @@ from landscape_hooks.trajectory.modules import unwrap
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
 
+@dataclass(frozen=True)
+class Unrecorded:
+    """A tensor that the loss sends a gradient to, and that is none of the model's parameters.
+
+    `module` is where the user's code has the module that it belongs to, "" where it is of none; `inside` is whether
+    the model holds it without having registered it.
+    """
+
+    name: str
+    module: str = ""
+    inside: bool = False
+
+
 class LossModule(nn.Module):
     """leaves of a batch -> loss, around private copies of the user's model and loss in evaluation mode.
 
@@ -30,7 +44,7 @@ class LossModule(nn.Module):
     needs_grad
         whether the loss takes derivatives itself, or is another one where autograd is off.
     unrecorded
-        names of the parameters that get a gradient from the loss and are not the model's.
+        the parameters that get a gradient from the loss and are not the model's.
     """
 
     def __init__(self, model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], rebuild: Callable[..., Any]) -> None:
@@ -39,8 +53,8 @@ class LossModule(nn.Module):
         self._loss = loss
         self._rebuild = rebuild
         self.needs_grad = False
-        self.unrecorded: list[str] = []
-        self._named: dict[int, str] = {}
+        self.unrecorded: list[Unrecorded] = []
+        self._named: dict[int, tuple[str, str]] = {}
         self._joined = False  # each sample's loss depends on the others: only their mean is the loss of the batch
 
     @classmethod
@@ -99,13 +113,16 @@ class LossModule(nn.Module):
                                  expected="a loss: one number" + f", or one a sample, shape ({size},)" * (not single))  # fmt: skip
         if grad:
             own = {id(t) for t in self.model.parameters()}
-            self.unrecorded = [self._name(leaf) for leaf in outside(value, own)]
+            self.unrecorded = sorted(map(self._place, outside(value, own)), key=lambda each: each.name)
         return value.detach()
 
-    def _name(self, leaf: Tensor) -> str:
+    def _place(self, leaf: Tensor) -> Unrecorded:
         """Where a tensor stands in the user's code, as far as that is known."""
-        known = self._named.get(id(leaf)) or _place_in(self.model, leaf)
-        return known or f"a tensor of shape {tuple(leaf.shape)}"
+        if id(leaf) in self._named:
+            module, part = self._named[id(leaf)]
+            return Unrecorded(f"{module}.{part}".strip("."), module)
+        name = _place_in(self.model, leaf)
+        return Unrecorded(name or f"a tensor of shape {tuple(leaf.shape)}", inside=bool(name))
 
     def _by_sample(self, leaves: Sequence[Tensor], size: int, value: Tensor) -> bool:
         """Whether the loss is known for each sample, and each sample's does not depend on the others."""

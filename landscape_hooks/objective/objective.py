@@ -316,7 +316,7 @@ class Objective:
     def _call(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], mode: str) -> Tensor:
         if self.mutates:
             leaves = [t.clone() for t in leaves]
-            state = {**state, **{name: state[name].clone() for name in self.running_statistics}}
+            state = {**state, **{name: state[name].clone() for name in self.buffer_layout.names if name in state}}
         value = self.kernel(state, leaves, statistics=mode)
         if not isinstance(value, Tensor) or value.is_complex() or not value.numel():
             raise ObjectiveError(f"The loss gave a value of type {type(value).__name__}", expected="real numbers")

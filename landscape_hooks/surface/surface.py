@@ -175,6 +175,11 @@ class Surface:
         error = np.nan if self.interpolation_error is None else float(self.interpolation_error[i, j])
         return f"interpolated, error about {100 * error:.1g} %" if np.isfinite(error) else "interpolated"
 
+    @property
+    def moving_buffers(self) -> list[str]:
+        """Names of the buffers that are no running statistics and change along the path: the plane has the origin's."""
+        return list(self.attrs.get("moving_buffers", ()))
+
     def said_of_interpolation(self) -> str:
         """How much of the surface is interpolated and with which estimated errors; "" where nothing is."""
         if self.interpolated is None or not self.interpolated.any():
@@ -222,7 +227,7 @@ REQUIRED = ("alpha", "beta", "evaluated", "loss", "loss_stderr", "explained_vari
 as it is written after them: what it counts while an analysis is at work is then there."""
 
 TEXTS = ("directions", "normalization", "centring", "batch_norm", "data_digest", "trajectory_digest", "origin")
-LISTS = ("labels", "report")
+LISTS = ("labels", "report", "moving_buffers")
 
 
 def check_attributes(attrs: Mapping[str, Any]) -> dict[str, Any]:

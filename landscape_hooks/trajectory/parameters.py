@@ -361,6 +361,8 @@ class Locator:
                 if child is not None:
                     stack.append((f"{prefix}{name}.", child))
         found = [places[name] for name in self._layout.names] if wanted == places.keys() else []
+        if not all(hasattr(owner, "get") for owner, _, _ in [*edges, *found]):
+            edges, found = [], []  # the dictionaries of a TorchScript module are none: the look-up by name decides
         # as bound look-ups and lists to compare with: all of it is done again at every snapshot
         self._modules = [(owner.get, name) for owner, name, _ in edges]
         self._children = [child for _, _, child in edges]  # held, so that no other module gets one of their ids
