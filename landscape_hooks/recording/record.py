@@ -16,7 +16,7 @@ from landscape_hooks.recording.recorder import Recorder
 from landscape_hooks.recording.schedule import Schedule, make_schedule
 from landscape_hooks.recording.storage import Storage, check_choice
 from landscape_hooks.recording.watch.steps import optimizers_of
-from landscape_hooks.trajectory.modules import walk_parameters
+from landscape_hooks.trajectory.modules import is_lazy, walk_parameters
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
 
@@ -143,6 +143,8 @@ def _check_sizes(model: torch.nn.Module) -> None:
         the values of one are on other processes (DeepSpeed ZeRO stage 3, FullyShardedDataParallel).
     """
     for name, tensor, _ in walk_parameters(model):
+        if is_lazy(tensor):
+            continue
         if tuple(tensor.shape) == (0,) or (hasattr(tensor, "ds_id") and not tensor.numel()):
             raise LayoutError(
                 f"The parameter '{name}' has no elements here",
