@@ -17,7 +17,7 @@ import torch
 
 from landscape_hooks.errors import LayoutError
 from landscape_hooks.recording.background import BackgroundWriter
-from landscape_hooks.recording.watch.rates import number, numbers
+from landscape_hooks.recording.watch.rates import number, read
 
 Tensors = Callable[[], Sequence[torch.Tensor]]
 Some = Callable[[], Sequence[torch.Tensor | None]]
@@ -25,13 +25,12 @@ Some = Callable[[], Sequence[torch.Tensor | None]]
 
 @dataclass(slots=True)
 class Facts:
-    """What is known of a step when it ends; learning rates and momenta as the optimizers hold them."""
+    """What is known of a step when it ends; `rates` as the optimizers hold them (`Rates.now`)."""
 
     wall_time: float
     loss: Any
     epoch: Any
-    learning_rate: Sequence[Any]
-    momentum: Sequence[Any]
+    rates: Sequence[tuple[Any, Any, Any]]
 
     def scalars(self, step: int) -> dict[str, float]:
         """As a row of the trajectory has them."""
@@ -39,8 +38,7 @@ class Facts:
 
     def groups(self) -> dict[str, Sequence[float]]:
         """As a row of the trajectory has them, one number a parameter group."""
-        rates, momenta = numbers(self.learning_rate), numbers(self.momentum)
-        return {"learning_rate": rates, "momentum": momenta + [float("nan")] * (len(rates) - len(momenta))}
+        return read(self.rates)
 
 
 @dataclass(slots=True)

@@ -67,7 +67,7 @@ class Recorder:
         self._process, self._began = os.getpid(), time.time()
         self._loss: Any = float("nan")
         self._epoch: Any = float("nan")
-        self._facts = Facts(self._began, self._loss, self._epoch, (), ())
+        self._moment: tuple[float, Any, Any, list[Any]] = self._began, self._loss, self._epoch, []
         self._next = NEVER
         self._moved = False
         self._live: LiveLoss | None = None
@@ -195,6 +195,8 @@ class Recorder:
         if self._active and not self._closed and self._next != _PENDING and os.getpid() == self._process:
             self._count.settle()
             self._guarded(self._end.hold, self._count.step, self._facts)
+            if self._listener is not None:
+                self._listener.waits = True
 
     def flush(self) -> None:
         """Wait until every snapshot taken so far is committed, the last one with the weights as they are now."""
@@ -316,7 +318,7 @@ class Recorder:
         """Drop what lies after `step` and go on from there; the weights are those of `step` now."""
         self._writer.truncate(step)
         self._count.step = step
-        self._facts = self._facts_now()
+        self._moment = time.time(), self._loss, self._epoch, self._rates.now()
         last = self._end.taken = self._writer.steps[-1] if self._writer.steps else -1
         self._schedule.restore(self._writer.steps, self._writer.commit.stride)
         self._next = step
@@ -332,6 +334,8 @@ class Recorder:
         """The weights before any step are read at once, and again when the first step begins."""
         self._end.hold_first()
         self._glance.take()
+        if self._listener is not None:
+            self._listener.waits = True
 
     def _holds_last_snapshot(self) -> bool:
         now = self._end.content()
@@ -342,12 +346,10 @@ class Recorder:
     # -- at every step -------------------------------------------------------------------------------------
     def _begins(self) -> None:
         """The first step of an iteration begins: what the weights are now belongs to the step before."""
-        if self._active:
+        if self._active and os.getpid() == self._process:
             self._guarded(self._end_iteration)
 
     def _end_iteration(self) -> None:
-        if not (self._glance.taken or self._end.waits) or os.getpid() != self._process:
-            return
         if self._end.loaded or not self._count.iterations:
             self._glance.forget()
         else:
@@ -360,22 +362,32 @@ class Recorder:
         if not count.counts(optimizer, first):
             return False
         now = time.time()
-        rates, momenta = self._rates.now()
-        self._facts = Facts(now, self._loss, self._epoch, rates, momenta)
-        due = first and count.step >= self._next
-        if due:
-            self._report_error()
-            self._guarded(self._due)
-        elif not first and self._active:
-            self._guarded(self._further)
+        self._moment = now, self._loss, self._epoch, self._rates.now()
         if self._active:
-            self._guarded(self._look, now, due)
+            due = first and count.step >= self._next
+            if due:
+                self._report_error()
+                self._guarded(self._due)
+            elif not first:
+                self._guarded(self._further)
+            glance = self._glance
+            if due or now >= glance.next:
+                self._guarded(self._look)
+            elif glance.taken:  # what was looked at was an earlier step's
+                glance.forget()
+            if self._listener is not None:
+                self._listener.waits = due or glance.taken or self._end.waits
         return True
 
-    def _look(self, now: float, always: bool) -> None:
+    def _look(self) -> None:
         """Look at the weights as the step left them, to see whether anything else changes them."""
         if os.getpid() == self._process:
-            self._glance.after_step(now, always=always)
+            self._glance.after_step(self._moment[0])
+
+    @property
+    def _facts(self) -> Facts:
+        """What was known when the last step ended."""
+        return Facts(*self._moment)
 
     def _further(self) -> None:
         """A further step of an iteration: the snapshot is of its end. Inside of `backward` no buffer changes."""
@@ -428,10 +440,7 @@ class Recorder:
         now = self._end.content()
         if now is None:
             raise RunError(f"The model has lost parameters that are recorded, so the mark '{name}' cannot be kept")
-        self._background.mark(name, *now, self._facts_now().scalars(self._count.step))
-
-    def _facts_now(self) -> Facts:
-        return Facts(time.time(), self._loss, self._epoch, *self._rates.now())
+        self._background.mark(name, *now, self._facts.scalars(self._count.step) | {"wall_time": time.time()})
 
     def _parameters(self) -> list[torch.Tensor]:
         model = self._model()

@@ -6,6 +6,7 @@ In: the model's tensors. Out: whether the numbers looked at are still the same. 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,6 +32,13 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 class Glance:
     """What the weights were when last looked at.
 
+    Attributes
+    ----------
+    next
+        the time from which on it may look again.
+    taken
+        whether anything is remembered.
+
     On the CPU the very bits are compared. On other devices nothing waits for them: `same` answers when asked,
     `compare` only remembers that something differed.
     """
@@ -42,34 +50,34 @@ class Glance:
         self._then: Any = None
         self._how: list[Any] = []
         self._differed: Any = False
-        self._last, self._cost = 0.0, 0.0
+        self._cost = 0.0
+        self.next = 0.0
+        self.taken = False
 
-    def after_step(self, now: float, *, always: bool) -> None:
-        """Look, if it is time to (`now` is that of a clock in seconds), or if it is wanted; else forget."""
+    def after_step(self, now: float) -> None:
+        """Look, and do so again when that has taken no more than its share of the time; `now` is a clock's, in seconds.
+
+        Once something has differed there is nothing more to find out.
+        """
         if self._differed is True:
-            return
-        if not always and now - self._last < self._cost / SHARE:
-            self._then = None
+            self.next = math.inf
             return
         began = time.perf_counter()
         self.take()
         cost = 2 * (time.perf_counter() - began)  # and once more when the next step begins
-        self._last, self._cost = now, min(cost, self._cost or cost)
+        self._cost = min(cost, self._cost or cost)
+        self.next = now + self._cost / SHARE
 
     def take(self) -> None:
         """Look now."""
         tensors = self._tensors()
         self._how = [_how(tensor) for tensor in tensors]
         self._then = self._look(tensors)
+        self.taken = True
 
     def forget(self) -> None:
         """Nothing is remembered any more."""
         self._then = None
-
-    @property
-    def taken(self) -> bool:
-        """Whether anything is remembered."""
-        return self._then is not None
 
     def same(self) -> bool | None:
         """Whether the numbers are as they were at `take`; None if nothing is remembered.
@@ -92,7 +100,7 @@ class Glance:
                 self._differed = True
             else:
                 self._differed = _differ(self._then, self._look(self._tensors())) | self._differed
-            self._then = None
+            self.forget()
 
     @property
     def differed(self) -> bool:

@@ -29,6 +29,8 @@ class Iterations:
         those that `record` was given. What they hold counts as they do, where it steps outside of their own `step`.
     each
         every step is an iteration of its own (a trainer counts them).
+    waits
+        (an attribute) whether `begins` is to be called at all.
     begins, stepped, joined
         called as the module says; `stepped` returns whether it was a step; `joined(optimizer)` for an optimizer that was not given but holds parameters of the
         model.
@@ -49,6 +51,7 @@ class Iterations:
         self._members: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._strangers: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._stepped: set[int] = set()
+        self.waits = True
         self._open: list[tuple[int, int]] = []
         for number, optimizer in enumerate(optimizers):
             for inner in within(optimizer):
@@ -69,7 +72,8 @@ class Iterations:
         self._open.append((thread, id(optimizer)))
         if not nested and (not self._stepped or self._each or member[1] in self._stepped):
             self._stepped.clear()
-            self._begins()
+            if self.waits:
+                self._begins()
 
     def leave(self, optimizer: Optimizer) -> None:
         """A step has ended."""

@@ -32,24 +32,31 @@ class Rates:
         """Number of groups that are known now."""
         return sum(count for _, count in self._refs)
 
-    def now(self) -> tuple[list[Any], list[Any]]:
-        """(learning rates, momenta) as the groups hold them now; tensors are copied, nothing waits for a GPU."""
+    def now(self) -> list[tuple[Any, Any, Any]]:
+        """What every group holds now (`read` makes numbers of it); tensors are copied, nothing waits for a GPU."""
+        if len(self._refs) == 1:  # one optimizer with one group: nearly always, and at every step
+            optimizer = self._refs[0][0]()
+            if optimizer is not None and len(optimizer.param_groups) == 1:
+                return [_held(optimizer.param_groups[0])]
         if not self._refs:
-            return list(self.said), []
+            return [(rate, None, None) for rate in self.said]
         groups = [[] if (optimizer := ref()) is None else optimizer.param_groups for ref, _ in self._refs]
         # a group that is added later comes after all that were there, so that no column changes its meaning
         columns = [group for own, (_, count) in zip(groups, self._refs, strict=True) for group in _filled(own, count)]
         columns += [group for own, (_, count) in zip(groups, self._refs, strict=True) for group in own[count:]]
-        return [_held(group.get("lr", math.nan)) for group in columns], [_momentum(group) for group in columns]
+        return [_held(group) for group in columns]
+
+
+def read(held: Sequence[tuple[Any, Any, Any]]) -> dict[str, Sequence[float]]:
+    """Learning rates and momenta as numbers, by the names that they have in a run; here a GPU is waited for."""
+    return {
+        "learning_rate": [number(rate) for rate, _, _ in held],
+        "momentum": [number(_first_moment(momentum, betas)) for _, momentum, betas in held],
+    }
 
 
 def _filled(groups: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     return groups[:count] + [{}] * (count - len(groups))
-
-
-def numbers(values: Sequence[Any]) -> list[float]:
-    """As plain numbers; here a GPU is waited for."""
-    return [number(value) for value in values]
 
 
 def number(value: Any) -> float:
@@ -60,14 +67,13 @@ def number(value: Any) -> float:
         return math.nan
 
 
-def _held(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+def _held(group: dict[str, Any]) -> tuple[Any, Any, Any]:
+    rate = group.get("lr")
+    if isinstance(rate, torch.Tensor):
+        rate = rate.detach().clone()
+    return rate, group.get("momentum"), group.get("betas")
 
 
-def _momentum(group: dict[str, Any]) -> Any:
-    """Momentum of SGD's kind, or beta 1 of Adam's; NaN where the group has none."""
-    found = group.get("momentum")
-    if found is None:
-        betas = group.get("betas")
-        found = betas[0] if isinstance(betas, tuple | list) and betas else math.nan
-    return _held(found)
+def _first_moment(momentum: Any, betas: Any) -> Any:
+    """Momentum of SGD's kind, or beta 1 of Adam's; None where there is none."""
+    return momentum if momentum is not None or not betas else betas[0]

@@ -80,14 +80,16 @@ def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if torch.compiler.is_compiling():
         _traced_enter(optimizer)
     else:
-        _enter(optimizer)
+        for listener in _listeners:
+            listener.enter(optimizer)
 
 
 def _after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if torch.compiler.is_compiling():
         _traced_leave(optimizer)
     else:
-        _leave(optimizer)
+        for listener in _listeners:
+            listener.leave(optimizer)
 
 
 def running(thread: int) -> Counter[int]:
