@@ -66,7 +66,7 @@ def engine_for(path: str, joined: Joined, samples: int, workers: int) -> Any:
     def sources() -> Sources:
         return Sources.of([path], joined, None, None, samples)
 
-    return engines.start("ray", engines.Cluster(address="local", workers=workers), sources, joined)
+    return engines.start(engines.Ray(address="local", workers=workers), sources, joined)
 
 
 def timed(engine: Any, loss: PlaneLoss, points: np.ndarray) -> tuple[float, np.ndarray]:

@@ -113,7 +113,7 @@ def landscaper_grid(task: Any, size: int) -> tuple[np.ndarray, list[Any]]:
 
 def ours(task: Any, size: int) -> tuple[np.ndarray, list[Any]]:
     """`analyze` of a run with the plane's three corners as snapshots."""
-    from landscape_hooks import analyze
+    from landscape_hooks import Points, analyze
 
     alone = {"workers": 1} if CLOCK is time.process_time else {}
 
@@ -122,7 +122,7 @@ def ours(task: Any, size: int) -> tuple[np.ndarray, list[Any]]:
         scale = _norm(task[3])
         begin = CLOCK()
         surface = analyze(
-            path, directions="points", points="2,0,1", batch_norm="fixed", size=size, extent=(-scale, scale) * 2,
+            path, directions=Points("2,0,1"), batch_norm="fixed", size=size, extent=(-scale, scale) * 2,
             progress=False, **alone,
         )  # fmt: skip
         ours.seconds = CLOCK() - begin  # type: ignore[attr-defined]  # recording the run is not part of it

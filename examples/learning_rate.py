@@ -75,7 +75,7 @@ def main() -> None:
         run = arguments.out / f"rate{rate}_batch{batch}.zarr"
         right = train(rate, batch, run, arguments.epochs)
         runs.append(run)
-        line = analyze(run, directions="random", line=True, extent=(-1, 1), size=2 * arguments.size + 1)
+        line = analyze(run, directions="random", extent=(-1, 1), size=(2 * arguments.size + 1, 1))
         around[f"learning rate {rate}, batch {batch}"] = line
         print(
             f"learning rate {rate}, batch {batch}: {right:.1%} of the test images right, "

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from landscape_hooks.analysis.verification import verify as verify
     from landscape_hooks.errors import LandscapeError as LandscapeError
     from landscape_hooks.errors import RecordingWarning as RecordingWarning
+    from landscape_hooks.evaluation.engines import Local as Local
+    from landscape_hooks.evaluation.engines import Ray as Ray
     from landscape_hooks.export.figure import contour_figure as contour_figure
     from landscape_hooks.export.figure import loss_figure as loss_figure
     from landscape_hooks.export.figure import surface_figure as surface_figure
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from landscape_hooks.export.ply_reader import read_ply as read_ply
     from landscape_hooks.objective.objective import Evaluation as Evaluation
     from landscape_hooks.objective.objective import Objective as Objective
+    from landscape_hooks.plane.directions.hessian import Hessian as Hessian
+    from landscape_hooks.plane.directions.pca import PCA as PCA
+    from landscape_hooks.plane.directions.points import Points as Points
+    from landscape_hooks.plane.directions.random import Random as Random
     from landscape_hooks.recording.record import record as record
     from landscape_hooks.recording.recorder import Recorder as Recorder
     from landscape_hooks.recording.schedule import AtSteps as AtSteps
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
     from landscape_hooks.trajectory.parameters import ParameterEntry as ParameterEntry
     from landscape_hooks.trajectory.parameters import ParameterLayout as ParameterLayout
     from landscape_hooks.trajectory.rows.checksum import Damage as Damage
+    from landscape_hooks.trajectory.selection import Snapshots as Snapshots
     from landscape_hooks.trajectory.trajectory import Snapshot as Snapshot
     from landscape_hooks.trajectory.trajectory import Trajectory as Trajectory
     from landscape_hooks.viewer.offscreen import render as render
@@ -65,6 +72,13 @@ _HOME = {
     "Objective": "objective.objective",
     "Evaluation": "objective.objective",
     "analyze": "analysis.analyze",
+    "PCA": "plane.directions.pca",
+    "Random": "plane.directions.random",
+    "Hessian": "plane.directions.hessian",
+    "Points": "plane.directions.points",
+    "Local": "evaluation.engines",
+    "Ray": "evaluation.engines",
+    "Snapshots": "trajectory.selection",
     "Surface": "surface.surface",
     "Path": "surface.surface",
     "random_walk_ratio": "surface.report",

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from landscape_hooks import Storage, Surface, Trajectory, analyze, cli, record
+from landscape_hooks import Local, Storage, Surface, Trajectory, analyze, cli, record
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.store.run import create_run, open_run
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -42,7 +42,7 @@ def honest(folder: Path, *, compress: str | None = None) -> Path:
             loss.backward()
             r.log(loss=loss, epoch=0)
             optimizer.step()
-    analyze(folder, size=3, tune=False, progress=False)
+    analyze(folder, size=3, engine=Local(tune=False), progress=False)
     return folder
 
 

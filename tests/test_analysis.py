@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
+from landscape_hooks import Local, Random
 from landscape_hooks.analysis import filling
 from landscape_hooks.analysis.analyze import analyze
 from landscape_hooks.cli.analyze import analyze as command
@@ -116,16 +117,15 @@ def bn_run(tmp_path_factory):
 
 def run(path, **options):
     """analyze() by the plain loop: two surfaces are then computed in the same way, whatever else the machine does."""
-    return analyze(str(path), progress=False, **{"tune": False, **options})
+    return analyze(str(path), progress=False, **{"engine": Local(tune=False), **options})
 
 
 # -- what a surface is --------------------------------------------------------------------------------------
-@pytest.mark.parametrize("directions", ["pca", "random"])
+@pytest.mark.parametrize("directions", ["pca", Random("none")])
 @pytest.mark.parametrize("size", [(7, 4), 6])
 def test_a_quadratic_loss_gives_the_exact_paraboloid(quadratic_run, directions, size):
     path, model = quadratic_run
-    options = {"norm": "none"} if directions == "random" else {}
-    surface = run(path, directions=directions, size=size, name="paraboloid", fresh=True, **options)
+    surface = run(path, directions=directions, size=size, name="paraboloid", fresh=True)
     group = open_run(str(path))["surfaces/paraboloid"]
     origin, vectors = group["origin"][...].astype(float), group["directions"][...].astype(float)
     expected = [
@@ -249,7 +249,10 @@ def test_probe_and_training_data_side_by_side_on_one_plane(bn_run, tmp_path, mon
 
 
 def test_a_coarser_precision_says_what_it_costs(bn_run):
-    exact, coarse = (run(bn_run, size=4, name=p, precision=p, batch_norm="fixed") for p in ("float32", "bfloat16"))
+    exact, coarse = (
+        run(bn_run, size=4, name=p, engine=Local(precision=p, tune=False), batch_norm="fixed")
+        for p in ("float32", "bfloat16")
+    )
     said = next(s for s in coarse.attrs["report"] if s.startswith("bfloat16 changes the loss by up to"))
     tried = np.arange(16)[::3][:5]
     worst = np.abs(coarse.loss.ravel()[tried] / exact.loss.ravel()[tried] - 1).max()
@@ -332,10 +335,12 @@ def test_a_loss_of_zero_is_a_result_and_is_not_computed_again(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_9_and_resuming_gives_the_same_bits(bn_run, workers):
-    name, options = f"killed-{workers}", {"size": 12, "batch_norm": "recalibrate", "workers": workers, "tune": False}
+    name, options = f"killed-{workers}", {"size": 12, "batch_norm": "recalibrate"}
+    options["engine"] = Local(workers=workers, tune=False)
     script = (
-        "from landscape_hooks import analysis, filling; filling.COMMIT_SECONDS = 0.0\n"
-        f"analysis.analyze({str(bn_run)!r}, name={name!r}, progress=False, **{options!r})"
+        "from landscape_hooks import Local, analyze\n"
+        "from landscape_hooks.analysis import filling; filling.COMMIT_SECONDS = 0.0\n"
+        f"analyze({str(bn_run)!r}, name={name!r}, progress=False, **{options!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
     done = 0
@@ -357,10 +362,11 @@ def test_kill_9_and_resuming_gives_the_same_bits(bn_run, workers):
 def test_parts_run_side_by_side_and_any_of_them_may_be_killed_and_started_again(bn_run, tmp_path):
     path = tmp_path / "parts.zarr"
     shutil.copytree(bn_run, path, ignore=shutil.ignore_patterns("surfaces", "gram"))
-    options = {"size": 9, "batch_norm": "recalibrate", "name": "parts", "tune": False}
+    options = {"size": 9, "batch_norm": "recalibrate", "name": "parts", "engine": Local(tune=False)}
     script = (
-        "import sys\nfrom landscape_hooks import analysis, filling; filling.COMMIT_SECONDS = 0.0\n"
-        f"analysis.analyze({str(path)!r}, part=sys.argv[1], progress=False, **{options!r})"
+        "import sys\nfrom landscape_hooks import Local, analyze\n"
+        "from landscape_hooks.analysis import filling; filling.COMMIT_SECONDS = 0.0\n"
+        f"analyze({str(path)!r}, part=sys.argv[1], progress=False, **{options!r})"
     )
     world = {**os.environ, "OMP_NUM_THREADS": "1"}
     jobs = [subprocess.Popen([sys.executable, "-c", script, f"{k}/3"], env=world) for k in (1, 2, 3)]
@@ -385,7 +391,10 @@ def test_parts_run_side_by_side_and_any_of_them_may_be_killed_and_started_again(
 
 def test_a_plane_left_in_the_run_gives_the_same_bits_and_is_resumed(bn_run, tmp_path, monkeypatch):
     monkeypatch.setattr(stored_plane, "BLOCK", 7)
-    held, streamed = (run(bn_run, size=4, batch_norm="interpolate", name=f"s{s}", stream=s) for s in (False, True))
+    held, streamed = (
+        run(bn_run, size=4, batch_norm="interpolate", name=f"s{s}", engine=Local(tune=False, stream=s))
+        for s in (False, True)
+    )
     for key in ("loss", "loss_stderr", "path", "path_loss", "path_plane_loss", "path_distance"):
         np.testing.assert_array_equal(getattr(held, key), getattr(streamed, key))
     root = open_run(str(bn_run))
@@ -395,10 +404,12 @@ def test_a_plane_left_in_the_run_gives_the_same_bits_and_is_resumed(bn_run, tmp_
     # how the plane is held defines nothing: one goes on with what the other has
     monkeypatch.setattr(filling, "evaluate", lambda *a, **k: pytest.fail("evaluated") if len(a[1]) else iter(()))
     np.testing.assert_array_equal(
-        run(bn_run, size=4, batch_norm="interpolate", name="sTrue", stream=False).loss, held.loss
+        run(bn_run, size=4, batch_norm="interpolate", name="sTrue", engine=Local(tune=False, stream=False)).loss,
+        held.loss,
     )
     monkeypatch.undo()
-    line = [run(bn_run, size=5, line=True, name="line", stream=s, fresh=True).loss for s in (False, True)]
+    engines = (Local(tune=False, stream=s) for s in (False, True))
+    line = [run(bn_run, size=(5, 1), name="line", engine=engine, fresh=True).loss for engine in engines]
     np.testing.assert_array_equal(*line)
 
 
@@ -432,7 +443,7 @@ def test_errors_say_what_was_found_and_what_mends_it(bn_run, quadratic_run, tmp_
     with pytest.raises(ObjectiveError, match="module:function"):
         run(bn_run, objective="nowhere")
     with pytest.raises(ObjectiveError, match="device"):
-        run(bn_run, device="abacus")
+        run(bn_run, engine=Local(device="abacus"))
     other = Objective(nn.Linear(2, 3), criterion=nn.CrossEntropyLoss(), data=(torch.ones(2, 2), torch.zeros(2).long()))
     with pytest.raises(LandscapeError, match=r"0\.weight"):
         run(bn_run, objective=other)
@@ -475,7 +486,7 @@ def test_the_command_is_the_function(bn_run, monkeypatch, tmp_path):
 
 
 def test_bfloat16_says_what_it_costs(bn_run):
-    coarse = run(bn_run, size=3, precision="bfloat16", name="coarse")
+    coarse = run(bn_run, size=3, engine=Local(precision="bfloat16", tune=False), name="coarse")
     exact = run(bn_run, size=3, name="exact")
     said = next(s for s in coarse.attrs["report"] if s.startswith("bfloat16 changes"))
     error = np.abs(coarse.loss / exact.loss - 1).ravel()[:5].max()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from landscape_hooks import PCA, Local, Points, Random
 from landscape_hooks.analysis import filling
 from landscape_hooks.analysis.analyze import analyze
 from landscape_hooks.cli.description import describe, description_text
@@ -93,7 +94,7 @@ def runs(tmp_path_factory):
 
 
 def run(*paths, **options):
-    return analyze(*paths, progress=False, **{"tune": False, "size": (5, 4), **options})
+    return analyze(*paths, progress=False, **{"engine": Local(tune=False), "size": (5, 4), **options})
 
 
 def plane_of(path, name):
@@ -116,9 +117,9 @@ def check_paraboloid(path, surface):
     "options",
     [
         {"directions": "hessian"},
-        {"directions": "points", "points": "0,2,5"},
-        {"directions": "pca", "components": (2, 0)},
-        {"directions": "random", "norm": "none"},
+        {"directions": Points("0,2,5")},
+        {"directions": PCA((2, 0))},
+        {"directions": Random("none")},
     ],
 )
 def test_every_plane_shows_the_paraboloid(runs, options):
@@ -129,7 +130,7 @@ def test_the_whole_spectrum_is_stored_whatever_components_are_drawn(runs):
     weights = np.stack([s.weights for s in Trajectory.open(runs[0])]).astype(float)
     values = np.linalg.svd(weights - weights.mean(axis=0), compute_uv=False) ** 2
     for chosen in ((0, 1), (3, 1)):
-        run(runs[0], name="spectrum", components=chosen)
+        run(runs[0], name="spectrum", directions=PCA(chosen))
         surface = Surface.open(runs[0], "spectrum")
         np.testing.assert_allclose(surface.spectrum, values / values.sum(), atol=1e-7)
         np.testing.assert_allclose(surface.explained_variance_ratio, surface.spectrum[list(chosen)], rtol=1e-4)
@@ -208,15 +209,13 @@ def test_runs_that_do_not_fit_are_refused(runs, tmp_path):
 @pytest.mark.parametrize("points", ["0,1,99", "7:,0,1", "0,0,1", "0,1", "a,b,c"])
 def test_points_that_are_none_are_refused(runs, points):
     with pytest.raises(PlaneError, match="point"):
-        run(runs[0], directions="points", points=points)
+        run(runs[0], directions=Points(points))
 
 
-@pytest.mark.parametrize("directions", ["pca", "random", "hessian", "points"])
+# one tensor of one dimension has no filters
+@pytest.mark.parametrize("directions", ["pca", Random("none"), "hessian", Points("0,5")])
 def test_a_line_is_a_curve_along_the_first_direction(runs, directions):
-    options = {"points": "0,5"} if directions == "points" else {}
-    if directions == "random":
-        options["norm"] = "none"  # one tensor of one dimension has no filters
-    surface = run(runs[0], directions=directions, line=True, size=9, **options)
+    surface = run(runs[0], directions=directions, size=(9, 1))
     assert surface.shape == (9, 1)
     assert (surface.path[:, 1] == 0).all()
     check_paraboloid(runs[0], surface)
@@ -224,7 +223,7 @@ def test_a_line_is_a_curve_along_the_first_direction(runs, directions):
 
 def test_two_snapshots_are_enough_for_a_line(tmp_path):
     path = bowl_run(tmp_path / "two.zarr", 1, steps=2)
-    surface = run(path, line=True, size=5)
+    surface = run(path, size=(5, 1))
     assert surface.path_distance.max() < 1e-5
     with pytest.raises(PlaneError, match="--line"):
         run(path)
@@ -268,10 +267,10 @@ def test_an_adaptive_surface_says_what_it_evaluated(runs):
     ("count", "options"),
     [
         (1, {"size": (40, 66)}),
-        (1, {"size": 50, "directions": "random", "norm": "none", "extent": (-3, 2, -1, 4)}),
+        (1, {"size": 50, "directions": Random("none"), "extent": (-3, 2, -1, 4)}),
         (3, {"size": (48, 35)}),
-        (1, {"size": 120, "line": True}),
-        (1, {"size": 64, "directions": "points", "points": "0,2,5"}),
+        (1, {"size": (120, 1)}),
+        (1, {"size": 64, "directions": Points("0,2,5")}),
     ],
 )
 def test_adaptive_keeps_its_tolerance_on_every_plane_and_size(runs, count, options):
@@ -339,10 +338,11 @@ def test_ctrl_c_in_an_adaptive_analysis_and_resuming_gives_the_same_bits(runs, m
 
 
 def test_kill_9_in_an_adaptive_analysis_and_resuming_gives_the_same_bits(runs):
-    options = {"size": (66, 48), "adaptive": 0.01, "tune": False}
+    options = {"size": (66, 48), "adaptive": 0.01, "engine": Local(tune=False)}
     script = (
-        "from landscape_hooks import analysis, filling; filling.COMMIT_SECONDS = 0.0\n"
-        f"analysis.analyze({runs[1]!r}, name='killed', progress=False, **{options!r})"
+        "from landscape_hooks import Local, analyze\n"
+        "from landscape_hooks.analysis import filling; filling.COMMIT_SECONDS = 0.0\n"
+        f"analyze({runs[1]!r}, name='killed', progress=False, **{options!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
     done = 0

@@ -22,7 +22,7 @@ from ray.cluster_utils import Cluster as RayCluster  # noqa: E402
 
 from landscape_hooks import analyze  # noqa: E402
 from landscape_hooks.errors import ObjectiveError, RunError  # noqa: E402
-from landscape_hooks.evaluation.engines import Cluster  # noqa: E402
+from landscape_hooks.evaluation.engines import Local, Ray  # noqa: E402
 from landscape_hooks.evaluation.engines import ray as engine_module  # noqa: E402
 from landscape_hooks.evaluation.sources import Sources  # noqa: E402
 from landscape_hooks.plane import blockwise, gram  # noqa: E402
@@ -109,7 +109,7 @@ def connected(cluster):
 
 
 def run(**options):
-    return analyze("run.zarr", **{"progress": False, "tune": False, "size": (6, 7), **options})
+    return analyze("run.zarr", **{"progress": False, "engine": Local(tune=False), "size": (6, 7), **options})
 
 
 def assert_same(one, other):
@@ -127,7 +127,7 @@ def evaluated(name):
 
 def engine_of(paths, **options):
     joined = Joined([Trajectory.open(path) for path in paths])
-    return engine_module.Engine(Cluster(**options), Sources.of(paths, joined, None, None, None), joined), joined
+    return engine_module.Engine(Ray(**options), Sources.of(paths, joined, None, None, None), joined), joined
 
 
 # -- the same bits ------------------------------------------------------------------------------------------
@@ -136,15 +136,15 @@ def engine_of(paths, **options):
     [
         {"batch_norm": "interpolate", "metrics": ["accuracy"]},
         {"directions": "random", "objective": "ray_user_code:slow", "size": (3, 4)},
-        {"stream": True, "tune": True, "adaptive": 0.05, "size": 9},
+        {"engine": Ray(stream=True), "adaptive": 0.05, "size": 9},
     ],
     ids=["run's own loss", "live code", "streamed, adaptive"],
 )
 def test_the_surface_is_that_of_this_machine_bit_for_bit(connected, options):
-    there = run(engine="ray", name="there", **options)
+    there = run(**{"engine": Ray(tune=False), **options}, name="there")
     plan = json.dumps(there.attrs["plan"])
-    here = run(name="here", **{**options, "tune": False})
-    assert json.dumps(here.attrs["plan"]) == plan or options.get("tune")
+    here = run(**{**options, "engine": Local(tune=False, stream="engine" in options)}, name="here")
+    assert json.dumps(here.attrs["plan"]) == plan or "engine" in options
     assert_same(there, here)
     for name in there.metrics:
         np.testing.assert_array_equal(there.metrics[name], here.metrics[name])
@@ -186,7 +186,7 @@ def test_what_this_machine_began_a_cluster_finishes(connected, monkeypatch):
         run(name="shared")
     monkeypatch.undo()
     assert Surface.open("run.zarr", "shared").evaluated.sum() == 9
-    assert_same(run(name="shared", engine="ray"), run(name="whole"))
+    assert_same(run(name="shared", engine=Ray(tune=False)), run(name="whole"))
 
 
 # -- whoever dies -------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(cluster):
         patch.setattr(engine_module.Engine, "_hand_out", both_work)
         patch.setattr("landscape_hooks.analysis.filling.COMMIT_SECONDS", 0.0)
         thread.start()
-        there = run(engine="ray", name="halved", objective="ray_user_code:slow", size=12, workers=2)
+        there = run(engine=Ray(workers=2, tune=False), name="halved", objective="ray_user_code:slow", size=12)
         thread.join()
         patch.undo()
         assert lost, "the node held no tile when it was removed"
@@ -235,9 +235,10 @@ def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(cluster):
 def test_kill_9_of_the_driver_and_the_same_command_goes_on(cluster):
     options = {"objective": "ray_user_code:slow", "size": 10, "name": "killed"}
     script = (
-        "from landscape_hooks import analysis, filling; filling.COMMIT_SECONDS = 0.0\n"
-        f"options = { ({'engine': 'ray', 'address': cluster.address, 'tune': False, **options})!r}\n"
-        "analysis.analyze('run.zarr', progress=False, **options)"
+        "from landscape_hooks import Ray, analyze\n"
+        "from landscape_hooks.analysis import filling; filling.COMMIT_SECONDS = 0.0\n"
+        f"options = { ({'engine': Ray(address=cluster.address, tune=False), **options})!r}\n"
+        "analyze('run.zarr', progress=False, **options)"
     )
     process = subprocess.Popen([sys.executable, "-c", script])
     done = 0
@@ -247,7 +248,7 @@ def test_kill_9_of_the_driver_and_the_same_command_goes_on(cluster):
     process.kill()
     process.wait()
     assert 10 <= Surface.open("run.zarr", "killed").evaluated.sum() < 100
-    resumed = run(engine="ray", address=cluster.address, **options)
+    resumed = run(engine=Ray(address=cluster.address, tune=False), **options)
     assert not ray.is_initialized()
     assert_same(resumed, run(**{**options, "name": "whole"}))
 
@@ -294,7 +295,7 @@ def test_ctrl_c_saves_what_is_there_and_ends_the_workers(cluster):
 def test_a_tile_that_ends_every_worker_is_an_error_and_not_an_endless_story(connected, folder):
     engine, joined = engine_of(["run.zarr"])
     with engine:
-        jobs = [engine_module.Job(0, "stretch", (0, ray.put(Deadly()), [slice(0, 8)], 1))]
+        jobs = [engine_module.Job(0, "stretch", ([np.arange(7)], 0, ray.put(Deadly()), [slice(0, 8)], 1))]
         with pytest.raises(ObjectiveError, match="3 workers in a row ended while they computed the same points"):
             list(engine._results(jobs))
         # and the engine is still of use
@@ -316,11 +317,9 @@ def test_errors_say_what_was_found_and_what_mends_it(connected, tmp_path, monkey
     memory = zarr.storage.MemoryStore()
     ray_user_code.train(memory)
     with pytest.raises(ObjectiveError, match=r"No node .* has 1 CPUs and 0 GPUs altogether.*--worker-gpus"):
-        run(engine="ray", worker_gpus=1, name="none")
+        run(engine=Ray(gpus=1, tune=False), name="none")
     with pytest.raises(RunError, match="Workers in other processes cannot read"):
         analyze(memory, engine="ray", progress=False)
-    with pytest.raises(ObjectiveError, match="--engine ray"):
-        run(address="auto")
     elsewhere = tmp_path / "gone.zarr"
     engine, joined = engine_of(["run.zarr"])
     object.__setattr__(engine._sources, "runs", (str(elsewhere),))
@@ -342,5 +341,5 @@ def test_an_address_that_does_not_answer_is_said_in_seconds(folder, kind, monkey
         address = "nonsense" if kind == "nonsense" else f"127.0.0.1:{listener.getsockname()[1]}"
         start = time.monotonic()
         with pytest.raises(ObjectiveError, match=r"No Ray cluster answers at .*ray start --head"):
-            run(engine="ray", address=address)
+            run(engine=Ray(address=address))
         assert time.monotonic() - start < 10

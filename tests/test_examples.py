@@ -88,7 +88,11 @@ def test_every_example_explains_itself(name, run_here, capsys):
 def test_the_page_names_a_script_for_each_trainer():
     scripts = {path.name for path in (EXAMPLES / "trainers").glob("*_digits.py")}
     assert set(re.findall(r"examples/trainers/(\S+\.py) --out", PAGE)) == scripts
-    adapters = {path.stem for path in (EXAMPLES.parent / "integrations").glob("*.py")} - {"__init__", "recording"}
+    adapters = {path.stem for path in (EXAMPLES.parent / "integrations").glob("*.py")} - {
+        "__init__",
+        "adapter",
+        "trackers",
+    }
     assert {name.removesuffix("_digits.py") for name in scripts} == adapters
 
 

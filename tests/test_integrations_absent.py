@@ -45,7 +45,7 @@ def test_an_engine_that_is_not_installed_says_what_to_install(tmp_path):
 from landscape_hooks.evaluation import engines
 from landscape_hooks.errors import ObjectiveError
 try:
-    engines.start("ray", engines.Cluster(), None, None)
+    engines.start(engines.Ray(), None, None)
 except ObjectiveError as error:
     print(error)
 """

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import analyze, record
+from landscape_hooks import Local, Points, analyze, record
 from landscape_hooks.analysis import filling
 from landscape_hooks.store.run import open_run
 from landscape_hooks.surface.surface import Surface
@@ -23,7 +23,7 @@ ROUNDING = 1e-6
 PLANES = {
     "pca": {"directions": "pca"},
     "random": {"directions": "random"},
-    "points": {"directions": "points", "points": "0,2,5"},
+    "points": {"directions": Points("0,2,5")},
     "hessian": {"directions": "hessian"},
 }
 SCRIPT = """
@@ -58,7 +58,9 @@ def path(tmp_path_factory):
 
 def computed(path, name, **options):
     """A surface by the plain loop, so that no calibration chooses another way of computing."""
-    return analyze(path, name=name, progress=False, fresh=True, **{"size": (3, 2), "tune": False, **options})
+    return analyze(
+        path, name=name, progress=False, fresh=True, **{"size": (3, 2), "engine": Local(tune=False), **options}
+    )
 
 
 def arrays(path, name):
@@ -95,7 +97,9 @@ def test_one_worker_and_two_to_the_bit(path, policy):
     torch.set_num_threads(1)
     try:
         for workers in (1, 2):
-            computed(path, f"workers-{workers}", size=(5, 4), batch_norm=policy, workers=workers)
+            computed(
+                path, f"workers-{workers}", size=(5, 4), batch_norm=policy, engine=Local(workers=workers, tune=False)
+            )
     finally:
         torch.set_num_threads(before)
     for ours, others in zip(arrays(path, "workers-1"), arrays(path, "workers-2"), strict=True):
@@ -120,7 +124,7 @@ def test_resumed_and_not_to_the_bit(path, options, monkeypatch):
     monkeypatch.undo()
     done = Surface.open(path, "resumed").evaluated
     assert 0 < done.sum() < done.size
-    analyze(path, name="resumed", progress=False, **{"size": (3, 2), "tune": False, **options})
+    analyze(path, name="resumed", progress=False, **{"size": (3, 2), "engine": Local(tune=False), **options})
     for ours, others in zip(arrays(path, "whole"), arrays(path, "resumed"), strict=True):
         for key, values in ours.items():
             np.testing.assert_array_equal(others[key], values, err_msg=key)
@@ -129,6 +133,6 @@ def test_resumed_and_not_to_the_bit(path, options, monkeypatch):
 def test_the_fastest_way_differs_from_the_plain_loop_by_rounding(path):
     """What calibration may choose is what agrees with the plain loop to 1e-5 (calibration.py)."""
     plain = computed(path, "plain", batch_norm="fixed", size=(6, 5))
-    fast = computed(path, "fast", batch_norm="fixed", size=(6, 5), tune=True)
+    fast = computed(path, "fast", batch_norm="fixed", size=(6, 5), engine=Local())
     np.testing.assert_allclose(fast.loss, plain.loss, rtol=1e-5)
     np.testing.assert_allclose(fast.path_loss, plain.path_loss, rtol=1e-5)

@@ -277,7 +277,7 @@ def test_a_sharded_run_is_analyzed_by_a_process_that_holds_the_weights_once(tmp_
 import sys
 import torch
 from torch import nn
-from landscape_hooks import Objective, analyze, record
+from landscape_hooks import Local, Objective, analyze, record
 from landscape_hooks.plane import plane
 torch.set_num_threads(1)
 plane.SPAN_BYTES = 2**22  # the trajectory is streamed in pieces; here the weights are small beside the usual ones
@@ -290,10 +290,11 @@ def large():
 def kilobytes(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
 
-def growth(**options):
+def growth(name, stream=None):
     before = kilobytes("VmRSS")
     open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
-    surface = analyze("large.zarr", objective=large, size=2, tune=False, progress=False, **options)
+    engine = Local(tune=False, stream=stream)
+    surface = analyze("large.zarr", objective=large, size=2, name=name, engine=engine, progress=False)
     return surface, (kilobytes("VmHWM") - before) / 2**16  # in copies of the weights
 
 small = nn.Linear(2, 1)
@@ -301,7 +302,8 @@ with record(small, None, "small.zarr", criterion=nn.MSELoss(), data=(torch.ones(
     for _ in range(3):
         small.weight.data += torch.randn(1, 2)
         recorder.step()
-analyze("small.zarr", size=2, tune=False, progress=False, stream=True)  # whatever is imported is in memory now
+# whatever is imported is in memory now
+analyze("small.zarr", size=2, engine=Local(tune=False, stream=True), progress=False)
 once, streamed = growth(name="streamed")
 held, whole = growth(name="held", stream=False)
 for key in ("loss", "path_loss", "path_plane_loss"):

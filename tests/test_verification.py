@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Storage, Surface, analyze, record
+from landscape_hooks import Local, Points, Storage, Surface, analyze, record
 from landscape_hooks.analysis.verification import verify
 from landscape_hooks.store.run import open_run
 from tests import hostile
@@ -16,16 +16,16 @@ ANALYSES = {
     "pca": {},
     "random": {"directions": "random", "seed": 3},
     "hessian": {"directions": "hessian"},
-    "points": {"directions": "points", "points": "0,3,6"},
-    "line": {"line": True, "size": 5},
+    "points": {"directions": Points("0,3,6")},
+    "line": {"size": (5, 1)},
     "fixed": {"batch_norm": "fixed"},
     "recalibrate": {"batch_norm": "recalibrate"},
     "interpolate": {"batch_norm": "interpolate"},
-    "interpolate-points": {"batch_norm": "interpolate", "directions": "points", "points": "0,3,6"},
+    "interpolate-points": {"batch_norm": "interpolate", "directions": Points("0,3,6")},
     "few": {"samples": 7},
     "adaptive": {"adaptive": 0.4, "size": 9},
-    "tuned": {"tune": True, "workers": 2},
-    "coarse": {"precision": "bfloat16"},
+    "tuned": {"engine": Local(workers=2)},
+    "coarse": {"engine": Local(precision="bfloat16", tune=False)},
 }
 
 
@@ -48,7 +48,7 @@ def train(folder, seed=0, steps=6, **options):
 def run(tmp_path_factory):
     folder = train(tmp_path_factory.mktemp("verified") / "run.zarr", storage=Storage(checksum=True))
     for name, options in ANALYSES.items():
-        analyze(folder, **{"size": 3, "tune": False, "progress": False, "name": name, **options})
+        analyze(folder, **{"size": 3, "engine": Local(tune=False), "progress": False, "name": name, **options})
     return folder
 
 
@@ -82,7 +82,7 @@ def test_seed_samples_versions_and_digest_are_in_every_surface(run, name):
 
 def test_a_changed_number_is_found_and_named(tmp_path):
     folder = train(tmp_path / "run.zarr")
-    analyze(folder, size=3, tune=False, progress=False)
+    analyze(folder, size=3, engine=Local(tune=False), progress=False)
     group = open_run(folder, mode="r+")["surfaces/pca"]
     loss = group["loss"][...]
     loss[1, 2] *= 1.001
@@ -97,7 +97,7 @@ def test_a_changed_number_is_found_and_named(tmp_path):
 @pytest.mark.parametrize("array", ["paths/0/plane_loss", "paths/0/loss", "paths/0/coordinates", "origin", "directions"])
 def test_a_changed_path_or_plane_is_found(tmp_path, array):
     folder = train(tmp_path / "run.zarr")
-    analyze(folder, size=3, tune=False, progress=False)
+    analyze(folder, size=3, engine=Local(tune=False), progress=False)
     target = open_run(folder, mode="r+")[f"surfaces/pca/{array}"]
     target[...] = target[...] * 1.01
     assert not verify(folder).holds
@@ -110,7 +110,7 @@ def test_other_samples_or_another_loss_are_asked_for(tmp_path, monkeypatch):
         "import torch\ntorch.manual_seed(5)\ndata = torch.randn(9, 3), torch.randint(0, 2, (9,))\n"
     )
     monkeypatch.chdir(tmp_path)
-    options = {"size": 3, "tune": False, "progress": False}
+    options = {"size": 3, "engine": Local(tune=False), "progress": False}
     analyze(folder, data="given_here:data", name="other", **options)
     (found,) = verify(folder).surfaces
     assert found.verdict == "not verified"
@@ -124,7 +124,7 @@ def test_other_samples_or_another_loss_are_asked_for(tmp_path, monkeypatch):
 
 def test_of_several_runs_the_first_ones_snapshots_are_computed(tmp_path):
     folders = [train(tmp_path / f"{seed}.zarr", seed) for seed in (0, 1)]
-    analyze(*folders, size=3, tune=False, progress=False)
+    analyze(*folders, size=3, engine=Local(tune=False), progress=False)
     (found,) = verify(folders[0]).surfaces
     assert found.verdict == "holds"
     assert "1 further runs" in found.missing[0]
@@ -149,7 +149,7 @@ def test_the_command_says_it_and_ends_with_1_where_it_does_not_hold(run, tmp_pat
 
 def test_a_damaged_snapshot_is_named(tmp_path):
     folder = train(tmp_path / "run.zarr", storage=Storage(checksum=True))
-    analyze(folder, size=3, tune=False, progress=False)
+    analyze(folder, size=3, engine=Local(tune=False), progress=False)
     assert verify(folder).holds
     weights = open_run(folder, mode="r+")["trajectory/weights"]
     weights[2, 0] = 7.0

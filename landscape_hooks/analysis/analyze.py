@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from landscape_hooks.analysis import filling
-from landscape_hooks.analysis.frame import _directions, _grid, _moments
+from landscape_hooks.analysis.frame import _directions, _grid, _moments, parse_directions
 from landscape_hooks.analysis.versions import versions
 from landscape_hooks.errors import LandscapeError, ObjectiveError, PlaneError
 from landscape_hooks.evaluation import calibration, engines
+from landscape_hooks.evaluation.engines import Local, Ray
 from landscape_hooks.evaluation.evaluate import check_repeatable, evaluate, evaluate_path
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import POLICIES, PlaneLoss, buffer_directions, moving_buffers
@@ -30,8 +31,12 @@ from landscape_hooks.evaluation.sources import (
     open_runs,
     resolve_objective,
 )
-from landscape_hooks.machine import MOST_WORKERS, threads
-from landscape_hooks.plane.directions import NAMES, Directions
+from landscape_hooks.machine import threads
+from landscape_hooks.plane.directions import Directions
+from landscape_hooks.plane.directions.hessian import Hessian
+from landscape_hooks.plane.directions.pca import PCA
+from landscape_hooks.plane.directions.points import Points
+from landscape_hooks.plane.directions.random import Random
 from landscape_hooks.plane.grid import Grid, parse_extent, parse_size
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.plane.stored_plane import stored_plane
@@ -39,39 +44,28 @@ from landscape_hooks.store.blocks import Blocks
 from landscape_hooks.surface import report
 from landscape_hooks.surface.surface import Surface, check_name
 from landscape_hooks.trajectory.joined import Joined, digest_of, origin_row
+from landscape_hooks.trajectory.selection import Snapshots
 
 
 def analyze(
     store: Any,
     *more: Any,
-    directions: str = "pca",
+    directions: str | PCA | Random | Hessian | Points = "pca",
     size: int | str | Sequence[int] = 25,
     extent: str | Sequence[float] = "auto",
     batch_norm: str | None = None,
-    samples: int | None = None,
     objective: Any = None,
     data: Any = None,
+    samples: int | None = None,
     seed: int = 0,
     name: str | None = None,
-    engine: str = "local",
-    solver: str = "auto",
-    components: Sequence[int] = (0, 1),
-    norm: str = "filter",
-    points: str | Sequence[Any] = "",
-    line: bool = False,
-    adaptive: float | None = None,
+    engine: str | Local | Ray = "local",
     metrics: Sequence[str] = (),
+    adaptive: float | None = None,
     part: str | None = None,
-    device: Any = None,
-    precision: str = "float32",
-    workers: int | None = None,
-    tune: bool = True,
-    progress: bool = True,
     fresh: bool = False,
-    address: str | None = None,
-    worker_cpus: int = 1,
-    worker_gpus: float = 0.0,
-    stream: bool | None = None,
+    progress: bool = True,
+    snapshots: Snapshots | None = None,
 ) -> Surface:
     """Draw the loss surface that a recorded run descended; store it in the run and return it.
 
@@ -84,59 +78,43 @@ def analyze(
         in the first run, whose final snapshot is the origin.
     directions
         the plane: "pca" (two principal components of the trajectory, of all runs together), "random"
-        (filter-normalised), "hessian" (top eigenvectors of the loss's Hessian), "points" (through three snapshots).
+        (filter-normalised), "hessian" (top eigenvectors of the loss's Hessian), "points" (through three snapshots); or
+        `PCA(components, solver)`, `Random(norm)`, `Hessian()`, `Points(points)`.
     size
-        points of the grid: a number, a pair (A, B), or "AxB".
+        points of the grid: a number, a pair (A, B), or "AxB". (A, 1) is a line along the first direction.
     extent
         (a0, a1, b0, b1) in multiples of the directions, or "auto": covers the path (`Grid.covering`).
     batch_norm
         "batch", "fixed", "interpolate" or "recalibrate" (see evaluate.PlaneLoss), for grid and path alike. Left out:
         "batch" where the model has running statistics.
-    samples
-        use only the first so many probe samples.
     objective
         an `Objective`, or "module:function" that returns one; left out, the one stored in the run.
     data
         other probe data, or "module:function" that returns it.
+    samples
+        use only the first so many probe samples.
     seed
         of random directions, and of the Hessian's first vector.
     name
         of the surface in the run; left out, named after the directions.
     engine
-        where points are computed: "local" (this machine), or "ray" (a cluster; docs/scaling.md).
-    solver, components
-        of the principal components: see directions/pca.py.
-    norm
-        of random directions: see directions/random.py.
-    points
-        of the plane through points: "STEP", "RUN:STEP" or "RUN:" (final), three of them (directions/points.py).
-    line
-        a curve along the first direction alone; the size is the number of its points.
-    adaptive
-        evaluate only where interpolation errs by more than this (relative); see adaptive.py.
+        where points are computed: "local" (this machine), or "ray" (a cluster; docs/scaling.md); or
+        `Local(workers, device, precision, tune, stream)`, `Ray(address, workers, cpus, gpus, ...)`.
     metrics
         what else to compute at the evaluated points: "accuracy", or "module:function" that returns an Objective whose
         loss is the metric.
+    adaptive
+        evaluate only where interpolation errs by more than this (relative); see adaptive.py.
     part
         "k/n": compute the k-th of n parts and stop. The same call without it joins the parts that are there and
         computes the rest.
-    device
-        where the loss is computed, as torch spells it; left out, on the GPU where there is one.
-    precision
-        "float32" (the model's own types) or "bfloat16" (autocast; faster, and coarser).
-    workers
-        processes; left out, as many as pay, or as the cluster has room for.
-    tune
-        try what is fastest here first (calibration.py); else the plain loop over the recorded batches.
-    progress
-        show a bar with the time left on the standard error stream.
     fresh
         compute anew what a stored surface of the same definition already has.
-    address, worker_cpus, worker_gpus
-        the Ray cluster, and what each worker gets of it: see engines.Cluster.
-    stream
-        leave origin and directions in the run and read them again for every point: a process then holds the weights
-        once, where it holds them four times otherwise. Left out: where the run was recorded in shards.
+    progress
+        show a bar with the time left on the standard error stream.
+    snapshots
+        which snapshots count for the plane, the path and the extent, as `Snapshots(start, stop, last, every, only)`;
+        left out, all of them.
 
     Returns
     -------
@@ -149,21 +127,16 @@ def analyze(
     LandscapeError
         what the run, the objective or the options lack, and what mends it.
     """
-    shape, wanted = parse_size(size, line=line), parse_extent(extent)
-    share = filling.parse_part(part)
-    _check(directions, name, precision, workers, adaptive, samples, seed)
-    if adaptive is not None and share is not None:
-        raise PlaneError(
-            f"Found the part {part} of an adaptive surface",
-            expected="one or the other: which points an adaptive surface evaluates follows from all before",
-            mend="Leave out --part, or --adaptive",
-        )
-    cluster = engines.Cluster(address, workers, worker_cpus, worker_gpus)
-    engines.check(engine, cluster)
+    shape, wanted = parse_size(size), parse_extent(extent)
+    share, line = filling.parse_part(part), shape[1] == 1
+    chosen, options, snapshots = parse_directions(directions), engines.parse_engine(engine), snapshots or Snapshots()
+    kind = str(chosen.attrs["directions"])
+    _check(name, adaptive, share, samples, seed, snapshots)
     root, joined = open_runs([store, *more])
     sources = partial(Sources.of, [store, *more], joined, objective, data, samples)
-    with engines.start(engine, cluster, sources, joined) as run_engine:
-        streamed = any(part.sharded for part in joined.parts) if stream is None else stream
+    with engines.start(options, sources, joined) as run_engine:
+        joined = joined.select([snapshots.places(run.steps, run.label) for run in joined.parts])
+        streamed = any(run.sharded for run in joined.parts) if options.stream is None else options.stream
         target = resolve_objective(root, objective, data, samples)
         target = target.hollow() if streamed and hasattr(target, "hollow") else target
         check_fits(joined, target)
@@ -171,11 +144,10 @@ def analyze(
         if objective is None and data is None and samples is None:
             check_same_objective(joined, target.digest)
         policy = _policy(batch_norm, target)
-        where = run_engine.device(device)
+        where = run_engine.device(options.device)
         here = where if run_engine.THREADS is None else torch.device("cpu")
         found, known = _directions(
-            root, joined, target, directions, policy,
-            solver=solver, components=components, norm=norm, seed=seed, points=points, line=line, keep=share is None,
+            root, joined, target, chosen, policy, seed=seed, line=line, keep=share is None and not snapshots.attrs,
             blocks=run_engine.stretches, stream=streamed,
         )  # fmt: skip
         origin = origin_row(joined) if found.origin_row is None else found.origin_row
@@ -185,15 +157,15 @@ def analyze(
         grid = _grid(wanted, shape, np.concatenate([coordinates, found.marks]), moments, found)
         loss = _plane_loss(target.to(here), None if streamed else plane.to(here), joined, policy, found, origin)
         attrs = {
-            **_definition(directions, found, joined, origin, target, policy, grid),
+            **_definition(kind, found, joined, origin, target, policy, grid),
             "extent_rule": "given" if wanted is not None else "covers the path",
             "objective": _source(objective),
             "data": _source(data),
             "seed": int(seed),
-            "engine": engine,
+            **options.attrs,
             "device": str(where),
-            "precision": precision,
             "line": line,
+            "snapshots": snapshots.attrs,
             "adaptive": adaptive,
             "moving_buffers": moving_buffers(target, joined.parts),
         }
@@ -207,7 +179,7 @@ def analyze(
         count = grid.alpha.size * grid.beta.size + 2 * len(joined)
         writer, plan, resumed = filling.begin(
             root,
-            name or ("line" if line else directions),
+            name or ("line" if line else kind),
             grid,
             attrs,
             {**vectors, **others},
@@ -216,7 +188,7 @@ def analyze(
             defining={**others, **(vectors if found.coefficients is None else {"coefficients": found.coefficients})},
             fresh=fresh,
             part=share,
-            plan=lambda: _plan(loss, count, workers, tune, precision, run_engine, where),
+            plan=lambda: _plan(loss, count, options, run_engine, where),
         )
         if streamed or resumed:
             plane = stored_plane(root, writer.name, streamed)
@@ -237,38 +209,40 @@ def analyze(
     writer.write_paths(root, paths)
     surface = Surface.open(root, writer.name)
     _check_not_all_nan(surface)
-    said = report.sentences(surface) + report.clamped(loss.clamped(grid.points()), loss.clamped(coordinates))
+    others = [f"{run.label}: {doubt.said}" for run in joined.parts[1:] for doubt in run.doubts]
+    said = report.sentences(surface, others) + report.clamped(loss.clamped(grid.points()), loss.clamped(coordinates))
     said += told + coarser + [plan.sentence(run_engine.PROCESSES)]
-    writer.finish(root, {"origin_loss": origin_loss, "report": said})
+    writer.finish(root, {"origin_loss": origin_loss, "report": said, **({"doubts": others} if others else {})})
     surface = Surface.open(root, writer.name)
     return surface
 
 
 # -- options ------------------------------------------------------------------------------------------------
 def _check(
-    directions: str,
     name: str | None,
-    precision: str,
-    workers: int | None,
     adaptive: float | None,
+    share: filling.Part | None,
     samples: int | None,
     seed: int,
+    snapshots: Snapshots,
 ) -> None:
-    if directions not in NAMES:
-        raise PlaneError(f"Found the directions '{directions}'", expected=f"one of {', '.join(NAMES)}")
+    """The options that are no objects, which check themselves."""
     if name is not None:
         check_name(name)
-    if precision not in ("float32", "bfloat16"):
-        raise ObjectiveError(f"Found the precision '{precision}'", expected="float32 or bfloat16")
-    if workers is not None and not 1 <= workers <= MOST_WORKERS:
-        raise ObjectiveError(f"Found workers={workers}", expected=f"1 to {MOST_WORKERS}")
     if adaptive is not None and not 0 < adaptive < 1:
         raise PlaneError(f"Found adaptive={adaptive:g}", expected="a relative error between 0 and 1, like 0.01")
-
+    if adaptive is not None and share is not None:
+        raise PlaneError(
+            f"Found the part {share[0]}/{share[1]} of an adaptive surface",
+            expected="one or the other: which points an adaptive surface evaluates follows from all before",
+            mend="Leave out --part, or --adaptive",
+        )
     if samples is not None and samples < 1:
         raise ObjectiveError(f"Found samples={samples}", expected="at least 1")
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
         raise PlaneError(f"Found seed={seed!r}", expected="a whole number from 0 to 2⁶³ - 1")
+    if not isinstance(snapshots, Snapshots):
+        raise PlaneError(f"Found snapshots={snapshots!r}", expected="Snapshots(start, stop, last, every, only)")
 
 
 def _check_computable(loss: PlaneLoss, joined: Joined, origin: int, engine: Any) -> None:
@@ -301,16 +275,14 @@ def _policy(batch_norm: str | None, objective: Any) -> str:
     return (batch_norm or "batch") if objective.has_running_statistics else "none"
 
 
-def _plan(
-    loss: PlaneLoss, count: int, workers: int | None, tune: bool, precision: str, engine: Any, where: torch.device
-) -> Plan:
+def _plan(loss: PlaneLoss, count: int, options: Local | Ray, engine: engines.Engine, where: torch.device) -> Plan:
     """What is tried out is tried here: on a cluster, a worker with its number of threads."""
     with threads(engine.THREADS or torch.get_num_threads()):
-        workers = workers if engine.THREADS is None else 1
-        if not tune or loss.plane is None or where.type != loss.device.type:
-            plain = calibration.plain(loss, workers=workers or 1, precision=precision)
-            return plain if where.type == "cpu" or not tune else replace(plain, tile=calibration.GPU_TILE)
-        return calibration.choose(loss, count, workers=workers, precision=precision)
+        workers = options.workers if engine.THREADS is None else 1
+        if not options.tune or loss.plane is None or where.type != loss.device.type:
+            plain = calibration.plain(loss, workers=workers or 1, precision=options.precision)
+            return plain if where.type == "cpu" or not options.tune else replace(plain, tile=calibration.GPU_TILE)
+        return calibration.choose(loss, count, workers=workers, precision=options.precision)
 
 
 # -- the plane ----------------------------------------------------------------------------------------------

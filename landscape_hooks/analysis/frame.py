@@ -2,48 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from landscape_hooks.errors import PlaneError
 from landscape_hooks.evaluation.plane_loss import POLICIES
 from landscape_hooks.plane import gram
-from landscape_hooks.plane.directions import Directions
+from landscape_hooks.plane.directions import Directions, hessian, pca, points, random
+from landscape_hooks.plane.directions.hessian import Hessian
+from landscape_hooks.plane.directions.pca import PCA
+from landscape_hooks.plane.directions.points import Points
+from landscape_hooks.plane.directions.random import Random
 from landscape_hooks.plane.grid import Grid
 from landscape_hooks.plane.moments import Moments, Projection
 from landscape_hooks.trajectory.joined import Joined, origin_row
 
+NAMES: dict[str, type[PCA] | type[Random] | type[Hessian] | type[Points]] = {
+    "pca": PCA,
+    "random": Random,
+    "hessian": Hessian,
+    "points": Points,
+}
+
+
+def parse_directions(directions: str | PCA | Random | Hessian | Points) -> PCA | Random | Hessian | Points:
+    """The directions' options; a name means the defaults.
+
+    Raises
+    ------
+    PlaneError
+        there are none of that name.
+    """
+    if isinstance(directions, PCA | Random | Hessian | Points):
+        return directions
+    if not isinstance(directions, str) or directions not in NAMES:
+        raise PlaneError(
+            f"Found the directions {directions!r}",
+            expected=f"one of {', '.join(NAMES)}, or a PCA(...), Random(...), Hessian() or Points(...)",
+        )
+    return NAMES[directions]()
+
 
 def _directions(
-    root: Any, joined: Joined, objective: Any, kind: str, policy: str, *, solver: str, components: Sequence[int],
-    norm: str, seed: int, points: str | Sequence[Any], line: bool, keep: bool, blocks: Any, stream: bool,
+    root: Any, joined: Joined, objective: Any, chosen: PCA | Random | Hessian | Points, policy: str, *, seed: int,
+    line: bool, keep: bool, blocks: Any, stream: bool,
 ) -> tuple[Directions, Any]:  # fmt: skip
     """The directions, and the trajectory's Gram matrix where it is known."""
-    known = None
-    if kind == "pca":
-        from landscape_hooks.plane.directions import pca
-
-        chosen = tuple(components)[:1] if line else tuple(components)
-        pca.check(joined, chosen, solver)
-        if pca.resolve_solver(solver, joined) == "gram":
-            single = joined.parts[0] if len(joined.parts) == 1 else None
-            if single is not None:
-                known = gram.stored(root, single, blocks=blocks, keep=keep)
-            else:
-                known = gram.matrix(joined, blocks=blocks)
-        options = {"solver": solver, "gram": known, "blocks": blocks, "stream": stream}
-        return pca.directions(joined, components=chosen, **options), known
-    if kind == "points":
-        from landscape_hooks.plane.directions import points as through
-
-        rows, names = through.rows_of(points, joined)
-        return through.directions(joined, rows, names, line=line), None
-    if kind == "random":
-        from landscape_hooks.plane.directions import random
-
-        found = random.directions(gram.origin_weights(joined), joined.layout, seed=seed, norm=norm)
+    if isinstance(chosen, PCA):
+        return _principal(root, joined, chosen, line=line, keep=keep, blocks=blocks, stream=stream)
+    if isinstance(chosen, Points):
+        rows, names = points.rows_of(chosen, joined)
+        return points.directions(joined, rows, names, line=line), None
+    if isinstance(chosen, Random):
+        found = random.directions(gram.origin_weights(joined), joined.layout, seed=seed, norm=chosen.norm)
     else:
         found = _hessian(joined, objective, policy, seed)
     if line:
@@ -51,9 +64,27 @@ def _directions(
     return found, None
 
 
-def _hessian(joined: Joined, objective: Any, policy: str, seed: int) -> Directions:
-    from landscape_hooks.plane.directions import hessian
+def _principal(
+    root: Any, joined: Joined, chosen: PCA, *, line: bool, keep: bool, blocks: Any, stream: bool
+) -> tuple[Directions, Any]:
+    components = tuple(chosen.components)[: 1 if line else 2]
+    if len(components) < 2 and not line:
+        raise PlaneError(
+            f"Found the component {components[0]} alone", expected="two for a plane", mend="Draw a line (--line)"
+        )
+    pca.check(joined, components, chosen.solver)
+    known = None
+    if pca.resolve_solver(chosen.solver, joined) == "gram":
+        single = joined.parts[0] if len(joined.parts) == 1 else None
+        if single is not None:
+            known = gram.stored(root, single, blocks=blocks, keep=keep)
+        else:
+            known = gram.matrix(joined, blocks=blocks)
+    options = {"solver": chosen.solver, "gram": known, "blocks": blocks, "stream": stream}
+    return pca.directions(joined, components=components, **options), known
 
+
+def _hessian(joined: Joined, objective: Any, policy: str, seed: int) -> Directions:
     statistics = "batch" if POLICIES[policy] == "batch" else "running"
     first, last = joined[0], joined[origin_row(joined)]
     start, end = (

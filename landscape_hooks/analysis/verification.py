@@ -252,7 +252,7 @@ def _moved_buffers(trajectory: Trajectory, opened: Surface, buffers: Any) -> Any
     joined, line = Joined([trajectory]), bool(opened.attrs.get("line"))
     if opened.attrs.get("directions") == "points":
         steps = [str(point["name"]).removeprefix("step ") for point in about["points"][: 2 if line else 3]]
-        found = points.directions(joined, *points.rows_of(steps, joined), line=line)
+        found = points.directions(joined, *points.rows_of(points.Points(steps), joined), line=line)
     else:
         found = pca.directions(joined, components=about["components"], solver=about["solver"])
     assert found.coefficients is not None

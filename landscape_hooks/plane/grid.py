@@ -108,8 +108,8 @@ class Grid:
         return np.stack([self.alpha[rows], self.beta[columns]], axis=1)
 
 
-def parse_size(size: int | str | Sequence[int], *, line: bool = False) -> tuple[int, int]:
-    """(A, B) of 25, (25, 40), "25" or "25x40"; with `line`, (A, 1).
+def parse_size(size: int | str | Sequence[int]) -> tuple[int, int]:
+    """(A, B) of 25, (25, 40), "25" or "25x40"; B is 1 for a line.
 
     Raises
     ------
@@ -119,16 +119,17 @@ def parse_size(size: int | str | Sequence[int], *, line: bool = False) -> tuple[
     try:
         parts = [int(p) for p in size.lower().split("x")] if isinstance(size, str) else np.ravel(size).tolist()
         rows, columns = parts if len(parts) == 2 else (parts[0], parts[0])
-        if len(parts) > 2 or rows * (1 if line else columns) > MOST_POINTS:
+        if len(parts) > 2 or rows * columns > MOST_POINTS:
             raise ValueError
-        if rows != int(rows) or columns != int(columns) or min(rows, columns) < (1 if line else 2):
+        if rows != int(rows) or columns != int(columns) or rows < 2 or columns < 1:
             raise ValueError
-    except (ValueError, IndexError, OverflowError) as error:
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
         raise PlaneError(
             f"Found the size {size!r}",
-            expected=f"a number of points like 25, or two like 25x40, each at least 2, {MOST_POINTS:,} points in all",
+            expected=f"a number of points like 25, or two like 25x40 (25x1 is a line), each at least 2, "
+            f"{MOST_POINTS:,} points in all",
         ) from error
-    return (int(rows), 1) if line else (int(rows), int(columns))
+    return int(rows), int(columns)
 
 
 def parse_extent(extent: str | Sequence[float]) -> tuple[float, ...] | None:

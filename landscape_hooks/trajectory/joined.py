@@ -51,6 +51,10 @@ class Joined:
         """The inverse of `place`; a negative place counts from the run's end."""
         return int(self.edges[part] + range(len(self.parts[part]))[place])
 
+    def select(self, places: Sequence[NDArray[np.intp]]) -> Joined:
+        """The same runs with some of their snapshots: for each run the places (n,) of those that stay."""
+        return Joined([part.select(chosen) for part, chosen in zip(self.parts, places, strict=True)])
+
     @property
     def origin_row(self) -> int:
         """The final snapshot of the first run."""

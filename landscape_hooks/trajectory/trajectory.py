@@ -6,6 +6,7 @@ commit record says so. No torch here: reading needs none.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
@@ -81,6 +82,8 @@ class Trajectory(Sequence[Snapshot]):
         (T, G) momentum of each parameter group (beta 1 of Adam's kind), NaN where there is none or nobody knows.
     wall_times
         (T,) seconds since 1970-01-01 UTC.
+    places
+        (T,) the place of each snapshot in the run, where only some were selected (`select`).
     """
 
     def __init__(self, root: Any, label: str = "") -> None:
@@ -109,6 +112,7 @@ class Trajectory(Sequence[Snapshot]):
         self.learning_rates: NDArray[np.float64] = first["learning_rate"]
         self.wall_times: NDArray[np.float64] = first["wall_time"]
         self.momenta: NDArray[np.float64] = first.get("momentum", np.full_like(self.learning_rates, np.nan))
+        self.places: NDArray[np.intp] = np.arange(len(self.steps))
 
     @classmethod
     def open(cls, store_or_path: Any) -> Trajectory:
@@ -120,6 +124,14 @@ class Trajectory(Sequence[Snapshot]):
             it is not a run, or has no trajectory.
         """
         return cls(open_run(store_or_path), label_of(store_or_path))
+
+    def select(self, places: NDArray[np.intp]) -> Trajectory:
+        """The same run with some of its snapshots: those at `places` (n,), ascending, as they are counted here."""
+        other = copy.copy(self)
+        other._rows = [rows[places] for rows in self._rows]
+        for name in ("steps", "epochs", "losses", "learning_rates", "momenta", "wall_times", "places"):
+            setattr(other, name, getattr(self, name)[places])
+        return other
 
     # -- as a sequence --------------------------------------------------------------------------------
     def __len__(self) -> int:

@@ -22,6 +22,7 @@ from landscape_hooks.export import figure
 from landscape_hooks.export import glb
 from landscape_hooks.export import ply
 from landscape_hooks.recording import background
+from landscape_hooks import Local, Random
 from landscape_hooks.analysis.analyze import analyze
 from landscape_hooks.viewer.offscreen import render
 from tests.faults.disk import Disk

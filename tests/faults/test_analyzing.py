@@ -7,7 +7,7 @@ import pytest
 import torch
 from zarr.storage import MemoryStore
 
-from landscape_hooks import Trajectory
+from landscape_hooks import Local, Random, Trajectory
 from landscape_hooks.analysis import filling
 from landscape_hooks.analysis.analyze import analyze
 from landscape_hooks.cli.description import describe, description_text
@@ -23,10 +23,10 @@ GRID = {"size": (4, 3)}
 
 SCENARIOS = {
     "a first surface": dict(GRID),
-    "random directions": dict(GRID, directions="random", norm="none"),
+    "random directions": dict(GRID, directions=Random("none")),
     "a run that has grown": dict(GRID, before=[dict(GRID)], grown=True),
     "another surface in place of one": dict(GRID, name="one", before=[dict(GRID, name="one", seed=3)]),
-    "the same surface anew": dict(GRID, fresh=True, before=[dict(GRID), dict(GRID, directions="random", norm="none")]),
+    "the same surface anew": dict(GRID, fresh=True, before=[dict(GRID), dict(GRID, directions=Random("none"))]),
     "asked again": dict(GRID, before=[dict(GRID)]),
     "adaptive": dict(size=17, adaptive=0.05),
     "parts joined": dict(GRID, before=[dict(GRID, part="1/2"), dict(GRID, part="2/2")]),
@@ -70,7 +70,7 @@ def recorded():
 def run(store, **options):
     if isinstance(store, MemoryStore):
         store = FaultyStore(store, Faults())
-    return analyze(store, progress=False, **{"tune": False, "workers": 1, **options})
+    return analyze(store, progress=False, **{"engine": Local(tune=False, workers=1), **options})
 
 
 class Scenario:

@@ -222,6 +222,6 @@ def test_an_analysis_that_is_killed(name, many, children, tmp_path, monkeypatch)
     monkeypatch.setitem(ANALYSES, "adaptive", dict(size=17, adaptive=0.05, name="new"))
     analysis = Analysis(name, tmp_path)
     path = tmp_path / "run.zarr"
-    job = f"analyze({str(path)!r}, progress=False, tune=False, workers=1, **{ANALYSES[name]!r})"
+    job = f"analyze({str(path)!r}, progress=False, engine=Local(tune=False, workers=1), **{ANALYSES[name]!r})"
     for _ in moments(children, job, path, analysis.fresh, many):
         analysis.check(path)

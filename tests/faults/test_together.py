@@ -33,7 +33,7 @@ TOGETHER = """
     import json, os, sys, time, traceback
     import numpy as np
     import torch, torch._dynamo, sklearn.decomposition
-    from landscape_hooks import Trajectory, record
+    from landscape_hooks import Local, Trajectory, record
     from landscape_hooks.recording import background
     from landscape_hooks.analysis.analyze import analyze
     from landscape_hooks.cli.description import describe, description_text
@@ -83,7 +83,7 @@ TOGETHER = """
         names = iter(range(10**6))
         def look():
             number = next(names)
-            found = analyze(path, size=3, name=f"s{number % 3}", progress=False, tune=False, workers=1)
+            found = analyze(path, size=3, name=f"s{number % 3}", progress=False, engine=Local(tune=False, workers=1))
             assert found.complete
             theta = torch.from_numpy(states(int(found.steps.max()))[found.steps])
             true = [float(loss(t)) for t in theta]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from landscape_hooks import Trajectory, analyze, record
+from landscape_hooks import Local, Trajectory, analyze, record
 from landscape_hooks.store.run import open_run
 
 transformers = pytest.importorskip("transformers")
@@ -156,7 +156,7 @@ def test_labels_in_and_loss_out_without_a_trainer(make, causal, tmp_path):
         objective(model, batch).backward()
         optimizer.step()
     recorder.close()
-    surface = analyze(where, size=(3, 2), progress=False, tune=False)
+    surface = analyze(where, size=(3, 2), progress=False, engine=Local(tune=False))
     group, trajectory = open_run(where)[f"surfaces/{surface.name}"], Trajectory.open(where)
     weigh = np.array([len(batch["labels"]) for batch in batches])
 

@@ -1,33 +1,103 @@
-"""Where points are evaluated: a family with one interface.
-
-An engine yields finished tiles in any order, each point exactly once; the value at a point does not depend on which
-points are computed beside it:
-
-- `points(loss: PlaneLoss, points (N, 2)) -> Iterator[Tile]`: losses at points of the plane;
-- `snapshots(loss: PlaneLoss, trajectory, numbers) -> Iterator[Tile]`: losses at snapshots themselves;
-- `stretches(trajectory, row, work) -> Iterator[(columns, result)]`: `plane.map_stretches`, where the data is;
-- `device(name) -> torch.device`: where losses are computed;
-- `THREADS`: of torch in each of its workers; None where the plan decides;
-- `PROCESSES`: what the report calls its workers; None where the plan knows their number.
-"""
+"""Where points are evaluated: a family with one interface, `Engine`, chosen by the options `Local` or `Ray`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.machine import MOST_WORKERS
 
-NAMES = ("local", "ray")
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
+    from landscape_hooks.evaluation.sources import Sources
+    from landscape_hooks.plane.blockwise import BlockWork
+    from landscape_hooks.trajectory.joined import Joined
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+class Engine(Protocol):
+    """What computes losses at points; the value at a point does not depend on which points are computed beside it.
+
+    Attributes
+    ----------
+    THREADS
+        of torch in each of its workers; None where the plan decides.
+    PROCESSES
+        what the report calls its workers; None where the plan knows their number.
+    """
+
+    @property
+    def THREADS(self) -> int | None: ...
+
+    @property
+    def PROCESSES(self) -> str | None: ...
+
+    def device(self, name: Any) -> torch.device:
+        """Where losses are computed: the device of that name, or the best one (None)."""
+
+    def points(self, loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:
+        """Yield the losses at points (N, 2) of the plane in finished tiles: in any order, each point exactly once."""
+
+    def snapshots(self, loss: PlaneLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
+        """Yield the losses at the snapshots `numbers` themselves; the tile's index counts within `numbers`."""
+
+    def stretches(self, weights: Any, row: int, work: BlockWork) -> Iterator[tuple[slice, Any]]:
+        """Yield (columns, work's result) as `blockwise.map_stretches` does, computed where the data is."""
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """Where a cluster is, and what each worker gets of it.
+class Local:
+    """This machine, as `analyze(engine=)` takes it.
 
-    Attributes
+    Parameters
+    ----------
+    workers
+        processes; None is as many as pay.
+    device
+        where the loss is computed, as torch spells it; None is the GPU where there is one.
+    precision
+        "float32" (the model's own types) or "bfloat16" (autocast; faster, and coarser).
+    tune
+        try what is fastest here first (calibration.py); else the plain loop over the recorded batches.
+    stream
+        leave origin and directions in the run and read them again for every point: a process then holds the weights
+        once, where it holds them four times otherwise. None: where the run was recorded in shards.
+
+    Raises
+    ------
+    ObjectiveError
+        an option of another kind.
+    """
+
+    workers: int | None = None
+    device: str | torch.device | None = None
+    precision: str = "float32"
+    tune: bool = True
+    stream: bool | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What it is, as JSON."""
+        return {"engine": "local", "precision": self.precision}
+
+
+@dataclass(frozen=True)
+class Ray:
+    """A Ray cluster, as `analyze(engine=)` takes it (docs/scaling.md).
+
+    Parameters
     ----------
     address
         "HOST:PORT", "auto" (the cluster that this machine belongs to), or "local" (one that is started here and ends
@@ -36,48 +106,91 @@ class Cluster:
         how many; None is as many as the cluster has room for.
     cpus, gpus
         of each worker; a share of a GPU is allowed.
+    device, precision, stream, tune
+        as of `Local`; on the device "cuda" where workers have GPUs.
+
+    Raises
+    ------
+    ObjectiveError
+        an option of another kind.
     """
 
     address: str | None = None
     workers: int | None = None
     cpus: int = 1
     gpus: float = 0.0
+    device: str | torch.device | None = None
+    precision: str = "float32"
+    stream: bool | None = None
+    tune: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self)
+        whole = isinstance(self.cpus, int) and not isinstance(self.cpus, bool)
+        if not whole or self.cpus < 1 or not isinstance(self.gpus, int | float) or not 0 <= self.gpus < float("inf"):
+            raise ObjectiveError(
+                f"Found {self.cpus!r} CPUs and {self.gpus!r} GPUs per worker", expected="at least 1 CPU, and 0 GPUs"
+            )
+        if self.address is not None and not isinstance(self.address, str):
+            raise ObjectiveError(f"Found the address {self.address!r}", expected="HOST:PORT, auto or local")
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What it is, as JSON."""
+        return {"engine": "ray", "precision": self.precision}
 
 
-def check(name: str, cluster: Cluster) -> None:
-    """Refuse an engine that does not exist, and a cluster that cannot be.
+def _check(options: Local | Ray) -> None:
+    """What engines have in common."""
+    if options.precision not in PRECISIONS:
+        raise ObjectiveError(f"Found the precision '{options.precision}'", expected=" or ".join(PRECISIONS))
+    workers = options.workers
+    whole = isinstance(workers, int) and not isinstance(workers, bool)
+    if workers is not None and not (whole and 1 <= workers <= MOST_WORKERS):
+        raise ObjectiveError(f"Found workers={workers!r}", expected=f"1 to {MOST_WORKERS}")
+    for name, value, known in (("tune", options.tune, (True, False)), ("stream", options.stream, (None, True, False))):
+        if value not in known:
+            raise ObjectiveError(f"Found {name}={value!r}", expected=", ".join(map(str, known)))
+
+
+OPTIONS: dict[str, type[Local] | type[Ray]] = {"local": Local, "ray": Ray}
+
+
+def parse_engine(engine: str | Local | Ray) -> Local | Ray:
+    """The engine's options; a name means the defaults.
 
     Raises
     ------
     ObjectiveError
-        there is none of that name, or it has no cluster.
+        there is none of that name.
     """
-    if name not in NAMES:
-        raise ObjectiveError(f"Found the engine '{name}'", expected=f"one of {', '.join(NAMES)}")
-    if name == "local" and cluster != Cluster(workers=cluster.workers):
+    if isinstance(engine, Local | Ray):
+        return engine
+    if not isinstance(engine, str) or engine not in OPTIONS:
         raise ObjectiveError(
-            "Found an address, or CPUs and GPUs per worker, for the engine of this machine", mend="Add --engine ray"
+            f"Found the engine {engine!r}", expected=f"one of {', '.join(OPTIONS)}, or a Local(...) or Ray(...)"
         )
-    if cluster.cpus < 1 or cluster.gpus < 0:
-        raise ObjectiveError(
-            f"Found {cluster.cpus} CPUs and {cluster.gpus} GPUs per worker", expected="at least 1 CPU, and 0 GPUs"
-        )
+    return OPTIONS[engine]()
 
 
-def start(name: str, cluster: Cluster, sources: Any, joined: Any) -> AbstractContextManager[Any]:
-    """The engine of that name, for the time of a `with`.
+def start(options: Local | Ray, sources: Callable[[], Sources], joined: Joined) -> AbstractContextManager[Engine]:
+    """The engine of these options, for the time of a `with`.
 
     Raises
     ------
     ObjectiveError
         what it needs is not installed, or its cluster does not answer.
     """
+    if isinstance(options, Local):
+        from landscape_hooks.evaluation.engines import local
+
+        return nullcontext(local)
     try:
-        module = import_module(f"landscape_hooks.evaluation.engines.{name}")
+        module = import_module("landscape_hooks.evaluation.engines.ray")
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if error.name != "ray":
             raise
         raise ObjectiveError(
-            f"The engine '{name}' is not installed", mend=f'Install it: pip install "landscape-hooks[{name}]"'
+            "The engine 'ray' is not installed", mend='Install it: pip install "landscape-hooks[ray]"'
         ) from error
-    return nullcontext(module) if name == "local" else module.Engine(cluster, sources(), joined)
+    return module.Engine(options, sources(), joined)

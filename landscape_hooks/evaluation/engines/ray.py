@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError, ObjectiveError
-from landscape_hooks.evaluation.engines import Cluster
+from landscape_hooks.evaluation.engines import Ray
 from landscape_hooks.evaluation.engines.recipe import Kitchen, Recipe
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
 from landscape_hooks.evaluation.sources import Sources
@@ -99,9 +99,9 @@ class Worker:
         """(n, 2) the same at snapshots themselves, read here."""
         return self._losses(recipe, lambda loss: [self._at_snapshot(loss, row) for row in rows])
 
-    def stretch(self, row: int, work: Any, stretch: list[slice], threads: int) -> Any:
-        """The result of work on a stretch of parameters, read here."""
-        return _in_words(lambda: map_stretch(self._kitchen.joined, row, work, stretch, threads))
+    def stretch(self, places: list[Any], row: int, work: Any, stretch: list[slice], threads: int) -> Any:
+        """The result of work on a stretch of parameters of the snapshots at `places`, read here."""
+        return _in_words(lambda: map_stretch(self._kitchen.joined.select(places), row, work, stretch, threads))
 
     def _losses(self, recipe: Recipe, measured: Callable[[PlaneLoss], list[torch.Tensor]]) -> Any:
         def values() -> NDArray[np.float64]:
@@ -156,7 +156,7 @@ class Engine:
 
     PROCESSES = "Ray workers"
 
-    def __init__(self, cluster: Cluster, sources: Sources, joined: Joined) -> None:
+    def __init__(self, cluster: Ray, sources: Sources, joined: Joined) -> None:
         self.THREADS = cluster.cpus
         self._cluster, self._sources, self._joined = cluster, sources, joined
         self._hands: list[Hand] = []
@@ -199,9 +199,9 @@ class Engine:
     def stretches(self, trajectory: Any, row: int, work: Any) -> Iterator[tuple[slice, Any]]:
         """As `plane.map_stretches`: in order, and the same bits; every worker reads its stretches from the run."""
         groups, threads = stretches(trajectory)
-        shared, row = ray.put(work), self._row(trajectory, row)
-        threads = min(threads, self._cluster.cpus)
-        jobs = [Job(i, "stretch", (row, shared, group, threads)) for i, group in enumerate(groups)]
+        shared, places = ray.put(work), ray.put([part.places for part in trajectory.parts])
+        threads, row = min(threads, self._cluster.cpus), int(range(len(trajectory))[row])
+        jobs = [Job(i, "stretch", (places, row, shared, group, threads)) for i, group in enumerate(groups)]
         widest = max(columns_of(group).stop - columns_of(group).start for group in groups)
         together = max(1, HELD_BYTES // max(1, work.nbytes(len(trajectory), widest)))
         for start in range(0, len(jobs), together):
@@ -227,9 +227,11 @@ class Engine:
 
     def _row(self, trajectory: Any, number: int) -> int:
         """The row of a run's snapshot among those of all runs."""
-        if trajectory is self._joined:
-            return int(range(len(trajectory))[number])
-        return self._joined.row(next(i for i, part in enumerate(self._joined.parts) if part is trajectory), number)
+        if isinstance(trajectory, Joined):
+            run, number = trajectory.place(number)
+            trajectory = trajectory.parts[run]
+        run = next(i for i, part in enumerate(self._joined.parts) if part.root is trajectory.root)
+        return self._joined.row(run, int(trajectory.places[number]))
 
     # -- who has which job ---------------------------------------------------------------------------------
     def _results(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-NAMES = ("pca", "random", "hessian", "points")
-
 
 @dataclass(frozen=True)
 class Directions:

@@ -7,6 +7,7 @@ is never formed.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,19 @@ from landscape_hooks.plane.directions import Directions
 
 TOLERANCE = 1e-3
 """Relative accuracy asked of an eigenvalue."""
+
+
+@dataclass(frozen=True)
+class Hessian:
+    """The plane of the two largest eigenvalues of the loss's Hessian, as `analyze(directions=)` takes it.
+
+    `analyze(seed=)` is the seed of the first Lanczos vector.
+    """
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What it is, as JSON."""
+        return {"directions": "hessian"}
 
 
 def directions(

@@ -12,6 +12,7 @@ the D×D covariance, summed over blocks of snapshots, is the smaller matrix with
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -50,6 +51,46 @@ ROW_BYTES = 32 * 2**20
 
 KEPT = 12
 """Components IncrementalPCA keeps: fewer than 8 turn the first two (its error is what it throws away)."""
+
+
+@dataclass(frozen=True)
+class PCA:
+    """The plane of two principal components of the snapshots, as `analyze(directions=)` takes it.
+
+    Parameters
+    ----------
+    components
+        two different numbers of principal components, 0 being the one with the largest variance; a line (`size=(n, 1)`)
+        goes along the first of them, and may be given just that one.
+    solver
+        "gram" (exact, from inner products of T snapshots), "covariance" (exact, from those of D parameters),
+        "incremental" (scikit-learn's IncrementalPCA, for very many snapshots of a large model), or "auto": one of these
+        by T and D.
+
+    Raises
+    ------
+    PlaneError
+        an unknown solver, or components that are not one or two different whole numbers from 0 on.
+    """
+
+    components: Sequence[int] = (0, 1)
+    solver: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise PlaneError(f"Found the solver '{self.solver}'", expected=f"one of {', '.join(SOLVERS)}")
+        try:
+            chosen = tuple(operator.index(number) for number in self.components)
+        except TypeError:
+            chosen = ()
+        if len(chosen) not in (1, 2) or min(chosen) < 0 or len(set(chosen)) != len(chosen):
+            raise PlaneError(f"Found the components {self.components!r}", expected="two different ones, counted from 0")
+        object.__setattr__(self, "components", chosen)
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What it is, as JSON."""
+        return {"directions": "pca", "components": list(self.components), "solver": self.solver}
 
 
 def directions(
@@ -152,10 +193,7 @@ def eigen(gram: Floats, chosen: Sequence[int]) -> tuple[Floats, Floats]:
 
 def check(trajectory: Any, components: Sequence[int], solver: str) -> None:
     """Refuse what no principal components can be had of."""
-    if solver not in SOLVERS:
-        raise PlaneError(f"Found the solver '{solver}'", expected=f"one of {', '.join(SOLVERS)}")
-    if len(components) not in (1, 2) or min(components) < 0 or len(set(components)) != len(components):
-        raise PlaneError(f"Found the components {list(components)}", expected="two different ones, counted from 0")
+    PCA(components, solver)
     if len(trajectory) < 2:
         raise RunError(
             f"The run has {len(trajectory)} snapshot{'s' if len(trajectory) != 1 else ''}",

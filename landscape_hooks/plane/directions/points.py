@@ -7,7 +7,9 @@ v = (w3 - w1) - <w3 - w1, u>/|u|² u, d0 = u/|u| and d1 = v/|v|.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,48 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import PlaneError
 from landscape_hooks.plane.directions import Directions
 from landscape_hooks.plane.gram import weights_of
+
+FORM = re.compile(r"[0-9]+|[0-9]+:[0-9]*")
+"""A point: STEP, RUN:STEP or RUN:."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """The plane through three snapshots (a line: through two), as `analyze(directions=)` takes it.
+
+    Parameters
+    ----------
+    points
+        "STEP" (a step of the first run), "RUN:STEP" or "RUN:" (that run's final snapshot), runs counted from 0: a list,
+        or one text with commas. The first is the origin. Left out: the final snapshots of the first three runs.
+
+    Raises
+    ------
+    PlaneError
+        a point of another form.
+
+    Examples
+    --------
+    >>> Points("0:, 1:, 250").points
+    ('0:', '1:', '250')
+    """
+
+    points: str | Sequence[str | int] = ()
+
+    def __post_init__(self) -> None:
+        given: Any = self.points
+        texts = given.split(",") if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [given]
+        points = tuple(str(text).strip() for text in texts)
+        points = () if points == ("",) else points
+        for point in points:
+            if FORM.fullmatch(point) is None:
+                raise PlaneError(f"Found the point '{point}'", expected="STEP, RUN:STEP or RUN: (final), like 0:250")
+        object.__setattr__(self, "points", points)
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What it is, as JSON."""
+        return {"directions": "points", "points": list(self.points)}
 
 
 def directions(trajectory: Any, rows: Sequence[int], names: Sequence[str], *, line: bool = False) -> Directions:
@@ -62,18 +106,15 @@ def directions(trajectory: Any, rows: Sequence[int], names: Sequence[str], *, li
     )
 
 
-def rows_of(text: str | Sequence[Any], joined: Any) -> tuple[list[int], list[str]]:
-    """Rows and names of points given as "STEP" (of the first run), "RUN:STEP" or "RUN:" (its final snapshot).
-
-    RUN counts the runs from 0. Nothing given means the final snapshots of the first three runs.
+def rows_of(given: Points, joined: Any) -> tuple[list[int], list[str]]:
+    """Rows and names of the points of several runs; none given means the final snapshots of the first three runs.
 
     Raises
     ------
     PlaneError
         a run or a step that is not there.
     """
-    items = [str(i).strip() for i in (text.split(",") if isinstance(text, str) else text)]
-    items = items if items != [""] else [f"{run}:" for run in range(len(joined.parts))][:3]
+    items = [str(point) for point in given.points] or [f"{run}:" for run in range(len(joined.parts))][:3]
     rows, names = [], []
     for item in items:
         run, _, step = item.rpartition(":") if ":" in item else ("0", "", item)

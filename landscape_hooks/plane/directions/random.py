@@ -8,6 +8,7 @@ packed projection, one token of an embedding. Biases and normalisation scales st
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,34 @@ from landscape_hooks.errors import PlaneError
 from landscape_hooks.plane.directions import Directions
 
 NORMS = ("filter", "layer", "model", "none")
+
+
+@dataclass(frozen=True)
+class Random:
+    """The plane of two random directions, as `analyze(directions=)` takes it; `analyze(seed=)` is their seed.
+
+    Parameters
+    ----------
+    norm
+        what is scaled to the length of the same part of the trained weights: each "filter", each "layer" (tensor), the
+        "model" as a whole, or "none" (a plain Gaussian direction).
+
+    Raises
+    ------
+    PlaneError
+        an unknown `norm`.
+    """
+
+    norm: str = "filter"
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise PlaneError(f"Found the normalisation '{self.norm}'", expected=f"one of {', '.join(NORMS)}")
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What it is, as JSON."""
+        return {"directions": "random", "norm": self.norm}
 
 
 def directions(weights: NDArray[Any], layout: Any, *, seed: int = 0, norm: str = "filter") -> Directions:
@@ -39,8 +68,7 @@ def directions(weights: NDArray[Any], layout: Any, *, seed: int = 0, norm: str =
     PlaneError
         an unknown `norm`.
     """
-    if norm not in NORMS:
-        raise PlaneError(f"Found the normalisation '{norm}'", expected=f"one of {', '.join(NORMS)}")
+    Random(norm)
     origin = torch.as_tensor(weights)
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.stack([_gaussian(origin, layout, generator, norm) for _ in range(2)])
