@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -50,7 +51,7 @@ class LandscapeCallback(Callback):
         store: Any,
         *,
         every: int | None = None,
-        keep: int = 200,
+        keep: int | None = None,
         samples: int = 1024,
         objective: Any = None,
         data: Any = None,
@@ -118,7 +119,7 @@ class LandscapeCallback(Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Everything committed; the exception goes on its way."""
-        self.recording.close()
+        self.recording.close(exception)
 
 
 # -- the loss that the module has --------------------------------------------------------------------------
@@ -136,9 +137,8 @@ class StepLoss:
         model.log = lambda name, value, *_, **__: logged.update({name: value})
         model.log_dict = lambda values, *_, **__: logged.update(values)
         step = getattr(model, self.step)
-        takes_index = "batch_idx" in inspect.signature(step).parameters
         try:
-            returned = step(batch, *((0,) if takes_index else ()), *self._more)
+            returned = step(*_by_position(step, batch, 0, *self._more))
         finally:
             del model.log, model.log_dict
         loss = _named_loss(logged) if self.step == "validation_step" else None
@@ -147,6 +147,17 @@ class StepLoss:
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             raise ObjectiveError(f"{self.step} neither logs nor returns a loss", expected="one number a batch")
         return loss.reshape(())
+
+
+def _by_position(step: Any, *given: Any) -> Sequence[Any]:
+    """As many of batch, number of the batch and number of the loader as a step takes; Lightning goes by position.
+
+    A step that takes the batch alone may do so; what one with `*args` takes is all of them.
+    """
+    parameters = inspect.signature(step).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return given
+    return given[: sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)]
 
 
 def _named_loss(logged: dict[str, Any]) -> Any:
@@ -159,18 +170,19 @@ def _losses(trainer: Any, module: Any) -> Iterator[Found]:
 
     A training_step that steps the optimizers itself (manual optimization) is no function of the weights.
     """
-    with _without_metrics(module), _copied_without(trainer):
+    with _aside(trainer, module):
         if trainer.val_dataloaders:
             loader, several = _first(trainer.val_dataloaders)
             limit = trainer.num_val_batches[0]
             most = None if limit == float("inf") else int(limit)
             losses = [StepLoss("validation_step", *((0,) if several else ()))]
             for loss in losses + [StepLoss("training_step")] * module.automatic_optimization:
-                yield {"objective": loss, "data": _prepared(trainer, module, probe_loader(loader), most)}
+                data = _prepared(trainer, module, probe_loader(loader), most)
+                yield {"objective": loss, "data": data, "within": partial(_aside, trainer, module)}
         if trainer.train_dataloader is not None and module.automatic_optimization:
             loader, _ = _first(trainer.train_dataloader)
             data = _prepared(trainer, module, probe_loader(loader))
-            yield {"objective": StepLoss("training_step"), "data": data}
+            yield {"objective": StepLoss("training_step"), "data": data, "within": partial(_aside, trainer, module)}
 
 
 def _first(loaders: Any) -> tuple[Any, bool]:
@@ -187,6 +199,13 @@ def _prepared(trainer: Any, module: Any, loader: Iterable[Any], most: int | None
     for batch in islice(loader, most):
         batch = trainer.precision_plugin.convert_input(batch)
         yield trainer.strategy.batch_to_device(module._on_before_batch_transfer(batch))
+
+
+@contextmanager
+def _aside(trainer: Any, module: torch.nn.Module) -> Iterator[None]:
+    """In here the module may be copied and its steps called."""
+    with _without_metrics(module), _copied_without(trainer):
+        yield
 
 
 @contextmanager

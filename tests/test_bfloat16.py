@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Trajectory, analyze, record
+from landscape_hooks import Local, Storage, Trajectory, analyze, record
 from landscape_hooks.errors import RunError
 from landscape_hooks.store.run import open_run
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -29,10 +29,11 @@ def model_of(*types, size=40):
     return nn.ModuleList(nn.Linear(size, 2).to(kind) for kind in types)
 
 
-def train(model, path, steps=5, **options):
+def train(model, path, steps=5, *, if_exists="error", every=1, keep=None, **storage):
     """Plain steps of -0.125; returns each step's weights as a plain log of tensors."""
     rows = {0: [p.detach().clone() for p in model.parameters()]}
-    with record(model, None, path, **{"every": 1, **options}) as recorder:
+    schedule = {"every": every} if keep is None else {"keep": keep}
+    with record(model, None, path, **schedule, if_exists=if_exists, storage=Storage(**storage)) as recorder:
         for step in range(1, steps + 1):
             with torch.no_grad():
                 for p in model.parameters():
@@ -70,7 +71,7 @@ def test_rows_are_of_the_narrowest_type_that_holds_all_tensors(tmp_path, types, 
         np.testing.assert_array_equal(snapshot.weights, logged.numpy())
 
 
-@pytest.mark.parametrize(("size", "options"), [(40, {}), (40, {"every": None, "keep": 4}), (1_200_000, {}),
+@pytest.mark.parametrize(("size", "options"), [(40, {}), (40, {"keep": 4}), (1_200_000, {}),
                                                (40, {"compress": "zstd"})])  # fmt: skip
 def test_bits_of_a_model_come_back(tmp_path, size, options):
     model = model_of(torch.bfloat16, size=size)
@@ -149,12 +150,13 @@ def test_a_bfloat16_run_is_analyzed_like_the_same_run_in_float32(tmp_path):
         x, y = torch.randn(16, 4).bfloat16(), torch.randn(16, 1).bfloat16()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         run = tmp_path / f"{name}.zarr"
-        with record(model, optimizer, run, every=1, dtype=dtype, criterion=nn.MSELoss(), data=(x, y)):
+        storage = Storage(dtype=dtype)
+        with record(model, optimizer, run, every=1, storage=storage, criterion=nn.MSELoss(), data=(x, y)):
             for _ in range(6):
                 optimizer.zero_grad()
                 nn.functional.mse_loss(model(x), y).backward()
                 optimizer.step()
-        losses.append(analyze(run, size=3, tune=False, progress=False))
+        losses.append(analyze(run, size=3, engine=Local(tune=False), progress=False))
     np.testing.assert_array_equal(losses[0].loss, losses[1].loss)
     np.testing.assert_array_equal(losses[0].path_loss, losses[1].path_loss)
 

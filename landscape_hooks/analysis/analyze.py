@@ -22,7 +22,7 @@ from landscape_hooks.evaluation import calibration, engines
 from landscape_hooks.evaluation.engines import Local, Ray
 from landscape_hooks.evaluation.evaluate import check_repeatable, evaluate, evaluate_path
 from landscape_hooks.evaluation.plan import Plan
-from landscape_hooks.evaluation.plane_loss import POLICIES, PlaneLoss, buffer_directions
+from landscape_hooks.evaluation.plane_loss import POLICIES, PlaneLoss, buffer_directions, moving_buffers
 from landscape_hooks.evaluation.sources import (
     Sources,
     check_fits,
@@ -167,6 +167,7 @@ def analyze(
             "line": line,
             "snapshots": snapshots.attrs,
             "adaptive": adaptive,
+            "moving_buffers": moving_buffers(target, joined.parts),
         }
         vectors = {"origin": found.origin, "directions": found.vectors}
         others = {
@@ -208,9 +209,10 @@ def analyze(
     writer.write_paths(root, paths)
     surface = Surface.open(root, writer.name)
     _check_not_all_nan(surface)
-    said = report.sentences(surface) + report.clamped(loss.clamped(grid.points()), loss.clamped(coordinates))
+    others = [f"{run.label}: {doubt.said}" for run in joined.parts[1:] for doubt in run.doubts]
+    said = report.sentences(surface, others) + report.clamped(loss.clamped(grid.points()), loss.clamped(coordinates))
     said += told + coarser + [plan.sentence(run_engine.PROCESSES)]
-    writer.finish(root, {"origin_loss": origin_loss, "report": said})
+    writer.finish(root, {"origin_loss": origin_loss, "report": said, **({"doubts": others} if others else {})})
     surface = Surface.open(root, writer.name)
     return surface
 

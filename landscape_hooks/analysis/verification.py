@@ -131,7 +131,7 @@ class Verification:
             ]
             lines += [f"    not verified: {reason}" for reason in found.missing]
         if self.damages is None:
-            lines.append("  snapshots   no checksums (record with checksum=True)")
+            lines.append("  snapshots   no checksums (record with storage=Storage(checksum=True))")
         else:
             lines.append(f"  snapshots   {len(self.damages)} damaged" if self.damages else "  snapshots   all sound")
             lines += [f"    {damage}" for damage in self.damages]

@@ -6,6 +6,7 @@ In: an Objective, a Plane and the buffers at its origin. Out: losses and their s
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,7 @@ class PlaneLoss:
     buffers
         (B,) buffers at the origin.
     policy
+        of the running statistics; other buffers are the origin's on the plane, and at a snapshot its own.
         "batch" (statistics of each probe batch), "fixed" (the origin's running statistics), "interpolate" (running
         statistics move with the weights' coefficients, variances no lower than 0), "recalibrate" (re-estimated at
         every point), "none" (a model without running statistics).
@@ -75,6 +77,7 @@ class PlaneLoss:
         self.metric = self.surface = ""
         self.device = torch.device(objective.device) if plane is None else plane.device
         self.buffers = torch.as_tensor(buffers).to(self.device)
+        self._running = _entries_mask(objective, ("mean", "var")).to(self.buffers.device)
         self.buffer_directions = None
         if policy == "interpolate":
             if buffer_directions is None:
@@ -83,8 +86,7 @@ class PlaneLoss:
                     expected="--directions pca or points for --batch-norm interpolate",
                     mend="Choose --batch-norm fixed, batch or recalibrate",
                 )
-            moves = _entries_mask(objective, ("mean", "var")).to(self.buffers.device)
-            self.buffer_directions = torch.as_tensor(buffer_directions).to(self.buffers) * moves
+            self.buffer_directions = torch.as_tensor(buffer_directions).to(self.buffers) * self._running
             self._variances = _entries_mask(objective, ("var",)).to(self.buffers.device)
 
     def computed(self, objective: Any, plan: Plan, *, metric: str | None = None) -> PlaneLoss:
@@ -106,7 +108,7 @@ class PlaneLoss:
         return Evaluation(mean, stderr, self.objective.samples)
 
     def of_snapshot(self, weights: Any, buffers: Any) -> Evaluation:
-        """The Evaluation at a snapshot's own weights (D,); its own buffers (B,) count under "interpolate" only."""
+        """The Evaluation at a snapshot's own weights (D,) and buffers (B,); see `buffers_of`."""
         mean, stderr = self.measure_snapshot(weights, buffers).tolist()
         return Evaluation(mean, stderr, self.objective.samples)
 
@@ -136,8 +138,18 @@ class PlaneLoss:
 
     def measure_snapshot(self, weights: Any, buffers: Any) -> torch.Tensor:
         """(2,) the same of a snapshot itself."""
-        own = torch.as_tensor(buffers).to(self.device) if self.policy == "interpolate" else self.buffers
+        own = self.buffers_of(torch.as_tensor(buffers).to(self.device))
         return self._measure(torch.as_tensor(weights).to(self.device), own)
+
+    def buffers_of(self, own: torch.Tensor) -> torch.Tensor:
+        """(B,) buffers that go with a snapshot whose own are (B,).
+
+        Its own, as spectral norms, codebooks and hand-written normalisations need; but the running statistics are
+        those that the policy names: under "fixed" the origin's.
+        """
+        if self.policy == "interpolate":
+            return own
+        return torch.where(self._running, self.buffers, own.to(self.buffers))
 
     def buffers_at(self, alpha: float, beta: float) -> torch.Tensor:
         """(B,) buffers that go with the weights at (alpha, beta)."""
@@ -171,6 +183,22 @@ def buffer_directions(trajectory: Any, coefficients: Floats, origin: Any) -> Flo
         moved = np.asarray(trajectory.buffers(rows), dtype=float) - np.asarray(origin, dtype=float)
         total += coefficients[:, rows] @ moved
     return total
+
+
+def moving_buffers(objective: Any, trajectories: Iterable[Any]) -> list[str]:
+    """Names of the buffers that are no running statistics and that differ between the snapshots of a trajectory."""
+    others = [e for e in objective.buffer_layout.entries if e.name not in objective.running_statistics]
+    moving: set[str] = set()
+    for trajectory in trajectories:
+        left = [entry for entry in others if entry.name not in moving]
+        first = np.asarray(trajectory.buffers(slice(0, 1)))[0] if left and len(trajectory) else None
+        for row in range(1, len(trajectory) if first is not None else 0):
+            now = np.asarray(trajectory.buffers(slice(row, row + 1)))[0]
+            moving |= {e.name for e in left if not np.array_equal(now[e.slice], first[e.slice], equal_nan=True)}
+            left = [entry for entry in left if entry.name not in moving]
+            if not left:
+                break
+    return [entry.name for entry in others if entry.name in moving]
 
 
 def _entries_mask(objective: Any, kinds: tuple[str, ...]) -> torch.Tensor:

@@ -17,14 +17,21 @@ BETWEEN = "  ·  "
 
 
 def caption(surface: Surface, height: Height) -> str:
-    """What defines the picture, in one line: the BatchNorm policy, the samples, what is interpolated, the height."""
+    """What defines the picture, in one line: the policy of the buffers, the samples, the interpolation, the height."""
     policy = surface.attrs.get("batch_norm")
     parts = [f"BatchNorm: {policy}" if policy not in (None, "", "none") else "no running statistics"]
+    parts += ["other buffers: the origin's"] if surface.moving_buffers else []
     if surface.attrs.get("samples"):
         parts.append(f"{surface.attrs['samples']} probe samples")
     parts += [said] if (said := surface.said_of_interpolation()) else []
+    parts += in_doubt(surface)
     parts.append(height.statement.replace("height:", "scale:"))
     return BETWEEN.join(parts)
+
+
+def in_doubt(surface: Surface) -> list[str]:
+    """What the run cannot vouch for, one short text each."""
+    return [f"in doubt: {doubt[:1].lower()}{doubt[1:]}".partition(". ")[0].rstrip(".") for doubt in surface.doubts]
 
 
 def axis_labels(surface: Surface) -> list[str]:

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import io
 import logging
+import random
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape_hooks.errors import DataError, ObjectiveError
+from landscape_hooks.errors import DataError, ObjectiveError, RecordingWarning
+from landscape_hooks.objective.copies import WAY_OUT
 from landscape_hooks.objective.graph.exported import graph_of
 from landscape_hooks.objective.graph.graph import LossGraph
-from landscape_hooks.objective.loss_module import WAY_OUT, LossModule, check_loss
+from landscape_hooks.objective.loss_module import LossModule, Unrecorded, check_loss
 from landscape_hooks.objective.probe import Group, Probe, write_tensor
 from landscape_hooks.store import schema
 from landscape_hooks.store.run import remove_group, writes
@@ -39,8 +41,10 @@ def capture(
     objective: Callable[..., Any] | None = None,
     data: Any,
     samples: int = 1024,
-) -> None:
+) -> Callable[[Sequence[Tensor]], Any]:
     """Store the loss and the first `samples` samples of `data` in the run `root`.
+
+    Returns the function that puts the tensors of a stored batch back into the shape of a batch.
 
     Parameters are as for `landscape_hooks.record`. The graph is traced by `torch.export` around a private copy
     of the model in evaluation mode, with a free number of samples, and its loss is compared with the model's
@@ -53,9 +57,45 @@ def capture(
     ObjectiveError
         the model cannot be exported.
     """
-    check_loss(criterion, objective)
+    check_arguments(criterion, objective, data, samples)
     probe, rebuild = Probe.collect(data, samples)
-    write_objective(root, *trace(model, criterion, objective, probe, rebuild))
+    graph, constants, probe, attrs, unrecorded = trace(model, criterion, objective, probe, rebuild)
+    write_objective(root, graph, constants, probe, attrs)
+    if unrecorded:
+        warnings.warn(RecordingWarning(_said_of_unrecorded(unrecorded)), stacklevel=3)
+
+
+def check_arguments(criterion: Any, objective: Any, data: Any, samples: int) -> None:
+    """The arguments are what they are to be; the loss is not called, and no sample is taken.
+
+    Raises
+    ------
+    LandscapeError
+        they are not.
+    """
+    check_loss(criterion, objective)
+    if samples < 1:
+        raise DataError(f"Found samples={samples}", expected="at least 1")
+    if isinstance(data, str | bytes) or not (isinstance(data, Iterable) or hasattr(data, "__getitem__")):
+        raise DataError(f"Found data of type {type(data).__name__}",
+                        expected="a DataLoader, an iterable of batches, one batch, or a dataset")  # fmt: skip
+
+
+def _said_of_unrecorded(found: Sequence[Unrecorded]) -> str:
+    """The warning about parameters that the loss has beside the model's."""
+    names = [each.name for each in found]
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    modules = list(dict.fromkeys(each.module for each in found if each.module))
+    ways = [f"record them too, record([model, {', '.join(modules)}], ...)"] if modules else []
+    if any(each.inside for each in found):
+        ways.append("register in the model what it holds unregistered (nn.Parameter, nn.ModuleList)")
+    if any(not each.module and not each.inside for each in found):
+        ways.append("make a tensor an nn.Parameter of a module that is recorded")
+    return (
+        f"The loss has parameters that are not the recorded model's: {shown}. The run stores them as they are now, so "
+        f"where they are trained the stored loss is not the training's. Either {'; or '.join(ways)}; or, where they "
+        "are not trained, say so with requires_grad_(False)."
+    )
 
 
 def trace(
@@ -64,30 +104,22 @@ def trace(
     objective: Callable[..., Any] | None,
     probe: Probe,
     rebuild: Callable[[Sequence[Tensor]], Any],
-) -> tuple[LossGraph, dict[str, Tensor], Probe, dict[str, Any]]:
-    """The loss graph, its constants, the samples it takes and its attributes."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+) -> tuple[LossGraph, dict[str, Tensor], Probe, dict[str, Any], list[Unrecorded]]:
+    """The loss graph, its constants, the samples it takes, its attributes, and what it has beside the model."""
+    with _nothing_moves():
         module, names = LossModule.of(model, criterion, objective, rebuild)
         leaves, size = next(probe.batches())
-        try:
-            per_sample = module.choose(leaves, size)
-        except ObjectiveError:
-            raise
-        except Exception as error:
-            raise DataError(
-                f"The loss of the first probe batch cannot be computed ({type(error).__name__}: {_first_line(error)})",
-                expected="batches that the model and the criterion take",
-                mend="Give objective=lambda model, batch: loss, or other data",
-            ) from error
-        program, dynamic = _export(module, probe)
+        per_sample = _choose(module, leaves, size)
+        program, dynamic = _export(module, probe, free=size > 1 and module.parts(leaves, size) is not None)
         if not dynamic:
             probe = probe.of_size(size)
         graph, constants = graph_of(program, names)
         graph = LossGraph.from_json(graph.to_json())  # what is compared is what will be read
         mutates = _compare(graph, constants, module, probe, dynamic)
     attrs = {"per_sample": per_sample, "dynamic": dynamic, "mutates": mutates, "loss": _name(criterion, objective),
-             "torch": torch.__version__, "samples": probe.samples, "batch_size": probe.batch_size}  # fmt: skip
-    return graph, constants, probe, attrs
+             "torch": torch.__version__, "samples": probe.samples, "batch_size": probe.batch_size,
+             "unrecorded": [each.name for each in module.unrecorded]}  # fmt: skip
+    return graph, constants, probe, attrs, module.unrecorded
 
 
 @writes
@@ -105,13 +137,72 @@ def write_objective(
     group.attrs.put({**attrs, "complete": True})
 
 
-def _export(module: LossModule, probe: Probe) -> tuple[torch.export.ExportedProgram, bool]:
-    """Trace the loss with as many free sizes as the model allows; whether the number of samples is free."""
+def _choose(module: LossModule, leaves: Sequence[Tensor], size: int) -> bool:
+    """Whether the loss is known for each sample, of a loss that can be stored at all."""
+    try:
+        per_sample = module.choose(leaves, size)
+    except ObjectiveError:
+        raise
+    except Exception as error:
+        raise _trouble(module, leaves, error) from error
+    if module.needs_grad:
+        raise ObjectiveError(
+            "The loss takes derivatives itself (autograd.grad, backward or a gradient penalty), which a stored loss "
+            "graph cannot",
+            mend=WAY_OUT,
+        )
+    return per_sample
+
+
+def _trouble(module: LossModule, leaves: Sequence[Tensor], error: Exception) -> ObjectiveError:
+    """What to say of a loss that raised: what it takes, or what it was called with."""
+    said = f"{type(error).__name__}: {_first_line(error)}"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return ObjectiveError(
+            f"The loss of the first probe batch does not fit into memory ({said})",
+            mend=f"Give data= smaller batches. {WAY_OUT}",
+        )
+    if not isinstance(error, RecursionError) and _computable_in_training(module, leaves):
+        return ObjectiveError(
+            f"The model gives a loss in training mode only; in evaluation mode it raised {said}",
+            mend="Give objective= with model.train() as its first line if the loss is to be taken in training mode, "
+            f"dropout and batch statistics included. {WAY_OUT}",
+        )
+    if "device" in str(error):
+        return ObjectiveError(
+            f"The loss cannot be computed by a copy of the model on the CPU ({said})",
+            expected="a loss that goes by the device of the model it is given, next(model.parameters()).device",
+            mend=WAY_OUT,
+        )
+    return DataError(
+        f"The loss of the first probe batch cannot be computed by a copy of the model in evaluation mode ({said})",
+        expected="a model, a loss and a batch that go together, as in the training loop",
+        mend=f"Give objective=lambda model, batch: loss, or other data. {WAY_OUT}",
+    )
+
+
+def _computable_in_training(module: LossModule, leaves: Sequence[Tensor]) -> bool:
+    """Whether it is evaluation mode that the loss cannot be computed in; the copy is tried on a copy of its own."""
+    try:
+        module.train()
+        value = module(*[t.clone() for t in leaves])
+        return isinstance(value, Tensor)
+    except Exception:
+        return False
+    finally:
+        module.eval()
+
+
+def _export(module: LossModule, probe: Probe, *, free: bool) -> tuple[torch.export.ExportedProgram, bool]:
+    """Trace the loss with as many free sizes as the model allows; whether the number of samples is free.
+
+    `free` is whether the loss can be computed of a part of a batch at all: of one graph it cannot.
+    """
     group = probe.groups[0]
     varying = _varying(probe)
     taken = {group.leaves[leaf].shape[dim] for leaf, dim in varying}
     size = next((n for n in _TRACE_SIZES if n <= group.samples and n not in taken), None)
-    if size is not None and (program := _attempt(module, group, size, varying, first=True)) is not None:
+    if free and size is not None and (program := _attempt(module, group, size, varying, first=True)) is not None:
         return program, True
     whole = group.sizes[0]
     program = _attempt(module, group, whole, varying, first=False)
@@ -194,6 +285,23 @@ def _varying(probe: Probe) -> set[tuple[int, int]]:
         for dim in range(min(a.ndim, b.ndim))
         if a.shape[dim] != b.shape[dim] and not (dim == 0 and first.per_sample[leaf])
     }
+
+
+@contextmanager
+def _nothing_moves() -> Iterator[None]:
+    """Random states stay as they were, and attention takes in evaluation mode the path that it takes in training."""
+    python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the user's own code warns of, the training will
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        random.setstate(python)
+        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 class _quiet:

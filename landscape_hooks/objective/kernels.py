@@ -86,6 +86,10 @@ class ModuleKernel:
     fusible: ClassVar[bool] = False
 
     def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor:
+        if self.module.needs_grad and not torch.is_grad_enabled():
+            state = {n: t.detach().requires_grad_(t.is_floating_point() and n in self._trained) for n, t in state.items()}
+            with torch.enable_grad():
+                return self(state, leaves, statistics=statistics).detach()
         tensors = {own: state[canonical] for own, canonical in self.names.items()}
         layers = _statistics_layers(self.module) if statistics != "running" else {}
         momentum = {layer: layer.momentum for layer in layers.values()}
@@ -99,6 +103,11 @@ class ModuleKernel:
             for layer, value in momentum.items():
                 layer.eval()
                 layer.momentum = value
+
+    @property
+    def _trained(self) -> set[str]:
+        """Canonical names of the parameters that require a gradient."""
+        return {self.names[own] for own, p in self.module.named_parameters() if own in self.names and p.requires_grad}
 
     def running_statistics(self) -> dict[str, str]:
         found = {}

@@ -10,29 +10,52 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
+from landscape_hooks.objective.copies import WAY_OUT, Copies, outside
 from landscape_hooks.trajectory.modules import unwrap
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
-WAY_OUT = (
-    "Analyze it with the loss from your own code: landscape-hooks analyze RUN --objective module:function, "
-    "where function() returns landscape_hooks.Objective(model, criterion=..., data=...)"
-)
+
+@dataclass(frozen=True)
+class Unrecorded:
+    """A tensor that the loss sends a gradient to, and that is none of the model's parameters.
+
+    `module` is where the user's code has the module that it belongs to, "" where it is of none; `inside` is whether
+    the model holds it without having registered it.
+    """
+
+    name: str
+    module: str = ""
+    inside: bool = False
 
 
 class LossModule(nn.Module):
-    """leaves of a batch -> loss, around a private copy of the user's model in evaluation mode."""
+    """leaves of a batch -> loss, around private copies of the user's model and loss in evaluation mode.
+
+    Attributes
+    ----------
+    needs_grad
+        whether the loss takes derivatives itself, or is another one where autograd is off.
+    unrecorded
+        the parameters that get a gradient from the loss and are not the model's.
+    """
 
     def __init__(self, model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], rebuild: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model
         self._loss = loss
         self._rebuild = rebuild
+        self.needs_grad = False
+        self.unrecorded: list[Unrecorded] = []
+        self._named: dict[int, tuple[str, str]] = {}
+        self._joined = False  # each sample's loss depends on the others: only their mean is the loss of the batch
 
     @classmethod
     def of(
@@ -45,31 +68,90 @@ class LossModule(nn.Module):
         own: bool = True,
     ) -> tuple[LossModule, dict[str, str]]:
         """The module, and the canonical name of each of the model's tensors by its name in the module."""
-        model = private_copy(model) if own else unwrap(model)
-        loss = _Criterion(criterion) if criterion is not None else objective
+        loss: Any = criterion if criterion is not None else objective
         assert loss is not None
-        module = cls(model, loss, rebuild).eval()
+        copies = Copies(model) if own else None
+        model = unwrap(model) if copies is None else copies.model
+        loss = loss if copies is None else copies.loss(loss)
+        module = cls(model, _Criterion(loss) if criterion is not None else loss, rebuild).eval()
+        module._named = {} if copies is None else copies.named
         canonical: dict[int, str] = {}
         for layout in (ParameterLayout.of(model), ParameterLayout.of_buffers(model)):
             canonical |= {id(t): e.name for e, t in zip(layout, layout.tensors(model), strict=True)}
         tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-        names = {name: canonical[id(t)] for name, t in tensors if id(t) in canonical and name.startswith("model.")}
-        return module, names
+        return module, {name: canonical[id(t)] for name, t in tensors if id(t) in canonical}
 
     def forward(self, *leaves: Tensor) -> Tensor:
-        return self._loss(self.model, self._rebuild(list(leaves)))
+        value = self._loss(self.model, self._rebuild(list(leaves)))
+        return value.mean() if self._joined else value
 
     def choose(self, leaves: Sequence[Tensor], size: int) -> bool:
-        """Decide by trying whether the loss is known for each sample; returns whether it is."""
-        with torch.no_grad():
-            if isinstance(self._loss, _Criterion):
-                return self._loss.choose(self.model, self._rebuild([t.clone() for t in leaves]))
+        """Decide by trying whether the loss is known for each sample; returns whether it is.
+
+        On the way `needs_grad` and `unrecorded` are found out.
+        """
+        try:
+            value = self._value(leaves, size, grad=False)
+        except Exception:
+            value = self._value(leaves, size, grad=True)  # where this fails too, this is what the training would meet
+            self.needs_grad = True
+        else:
+            with suppress(Exception):
+                other = self._value(leaves, size, grad=True)
+                again = self._value(leaves, size, grad=False)
+                self.needs_grad = not _same(value, other) and _same(value, again)
+        return self._by_sample(leaves, size, value)
+
+    def _value(self, leaves: Sequence[Tensor], size: int, *, grad: bool) -> Tensor:
+        """The loss of a batch; with autograd on, the leaves that it would send gradients to are looked at."""
+        with torch.set_grad_enabled(grad):
             value = self(*[t.clone() for t in leaves])
-        if not isinstance(value, Tensor) or (value.ndim and value.shape != (size,)):
+        single = isinstance(self._loss, _Criterion)
+        if not isinstance(value, Tensor) or (value.numel() != 1 if single else value.ndim and value.shape != (size,)):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ObjectiveError(f"The objective returned {shape} for a batch of {size} samples",
-                                 expected=f"a loss: one number, or one a sample, shape ({size},)")  # fmt: skip
-        return value.ndim == 1
+            raise ObjectiveError(f"The {'criterion' if single else 'objective'} returned {shape} for {size} samples",
+                                 expected="a loss: one number" + f", or one a sample, shape ({size},)" * (not single))  # fmt: skip
+        if grad:
+            own = {id(t) for t in self.model.parameters()}
+            self.unrecorded = sorted(map(self._place, outside(value, own)), key=lambda each: each.name)
+        return value.detach()
+
+    def _place(self, leaf: Tensor) -> Unrecorded:
+        """Where a tensor stands in the user's code, as far as that is known."""
+        if id(leaf) in self._named:
+            module, part = self._named[id(leaf)]
+            return Unrecorded(f"{module}.{part}".strip("."), module)
+        name = _place_in(self.model, leaf)
+        return Unrecorded(name or f"a tensor of shape {tuple(leaf.shape)}", inside=bool(name))
+
+    def _by_sample(self, leaves: Sequence[Tensor], size: int, value: Tensor) -> bool:
+        """Whether the loss is known for each sample, and each sample's does not depend on the others."""
+        if isinstance(self._loss, _Criterion):
+            with torch.set_grad_enabled(self.needs_grad):
+                known = self._loss.choose(self.model, self._rebuild([t.clone() for t in leaves]))
+        else:
+            known = value.ndim == 1
+        if known and size > 1:
+            with torch.set_grad_enabled(self.needs_grad):
+                whole = self(*[t.clone() for t in leaves]).detach()
+            parts = self.parts(leaves, size)
+            if parts is not None and _same(torch.cat(parts), whole):
+                return True
+        if isinstance(self._loss, _Criterion):
+            self._loss.each = None
+        self._joined = known and not isinstance(self._loss, _Criterion)
+        return False
+
+    def parts(self, leaves: Sequence[Tensor], size: int) -> list[Tensor] | None:
+        """The loss of a third of the batch and of the rest; None where a part of a batch has none."""
+        cut = max(1, size // 3)
+        ranges = (slice(0, cut), slice(cut, size))
+        parts = [[t[r].clone() if t.ndim and len(t) == size else t.clone() for t in leaves] for r in ranges]
+        try:
+            with torch.set_grad_enabled(self.needs_grad):
+                return [self(*part).detach() for part in parts]
+        except Exception:  # of a part of a graph, of packed sequences, ...: whatever the user's code makes of it
+            return None
 
 
 class _Criterion(nn.Module):
@@ -77,7 +159,7 @@ class _Criterion(nn.Module):
 
     def __init__(self, criterion: Callable[..., Any]) -> None:
         super().__init__()
-        self.criterion = copy.deepcopy(criterion).cpu() if isinstance(criterion, nn.Module) else criterion
+        self.criterion = criterion
         self.each: Callable[..., Any] | None = None
 
     def forward(self, model: nn.Module, batch: Any) -> Tensor:
@@ -101,8 +183,6 @@ class _Criterion(nn.Module):
     def choose(self, model: nn.Module, batch: Any) -> bool:
         output, target = self._output(model, batch)
         whole = self.criterion(output, target)
-        if not isinstance(whole, Tensor) or whole.numel() != 1:
-            raise ObjectiveError("The criterion returned no single number", expected="a loss: one number a batch")
         each = _unreduced(self.criterion)
         if each is None:
             return False
@@ -133,24 +213,26 @@ def _unreduced(criterion: Callable[..., Any]) -> Callable[..., Any] | None:
     return functools.partial(criterion, reduction="none") if known else None
 
 
-def private_copy(model: nn.Module) -> nn.Module:
-    """A copy of the unwrapped model on the CPU in evaluation mode, with its own tensors."""
-    inner = unwrap(model)
-    memo: dict[int, Any] = {}
-    for tensor in [*inner.parameters(), *inner.buffers()]:
-        if hasattr(tensor, "full_tensor"):
-            raise ObjectiveError("The model's parameters are sharded over processes", mend=WAY_OUT)
-        if type(tensor) in (nn.Parameter, Tensor):
-            value = tensor.detach().to("cpu", copy=True)
-            memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if type(tensor) is nn.Parameter else value
-    try:
-        private = copy.deepcopy(inner, memo).eval()
-        for module in private.modules():
-            if "_original_forward" in module.__dict__:  # accelerate's autocast, around the forward of its class
-                module.__dict__.pop("forward", None)
-        return private
-    except Exception as error:
-        raise ObjectiveError(f"The model cannot be copied ({type(error).__name__}: {error})", mend=WAY_OUT) from error
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-6, equal_nan=True)
+
+
+def _place_in(model: nn.Module, leaf: Tensor) -> str:
+    """The attribute of the model that holds a tensor which is none of its parameters, or a module that has it."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name.startswith("_") and name in ("_parameters", "_buffers", "_modules"):
+                continue
+            held = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+            for number, part in enumerate(held):
+                where = f"{path}.{name}".lstrip(".") + (f"[{number}]" if part is not value else "")
+                if part is leaf:
+                    return where
+                if isinstance(part, nn.Module):
+                    for inner, tensor in part.named_parameters():
+                        if tensor is leaf:
+                            return f"{where}.{inner}"
+    return ""
 
 
 def check_loss(criterion: Any, objective: Any) -> None:

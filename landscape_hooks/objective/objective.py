@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from landscape_hooks.errors import LayoutError, ObjectiveError
+from landscape_hooks.objective.copies import WAY_OUT
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.kernels import GraphKernel, Kernel, ModuleKernel
-from landscape_hooks.objective.loss_module import WAY_OUT, LossModule, check_loss
+from landscape_hooks.objective.loss_module import LossModule, check_loss
 from landscape_hooks.objective.probe import Probe, read_tensor
 from landscape_hooks.objective.rehearsal import rehearse
 from landscape_hooks.store import checked
@@ -352,7 +353,7 @@ class Objective:
     def _call(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], mode: str) -> Tensor:
         if self.mutates:
             leaves = [t.clone() for t in leaves]
-            state = {**state, **{name: state[name].clone() for name in self.running_statistics}}
+            state = {**state, **{name: state[name].clone() for name in self.buffer_layout.names if name in state}}
         value = self.kernel(state, leaves, statistics=mode)
         if not isinstance(value, Tensor) or value.is_complex() or not value.numel():
             raise ObjectiveError(f"The loss gave a value of type {type(value).__name__}", expected="real numbers")

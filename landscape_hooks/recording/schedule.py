@@ -28,10 +28,15 @@ class Schedule(ABC):
         the number of snapshots it keeps at most, by giving up earlier ones; None where it keeps all.
     count
         the number of snapshots it takes at most, where that is known beforehand.
+    steps, stride
+        the snapshots that are kept so far and the steps between them, where earlier ones are given up; the recorder
+        drops all others whenever `stride` has changed.
     """
 
     limit: int | None = None
     count: int | None = None
+    steps: list[int]
+    stride: int = 0
 
     @abstractmethod
     def next(self, step: int) -> int:
@@ -40,6 +45,9 @@ class Schedule(ABC):
     def admit(self, step: int) -> bool:
         """Called at a due step, just before its snapshot; False leaves it out after all."""
         return True
+
+    def restore(self, steps: Iterable[int], stride: int) -> None:
+        """Go on with the snapshots and the stride of a run that was interrupted."""
 
     def describe(self) -> dict[str, Any]:
         """What the run's attributes say about it."""
@@ -134,8 +142,7 @@ class Thinning(Schedule):
         self.steps: list[int] = []
 
     def restore(self, steps: Iterable[int], stride: int) -> None:
-        """Go on with the rows and the stride of a run that was interrupted."""
-        self.steps, self.stride = list(steps), stride
+        self.steps, self.stride = list(steps), max(1, stride)
 
     def next(self, step: int) -> int:
         first = self.steps[0] if self.steps else 0
@@ -158,11 +165,27 @@ class Thinning(Schedule):
         return {"kind": "Thinning", "keep": self.keep}
 
 
-def make_schedule(schedule: Any = None, *, every: int | None = None, keep: int = 200) -> Schedule:
+MOST, LEAST = 200, 20
+BUDGET = 2 * 10**9
+"""Where nothing is said, snapshots of this many bytes are kept together: between `LEAST` and `MOST` of them."""
+
+
+def keep_for(row_bytes: int) -> int:
+    """The number of snapshots that is kept where the user says none, for snapshots of `row_bytes` bytes."""
+    return max(LEAST, min(MOST, BUDGET // max(1, row_bytes)))
+
+
+def make_schedule(
+    schedule: Schedule | Iterable[int] | int | Callable[[int], bool] | None = None,
+    *,
+    every: int | None = None,
+    keep: int | None = None,
+    row_bytes: int = 0,
+) -> Schedule:
     """The schedule that record()'s arguments name.
 
     `schedule` is a Schedule, a list of steps, a whole number (every n) or a function step -> bool; left out, `every`
-    makes `Every`, and without it `keep` makes `Thinning`.
+    makes `Every`, and without it `keep` makes `Thinning` (left out: as many as `keep_for` says of `row_bytes`).
 
     Raises
     ------
@@ -170,7 +193,9 @@ def make_schedule(schedule: Any = None, *, every: int | None = None, keep: int =
         the arguments contradict each other or make no schedule.
     """
     if schedule is None:
-        return Thinning(keep) if every is None else Every(every)
+        if every is not None:
+            return Every(every)
+        return Thinning(keep_for(row_bytes) if keep is None else keep)
     if every is not None:
         raise LandscapeError("Found both every= and schedule=", expected="one of them")
     if isinstance(schedule, Schedule):

@@ -5,6 +5,8 @@ In: a Surface. Out: sentences, stored with it, printed by `analyze` and repeated
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,12 +23,15 @@ POLICY = {
 }
 
 
-def sentences(surface: Surface) -> list[str]:
-    """The report, one sentence an entry: what is shown, what is hidden, where not to trust it."""
-    said = [_what(surface)]
+def sentences(surface: Surface, doubts: Sequence[str] = ()) -> list[str]:
+    """The report, one sentence an entry: what is shown, what is hidden, where not to trust it.
+
+    `doubts` are further ones than the surface has, of other runs on it.
+    """
+    said = [_what(surface), *(f"In doubt: {doubt}" for doubt in (*surface.doubts, *doubts))]
     if surface.attrs.get("batch_norm") in POLICY:
         said.append(POLICY[surface.attrs["batch_norm"]])
-    said += _variance(surface)
+    said += _buffers(surface) + _variance(surface)
     for path in surface.paths:
         whose = f"{path.label}: " if len(surface.paths) > 1 else ""
         said += [whose + s for s in (_ends(path), _gap(path), _distance(surface, path), _extent(surface, path)) if s]
@@ -38,6 +43,18 @@ def _what(surface: Surface) -> str:
     plane, samples = surface.attrs.get("directions"), surface.attrs.get("samples")
     where = f"line along {surface.attrs.get('labels', [''])[0]}" if columns == 1 else f"{plane} plane"
     return f"{rows}×{columns} losses over {samples} probe samples on the {where}."
+
+
+def _buffers(surface: Surface) -> list[str]:
+    """Which buffers count where, of those that are no running statistics and change along the path."""
+    names = surface.moving_buffers
+    if not names:
+        return []
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [
+        f"Along the path some buffers change that are no running statistics ({shown}): on the plane these buffers are "
+        "those of the origin, at a snapshot its own. What they change is part of the difference between the two losses."
+    ]
 
 
 def _variance(surface: Surface) -> list[str]:

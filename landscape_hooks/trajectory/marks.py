@@ -59,6 +59,20 @@ class Mark:
         return checked.read(self.group, "buffers")
 
 
+def check_name(name: str) -> None:
+    """A mark may have this name.
+
+    Raises
+    ------
+    LandscapeError
+        it is no path component of letters, digits and . _ -.
+    """
+    if not isinstance(name, str) or not checked.is_name(name):
+        raise LandscapeError(
+            f"Found the mark {name!r}", expected="a name of letters, digits and . _ - that begins with one of the first"
+        )
+
+
 @writes
 def put_mark(
     root: zarr.Group,
@@ -80,10 +94,7 @@ def put_mark(
     LandscapeError
         the name is no path component of letters, digits and . _ -.
     """
-    if not checked.is_name(name):
-        raise LandscapeError(
-            f"Found the mark {name!r}", expected="a name of letters, digits and . _ - that begins with one of the first"
-        )
+    check_name(name)
     check_there(root.store)
     remove_group(root, f"marks/{name}")
     group = root.require_group("marks").create_group(name, overwrite=True)

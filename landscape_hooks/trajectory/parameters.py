@@ -8,6 +8,7 @@ plain data, so a run is read without torch; torch is imported inside the functio
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -356,11 +357,12 @@ def _read_entry(entry: dict[str, Any], *, sum_to: int) -> ParameterEntry:
 class Locator:
     """Looks up a model's tensors along the modules found the first time, after checking that they are still there.
 
-    Where a module was replaced or a tensor has another shape, the look-up by name decides.
+    Where a module was replaced or a tensor has another shape, the look-up by name decides. The model itself is not
+    kept alive; its tensors and the modules inside it are.
     """
 
     def __init__(self, layout: ParameterLayout, model: torch.nn.Module) -> None:
-        self._layout, self._model = layout, model
+        self._layout, self._model = layout, weakref.ref(model)
         self._learn()
 
     def _learn(self) -> None:
@@ -368,7 +370,8 @@ class Locator:
         edges: list[tuple[dict[str, Any], str, Any]] = []
         wanted = {entry.name for entry in self._layout}
         places = {}
-        stack = [("", self._model)]
+        model = self._model()
+        stack = [] if model is None else [("", model)]
         while stack:
             prefix, module = stack.pop()
             while (inner := _peel(module)) is not None:
@@ -382,6 +385,8 @@ class Locator:
                 if child is not None:
                     stack.append((f"{prefix}{name}.", child))
         found = [places[name] for name in self._layout.names] if wanted == places.keys() else []
+        if not all(hasattr(owner, "get") for owner, _, _ in [*edges, *found]):
+            edges, found = [], []  # the dictionaries of a TorchScript module are none: the look-up by name decides
         # as bound look-ups and lists to compare with: all of it is done again at every snapshot
         self._modules = [(owner.get, name) for owner, name, _ in edges]
         self._children = [child for _, _, child in edges]  # held, so that no other module gets one of their ids
@@ -395,9 +400,18 @@ class Locator:
             shapes = [getattr(tensor, "shape", None) for tensor in tensors]
             if shapes == self._shapes and [id(get(name)) for get, name in self._modules] == self._ids:
                 return tensors
-        tensors = self._layout.tensors(self._model)
+        model = self._model()
+        if model is None:
+            raise LayoutError("The model is gone", expected="a model that lives as long as it is recorded")
+        tensors = self._layout.tensors(model)
         self._learn()
         return tensors
+
+    def as_known(self) -> list[torch.Tensor] | None:
+        """The tensors in the places where they were found last, whatever has become of the model since."""
+        tensors = [get(name) for get, name in self._tensors]
+        shapes = [getattr(tensor, "shape", None) for tensor in tensors]
+        return tensors if len(tensors) == len(self._layout) and shapes == self._shapes else None
 
 
 def _entries(walk: Sequence[tuple[str, torch.Tensor, torch.nn.Module]]) -> list[ParameterEntry]:

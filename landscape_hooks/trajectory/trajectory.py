@@ -311,7 +311,7 @@ class Trajectory(Sequence[Snapshot]):
     # -- whether it is still what was recorded ---------------------------------------------------------------
     @property
     def has_checksums(self) -> bool:
-        """Whether the run was recorded with `checksum=True`."""
+        """Whether the run was recorded with checksums (`Storage(checksum=True)`)."""
         return all(part.has_checksums for part in self._parts)
 
     def verify(self) -> list[Damage]:
@@ -325,7 +325,7 @@ class Trajectory(Sequence[Snapshot]):
         if not self.has_checksums:
             raise RunError(
                 "The run has no checksums, so nothing says whether its snapshots are still what was recorded",
-                mend="Record with checksum=True",
+                mend="Record with storage=Storage(checksum=True)",
             )
         found = []
         for rank, (part, rows) in enumerate(zip(self._parts, self._rows, strict=True)):

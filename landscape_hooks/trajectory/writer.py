@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,44 +14,25 @@ from landscape_hooks.store import checked, schema
 from landscape_hooks.store.folder import check_there, put_files
 from landscape_hooks.store.rowfiles import SHARD_BYTES, RowFiles, chunking
 from landscape_hooks.store.run import put_attribute, remove_group, writes
+from landscape_hooks.trajectory.marks import put_mark
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.rows import bits
 from landscape_hooks.trajectory.rows.checksum import checksums
 from landscape_hooks.trajectory.rows.commit import Commit
 from landscape_hooks.trajectory.rows.fixed import Bits, Fixed, Late, put_fixed, read_late
+from landscape_hooks.trajectory.staging import Allocate, Rows, Staging
 from landscape_hooks.trajectory.trajectory import SCALARS, _checksum_of
 
 GROWTH = 1024
 
+
+__all__ = ["COMPRESSORS", "Rows", "TrajectoryWriter"]
 
 OF_GROUPS = ("learning_rate", "momentum")
 """Columns with one number for every parameter group; a run of format 1 has only the first."""
 
 
 COMPRESSORS: dict[str, Any] = {"lz4": BloscCname.lz4, "zstd": BloscCname.zstd}
-
-
-@dataclass
-class Rows:
-    """Snapshots to be written together: weights (n, D), buffers (n, B), and the scalars of each.
-
-    `momentum` (n, groups) is left out where nobody knows it. `tail` says that the last of them is off the schedule;
-    `files` is the staging memory of `weights`, if they lie in such memory (`TrajectoryWriter.staging`). `late` are the
-    columns that began to move later, one array (n, d) for each of the writer's `late`, `late_files` their memory.
-    """
-
-    weights: NDArray[Any]
-    buffers: NDArray[Any]
-    scalars: Mapping[str, Sequence[float]]
-    learning_rate: NDArray[np.float64]
-    tail: bool = False
-    files: NDArray[np.uint8] | None = None
-    momentum: NDArray[np.float64] | None = None
-    late: Sequence[NDArray[Any]] = ()
-    late_files: Sequence[NDArray[np.uint8]] = ()
-
-    def __len__(self) -> int:
-        return len(self.weights)
 
 
 class TrajectoryWriter:
@@ -71,6 +52,7 @@ class TrajectoryWriter:
         steps = checked.select(self._arrays["step"], (slice(int(places.max(initial=-1)) + 1),), "trajectory/step")
         self.steps: list[int] = steps[places].tolist()
         self._files = {name: RowFiles(array, places.tolist()) for name, array in self._arrays.items()}
+        self.layout = ParameterLayout.from_json(checked.attribute(root, "layout", list, "the run"))
         self._fixed = Fixed(root)
         self.late: list[Late] = []
         for late in read_late(self._group, self._fixed):
@@ -148,8 +130,7 @@ class TrajectoryWriter:
     def _dtype_of(self, layout: ParameterLayout) -> str:
         """The type for late columns: their own, unless the run was asked to store another than the weights' own."""
         stored = self.dtypes[0]
-        own = ParameterLayout.from_json(self._root.attrs["layout"]).row_dtype
-        return layout.row_dtype if stored == own else stored
+        return layout.row_dtype if stored == self.layout.row_dtype else stored
 
     @property
     def fixed(self) -> Fixed:
@@ -167,6 +148,12 @@ class TrajectoryWriter:
         return tuple(bits.name_of(self._arrays[name].dtype) for name in self._matrices)
 
     @property
+    def _kinds(self) -> tuple[str, ...]:
+        """Those of weights and late columns."""
+        weights, _, *late = self.dtypes
+        return weights, *late
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one snapshot's weights, buffers and late columns."""
         return sum(self._arrays[n].shape[1] * self._arrays[n].dtype.itemsize for n in self._matrices)
@@ -180,9 +167,8 @@ class TrajectoryWriter:
         file = self._files["weights"].rows
         return min(most, file - self.commit.rows % file) if file > 1 else most
 
-    def last_row(self) -> NDArray[Any]:
-        """(D,) weights of the last snapshot, as numbers, late columns included."""
-        place, step = int(self.commit.places[-1]), self.steps[-1]
+    def _row(self, number: int) -> NDArray[Any]:
+        place, step = int(self.commit.places[number]), self.steps[number]
         parts = [bits.numbers_of(self._arrays["weights"][place])]
         for late in self.late:
             if step >= late.from_step:
@@ -191,14 +177,32 @@ class TrajectoryWriter:
                 parts.append(self._fixed.row(late.layout, 0, late.layout.size, parts[0].dtype))
         return np.concatenate(parts)
 
-    def staging(
-        self, depth: int, allocate: Callable[[int], NDArray[np.uint8]] | None = None, matrix: str = "weights"
-    ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-        """Memory for `depth` rows that is written as it lies: (files, values); see `RowFiles.staging`.
+    def first_row(self) -> NDArray[Any]:
+        """(D,) weights of the first snapshot, as numbers."""
+        return self._row(0)
 
-        `matrix` is "weights" or the `array` of late columns. The values of bfloat16 are their bits.
-        """
-        return self._files[matrix].staging(depth, allocate)
+    def last_row(self) -> NDArray[Any]:
+        """(D,) weights of the last snapshot, as numbers."""
+        return self._row(-1)
+
+    def mark(self, name: str, weights: NDArray[Any], buffers: NDArray[Any], scalars: Mapping[str, float]) -> None:
+        """Write a named snapshot beside the path; weights are numbers, late columns included."""
+        if set(self._kinds) == {bits.BFLOAT16}:
+            weights = bits.bits_of(weights)
+        put_mark(self._root, name, weights, buffers, **{**scalars, "step": int(scalars["step"])})
+
+    def staging(self, depth: int, allocate: Allocate | None = None) -> Staging:
+        """Memory for `depth` snapshots, which is written as it lies."""
+        staging = Staging(depth, self._files["weights"], self._arrays["buffers"], allocate)
+        for late in self.late:
+            self.widen(staging, late)
+        return staging
+
+    def widen(self, staging: Staging, late: Late) -> None:
+        """Late columns in memory for snapshots; what waits there has the values that were stored once."""
+        values = staging.widen(self._files[late.array])
+        row = self._fixed.row(late.layout, 0, late.layout.size, bits.dtype_of(self._arrays[late.array]))
+        values[...] = bits.bits_of(row) if values.dtype == bits.STORED else row
 
     def append(self, rows: Rows) -> None:
         """Write some snapshots and commit them together; weights of a run of bfloat16 are given as their bits."""

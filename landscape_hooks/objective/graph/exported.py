@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.export.graph_signature import InputKind
 
 from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.objective.copies import WAY_OUT
 from landscape_hooks.objective.graph.graph import DEVICE, Input, LossGraph, Node, Ref
 from landscape_hooks.objective.graph.operations import ARITHMETIC_NAME
 
@@ -45,6 +46,8 @@ def graph_of(program: torch.export.ExportedProgram, names: Mapping[str, str]) ->
             value = program.constants[target]
         else:
             raise ObjectiveError(f"The loss graph takes a {spec.kind.name.lower()}", expected="tensors only")
+        if value.layout is not torch.strided:
+            raise ObjectiveError("The loss reads a sparse tensor", expected="dense tensors", mend=WAY_OUT)
         if target in names:
             kind = "parameter" if spec.kind is InputKind.PARAMETER else "buffer"
             inputs.append(Input(str(name), kind, names[target]))
@@ -53,7 +56,17 @@ def graph_of(program: torch.export.ExportedProgram, names: Mapping[str, str]) ->
             constants[key] = value.detach().clone()
             inputs.append(Input(str(name), "constant", key))
     nodes, outputs = _convert(program.graph_module)
-    return LossGraph(inputs, nodes, outputs), constants
+    try:
+        return LossGraph(inputs, nodes, outputs), constants
+    except ValueError as error:  # an operation that draws numbers, or reaches outside the tensors it is given
+        random = [n.target for n in program.graph.nodes if torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ())]
+        if random:
+            raise ObjectiveError(
+                f"The loss draws random numbers in evaluation mode ({random[0]}), which a stored loss cannot",
+                mend="Analyze it with --objective module:function, whose loss begins with torch.manual_seed(0)",
+            ) from error
+        raise ObjectiveError(f"The loss cannot be stored: {error}", expected="dense tensors, and operations on them",
+                             mend=WAY_OUT) from error  # fmt: skip
 
 
 def _convert(module: torch.fx.GraphModule) -> tuple[list[Node], list[Any]]:
