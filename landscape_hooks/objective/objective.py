@@ -376,8 +376,9 @@ class Objective:
 def fixed_tensors(root: Any) -> dict[str, Tensor]:
     """The parameters of a run that never moved, in their own types."""
     fixed = Fixed(root)
+    trajectory = checked.group(root, "trajectory")
     found = {}
-    for name in still(fixed, read_late(checked.group(root, "trajectory"), fixed)):
+    for name in still(fixed, [] if trajectory is None else read_late(trajectory, fixed)):
         entry = fixed.layout[name]
         kind: torch.dtype = getattr(torch, entry.dtype)
         numbers = torch.from_numpy(fixed.stored(name))

@@ -189,7 +189,8 @@ class TrajectoryWriter:
         """Write a named snapshot beside the path; weights are numbers, late columns included."""
         if set(self._kinds) == {bits.BFLOAT16}:
             weights = bits.bits_of(weights)
-        put_mark(self._root, name, weights, buffers, **{**scalars, "step": int(scalars["step"])})
+        facts = {key: value for key, value in scalars.items() if key != "step"}
+        put_mark(self._root, name, weights, buffers, step=int(scalars["step"]), **facts)
 
     def staging(self, depth: int, allocate: Allocate | None = None) -> Staging:
         """Memory for `depth` snapshots, which is written as it lies."""
@@ -217,7 +218,8 @@ class TrajectoryWriter:
         groups = max(self._groups, *(0 if values is None else values.shape[1] for values in of_groups.values()))
         self._grow(max(places) + 1, groups)
         check_there(self._group.store)
-        files: list[NDArray[np.uint8] | None] = [rows.files, *(rows.late_files or [None] * len(self.late))]
+        nothing: list[NDArray[np.uint8] | None] = [None] * len(self.late)
+        files = [rows.files, *(rows.late_files or nothing)]
         puts = []
         for (name, values), staged in zip(matrices.items(), files, strict=True):
             puts += self._files[name].put(places, values, staged)
