@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape_hooks.errors import DataError, ObjectiveError, RecordingWarning
+from landscape_hooks.errors import DataError, ObjectiveError, warn_of_recording
 from landscape_hooks.objective.graph.exported import graph_of
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.copies import WAY_OUT
@@ -62,7 +62,8 @@ def capture(
     graph, constants, probe, attrs, unrecorded = trace(model, criterion, objective, probe, rebuild)
     write_objective(root, graph, constants, probe, attrs)
     if unrecorded:
-        warnings.warn(RecordingWarning(_said_of_unrecorded(unrecorded)), stacklevel=3)
+        warn_of_recording(_said_of_unrecorded(unrecorded))
+    return rebuild
 
 
 def check_arguments(criterion: Any, objective: Any, data: Any, samples: int) -> None:

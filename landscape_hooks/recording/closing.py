@@ -151,8 +151,8 @@ def _end_in_doubt(step: int, change: float) -> Doubt:
     """The weights changed after the last step, by no step that was seen."""
     return Doubt(
         "last_snapshot",
-        f"The weights changed after the last optimizer step ({step}), which nothing did between earlier steps: the last "
-        "snapshot is the model as it was when the recording ended, and perhaps not the last iterate.",
+        f"The weights changed after the last optimizer step ({step}), but not between earlier steps. The last snapshot "
+        "is the model as it was when the recording ended, and perhaps not the last iterate.",
         {"step": step, **({} if math.isnan(change) else {"change": change})},
     )
 
@@ -161,8 +161,8 @@ def _steps_unseen(change: float) -> Doubt:
     """The weights moved, and no step was seen."""
     return Doubt(
         "steps",
-        "No optimizer step was seen, but the weights have moved: the last snapshot is the model as it was when the "
-        "recording ended, and its step is not known. Pass optimizer=None and call recorder.step() after every step.",
+        "No optimizer step was seen, but the weights have moved. The last snapshot is the model as it was when the "
+        "recording ended; its step is not known. Pass optimizer=None and call recorder.step() after every step.",
         {"change": change},
     )
 
@@ -171,8 +171,8 @@ def _steps_elsewhere(steps: int) -> Doubt:
     """Steps were seen, and they moved another model."""
     return Doubt(
         "steps",
-        f"{steps} optimizer steps were seen, but none of the weights has moved, and the optimizer holds none of them: "
-        "it may train another model (or a copy of this one).",
+        f"{steps} optimizer steps were seen, but none of the weights has moved. The optimizer holds none of them: it may "
+        "train another model, or a copy of this one.",
         {"steps": steps},
     )
 

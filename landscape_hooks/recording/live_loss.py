@@ -107,6 +107,9 @@ def _compare(root: zarr.Group, model: torch.nn.Module, live: LiveLoss, deadline:
     root = checked.fresh(root)
     stored = Objective.load(root)
     module, _ = LossModule.of(model, live.criterion, live.objective, live.rebuild)
+    for layout in (stored.layout, stored.buffer_layout):  # as it was recorded, whatever was made of it since
+        for entry, tensor in zip(layout, layout.tensors(module.model), strict=True):
+            tensor.data = tensor.data.to(getattr(torch, entry.dtype))
     trajectory = Trajectory(root)
     ends = [trajectory[-1], trajectory[0]] if len(trajectory) > 1 else [trajectory[-1]]
     pairs = [_losses(stored, module, end.weights, end.buffers) for end in ends]

@@ -112,6 +112,8 @@ class Iterations:
         if not _holds(optimizer, {id(parameter) for parameter in self._parameters()}):
             self._strangers[id(optimizer)] = (weakref.ref(optimizer), size)
             return None
+        alive = {number for ref, number in self._members.values() if ref() is not None}
+        self._stepped &= alive  # an iteration does not wait for optimizers that are gone
         member = (weakref.ref(optimizer), self._count)
         self._count += 1
         self._members[id(optimizer)] = member
