@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, ObjectiveError, warn_of_recording
+from landscape_hooks.objective.copies import WAY_OUT
 from landscape_hooks.objective.graph.exported import graph_of
 from landscape_hooks.objective.graph.graph import LossGraph
-from landscape_hooks.objective.copies import WAY_OUT
 from landscape_hooks.objective.loss_module import LossModule, Unrecorded, check_loss
 from landscape_hooks.objective.probe import Group, Probe, write_tensor
 from landscape_hooks.store import schema

@@ -87,7 +87,9 @@ class ModuleKernel:
 
     def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor:
         if self.module.needs_grad and not torch.is_grad_enabled():
-            state = {n: t.detach().requires_grad_(t.is_floating_point() and n in self._trained) for n, t in state.items()}
+            state = {
+                n: t.detach().requires_grad_(t.is_floating_point() and n in self._trained) for n, t in state.items()
+            }
             with torch.enable_grad():
                 return self(state, leaves, statistics=statistics).detach()
         tensors = {own: state[canonical] for own, canonical in self.names.items()}

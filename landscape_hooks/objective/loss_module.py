@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
-from landscape_hooks.objective.copies import WAY_OUT, Copies, outside
+from landscape_hooks.objective.copies import Copies, outside
 from landscape_hooks.trajectory.modules import unwrap
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
@@ -223,7 +223,9 @@ def _place_in(model: nn.Module, leaf: Tensor) -> str:
         for name, value in vars(module).items():
             if name.startswith("_") and name in ("_parameters", "_buffers", "_modules"):
                 continue
-            held = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+            held = (
+                value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+            )
             for number, part in enumerate(held):
                 where = f"{path}.{name}".lstrip(".") + (f"[{number}]" if part is not value else "")
                 if part is leaf:

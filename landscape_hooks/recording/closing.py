@@ -83,9 +83,7 @@ class Closing:
         writer = self._opened.writer
         return writer is not None and len(writer.steps) > 1 and difference(writer.first_row(), writer.last_row()) == 0
 
-    def compare(
-        self, model: torch.nn.Module | None, live: LiveLoss | None, recorded: float, unchecked: str
-    ) -> None:
+    def compare(self, model: torch.nn.Module | None, live: LiveLoss | None, recorded: float, unchecked: str) -> None:
         """Compare the stored loss with the live one, unless `unchecked` says why not; write down what was found."""
         if live is not None and not unchecked and self._opened.root is not None:
             found = compare_loss(self._opened.root, model, live, recorded)

@@ -128,7 +128,7 @@ def _compare(root: zarr.Group, model: torch.nn.Module, live: LiveLoss, deadline:
             break
     losses = sums / max(1, count)
     tolerance = TOLERANCE.get(_coarsest(trajectory), 3e-2)
-    apart = [not _agree(*pair, tolerance) for pair in losses.tolist()]
+    apart = [not _agree(stored_loss, own, tolerance) for stored_loss, own in losses.tolist()]
     if not any(apart):
         return Comparison()
     names = ("end", "beginning")[: len(ends)]

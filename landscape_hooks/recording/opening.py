@@ -357,6 +357,8 @@ def _capture(root: zarr.Group, model: torch.nn.Module, loss: Loss) -> LiveLoss |
     except BaseException as error:  # some extensions raise what is no Exception
         said = str(error) if isinstance(error, LandscapeError) else f"{type(error).__name__}: {error}"
         way = "" if "--objective" in said else f" {WAY_OUT}"
-        warn_of_recording(f"The loss could not be stored in the run; recording goes on without it. {printable(said)}{way}")
+        warn_of_recording(
+            f"The loss could not be stored in the run; recording goes on without it. {printable(said)}{way}"
+        )
         return None
     return LiveLoss(loss.criterion, loss.objective, rebuild, time.monotonic() - began)

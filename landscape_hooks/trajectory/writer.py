@@ -136,11 +136,10 @@ class TrajectoryWriter:
         """(D,) weights of the first snapshot."""
         return self._arrays["weights"][int(self.commit.places[0])]
 
-    def mark(
-        self, name: str, weights: NDArray[Any], buffers: NDArray[Any], scalars: Mapping[str, float]
-    ) -> None:
+    def mark(self, name: str, weights: NDArray[Any], buffers: NDArray[Any], scalars: Mapping[str, float]) -> None:
         """Write a named snapshot beside the path."""
-        put_mark(self._root, name, weights, buffers, **{**scalars, "step": int(scalars["step"])})
+        facts = {key: value for key, value in scalars.items() if key != "step"}
+        put_mark(self._root, name, weights, buffers, step=int(scalars["step"]), **facts)
 
     def staging(self, depth: int, allocate: Allocate | None = None) -> Staging:
         """Memory for `depth` snapshots, which is written as it lies."""

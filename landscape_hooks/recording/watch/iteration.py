@@ -32,8 +32,8 @@ class Iterations:
     waits
         (an attribute) whether `begins` is to be called at all.
     begins, stepped, joined
-        called as the module says; `stepped` returns whether it was a step; `joined(optimizer)` for an optimizer that was not given but holds parameters of the
-        model.
+        called as the module says; `stepped` returns whether it was a step; `joined(optimizer)` for an optimizer that
+        was not given but holds parameters of the model.
     """
 
     def __init__(
