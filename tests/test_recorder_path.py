@@ -569,9 +569,10 @@ def test_a_buffer_that_becomes_another_is_left_out_with_one_warning(path, way):
             model.mean += 1
             train(model, optimizer, 1)
 
-    with record(model, optimizer, path, every=1):
-        with pytest.warns(RecordingWarning, match=r"'cache'.*left out") as told:
-            training()
+    recorder = record(model, optimizer, path, every=1)
+    with pytest.warns(RecordingWarning, match=r"'cache'.*left out") as told:
+        training()
+    recorder.close()
     assert len(told) == 1
     trajectory = ends_with(path, flat(model))
     assert len(trajectory) == 5

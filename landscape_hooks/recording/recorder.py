@@ -184,8 +184,7 @@ class Recorder:
         began = time.monotonic()
         self._live = None
         model = self._model()
-        if model is None:
-            raise LandscapeError("The model is gone", expected="a model that lives as long as it is recorded")
+        assert model is not None
         rebuild = capture(self.root, model, criterion=criterion, objective=objective, data=data, samples=samples)
         self._live = LiveLoss(criterion, objective, rebuild, time.monotonic() - began, within)
 
@@ -253,9 +252,7 @@ class Recorder:
         try:
             self._count.settle()
             if self._guard.active and self._next != _PENDING:
-                self._guard.run(
-                    closing.end_path, self._count.step, self._count.iterations, self._facts, self._holds_model
-                )
+                self._guard.run(closing.end_path, self._count.step, self._count.iterations, self._facts, self._listener)
             self._background.stop()
             if self._background.error is None:
                 self._guard.run(self._writer.close)
@@ -443,11 +440,6 @@ class Recorder:
         model = self._model()
         return [] if model is None else list(model.parameters())
 
-    def _holds_model(self) -> bool:
-        """Whether an optimizer that was heard holds any parameter of the model."""
-        return self._listener is None or self._listener.holds_parameters()
-
-    # -- trouble ---------------------------------------------------------------------------------------
     def _compare_ranks(self) -> None:
         """Say once that the ranks of a sharded training do not take the same snapshots."""
         if not self._disagreed:
