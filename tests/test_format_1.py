@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Surface, Trajectory, analyze, record
+from landscape_hooks import Local, Surface, Trajectory, analyze, record
 from landscape_hooks.store.run import open_run
 from landscape_hooks.trajectory.doubts import closing_state
 
@@ -54,7 +54,7 @@ def test_its_surface_is_opened(old):
 
 def test_it_is_analyzed(old):
     run = old("growing")
-    surface = analyze(run, size=3, name="again", tune=False, progress=False)
+    surface = analyze(run, size=3, name="again", engine=Local(tune=False), progress=False)
     np.testing.assert_allclose(surface.loss, EXPECTED["surface"]["loss"], rtol=1e-5)
     np.testing.assert_allclose(surface.path_loss, EXPECTED["surface"]["path_loss"], rtol=1e-5)
 

@@ -43,9 +43,8 @@ def describe(store: Any) -> dict[str, Any]:
         "parameters": trajectory.layout.size,
         "buffers": trajectory.buffer_layout.size,
         "tensors": len(trajectory.layout),
-        "dtype": str(trajectory.dtype),
-        "bytes": len(trajectory) * (trajectory.layout.size + trajectory.buffer_layout.size)
-        * np.dtype(trajectory.dtype).itemsize,
+        "dtype": trajectory.stored_dtype,
+        "bytes": trajectory.nbytes,
         "started": _time(times[0]) if len(times) else None,
         "ended": _time(times[-1]) if len(times) else None,
         "last_logged_loss": next((float(x) for x in losses[::-1] if not math.isnan(x)), None),

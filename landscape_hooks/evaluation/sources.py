@@ -70,6 +70,8 @@ def resolve_objective(root: Any, objective: Any, data: Any, samples: int | None)
         objective = Objective.load(root)
     elif callable(objective) and not isinstance(objective, Objective) and not hasattr(objective, "evaluate"):
         objective = called(objective)
+    if isinstance(objective, Objective):
+        objective = objective.of_run(root)
     if not hasattr(objective, "evaluate"):
         raise ObjectiveError(
             f"Found an objective of type {type(objective).__name__}",

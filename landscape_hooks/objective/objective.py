@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.errors import LayoutError, ObjectiveError
 from landscape_hooks.objective.copies import WAY_OUT
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.kernels import GraphKernel, Kernel, ModuleKernel
@@ -32,6 +32,7 @@ from landscape_hooks.objective.probe import Probe, read_tensor
 from landscape_hooks.objective.rehearsal import rehearse
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.rows.fixed import Fixed, moving_layout, read_late, still
 
 Statistics = Literal["running", "batch", "recalibrate"]
 
@@ -123,6 +124,7 @@ class Objective:
         self.kernel, self.constants, self.probe = kernel, dict(constants), probe
         self.per_sample, self.mutates = per_sample, mutates
         self.attrs = dict(attrs or {})
+        self.still: tuple[str, ...] = ()
         self.running_statistics = kernel.running_statistics()
         self.device = torch.device("cpu")
         self.chunk = _CHUNK
@@ -147,23 +149,25 @@ class Objective:
             key: read_tensor(root, f"objective/constants/{key}")
             for key in checked.names_of(root, "objective/constants", arrays=True)
         }
-        lists = [checked.attribute(root, key, list, "the run") for key in ("layout", "buffer_layout")]
+        buffers = checked.attribute(root, "buffer_layout", list, "the run")
+        fixed = fixed_tensors(root)
         self._set(
-            ParameterLayout.from_json(lists[0]),
-            ParameterLayout.from_json(lists[1], kind="buffer"),
+            moving_layout(root),
+            ParameterLayout.from_json(buffers, kind="buffer"),
             GraphKernel(graph),
-            constants,
+            {**constants, **fixed},
             Probe.load(root),
             per_sample=checked.attribute(group, "per_sample", bool, "the objective"),
             mutates=checked.attribute(group, "mutates", bool, "the objective"),
             attrs=dict(group.attrs),
         )
         graph.check_inputs(
-            parameters=self.layout.names,
+            parameters={*self.layout.names, *fixed},
             buffers=self.buffer_layout.names,
             constants=constants,
             data=len(self.probe.names),
         )
+        self.still = tuple(fixed)
         rehearse(self)
         return self
 
@@ -243,6 +247,39 @@ class Objective:
             kernel=self.kernel.tuned(layout=layout, fold=fold, fuse=fuse, winograd=winograd),
             probe=self.probe.map(lambda t: _laid_out(t, layout)),
         )
+
+    def of_run(self, root: Any) -> Objective:
+        """The same loss as a function of what moves in a run; its other parameters are as the run stored them.
+
+        Raises
+        ------
+        LayoutError
+            the run has other parameters.
+        """
+        fixed = fixed_tensors(root)
+        if not fixed and not checked.has(root, "fixed"):
+            return self
+        return self.given(moving_layout(root), fixed)
+
+    def given(self, moving: ParameterLayout, fixed: Mapping[str, Tensor]) -> Objective:
+        """The same loss as a function of the parameters `moving`, the others being `fixed`.
+
+        Raises
+        ------
+        LayoutError
+            these are not the parameters that it is a loss of.
+        """
+        moving.check_set(ParameterLayout.in_order([entry for entry in self.layout if entry.name not in fixed]))
+        for name, value in fixed.items():
+            own = self.constants.get(name) if name in self.still else None
+            shape = own.shape if own is not None else self.layout[name].shape if name in self.layout.names else None
+            if shape != value.shape:
+                raise LayoutError(
+                    f"The parameter '{name}' of the objective's model has the shape {shape and list(shape)}",
+                    expected=f"{list(value.shape)}, as the run stored it",
+                    mend="Use the model that the run was recorded with",
+                )
+        return self._with(layout=moving, constants={**self.constants, **fixed}, still=tuple(fixed))
 
     def hollow(self) -> Objective:
         """The same loss without weights of its own: where it is live code, its model's parameters hold no memory."""
@@ -334,6 +371,19 @@ class Objective:
                     total[name] += value
                 count += 1
         return {name: (value / count).to(state[name].dtype) for name, value in total.items()}
+
+
+def fixed_tensors(root: Any) -> dict[str, Tensor]:
+    """The parameters of a run that never moved, in their own types."""
+    fixed = Fixed(root)
+    found = {}
+    for name in still(fixed, read_late(checked.group(root, "trajectory"), fixed)):
+        entry = fixed.layout[name]
+        kind: torch.dtype = getattr(torch, entry.dtype)
+        numbers = torch.from_numpy(fixed.stored(name))
+        shape = (*entry.shape, 2) if entry.is_complex else entry.shape
+        found[name] = torch.view_as_complex(numbers.view(shape)) if entry.is_complex else numbers.view(kind).view(shape)
+    return found
 
 
 def _laid_out(tensor: Tensor, layout: str) -> Tensor:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.trajectory.modules import copy_into, real_view
 from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.rows import bits
 from landscape_hooks.trajectory.staging import Rows
 from landscape_hooks.trajectory.writer import TrajectoryWriter
 
@@ -65,6 +66,13 @@ class DropLast:
 
 
 @dataclass
+class Extend:
+    """Further tensors begin to move: the next snapshot has them."""
+
+    layout: ParameterLayout
+
+
+@dataclass
 class Amend:
     """What a trainer said about a step only after it."""
 
@@ -86,13 +94,11 @@ class BackgroundWriter:
     def __init__(
         self,
         writer: TrajectoryWriter,
-        layout: ParameterLayout,
         buffer_layout: ParameterLayout,
         *,
         pinned: bool = False,
     ) -> None:
         self._writer = writer
-        self._layouts = (layout, buffer_layout)
         row_bytes = max(1, writer.row_bytes)
         self.group = int(min(max(1, GROUP_BYTES // row_bytes), GROUP_ROWS))
         self._room = writer.room(self.group)
@@ -100,9 +106,9 @@ class BackgroundWriter:
         self._writing = False
         depth = max(2, 2 * self.group)
         self._staging = writer.staging(depth, _pinned if pinned else None)
-        self._rings = (torch.from_numpy(self._staging.weights), torch.from_numpy(self._staging.buffers))
+        self._buffers = buffer_layout, torch.from_numpy(self._staging.buffers)
         self._streams: dict[torch.device, Any] = {}
-        self._views: list[Any] = [None] * depth
+        self._arrange()
         self._events: list[list[Any]] = [[] for _ in range(depth)]
         self._free = threading.Semaphore(depth)
         self._head = 0
@@ -154,19 +160,32 @@ class BackgroundWriter:
         else:
             copy_into(targets, sources)
 
+    def _arrange(self) -> None:
+        """The parts of the ring that hold weights: those that moved from the beginning, and the late columns."""
+        layouts = [self._writer.layout, *(late.layout for late in self._writer.late)]
+        weights, _, *late = self._writer.dtypes
+        values = [self._staging.weights, *self._staging.late]
+        kinds = [weights, *late]
+        self._weights = [
+            (layout, as_torch(array, kind)) for layout, array, kind in zip(layouts, values, kinds, strict=True)
+        ]
+        self._views: list[Any] = [None] * self._staging.depth
+
     def _slots(self, place: int) -> list[list[torch.Tensor]]:
         """Views of a place, shaped as the weights and the buffers are."""
         views = self._views[place]
         if views is None:
-            views = [part.slots(ring[place]) for part, ring in zip(self._layouts, self._rings, strict=True)]
-            self._views[place] = views
+            buffers, ring = self._buffers
+            weights = [slot for layout, part in self._weights for slot in layout.slots(part[place])]
+            views = self._views[place] = [weights, buffers.slots(ring[place])]
         return views
 
     def content(self, place: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """(D,) weights and (B,) buffers that lie at a place, copied."""
+        """(D,) weights and (B,) buffers that lie at a place, as numbers, copied."""
         for event in self._events[place]:
             event.synchronize()
-        return self._staging.weights[place].copy(), self._staging.buffers[place].copy()
+        parts = [bits.numbers_of(values[place]) for values in (self._staging.weights, *self._staging.late)]
+        return np.concatenate(parts), self._staging.buffers[place].copy()
 
     def submit(
         self, place: int, scalars: dict[str, float], groups: dict[str, Sequence[float]], *, tail: bool = False
@@ -187,6 +206,15 @@ class BackgroundWriter:
         """Keep a named snapshot beside the path; of those that wait under one name, only the last is written."""
         self._queue.append(Mark(name, weights, buffers, scalars))
         self._wake.set()
+
+    def extend(self, layout: ParameterLayout) -> None:
+        """From the next snapshot on there are further tensors; what waits has the values that were stored once."""
+        self._queue.append(Extend(layout))
+        self.flush()
+        if self.error is not None:
+            raise self.error
+        self._writer.widen(self._staging, self._writer.late[-1])
+        self._arrange()
 
     def retain(self, steps: list[int], stride: int) -> None:
         """Thin out what was staged so far."""
@@ -277,6 +305,8 @@ class BackgroundWriter:
                 return
             if isinstance(item, Retain):
                 writer.retain(item.steps, item.stride)
+            elif isinstance(item, Extend):
+                writer.extend(item.layout, writer.steps[-1] + 1 if writer.steps else 0)
             elif isinstance(item, DropLast):
                 writer.retain(writer.steps[:-1], writer.commit.stride)
             elif isinstance(item, Amend):
@@ -309,10 +339,22 @@ def copy_alone(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor])
     for target, source in zip(targets, sources, strict=True):
         plain = type(source) in PLAIN and source.device.type == "cpu" and source.is_contiguous()
         if plain and source.dtype == target.dtype:
-            np.copyto(target.numpy(), source.detach().numpy())
+            np.copyto(_plain(target), _plain(source.detach()))
         else:
             rest.append((target, source))
     copy_into([target for target, _ in rest], [source for _, source in rest])
+
+
+def as_torch(values: NDArray[Any], kind: str) -> torch.Tensor:
+    """Rows as torch writes into them: the bits of bfloat16, which NumPy lacks, as such numbers."""
+    if kind != bits.BFLOAT16:
+        return torch.from_numpy(values)
+    return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+
+
+def _plain(tensor: torch.Tensor) -> NDArray[Any]:
+    """A tensor's memory as NumPy copies it: numbers of types that it lacks as their bits."""
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def copy_from_cuda(

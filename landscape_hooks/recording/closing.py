@@ -7,6 +7,7 @@ another state was loaded after it; doubts about what could not be mended, writte
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import RunError, warn_of_recording
 from landscape_hooks.recording.background import BackgroundWriter
 from landscape_hooks.recording.ending import Facts, PathEnd
-from landscape_hooks.recording.live_loss import LiveLoss, compare_loss
+from landscape_hooks.recording.live_loss import MOST_SECONDS, SHARE, LiveLoss, compare_loss
 from landscape_hooks.recording.opening import Opened
 from landscape_hooks.recording.watch.glance import Glance
 from landscape_hooks.recording.watch.iteration import Iterations
@@ -89,6 +90,9 @@ class Closing:
             found = compare_loss(self._opened.root, model, live, recorded)
             self.doubts += found.doubts
             unchecked = found.unchecked
+        if self._opened.fixed is not None and not unchecked:
+            names = self._opened.fixed.unnoticed(max(1.0, min(MOST_SECONDS, SHARE * recorded)))
+            self.doubts += [_fixed_in_doubt(names)] if names else []
         if self._opened.ranks.rank == 0 and self._opened.root is not None:
             for doubt in self.doubts:
                 add_doubt(self._opened.root, doubt)
@@ -172,6 +176,17 @@ def _steps_elsewhere(steps: int) -> Doubt:
         f"{steps} optimizer steps were seen, but none of the weights has moved. The optimizer holds none of them; it "
         "may train another model, or a copy of this one.",
         {"steps": steps},
+    )
+
+
+def _fixed_in_doubt(names: Sequence[str]) -> Doubt:
+    """Tensors that are stored once have changed, and nothing told so while training."""
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return Doubt(
+        "fixed",
+        f"The tensor '{names[0]}'{more} was changed by hand while training, in so few numbers that it was not noticed: "
+        "all snapshots have the value that it had when the recording began.",
+        {"tensors": len(names)},
     )
 
 

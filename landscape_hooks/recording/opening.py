@@ -20,6 +20,7 @@ from landscape_hooks.errors import LandscapeError, RunError, printable, warn_of_
 from landscape_hooks.recording.live_loss import LiveLoss, Loss
 from landscape_hooks.recording.schedule import Schedule
 from landscape_hooks.recording.storage import Storage
+from landscape_hooks.recording.watch.fixed import FixedTensors, split, to_store
 from landscape_hooks.recording.watch.rates import Rates
 from landscape_hooks.store import checked
 from landscape_hooks.store.lock import RunLock
@@ -29,13 +30,18 @@ from landscape_hooks.store.run import (
     create_run,
     durable_store,
     finish_creation,
+    format_of,
     free_bytes,
     open_run,
     prepare,
     writes,
 )
+from landscape_hooks.store.schema import FORMAT
 from landscape_hooks.trajectory.doubts import drop_doubts, set_closing
+from landscape_hooks.trajectory.modules import unwrap
 from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.rows import bits
+from landscape_hooks.trajectory.rows.fixed import Fixed, moving_layout
 from landscape_hooks.trajectory.rows.part import Part, disagreements
 from landscape_hooks.trajectory.sharding import Piece, Ranks, ShardLayout, is_sharded
 from landscape_hooks.trajectory.trajectory import Trajectory
@@ -55,8 +61,12 @@ class Opened:
     ----------
     root
         the run; None on a rank that another one writes for, as `writer` is.
+    layout
+        what this process writes of the weights: what moves, late columns included.
     live
         the loss that was stored in it now, as the training has it.
+    fixed
+        what stands still, watched; None where everything is recorded.
     """
 
     root: zarr.Group | None
@@ -67,6 +77,13 @@ class Opened:
     ranks: Ranks
     lock: RunLock = field(default_factory=RunLock)
     live: LiveLoss | None = None
+    fixed: FixedTensors | None = None
+
+    @property
+    def first_layout(self) -> ParameterLayout:
+        """The layout of the weights that moved from the beginning."""
+        late = 0 if self.writer is None else sum(len(each.layout) for each in self.writer.late)
+        return ParameterLayout.in_order(self.layout.entries[:-late]) if late else self.layout
 
     def disagreements(self) -> list[int]:
         """Steps that this rank recorded and others passed by, or the other way round: there ought to be none.
@@ -82,7 +99,15 @@ class Opened:
 
 @dataclass(frozen=True)
 class Order:
-    """What record() was asked for, and the layouts of the model (of a sharded one, of the whole of it)."""
+    """What record() was asked for, and the layouts of the model (of a sharded one, of the whole of it).
+
+    Attributes
+    ----------
+    layout, still
+        the parameters that are recorded, and those that are stored once.
+    format
+        of the run; one of format 1 goes on as it began.
+    """
 
     model: torch.nn.Module
     store: Any
@@ -93,6 +118,8 @@ class Order:
     if_exists: str
     layout: ParameterLayout
     buffers: ParameterLayout
+    still: ParameterLayout = field(default_factory=lambda: ParameterLayout(()))
+    format: int = FORMAT
 
     @property
     def target(self) -> Any:
@@ -102,13 +129,18 @@ class Order:
     @property
     def dtype(self) -> str:
         """The type in which weights are stored."""
-        return self.storage.dtype or self.layout.dtype
+        return self.storage.dtype or self.layout.row_dtype
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a snapshot."""
         parts = ((self.layout, self.dtype), (self.buffers, self.buffers.dtype))
-        return sum(layout.size * np.dtype(dtype).itemsize for layout, dtype in parts)
+        return sum(layout.size * bits.stored_dtype(dtype).itemsize for layout, dtype in parts)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Bytes of what is stored once."""
+        return sum(entry.size * bits.stored_type(entry.dtype).itemsize for entry in self.still)
 
 
 def open_for(
@@ -139,15 +171,18 @@ def open_for(
         resumed = prepare(store, if_exists)
         if resumed:
             root = open_run(order.target, mode="r+")
-            _check_same(root, order)
+            order = _as_in(root, order)
             writer = _reopen(root, order)
         else:
+            moving, still = split(unwrap(model), order.layout)
+            order = replace(order, layout=moving, still=still)
             root, writer, live = _create(order)
+        fixed = FixedTensors(unwrap(model), order.still, writer.fixed, resumed=resumed) if order.still else None
         _begin(root)
     except BaseException:
         lock.release()
         raise
-    return Opened(root, writer, *layouts, resumed, ranks, lock, live)
+    return Opened(root, writer, order.layout, order.buffers, resumed, ranks, lock, live, fixed)
 
 
 @writes
@@ -180,8 +215,10 @@ def _create(order: Order) -> tuple[zarr.Group, TrajectoryWriter, LiveLoss | None
 def _say_size(order: Order) -> None:
     """Log how large the run is going to be; warn where the disk is too small for it."""
     most = order.plan.limit or order.plan.count
-    projected = order.row_bytes * (most or 1)
+    projected = order.row_bytes * (most or 1) + order.fixed_bytes
     text = f"A snapshot is {_bytes(order.row_bytes)}; the run is going to hold "
+    if order.still:
+        text = f"What does not move is {_bytes(order.fixed_bytes)}, once. {text}"
     text += f"at most {most}, {_bytes(projected)}" if most else "as many as the schedule asks for"
     log.log(logging.WARNING if projected >= LARGE else logging.INFO, "%s: %s", order.store, text)
     free = free_bytes(order.store)
@@ -211,20 +248,22 @@ def _create_trajectory(
         dtype=order.dtype,
         compress=order.storage.compress,
         checksum=order.storage.checksum,
+        fixed=to_store(unwrap(order.model), order.still) if order.still else (),
     )
 
 
 def _reopen(root: zarr.Group, order: Order) -> TrajectoryWriter:
     writer, slots = TrajectoryWriter(root), order.plan.limit or 0
+    dtype = order.dtype if order.format >= 2 else order.storage.dtype or order.layout.dtype
     if writer.slots != slots:
         raise RunError(
             f"The run keeps {writer.slots or 'every snapshot'}, this recorder {slots or 'every snapshot'}",
             expected="the same schedule when resuming",
             mend="Pass the same every=, keep= or schedule= as before",
         )
-    if writer.dtypes[0] != order.dtype:
+    if writer.dtypes[0] != dtype:
         raise RunError(
-            f"The run stores weights as {writer.dtypes[0]}, this recorder would as {order.dtype}",
+            f"The run stores weights as {writer.dtypes[0]}, this recorder would as {dtype}",
             mend="Pass the dtype of the run (storage=Storage(dtype=...)), and the model as it was",
         )
     if order.storage.checksum and not writer.has_checksums:
@@ -233,6 +272,26 @@ def _reopen(root: zarr.Group, order: Order) -> TrajectoryWriter:
             mend="Leave checksum= out to go on with the run, or record into another one",
         )
     return writer
+
+
+def _as_in(root: zarr.Group, order: Order) -> Order:
+    """The order for going on with a run: what moved in it goes on being recorded, what stood still is watched on.
+
+    Raises
+    ------
+    LayoutError
+        the model has other parameters or buffers.
+    """
+    order = replace(order, format=format_of(root))
+    if not checked.has(root, "fixed"):
+        _check_same(root, order)
+        return order
+    fixed, moving = Fixed(root), moving_layout(root)
+    still = ParameterLayout.in_order([e for e in fixed.layout if e.name not in moving.names])
+    ParameterLayout.in_order([*moving, *still]).check_set(order.layout)
+    buffers = checked.attribute(root, "buffer_layout", list, "the run")
+    ParameterLayout.from_json(buffers, kind="buffer").check(order.buffers)
+    return replace(order, layout=moving, still=still)
 
 
 def _check_same(root: zarr.Group, order: Order) -> None:
@@ -262,7 +321,7 @@ def _open_ranks(order: Order, ranks: Ranks) -> Opened:
     resumed = ranks.all(ranks.together(lambda: ranks.rank == 0 and _prepare_ranks(order, ranks)))[0]
     root = open_run(order.target, mode="r+", creating=True)
     if resumed:
-        writer = ranks.together(lambda: _reopen_shard(root, own, order, ranks))
+        writer = ranks.together(lambda: _reopen_shard(root, own, replace(order, format=format_of(root)), ranks))
     else:
         writer = ranks.together(lambda: _create_shard(root, own, own_buffers, order, ranks))
     if ranks.rank == 0:

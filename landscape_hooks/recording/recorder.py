@@ -31,6 +31,7 @@ from landscape_hooks.recording.storage import Storage
 from landscape_hooks.recording.watch import steps
 from landscape_hooks.recording.watch.buffers import Buffers
 from landscape_hooks.recording.watch.count import StepCount
+from landscape_hooks.recording.watch.fixed import Moving
 from landscape_hooks.recording.watch.glance import Glance
 from landscape_hooks.recording.watch.guard import Guard
 from landscape_hooks.recording.watch.iteration import Iterations
@@ -38,6 +39,7 @@ from landscape_hooks.recording.watch.loading import Loading
 from landscape_hooks.recording.watch.rates import Rates, number
 from landscape_hooks.trajectory.marks import check_name
 from landscape_hooks.trajectory.modules import unwrap
+from landscape_hooks.trajectory.parameters import ParameterLayout
 
 _PENDING = -1
 
@@ -89,12 +91,13 @@ class Recorder:
             steps.listen(self._listener)
         if opened.writer is not None:
             self._writer = opened.writer
-            weights = opened.layout.locator(unwrap(model))
+            inner = unwrap(model)
+            weights = Moving(inner, opened.layout, opened.fixed, self._joins)
             buffers = Buffers(opened.buffer_layout, unwrap(model), warn_of_recording)
-            pinned = any(tensor.is_cuda for tensor in weights())
-            self._background = BackgroundWriter(opened.writer, opened.layout, opened.buffer_layout, pinned=pinned)
+            pinned = any(tensor.is_cuda for tensor in opened.layout.tensors(inner))
+            self._background = BackgroundWriter(opened.writer, opened.buffer_layout, pinned=pinned)
             self._end = PathEnd(self._background, weights, buffers)
-            self._glance = Glance(weights)
+            self._glance = Glance(opened.first_layout.locator(inner))
             self._loading = Loading(model, before=self.hold, after=self._loaded)
             at_exit.hold(self)
             if not keep_model:
@@ -429,6 +432,10 @@ class Recorder:
             self._loss = float("nan")
         else:
             self.dropped += 1
+
+    def _joins(self, layout: ParameterLayout) -> None:
+        """Tensors that stood still begin to move."""
+        self._background.extend(layout)
 
     def _mark(self, name: str) -> None:
         now = self._end.content()

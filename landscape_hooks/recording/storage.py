@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.trajectory.writer import COMPRESSORS
 
-Dtype = Literal["float16", "float32", "float64"]
+Dtype = Literal["bfloat16", "float16", "float32", "float64"]
 Compress = Literal["lz4", "zstd"]
 Durability = Literal["fsync"]
 OnError = Literal["warn", "raise"]
@@ -22,8 +22,9 @@ class Storage:
     Attributes
     ----------
     dtype
-        how weights are stored. None: in a type that holds every recorded tensor exactly. float16 halves a run of
-        float32, at a relative error of 5e-4 (a weight beyond 65504 becomes inf).
+        how weights are stored. None: in a type that holds every recorded tensor exactly (bfloat16 or float16 where all
+        of them are of that type, float64 where any is, otherwise float32). float16 halves a run of float32, at a
+        relative error of 5e-4 (a weight beyond 65504 becomes inf), bfloat16 at one of 4e-3.
     compress
         lossless, for slow disks: weights shrink by 10 % or so, writing costs more than it saves on fast ones.
     checksum

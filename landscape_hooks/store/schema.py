@@ -92,6 +92,25 @@ TABLE: tuple[Field, ...] = (
         0,
         "CRC-32 of the step (as int64), the row of weights and the row of buffers; only where it was asked for",
     ),
+    Field(
+        "trajectory/late/*/weights",
+        ("row", "parameter"),
+        "float32",
+        "weight",
+        NAN,
+        "parameters that began to move later, in the order of the manifest `layout` of their group; a row counts from "
+        "the step `from_step` on",
+        bits=True,
+    ),
+    Field(
+        "fixed/*",
+        ("number",),
+        "as recorded",
+        "weight",
+        0,
+        "one parameter that did not move when recording began, in C order and in its own type (its bits, with "
+        "`torch_dtype`, where Zarr lacks the type)",
+    ),
     # -- marks: named snapshots beside the path --------------------------------------------------------
     Field(
         "marks/*/weights",

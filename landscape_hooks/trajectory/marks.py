@@ -137,11 +137,14 @@ def read_marks(root: zarr.Group) -> dict[str, Mark]:
 
 def _read(group: zarr.Group, name: str) -> Mark:
     facts: Mapping[str, Any] = group.attrs
-    sizes = [int(checked.array(group, key).shape[0]) for key in ("weights", "buffers")]
     return Mark(
         group,
         name,
-        checked.whole(facts.get("step"), f"The step of the mark '{name}'"),
-        *(checked.number(facts.get(key), f"'{key}' of the mark '{name}'") for key in ("epoch", "loss", "wall_time")),
-        *sizes,
+        step=checked.whole(facts.get("step"), f"The step of the mark '{name}'"),
+        **{
+            key: checked.number(facts.get(key), f"'{key}' of the mark '{name}'")
+            for key in ("epoch", "loss", "wall_time")
+        },
+        size=int(checked.array(group, "weights").shape[0]),
+        buffer_size=int(checked.array(group, "buffers").shape[0]),
     )

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from landscape_hooks.errors import LayoutError
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 _TYPES = ("float64", "float32", "float16", "bfloat16", "complex128", "complex64", "complex32")
 """Floating-point types of parameters that a manifest may name; beside them only torch's float8 and smaller ones."""
+
+_HALVES = {"complex32": "float16", "float8_e5m2": "float16", "float8_e4m3fn": "float16"}
+"""Types whose numbers are numbers of another one."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,12 @@ class ParameterLayout(Sequence[ParameterEntry]):
         """
         return cls(_entries(walk(model, "_buffers")), kind="buffer")
 
+    @classmethod
+    def in_order(cls, entries: Sequence[ParameterEntry], *, kind: str = "parameter") -> ParameterLayout:
+        """A layout of these tensors, one after the other, wherever they lay before."""
+        starts = accumulate((entry.size for entry in entries), initial=0)
+        return cls([replace(entry, offset=start) for entry, start in zip(entries, starts, strict=False)], kind=kind)
+
     # -- what it holds --------------------------------------------------------------------------------
     def __len__(self) -> int:
         return len(self.entries)
@@ -140,6 +150,15 @@ class ParameterLayout(Sequence[ParameterEntry]):
     def dtype(self) -> str:
         """The data type the vector needs: float64 where any tensor has 64-bit reals, otherwise float32."""
         return "float64" if any(e.dtype in ("float64", "complex128") for e in self.entries) else "float32"
+
+    @property
+    def row_dtype(self) -> str:
+        """The narrowest type, as torch spells it, that holds every tensor exactly: what a run stores rows in.
+
+        bfloat16 or float16 where all tensors are of that type, float64 where any has 64-bit reals, otherwise float32.
+        """
+        kinds = {_HALVES.get(entry.dtype, entry.dtype) for entry in self.entries}
+        return kinds.pop() if kinds in ({"bfloat16"}, {"float16"}) else self.dtype
 
     # -- between model and vector: two inverse functions -----------------------------------------------
     def flatten(self, model: torch.nn.Module, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -249,6 +268,11 @@ class ParameterLayout(Sequence[ParameterEntry]):
                 raise self._mismatch(f"The model has a {self.kind} '{name}' of shape {list(entry.shape)}", None)
         if self.names != other.names:
             raise self._mismatch(f"The model has the same {self.kind}s in another order", None)
+
+    def check_set(self, other: ParameterLayout) -> None:
+        """As `check`, whatever the order of the tensors is."""
+        known = {entry.name: place for place, entry in enumerate(self.entries)}
+        self.check(type(self)(sorted(other.entries, key=lambda entry: known.get(entry.name, len(known)))))
 
     def _mismatch(self, found: str, shape: Sequence[int] | None) -> LayoutError:
         expected = f"shape {list(shape)}, as recorded" if shape is not None else f"only the {self.kind}s of the run"

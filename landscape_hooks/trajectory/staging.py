@@ -24,7 +24,8 @@ class Rows:
     """Snapshots to be written together: weights (n, D), buffers (n, B), and the scalars of each.
 
     `momentum` (n, groups) is NaN where it is left out. `tail` says that the last of them is off the schedule; `files`
-    is the memory of `weights` as the files that they will be, if they lie in such memory (`Staging`).
+    is the memory of `weights` as the files that they will be, if they lie in such memory (`Staging`). `late` are the
+    columns that began to move later, one array (n, d) for each of the writer's `late`, `late_files` their memory.
     """
 
     weights: NDArray[Any]
@@ -34,6 +35,8 @@ class Rows:
     tail: bool = False
     files: NDArray[np.uint8] | None = None
     momentum: NDArray[np.float64] | None = None
+    late: Sequence[NDArray[Any]] = ()
+    late_files: Sequence[NDArray[np.uint8]] = ()
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -47,15 +50,26 @@ class Staging:
     depth
         how many.
     weights, buffers
-        (depth, D) and (depth, B) arrays, in the types in which the run stores them.
+        (depth, D) and (depth, B) arrays, in the types in which the run stores them; of bfloat16 their bits.
+    late
+        (depth, d) arrays of the columns that began to move later.
     """
 
     def __init__(self, depth: int, weights: RowFiles, buffers: Any, allocate: Allocate | None = None) -> None:
-        self.depth = depth
+        self.depth, self._allocate = depth, allocate
+        self.late: list[NDArray[Any]] = []
+        self._late_files: list[NDArray[np.uint8]] = []
         self._files, self.weights = weights.staging(depth, allocate)
         width, kind = buffers.shape[1], np.dtype(buffers.dtype)
         memory = (allocate or _zeros)(max(1, depth * width * kind.itemsize))
         self.buffers: NDArray[Any] = memory[: depth * width * kind.itemsize].view(kind).reshape(depth, width)
+
+    def widen(self, columns: RowFiles) -> NDArray[Any]:
+        """Memory for further columns of the same snapshots, (depth, d)."""
+        files, values = columns.staging(self.depth, self._allocate)
+        self.late.append(values)
+        self._late_files.append(files)
+        return values
 
     def rows(
         self,
@@ -74,6 +88,8 @@ class Staging:
             **{name: _table(values) for name, values in groups.items()},
             tail=tail,
             files=self._files[part],
+            late=[values[part] for values in self.late],
+            late_files=[files[part] for files in self._late_files],
         )
 
 

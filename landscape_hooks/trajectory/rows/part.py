@@ -41,6 +41,8 @@ class Part:
             if Commit.read(group).generation == self.commit.generation:
                 break
         self.steps: NDArray[np.int64] = self.columns["step"]
+        self.late: dict[str, int] = {}
+        """Matrices of columns that begin to move later, and the steps from which they count."""
         if (np.diff(self.steps) <= 0).any():
             raise checked.damaged("The steps of the snapshots do not ascend")
 
@@ -48,11 +50,25 @@ class Part:
         """Data type of the numbers that a matrix is read as."""
         return bits.dtype_of(checked.array(self._group, name))
 
+    def stored_dtype(self, name: str) -> str:
+        """Data type in which a matrix is stored, as torch spells it."""
+        return bits.name_of(checked.array(self._group, name).dtype)
+
     @property
     def chunk(self) -> int:
         """Neighbouring columns of the weights that are stored, and so best read, together."""
         array = checked.array(self._group, "weights")
         return 1 if reads_directly(array) else int(array.chunks[1])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one snapshot's weights and buffers, all late columns included."""
+        arrays = [checked.array(self._group, name) for name in self._matrices]
+        return sum(array.shape[1] * np.dtype(array.dtype).itemsize for array in arrays)
+
+    @property
+    def _matrices(self) -> tuple[str, ...]:
+        return ("weights", "buffers", *self.late)
 
     def check_width(self, name: str, width: int, whole: int) -> None:
         """A row of a matrix has `width` numbers, and the files account for a vector of `whole` of them.
@@ -112,7 +128,7 @@ class Part:
             a writer has replaced one of these rows since the part was opened.
         """
         expected = self._column("checksum")[rows] if len(rows) else np.empty(0, np.uint32)
-        arrays = [self._array(name) for name in ("weights", "buffers")]
+        arrays = [self._array(name) for name in self._matrices]
         width = sum(array.shape[1] * array.dtype.itemsize for array in arrays)
         together = max(1, VERIFY_BYTES // max(1, width))
         found: list[Damage] = []
@@ -127,8 +143,8 @@ class Part:
 
     def _differing(self, rows: NDArray[np.intp], expected: NDArray[np.uint32], indices: range) -> list[Damage]:
         these = rows[indices.start : indices.stop]
-        weights, buffers = (self._stored(name, these, slice(None)) for name in ("weights", "buffers"))
-        found = checksums(self.steps[these], weights, buffers)
+        weights, buffers, *late = (self._stored(name, these, slice(None)) for name in self._matrices)
+        found = checksums(self.steps[these], weights, buffers, list(zip(self.late.values(), late, strict=True)))
         return [
             Damage(i, int(self.steps[rows[i]]), int(expected[i]), int(value))
             for i, value in zip(indices, found, strict=True)
