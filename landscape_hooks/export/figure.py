@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption
-from landscape_hooks.mesh.contours import levels, text_of
+from landscape_hooks.mesh.contours import levels
 from landscape_hooks.mesh.mesh import Mesh
+from landscape_hooks.surface.digits import text_of, texts_of
 from landscape_hooks.surface.surface import Path, Surface
 
 if TYPE_CHECKING:
@@ -199,13 +200,14 @@ def _fill(figure: Figure, axes: Axes, surface: Surface, mesh: Mesh, colormap: st
             corner_mask=False,
         )
         if heavy:
-            names = {float(level): text_of(float(mesh.height.inverse(level))) for level in drawn.levels}
+            words = texts_of(float(mesh.height.inverse(level)) for level in drawn.levels)
+            names = dict(zip(map(float, drawn.levels), words, strict=True))
             for label in axes.clabel(drawn, fmt=names, fontsize=7, colors="white", inline_spacing=4):
                 label.set_path_effects([patheffects.withStroke(linewidth=1.6, foreground="#00000066")])
     beside = axes.inset_axes((1.025, 0.0, 0.03, 1.0))  # as high as the axes, whatever their aspect
     bar = figure.colorbar(filled, cax=beside, spacing="proportional")
     shown = lines[index] if index.sum() >= 3 else lines
-    bar.set_ticks(shown.tolist(), labels=[text_of(float(mesh.height.inverse(level))) for level in shown])
+    bar.set_ticks(shown.tolist(), labels=texts_of(float(mesh.height.inverse(level)) for level in shown))
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)
     bar.set_label("loss on the probe samples", color=INK)
@@ -254,8 +256,8 @@ def _draw_path(axes: Axes, path: Path, color: str, *, alone: bool) -> None:
     )
     if len(path) <= 400:
         axes.plot(*points.T, linestyle="none", marker="o", markersize=2.2, color=color, markeredgewidth=0)
-    start = f"start: step {path.step[0]}, loss {text_of(float(path.loss[0]))}"
-    end = f"end: step {path.step[-1]}, loss {text_of(float(path.loss[-1]))}"
+    first, last = texts_of((path.loss[0], path.loss[-1]))
+    start, end = f"start: step {path.step[0]}, loss {first}", f"end: step {path.step[-1]}, loss {last}"
     marks = ((0, "o", HALO, start, 7.0), (-1, "*", color, end, 13.0))
     for which, marker, face, label, size in marks:
         axes.plot(
@@ -394,7 +396,7 @@ def surface_figure(
         axes.set_zlabel("loss", fontsize=8)
         losses, index = levels(mesh.height, 20)
         shown = losses[index] if index.sum() >= 3 else losses
-        axes.set_zticks(mesh.height.of(shown), labels=[text_of(float(loss)) for loss in shown])
+        axes.set_zticks(mesh.height.of(shown), labels=texts_of(shown))
         axes.tick_params(labelsize=7, pad=1)
         axes.view_init(*view)
         axes.set_box_aspect((1.2, 1.0, 0.62))
