@@ -46,13 +46,13 @@ def contour_figure(
     SurfaceError
         there is no finite loss to draw.
     """
-    from matplotlib.figure import Figure
-
     if min(surface.shape) == 1:
         return line_figure(surface)
-    with _style():
+    from landscape_hooks.export.style import StyledFigure, ours
+
+    with ours():
         mesh = Mesh.from_surface(surface, height=height, clip=clip)
-        figure = Figure(figsize=size or (6.4, _high(surface)), layout="constrained", dpi=150)
+        figure = StyledFigure.blank(size or (6.4, _high(surface)))
         axes = figure.add_subplot()
         _fill(figure, axes, surface, mesh, colormap)
         _holes(axes, mesh)
@@ -149,26 +149,6 @@ def _map(name: str) -> Any:
     from matplotlib.colors import ListedColormap
 
     return ListedColormap(colors.table(name) / 255.0, name=name)
-
-
-def _style() -> Any:
-    from matplotlib import rc_context
-
-    return rc_context(
-        {
-            "font.family": "DejaVu Sans",
-            "font.size": 9,
-            "axes.edgecolor": "#8a93a3",
-            "axes.linewidth": 0.8,
-            "axes.labelcolor": INK,
-            "xtick.color": QUIET,
-            "ytick.color": QUIET,
-            "hatch.linewidth": 0.6,
-            "hatch.color": "#9aa3b2",
-            "svg.fonttype": "none",
-            "pdf.fonttype": 42,
-        }
-    )
 
 
 def _fill(figure: Figure, axes: Axes, surface: Surface, mesh: Mesh, colormap: str) -> None:
@@ -288,13 +268,13 @@ def _frame(axes: Axes, surface: Surface) -> None:
 
 def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> Figure:
     """The loss along a line with its standard error, and the snapshots at their projections onto it."""
-    from matplotlib.figure import Figure
-
     along = 0 if surface.shape[1] == 1 else 1
     at = surface.alpha if along == 0 else surface.beta
     loss = np.where(surface.present, surface.loss, np.nan).ravel()
-    with _style():
-        figure = Figure(figsize=size, layout="constrained", dpi=150)
+    from landscape_hooks.export.style import StyledFigure, ours
+
+    with ours():
+        figure = StyledFigure.blank(size)
         axes = figure.add_subplot()
         error = surface.loss_stderr.ravel()
         if surface.interpolated is not None and surface.interpolation_error is not None:
@@ -325,10 +305,10 @@ def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> 
 
 def loss_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.6)) -> Figure:
     """The loss along the path: at the snapshots, at their projections (what the surface shows), and the distance."""
-    from matplotlib.figure import Figure
+    from landscape_hooks.export.style import StyledFigure, ours
 
-    with _style():
-        figure = Figure(figsize=size, layout="constrained", dpi=150)
+    with ours():
+        figure = StyledFigure.blank(size)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         every: list[NDArray[np.float64]] = []
         for number, path in enumerate(_shown(surface)):
@@ -372,11 +352,11 @@ def surface_figure(
     size: tuple[float, float] = (6.4, 5.2),
 ) -> Figure:
     """The surface in 3-D as vector graphics, with the draped path; `view` is elevation and azimuth in degrees."""
-    from matplotlib.figure import Figure
+    from landscape_hooks.export.style import StyledFigure, ours
 
-    with _style():
+    with ours():
         mesh = Mesh.from_surface(surface, height=height, clip=clip)
-        figure = Figure(figsize=size, layout="constrained", dpi=150)
+        figure = StyledFigure.blank(size)
         axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
         alpha, beta = np.meshgrid(surface.alpha, surface.beta, indexing="ij")
         axes.plot_surface(

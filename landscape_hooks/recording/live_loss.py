@@ -113,20 +113,16 @@ def _compare(root: zarr.Group, model: torch.nn.Module, live: LiveLoss, deadline:
     trajectory = Trajectory(root)
     ends = [trajectory[-1], trajectory[0]] if len(trajectory) > 1 else [trajectory[-1]]
     pairs = [_losses(stored, module, end.weights, end.buffers) for end in ends]
-    sums = np.zeros((len(ends), 2))
-    count, batches = 0.0, 0
-    while True:
-        found = [next(pair, None) for pair in pairs]
-        if any(one is None for one in found):
-            break
+    sums, weights, batches = np.zeros((len(ends), 2)), np.zeros((len(ends), 1)), 0
+    while all(found := [next(pair, None) for pair in pairs]):
         for place, one in enumerate(found):
             assert one is not None
             sums[place] += np.array(one[:2]) * one[2]
-        assert found[0] is not None
-        count, batches = count + found[0][2], batches + 1
+            weights[place] += one[2]
+        batches += 1
         if time.monotonic() > deadline:
             break
-    losses = sums / count if count else sums
+    losses = np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0)
     tolerance = TOLERANCE.get(_coarsest(trajectory), 3e-2)
     apart = [not _agree(stored_loss, own, tolerance) for stored_loss, own in losses.tolist()]
     if not any(apart):
