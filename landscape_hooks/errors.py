@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import suppress
 
 LONGEST = 2000
 """Characters of a text that are shown."""
 
 
 def printable(text: object) -> str:
-    """A text as a terminal, a header or a figure can take it: one line, control characters written out, not endless."""
+    """A text as a terminal, a header or a figure can take it: one line, control characters written out, not endless.
+
+    Bytes of a file's name that the locale could not decode are taken for UTF-8.
+    """
     shown = str(text)[:LONGEST]
+    with suppress(UnicodeEncodeError):
+        shown = shown.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
     return shown + "..." * (len(str(text)) > LONGEST)
 

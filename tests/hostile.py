@@ -35,7 +35,9 @@ def honest(folder: Path, *, compress: str | None = None) -> Path:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     data = torch.randn(12, 3), torch.randint(0, 2, (12,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with record(model, optimizer, folder, keep=4, criterion=nn.CrossEntropyLoss(), data=data, storage=Storage(compress=compress)) as r:
+    with record(
+        model, optimizer, folder, keep=4, criterion=nn.CrossEntropyLoss(), data=data, storage=Storage(compress=compress)
+    ) as r:
         for _ in range(9):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(data[0]), data[1])

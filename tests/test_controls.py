@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from landscape_hooks.mesh.contours import text_of
+from landscape_hooks.surface.digits import text_of
 from landscape_hooks.viewer.gl import context
 from landscape_hooks.viewer.replay import controls
 from landscape_hooks.viewer.replay.landscape import load

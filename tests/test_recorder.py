@@ -300,7 +300,7 @@ def test_arguments_that_contradict_each_other(tmp_path):
             record(model, None, tmp_path / "run.zarr", **options)
         assert not any(tmp_path.glob("run.zarr/*"))
     for options in ({"on_error": "ignore"}, {"queue": "grow"}, {"dtype": "int8"}, {"compress": "zip"}, {"checksum": 2}):
-        with pytest.raises(LandscapeError, match="Found .*one of"):
+        with pytest.raises(LandscapeError, match=r"Found .*one of"):
             Storage(**options)
     with pytest.raises(LandscapeError, match=r"takes no step hooks.*optimizer=None"):
         record(model, object(), tmp_path / "run.zarr")

@@ -37,6 +37,7 @@ def imported(statement: str) -> set[str]:
         ("import landscape_hooks.cli.description", LOOKING | RECORDING),
         ("import landscape_hooks.mesh.mesh", LOOKING),
         ("import pyglet; pyglet.options.headless = True; import landscape_hooks.viewer.offscreen", LOOKING),
+        ("import landscape_hooks.viewer.live", LOOKING | {"pyglet"}),
         ("import landscape_hooks.viewer.replay.camera, landscape_hooks.viewer.replay.timeline", LOOKING | {"pyglet"}),
     ],
 )

@@ -32,6 +32,7 @@ from landscape_hooks.evaluation.sources import (
     resolve_objective,
 )
 from landscape_hooks.machine import threads
+from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.directions import Directions
 from landscape_hooks.plane.directions.hessian import Hessian
 from landscape_hooks.plane.directions.pca import PCA
@@ -194,6 +195,7 @@ def analyze(
             plane = stored_plane(root, writer.name, streamed)
         loss = plan.apply(loss.on(plane.to(here), writer.name))
         origin_loss = check_repeatable(loss, run_engine)
+        doubts = _doubts(target, joined, origin)
         with filling.Bar(progress, count, writer.name) as tick:
             told = filling.fill(writer, grid, loss, run_engine, tick, adaptive=adaptive, part=share)
             if share is not None:
@@ -209,10 +211,10 @@ def analyze(
     writer.write_paths(root, paths)
     surface = Surface.open(root, writer.name)
     _check_not_all_nan(surface)
-    others = [f"{run.label}: {doubt.said}" for run in joined.parts[1:] for doubt in run.doubts]
-    said = report.sentences(surface, others) + report.clamped(loss.clamped(grid.points()), loss.clamped(coordinates))
-    said += told + coarser + [plan.sentence(run_engine.PROCESSES)]
-    writer.finish(root, {"origin_loss": origin_loss, "report": said, **({"doubts": others} if others else {})})
+    beside = [f"{run.label}: {doubt.said}" for run in joined.parts[1:] for doubt in run.doubts]
+    said = report.sentences(surface, beside) + report.clamped(loss.clamped(grid.points()), loss.clamped(coordinates))
+    said += doubts + told + coarser + [plan.sentence(run_engine.PROCESSES)]
+    writer.finish(root, {"origin_loss": origin_loss, "report": said, **({"doubts": beside} if beside else {})})
     surface = Surface.open(root, writer.name)
     return surface
 
@@ -321,6 +323,16 @@ def _definition(
         "trajectory_digest": digest_of(joined),
         "versions": versions(),
     }
+
+
+def _doubts(objective: Any, joined: Joined, origin: int) -> list[str]:
+    """What the objective says of itself, at the weights of the origin."""
+    if not isinstance(objective, Objective):
+        return []
+    run, place = joined.place(origin)
+    snapshot = joined.parts[run][place]
+    state = (torch.as_tensor(snapshot.weights), torch.as_tensor(snapshot.buffers))
+    return objective.doubts(*(tensor.to(objective.device) for tensor in state))
 
 
 def _precision_cost(loss: PlaneLoss, objective: Any, grid: Grid, engine: Any) -> list[str]:

@@ -21,6 +21,7 @@ from landscape_hooks.evaluation.evaluate import evaluate
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
 from landscape_hooks.plane.grid import Grid
+from landscape_hooks.progress import Progress
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import remove_group
 from landscape_hooks.surface.surface import Surface, names
@@ -204,16 +205,8 @@ def _digest(grid: Grid, attrs: dict[str, Any], arrays: dict[str, NDArray[Any]]) 
     return total.hexdigest()
 
 
-class Bar:
-    """A progress bar over evaluations, with the time left; called with the number that is done."""
+class Bar(Progress):
+    """Progress over a surface's evaluations."""
 
     def __init__(self, shown: bool, total: int, name: str) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=total, desc=f"surface '{name}'", unit="loss", disable=not shown, smoothing=0.05)
-
-    def __enter__(self) -> Callable[[int], object]:
-        return self._bar.update
-
-    def __exit__(self, *error: Any) -> None:
-        self._bar.close()
+        super().__init__(shown, total, f"surface '{name}'", "loss")

@@ -14,13 +14,13 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from tqdm import tqdm
 
 from landscape_hooks.analysis.analyze import analyze
 from landscape_hooks.errors import RunError
 from landscape_hooks.export.figure import contour_figure
 from landscape_hooks.export.outfile import whole_file
 from landscape_hooks.export.ply import write_ply
+from landscape_hooks.progress import counted
 from landscape_hooks.recording.record import record
 from landscape_hooks.store.run import open_run
 from landscape_hooks.surface.surface import Surface
@@ -69,7 +69,7 @@ def train_digits(store: Path, *, epochs: int = EPOCHS, seed: int = 0, progress: 
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
 
     with record(model, optimizer, store, criterion=criterion, data=probe, samples=512) as recorder:
-        for epoch in tqdm(range(epochs), desc="train", unit="epoch", disable=not progress):
+        for epoch in counted(range(epochs), epochs, shown=progress, what="train", unit="epoch"):
             for images, targets in loader:
                 optimizer.zero_grad()
                 loss = criterion(model(images), targets)

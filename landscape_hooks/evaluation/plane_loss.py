@@ -191,8 +191,10 @@ def moving_buffers(objective: Any, trajectories: Iterable[Any]) -> list[str]:
     moving: set[str] = set()
     for trajectory in trajectories:
         left = [entry for entry in others if entry.name not in moving]
-        first = np.asarray(trajectory.buffers(slice(0, 1)))[0] if left and len(trajectory) else None
-        for row in range(1, len(trajectory) if first is not None else 0):
+        if not left or not len(trajectory):
+            continue
+        first = np.asarray(trajectory.buffers(slice(0, 1)))[0]
+        for row in range(1, len(trajectory)):
             now = np.asarray(trajectory.buffers(slice(row, row + 1)))[0]
             moving |= {e.name for e in left if not np.array_equal(now[e.slice], first[e.slice], equal_nan=True)}
             left = [entry for entry in left if entry.name not in moving]

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption
-from landscape_hooks.mesh.contours import levels, text_of
+from landscape_hooks.mesh.contours import levels
 from landscape_hooks.mesh.mesh import Mesh
+from landscape_hooks.surface.digits import text_of, texts_of
 from landscape_hooks.surface.surface import Path, Surface
 
 if TYPE_CHECKING:
@@ -45,13 +46,13 @@ def contour_figure(
     SurfaceError
         there is no finite loss to draw.
     """
-    from matplotlib.figure import Figure
-
     if min(surface.shape) == 1:
         return line_figure(surface)
-    with _style():
+    from landscape_hooks.export.style import StyledFigure, ours
+
+    with ours():
         mesh = Mesh.from_surface(surface, height=height, clip=clip)
-        figure = Figure(figsize=size or (6.4, _high(surface)), layout="constrained", dpi=150)
+        figure = StyledFigure.blank(size or (6.4, _high(surface)))
         axes = figure.add_subplot()
         _fill(figure, axes, surface, mesh, colormap)
         _holes(axes, mesh)
@@ -150,26 +151,6 @@ def _map(name: str) -> Any:
     return ListedColormap(colors.table(name) / 255.0, name=name)
 
 
-def _style() -> Any:
-    from matplotlib import rc_context
-
-    return rc_context(
-        {
-            "font.family": "DejaVu Sans",
-            "font.size": 9,
-            "axes.edgecolor": "#8a93a3",
-            "axes.linewidth": 0.8,
-            "axes.labelcolor": INK,
-            "xtick.color": QUIET,
-            "ytick.color": QUIET,
-            "hatch.linewidth": 0.6,
-            "hatch.color": "#9aa3b2",
-            "svg.fonttype": "none",
-            "pdf.fonttype": 42,
-        }
-    )
-
-
 def _fill(figure: Figure, axes: Axes, surface: Surface, mesh: Mesh, colormap: str) -> None:
     """Filled contours, lines with labels at the index levels, and the colour bar in loss units."""
     from matplotlib import patheffects
@@ -199,13 +180,14 @@ def _fill(figure: Figure, axes: Axes, surface: Surface, mesh: Mesh, colormap: st
             corner_mask=False,
         )
         if heavy:
-            names = {float(level): text_of(float(mesh.height.inverse(level))) for level in drawn.levels}
+            words = texts_of(float(mesh.height.inverse(level)) for level in drawn.levels)
+            names = dict(zip(map(float, drawn.levels), words, strict=True))
             for label in axes.clabel(drawn, fmt=names, fontsize=7, colors="white", inline_spacing=4):
                 label.set_path_effects([patheffects.withStroke(linewidth=1.6, foreground="#00000066")])
     beside = axes.inset_axes((1.025, 0.0, 0.03, 1.0))  # as high as the axes, whatever their aspect
     bar = figure.colorbar(filled, cax=beside, spacing="proportional")
     shown = lines[index] if index.sum() >= 3 else lines
-    bar.set_ticks(shown.tolist(), labels=[text_of(float(mesh.height.inverse(level))) for level in shown])
+    bar.set_ticks(shown.tolist(), labels=texts_of(float(mesh.height.inverse(level)) for level in shown))
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)
     bar.set_label("loss on the probe samples", color=INK)
@@ -254,8 +236,8 @@ def _draw_path(axes: Axes, path: Path, color: str, *, alone: bool) -> None:
     )
     if len(path) <= 400:
         axes.plot(*points.T, linestyle="none", marker="o", markersize=2.2, color=color, markeredgewidth=0)
-    start = f"start: step {path.step[0]}, loss {text_of(float(path.loss[0]))}"
-    end = f"end: step {path.step[-1]}, loss {text_of(float(path.loss[-1]))}"
+    first, last = texts_of((path.loss[0], path.loss[-1]))
+    start, end = f"start: step {path.step[0]}, loss {first}", f"end: step {path.step[-1]}, loss {last}"
     marks = ((0, "o", HALO, start, 7.0), (-1, "*", color, end, 13.0))
     for which, marker, face, label, size in marks:
         axes.plot(
@@ -286,13 +268,13 @@ def _frame(axes: Axes, surface: Surface) -> None:
 
 def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> Figure:
     """The loss along a line with its standard error, and the snapshots at their projections onto it."""
-    from matplotlib.figure import Figure
-
     along = 0 if surface.shape[1] == 1 else 1
     at = surface.alpha if along == 0 else surface.beta
     loss = np.where(surface.present, surface.loss, np.nan).ravel()
-    with _style():
-        figure = Figure(figsize=size, layout="constrained", dpi=150)
+    from landscape_hooks.export.style import StyledFigure, ours
+
+    with ours():
+        figure = StyledFigure.blank(size)
         axes = figure.add_subplot()
         error = surface.loss_stderr.ravel()
         if surface.interpolated is not None and surface.interpolation_error is not None:
@@ -323,10 +305,10 @@ def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> 
 
 def loss_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.6)) -> Figure:
     """The loss along the path: at the snapshots, at their projections (what the surface shows), and the distance."""
-    from matplotlib.figure import Figure
+    from landscape_hooks.export.style import StyledFigure, ours
 
-    with _style():
-        figure = Figure(figsize=size, layout="constrained", dpi=150)
+    with ours():
+        figure = StyledFigure.blank(size)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         every: list[NDArray[np.float64]] = []
         for number, path in enumerate(_shown(surface)):
@@ -370,11 +352,11 @@ def surface_figure(
     size: tuple[float, float] = (6.4, 5.2),
 ) -> Figure:
     """The surface in 3-D as vector graphics, with the draped path; `view` is elevation and azimuth in degrees."""
-    from matplotlib.figure import Figure
+    from landscape_hooks.export.style import StyledFigure, ours
 
-    with _style():
+    with ours():
         mesh = Mesh.from_surface(surface, height=height, clip=clip)
-        figure = Figure(figsize=size, layout="constrained", dpi=150)
+        figure = StyledFigure.blank(size)
         axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
         alpha, beta = np.meshgrid(surface.alpha, surface.beta, indexing="ij")
         axes.plot_surface(
@@ -394,7 +376,7 @@ def surface_figure(
         axes.set_zlabel("loss", fontsize=8)
         losses, index = levels(mesh.height, 20)
         shown = losses[index] if index.sum() >= 3 else losses
-        axes.set_zticks(mesh.height.of(shown), labels=[text_of(float(loss)) for loss in shown])
+        axes.set_zticks(mesh.height.of(shown), labels=texts_of(shown))
         axes.tick_params(labelsize=7, pad=1)
         axes.view_init(*view)
         axes.set_box_aspect((1.2, 1.0, 0.62))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError
+from landscape_hooks.mesh.backend import load_matplotlib
 from landscape_hooks.mesh.mesh import Mesh
 
 PATHS = ("#ff5a36", "#22c7f0", "#f7c531", "#d45cf5", "#57d977", "#ff8fb3", "#a5adff", "#c9a37a")
@@ -32,6 +33,7 @@ def table(name: str) -> NDArray[np.uint8]:
         tints = np.array([rgb(tint) for tint in HYPSOMETRIC]) * 255
         place = np.linspace(0, len(tints) - 1, 256)
         return np.stack([np.interp(place, np.arange(len(tints)), tints[:, k]) for k in range(3)], 1).astype(np.uint8)
+    load_matplotlib()
     from matplotlib import colormaps
 
     if name not in colormaps:

@@ -79,8 +79,3 @@ def contours(mesh: Mesh, count: int = 20) -> list[Contour]:
         )
         found.append(Contour(float(loss), level, bool(heavy), lines))
     return found
-
-
-def text_of(loss: float) -> str:
-    """A loss as a short label: 0.02, 1.5, 300, 2e+04."""
-    return f"{loss:.3g}" if 1e-3 <= abs(loss) < 1e4 or loss == 0 else f"{loss:.2g}"

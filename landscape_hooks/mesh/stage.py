@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks.mesh.contours import levels, nice_step, text_of
+from landscape_hooks.mesh.contours import levels, nice_step
 from landscape_hooks.mesh.mesh import Height, Mesh
+from landscape_hooks.surface.digits import text_of, texts_of
 
 Floats = NDArray[np.float64]
 
@@ -73,9 +74,9 @@ class Stage:
                 chosen = chosen[np.isclose(np.log10(chosen) % 1, 0)]
             if len(chosen) < 2:
                 chosen = losses[:: max(1, len(losses) // count)]
-            return self.height.of(chosen), [text_of(float(loss)) for loss in chosen]
+            return self.height.of(chosen), texts_of(chosen)
         if not high > low:
             return np.array([low]), [text_of(low)]
         step = nice_step((high - low) / count)
         numbers = np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1)
-        return numbers * step, [f"{n * step:.6g}" for n in numbers]
+        return numbers * step, texts_of(numbers * step) if axis == 2 else [f"{n * step:.6g}" for n in numbers]

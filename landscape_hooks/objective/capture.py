@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
@@ -19,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape_hooks.errors import DataError, ObjectiveError, RecordingWarning
+from landscape_hooks.errors import DataError, ObjectiveError, warn_of_recording
 from landscape_hooks.objective.copies import WAY_OUT
 from landscape_hooks.objective.graph.exported import graph_of
 from landscape_hooks.objective.graph.graph import LossGraph
+from landscape_hooks.objective.graph.weighing import floating, weigh
 from landscape_hooks.objective.loss_module import LossModule, Unrecorded, check_loss
 from landscape_hooks.objective.probe import Group, Probe, write_tensor
 from landscape_hooks.store import schema
@@ -62,7 +64,8 @@ def capture(
     graph, constants, probe, attrs, unrecorded = trace(model, criterion, objective, probe, rebuild)
     write_objective(root, graph, constants, probe, attrs)
     if unrecorded:
-        warnings.warn(RecordingWarning(_said_of_unrecorded(unrecorded)), stacklevel=3)
+        warn_of_recording(_said_of_unrecorded(unrecorded))
+    return rebuild
 
 
 def check_arguments(criterion: Any, objective: Any, data: Any, samples: int) -> None:
@@ -109,16 +112,21 @@ def trace(
     with _nothing_moves():
         module, names = LossModule.of(model, criterion, objective, rebuild)
         leaves, size = next(probe.batches())
-        per_sample = _choose(module, leaves, size)
+        per_sample = _choose(module, leaves, size, probe)
         program, dynamic = _export(module, probe, free=size > 1 and module.parts(leaves, size) is not None)
+        given = probe.samples
         if not dynamic:
             probe = probe.of_size(size)
         graph, constants = graph_of(program, names)
         graph = LossGraph.from_json(graph.to_json())  # what is compared is what will be read
         mutates = _compare(graph, constants, module, probe, dynamic)
-    attrs = {"per_sample": per_sample, "dynamic": dynamic, "mutates": mutates, "loss": _name(criterion, objective),
-             "torch": torch.__version__, "samples": probe.samples, "batch_size": probe.batch_size,
-             "unrecorded": [each.name for each in module.unrecorded]}  # fmt: skip
+        weighing = "samples" if per_sample else _weighing(graph, constants, module, probe, dynamic)
+    attrs = {
+        "per_sample": per_sample, "dynamic": dynamic, "mutates": mutates, "weighing": weighing,
+        "loss": _name(criterion, objective), "torch": torch.__version__, "samples": probe.samples,
+        "batch_size": probe.batch_size, "samples_left_out": given - probe.samples,
+        "unrecorded": [each.name for each in module.unrecorded],
+    }  # fmt: skip
     return graph, constants, probe, attrs, module.unrecorded
 
 
@@ -137,10 +145,10 @@ def write_objective(
     group.attrs.put({**attrs, "complete": True})
 
 
-def _choose(module: LossModule, leaves: Sequence[Tensor], size: int) -> bool:
+def _choose(module: LossModule, leaves: Sequence[Tensor], size: int, probe: Probe) -> bool:
     """Whether the loss is known for each sample, of a loss that can be stored at all."""
     try:
-        per_sample = module.choose(leaves, size)
+        per_sample = module.choose(leaves, size, probe.batches)
     except ObjectiveError:
         raise
     except Exception as error:
@@ -242,11 +250,7 @@ def _attempt(
 
 def _compare(graph: LossGraph, constants: dict[str, Tensor], module: LossModule, probe: Probe, dynamic: bool) -> bool:
     """The graph must give the model's own loss; returns whether running it changes its inputs."""
-    layouts = ParameterLayout.of(module.model), ParameterLayout.of_buffers(module.model)
-    state = {
-        e.name: t.detach() for layout in layouts for e, t in zip(layout, layout.tensors(module.model), strict=True)
-    }
-    state |= constants
+    state = _state(module) | constants
     whole, size = next(probe.batches())
     cases = [whole, *([probe.groups[0].slice(0, size // 2)] if dynamic and size >= 4 else [])]
     if not graph.parameters():
@@ -273,6 +277,74 @@ def _compare(graph: LossGraph, constants: dict[str, Tensor], module: LossModule,
                 mend=WAY_OUT,
             )
     return mutates
+
+
+def _weighing(graph: LossGraph, constants: dict[str, Tensor], module: LossModule, probe: Probe, dynamic: bool) -> str:
+    """By what batches are weighed: "loss" (what the graph divides by), "samples", "batches" (each once), "unknown".
+
+    What is read off the graph is tried on the first batch in two parts, where there may be such.
+    """
+    weighed = weigh(graph, floating(graph, probe))
+    if weighed is None:
+        return module.weighing(probe.batches)
+    _, size = next(probe.batches())
+    cut = max(1, size // 3)
+    cases = [(0, size), (0, cut), (cut, size)] if dynamic and size > 1 else [(0, size)]
+    state = _state(module) | constants
+    try:
+        with torch.no_grad():
+            found = [weighed(state, [t.clone() for t in probe.groups[0].slice(*part)]) for part in cases]
+        values, weights = zip(*[(float(value), float(weight)) for value, weight, *_ in found], strict=True)
+    except Exception:
+        return module.weighing(probe.batches)
+    if len(found) == 1:
+        return "loss"
+    parts = sum(w * v for v, w in zip(values[1:], weights[1:], strict=True) if w) / (sum(weights[1:]) or math.nan)
+    each = all(weight == 1 for weight in weights)
+    same = math.isclose(values[0], sum(values[1:]) if each else parts, rel_tol=1e-4, abs_tol=1e-6)
+    if not (same or math.isnan(values[0])):
+        return module.weighing(probe.batches)
+    return "batches" if each and len(found[0]) == 2 else "loss"
+
+
+def live_weights(module: LossModule, names: Mapping[str, str]) -> Callable[[Probe], tuple[str, list[Tensor]]]:
+    """A function that tells for a probe by what its batches are weighed, and the weights (ways,) of each.
+
+    They are read off the loss's graph, where there is one, which is computed once a batch for that.
+    """
+
+    def of(probe: Probe) -> tuple[str, list[Tensor]]:
+        batches = [leaves for leaves, _ in probe.batches()]
+        if len(batches) == 1:
+            return "samples", []
+        labels = [weight for leaves in batches if (weight := module.weight(leaves)) is not None]
+        if labels:
+            return "loss", [weight.reshape(1).double() for weight in labels]
+        try:
+            with _nothing_moves():
+                leaves, size = next(probe.batches())
+                whole = size < 2 or module.parts(leaves, size) is None
+                program, dynamic = _export(module, probe, free=not whole)
+                if not dynamic and len({size for _, size in probe.batches()}) > 1:
+                    return module.weighing(probe.batches), []  # the graph knows one size
+                graph, constants = graph_of(program, names)
+                weighing = _weighing(graph, constants, module, probe, dynamic)
+                weighed = weigh(graph, floating(graph, probe)) if weighing == "loss" else None
+                if weighed is None:
+                    return weighing, []
+                state = _state(module) | constants
+                with torch.no_grad():
+                    found = [weighed(state, [t.clone() for t in leaves])[1:] for leaves in batches]
+            return "loss", [torch.tensor([float(w) for w in row], dtype=torch.float64) for row in found]
+        except Exception:  # it has no graph: that is why it is live
+            return module.weighing(probe.batches), []
+
+    return of
+
+
+def _state(module: LossModule) -> dict[str, Tensor]:
+    layouts = ParameterLayout.of(module.model), ParameterLayout.of_buffers(module.model)
+    return {e.name: t.detach() for layout in layouts for e, t in zip(layout, layout.tensors(module.model), strict=True)}
 
 
 def _varying(probe: Probe) -> set[tuple[int, int]]:

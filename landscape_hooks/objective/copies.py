@@ -13,7 +13,6 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -172,7 +171,9 @@ class Copies:
         wanted = sorted(_names(function.__code__) & function.__globals__.keys())
         read = {name: function.__globals__[name] for name in wanted}
         outer = {n: self._of(v, n, objects=1) for n, v in read.items()}
-        cells = [self._cell(c, n) for c, n in zip(function.__closure__ or (), function.__code__.co_freevars, strict=True)]
+        cells = [
+            self._cell(c, n) for c, n in zip(function.__closure__ or (), function.__code__.co_freevars, strict=True)
+        ]
         defaults = self._of(tuple(function.__defaults__ or ()), "", objects=1)
         keywords = self._of(dict(function.__kwdefaults__ or {}), "", objects=1)
         changed = {n: v for n, v in outer.items() if v is not _SAME}
@@ -274,4 +275,3 @@ def outside(value: Tensor, inside: set[int]) -> Iterator[Tensor]:
         if isinstance(leaf, Tensor) and id(leaf) not in inside:
             yield leaf
         stack.extend(n for n, _ in node.next_functions if n is not None and n not in seen)
-

@@ -23,12 +23,15 @@ from landscape_hooks.objective.loss_module import LossModule
 
 
 class Kernel(Protocol):
-    """The loss of one batch: per sample (n,) or one number, from named state and the leaves of the batch."""
+    """The loss of one batch: per sample (n,) or one number, from named state and the leaves of the batch.
+
+    Where the loss says by what a batch is weighed it is a list: the loss, and its weights, of which the first counts.
+    """
 
     fusible: ClassVar[bool]
     """Whether `tuned(fuse=True)` makes a difference."""
 
-    def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor: ...
+    def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Any: ...
 
     def running_statistics(self) -> dict[str, str]: ...
 
@@ -49,7 +52,7 @@ class GraphKernel:
     folds: tuple[Fold, ...] = ()
     fusible: ClassVar[bool] = True
 
-    def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor:
+    def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Any:
         folded = self.folded is not None and statistics == "running"
         graph = self.folded if self.folded is not None and folded else self.graph
         return graph(state, leaves, statistics=statistics, device=self.device)
@@ -85,9 +88,12 @@ class ModuleKernel:
     names: Mapping[str, str]
     fusible: ClassVar[bool] = False
 
-    def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor:
+    def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Any:
         if self.module.needs_grad and not torch.is_grad_enabled():
-            state = {n: t.detach().requires_grad_(t.is_floating_point() and n in self._trained) for n, t in state.items()}
+            trained = self._trained
+            state = {
+                name: t.detach().requires_grad_(t.is_floating_point() and name in trained) for name, t in state.items()
+            }
             with torch.enable_grad():
                 return self(state, leaves, statistics=statistics).detach()
         tensors = {own: state[canonical] for own, canonical in self.names.items()}

@@ -9,18 +9,22 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
-from landscape_hooks.objective.copies import WAY_OUT, Copies, outside
+from landscape_hooks.objective.copies import Copies, outside
 from landscape_hooks.trajectory.modules import unwrap
 from landscape_hooks.trajectory.parameters import ParameterLayout
+
+Batches = Callable[[], Iterable[tuple[Sequence[Tensor], int]]]
+"""Gives the tensors of each batch and how many samples it has."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,10 @@ class LossModule(nn.Module):
         value = self._loss(self.model, self._rebuild(list(leaves)))
         return value.mean() if self._joined else value
 
-    def choose(self, leaves: Sequence[Tensor], size: int) -> bool:
+    def choose(self, leaves: Sequence[Tensor], size: int, batches: Batches) -> bool:
         """Decide by trying whether the loss is known for each sample; returns whether it is.
 
-        On the way `needs_grad` and `unrecorded` are found out.
+        On the way `needs_grad` and `unrecorded` are found out. `batches` gives all of them, whose labels are looked at.
         """
         try:
             value = self._value(leaves, size, grad=False)
@@ -100,7 +104,7 @@ class LossModule(nn.Module):
                 other = self._value(leaves, size, grad=True)
                 again = self._value(leaves, size, grad=False)
                 self.needs_grad = not _same(value, other) and _same(value, again)
-        return self._by_sample(leaves, size, value)
+        return self._by_sample(leaves, size, value, batches)
 
     def _value(self, leaves: Sequence[Tensor], size: int, *, grad: bool) -> Tensor:
         """The loss of a batch; with autograd on, the leaves that it would send gradients to are looked at."""
@@ -109,8 +113,10 @@ class LossModule(nn.Module):
         single = isinstance(self._loss, _Criterion)
         if not isinstance(value, Tensor) or (value.numel() != 1 if single else value.ndim and value.shape != (size,)):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ObjectiveError(f"The {'criterion' if single else 'objective'} returned {shape} for {size} samples",
-                                 expected="a loss: one number" + f", or one a sample, shape ({size},)" * (not single))  # fmt: skip
+            raise ObjectiveError(
+                f"The {'criterion' if single else 'objective'} returned {shape} for a batch of {size} samples",
+                expected="a loss: one number" + f", or one a sample, shape ({size},)" * (not single),
+            )
         if grad:
             own = {id(t) for t in self.model.parameters()}
             self.unrecorded = sorted(map(self._place, outside(value, own)), key=lambda each: each.name)
@@ -124,11 +130,13 @@ class LossModule(nn.Module):
         name = _place_in(self.model, leaf)
         return Unrecorded(name or f"a tensor of shape {tuple(leaf.shape)}", inside=bool(name))
 
-    def _by_sample(self, leaves: Sequence[Tensor], size: int, value: Tensor) -> bool:
+    def _by_sample(self, leaves: Sequence[Tensor], size: int, value: Tensor, batches: Batches) -> bool:
         """Whether the loss is known for each sample, and each sample's does not depend on the others."""
         if isinstance(self._loss, _Criterion):
             with torch.set_grad_enabled(self.needs_grad):
                 known = self._loss.choose(self.model, self._rebuild([t.clone() for t in leaves]))
+            known = known and not any(self._loss.ignores(self._rebuild(list(other))) for other, _ in batches())
+            known = known and len({tuple(t.shape[1:] for t in other) for other, _ in batches()}) == 1
         else:
             known = value.ndim == 1
         if known and size > 1:
@@ -141,6 +149,30 @@ class LossModule(nn.Module):
             self._loss.each = None
         self._joined = known and not isinstance(self._loss, _Criterion)
         return False
+
+    def weighing(self, batches: Batches) -> str:
+        """By what batches are weighed, found by taking some of them apart: "samples", "batches" (sums) or "unknown"."""
+        found = list(batches())
+        chosen = {0, len(found) // 3, 2 * len(found) // 3, len(found) - 1} if len(found) > 1 else {0}
+        ways = set()
+        for leaves, size in (found[i] for i in sorted(chosen)):
+            parts = self.parts(leaves, size) if size > 1 else None
+            if parts is None:
+                continue
+            with torch.set_grad_enabled(self.needs_grad):
+                whole = self(*[t.clone() for t in leaves]).detach().mean()
+            first, rest = (part.mean() for part in parts)
+            cut = max(1, size // 3)
+            by_samples = (cut * first + (size - cut) * rest) / size
+            close = [torch.allclose(whole, way, rtol=1e-4, atol=1e-6) for way in (by_samples, first + rest)]
+            ways.add("samples" if close[0] else "batches" if close[1] else "unknown")
+        return ways.pop() if len(ways) == 1 else "unknown"
+
+    def weight(self, leaves: Sequence[Tensor]) -> Tensor | None:
+        """What the criterion divides by: the labels that count, each with its class's weight. None: another loss."""
+        if not isinstance(self._loss, _Criterion) or not self._loss.counts_labels:
+            return None
+        return self._loss.weight(self._rebuild(list(leaves)))
 
     def parts(self, leaves: Sequence[Tensor], size: int) -> list[Tensor] | None:
         """The loss of a third of the batch and of the rest; None where a part of a batch has none."""
@@ -180,6 +212,32 @@ class _Criterion(nn.Module):
             return model(**given), target
         return (model(*given) if isinstance(given, list | tuple) else model(given)), target
 
+    @property
+    def counts_labels(self) -> bool:
+        """Whether the criterion is one of torch's own that divide by the labels' weights."""
+        given = self.criterion.func if isinstance(self.criterion, functools.partial) else self.criterion
+        known = given in (F.cross_entropy, F.nll_loss) or isinstance(given, nn.CrossEntropyLoss | nn.NLLLoss)
+        return known and self._option("reduction", "mean") == "mean"
+
+    def _option(self, name: str, default: Any) -> Any:
+        if isinstance(self.criterion, functools.partial):
+            return self.criterion.keywords.get(name, default)
+        return getattr(self.criterion, name, default)
+
+    def weight(self, batch: Any) -> Tensor:
+        """What the mean over the batch is divided by."""
+        target, weight = batch[1], self._option("weight", None)
+        if target.is_floating_point():
+            return torch.tensor(float(target.numel()))
+        counts = target != self._option("ignore_index", -100)
+        return counts.sum() if weight is None else (weight[torch.where(counts, target, 0)] * counts).sum()
+
+    def ignores(self, batch: Any) -> bool:
+        """Whether a label of the batch is one that the criterion leaves out of its mean."""
+        target = batch[1]
+        ignored = _ignored(self.criterion)
+        return ignored is not None and isinstance(target, Tensor) and bool((target == ignored).any())
+
     def choose(self, model: nn.Module, batch: Any) -> bool:
         output, target = self._output(model, batch)
         whole = self.criterion(output, target)
@@ -196,6 +254,19 @@ class _Criterion(nn.Module):
             return False
         self.each = each
         return True
+
+
+def _ignored(criterion: Callable[..., Any]) -> Any:
+    """The label that a criterion ignores; None where it has no such option."""
+    if isinstance(criterion, functools.partial) and "ignore_index" in criterion.keywords:
+        return criterion.keywords["ignore_index"]
+    if isinstance(criterion, nn.Module):
+        return getattr(criterion, "ignore_index", None)
+    try:
+        parameter = inspect.signature(criterion).parameters.get("ignore_index")
+    except (TypeError, ValueError):
+        return None
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
 def _unreduced(criterion: Callable[..., Any]) -> Callable[..., Any] | None:
@@ -221,9 +292,10 @@ def _place_in(model: nn.Module, leaf: Tensor) -> str:
     """The attribute of the model that holds a tensor which is none of its parameters, or a module that has it."""
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            if name.startswith("_") and name in ("_parameters", "_buffers", "_modules"):
+            if name in ("_parameters", "_buffers", "_modules"):
                 continue
-            held = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+            several = isinstance(value, list | tuple | Mapping)
+            held = value.values() if isinstance(value, Mapping) else value if several else [value]
             for number, part in enumerate(held):
                 where = f"{path}.{name}".lstrip(".") + (f"[{number}]" if part is not value else "")
                 if part is leaf:

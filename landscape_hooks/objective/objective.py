@@ -4,8 +4,9 @@ In: weights θ (D,) and buffers (B,). Out: the mean loss over the probe samples,
 that can be differentiated. `capture` traces a model's loss with `torch.export` and stores it in a run as data
 (graph.py), so that whoever analyzes the run needs none of the training code.
 
-Evaluation is deterministic: fixed samples in a fixed order, evaluation mode (dropout off), the mean weighted by
-samples. What normalisation layers with running statistics use is `statistics`:
+Evaluation is deterministic: fixed samples in a fixed order, evaluation mode (dropout off), the mean over batches
+weighted as the loss itself weighs (graph/weighing.py). What normalisation layers with running statistics use is
+`statistics`:
 
 - `"running"`: the running statistics among the buffers given;
 - `"batch"`: those of each recorded batch, as in training;
@@ -14,8 +15,9 @@ samples. What normalisation layers with running statistics use is `statistics`:
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,8 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from landscape_hooks.errors import LayoutError, ObjectiveError
+from landscape_hooks.objective.capture import live_weights
 from landscape_hooks.objective.copies import WAY_OUT
 from landscape_hooks.objective.graph.graph import LossGraph
+from landscape_hooks.objective.graph.weighing import floating, weigh
 from landscape_hooks.objective.kernels import GraphKernel, Kernel, ModuleKernel
 from landscape_hooks.objective.loss_module import LossModule, check_loss
 from landscape_hooks.objective.probe import Probe, read_tensor
@@ -83,6 +87,9 @@ class Objective:
     0.0
     """
 
+    _weigh: Callable[[Probe], tuple[str, list[Tensor]]] | None = None
+    _shares: Sequence[Tensor] = ()
+
     def __init__(
         self,
         model: nn.Module,
@@ -97,7 +104,7 @@ class Objective:
         probe, rebuild = Probe.collect(data, samples)
         module, names = LossModule.of(model, criterion, objective, rebuild, own=copy)
         leaves, size = next(probe.batches())
-        per_sample = module.choose(leaves, size)
+        per_sample = module.choose(leaves, size, probe.batches)
         self._set(
             ParameterLayout.of(model),
             ParameterLayout.of_buffers(model),
@@ -107,6 +114,14 @@ class Objective:
             per_sample=per_sample,
             mutates=True,
         )
+        if not per_sample:
+            self._weigh = live_weights(module, names)
+        self._weigh_probe()
+
+    def _weigh_probe(self) -> None:
+        """Find out by what the batches of the probe are weighed, where the loss is live code."""
+        if self._weigh is not None:
+            self.weighing, self._shares = self._weigh(self.probe)
 
     def _set(
         self,
@@ -118,11 +133,12 @@ class Objective:
         *,
         per_sample: bool,
         mutates: bool,
+        weighing: str = "samples",
         attrs: Mapping[str, Any] | None = None,
     ) -> None:
         self.layout, self.buffer_layout = layout, buffer_layout
         self.kernel, self.constants, self.probe = kernel, dict(constants), probe
-        self.per_sample, self.mutates = per_sample, mutates
+        self.per_sample, self.mutates, self.weighing = per_sample, mutates, weighing
         self.attrs = dict(attrs or {})
         self.still: tuple[str, ...] = ()
         self.running_statistics = kernel.running_statistics()
@@ -159,6 +175,7 @@ class Objective:
             Probe.load(root),
             per_sample=checked.attribute(group, "per_sample", bool, "the objective"),
             mutates=checked.attribute(group, "mutates", bool, "the objective"),
+            weighing=str(group.attrs.get("weighing", "samples")),
             attrs=dict(group.attrs),
         )
         graph.check_inputs(
@@ -169,6 +186,8 @@ class Objective:
         )
         self.still = tuple(fixed)
         rehearse(self)
+        if self.weighing == "loss" and (weighed := weigh(graph, floating(graph, self.probe))) is not None:
+            self.kernel = GraphKernel(weighed)
         return self
 
     # -- what it is ------------------------------------------------------------------------------------
@@ -194,14 +213,19 @@ class Objective:
 
     def head(self, samples: int) -> Objective:
         """The same loss over the first `samples` probe samples."""
-        return self._with(probe=self.probe.head(samples))
+        return self._over(self.probe.head(samples))
 
     def with_data(self, data: Any, samples: int = 1024) -> Objective:
         """The same loss over other samples, in batches of the same make."""
         probe, _ = Probe.collect(data, samples)
         if probe.names != self.probe.names:
             raise ObjectiveError(f"The data has the entries {probe.names}", expected=f"{self.probe.names}, as recorded")
-        return self._with(probe=probe)
+        return self._over(probe)
+
+    def _over(self, probe: Probe) -> Objective:
+        other = self._with(probe=probe)
+        other._weigh_probe()
+        return other
 
     def to(self, device: torch.device | str) -> Objective:
         """The same loss on another device."""
@@ -306,12 +330,15 @@ class Objective:
 
     def measure(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> Tensor:
         """(2,) mean and standard error as in `evaluate`, in float64, left on the device: nothing waits for it."""
-        values, counts = [], []
+        values, counts, shares = [], [], []
         with torch.no_grad(), self._precision():
-            for value, n in self._values(weights, buffers, statistics):
+            for value, n, weight in self._values(weights, buffers, statistics):
                 values.append(value.reshape(-1).double())
                 counts.append(n)
+                shares.extend(weight[:1])
             flat = torch.cat(values)
+            if shares:
+                return _weighted(flat, torch.cat(shares))
             if self.per_sample:
                 mean, stderr = flat.mean(), flat.std() / math.sqrt(len(flat)) if len(flat) > 1 else None
             else:
@@ -328,9 +355,49 @@ class Objective:
 
     def terms(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> Iterator[Tensor]:
         """Terms (0-d tensors) whose sum is the mean loss; differentiable, one batch in memory at a time."""
-        total = self.samples
-        for value, n in self._values(weights, buffers, statistics, whole_batches=True):
-            yield value.mean() * (n / total)
+        shares: Iterable[Any] = itertools.repeat(None)
+        if self.weighing in ("loss", "batches"):
+            found = self._weights(weights.detach(), buffers, statistics)[:, 0]
+            shares = (found / found.sum()).tolist()
+        for (value, n, _), share in zip(self._values(weights, buffers, statistics, whole_batches=True), shares):  # noqa: B905
+            yield value.mean() * (n / self.samples if share is None else share)
+
+    def _weights(self, weights: Tensor, buffers: Tensor, statistics: Statistics) -> Tensor:
+        """(batches, ways) the weights of the batches, one for each way in which the loss is weighed."""
+        with torch.no_grad(), self._precision():
+            found = [(n, w) for _, n, w in self._values(weights, buffers, statistics, whole_batches=True)]
+        rows = [torch.cat(w) if w else torch.tensor([float(n)], dtype=torch.float64) for n, w in found]
+        return torch.stack([row.cpu() for row in rows])
+
+    def doubts(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> list[str]:
+        """What is to be said of the mean over batches and of parameters that the run does not record, in sentences."""
+        batches = sum(len(group.sizes) for group in self.probe.groups)
+        said = []
+        if names := [str(name) for name in self.attrs.get("unrecorded", ())]:
+            shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+            said.append(f"The loss has parameters that were not recorded and count as they were at the start: {shown}.")
+        if left := self.attrs.get("samples_left_out"):
+            said.append(
+                f"{left} of {left + self.attrs['samples']} samples were left out: the loss is tied to batches of "
+                f"{self.batch_size} samples (len() of a batch is a number; its shape[0] may vary)."
+            )
+        if batches > 1 and self.weighing == "batches":
+            said.append(f"The loss of a batch is a sum: of {batches} batches the mean is shown.")
+        elif batches > 1 and (self.weighing == "unknown" or not self._agree(weights, buffers, statistics)):
+            said.append(
+                f"The loss of a batch is no plain mean over its samples: of {batches} batches the mean weighted by "
+                f"{'samples' if self.weighing == 'unknown' else 'its first part'} is shown, which may differ from the "
+                "loss of all samples at once."
+            )
+        return said
+
+    def _agree(self, weights: Tensor, buffers: Tensor, statistics: Statistics) -> bool:
+        """Whether all parts of the loss are weighed in proportion."""
+        if self.weighing != "loss":
+            return True
+        found = self._weights(weights, buffers, statistics)
+        shares = found / found.sum(dim=0)
+        return torch.allclose(shares, shares[:, :1].expand_as(shares), rtol=1e-6)
 
     def loss(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> Tensor:
         """The mean loss as a 0-d tensor, differentiable with respect to `weights` (D,)."""
@@ -338,7 +405,8 @@ class Objective:
 
     def _values(
         self, weights: Tensor, buffers: Tensor, statistics: Statistics, whole_batches: bool = False
-    ) -> Iterator[tuple[Tensor, int]]:
+    ) -> Iterator[tuple[Tensor, int, list[Tensor]]]:
+        """Of each batch the loss, the samples, and what it is weighed by where that is not the samples."""
         state = {**self.layout.views(weights), **self.buffer_layout.views(buffers), **self.constants}
         if statistics == "recalibrate" and self.running_statistics:
             state |= self._measured(state)
@@ -347,17 +415,21 @@ class Objective:
             state = {name: _laid_out(tensor, self.layout_format) for name, tensor in state.items()}
         state = self.kernel.prepare(state, mode)
         free = self.per_sample and mode == "running" and not whole_batches and self.attrs.get("dynamic", True)
-        for leaves, n in self.probe.chunks(self.chunk) if free else self.probe.batches():
-            yield self._call(state, leaves, mode), n
+        for number, (leaves, n) in enumerate(self.probe.chunks(self.chunk) if free else self.probe.batches()):
+            value, shares = self._call(state, leaves, mode)
+            if self._shares and not shares:
+                shares = [row.reshape(1) for row in self._shares[number].to(value.device)]
+            yield value, 1 if self.weighing == "batches" else n, shares
 
-    def _call(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], mode: str) -> Tensor:
+    def _call(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], mode: str) -> tuple[Tensor, list[Tensor]]:
         if self.mutates:
             leaves = [t.clone() for t in leaves]
             state = {**state, **{name: state[name].clone() for name in self.buffer_layout.names if name in state}}
-        value = self.kernel(state, leaves, statistics=mode)
+        found = self.kernel(state, leaves, statistics=mode)
+        value, *weights = found if isinstance(found, list) else [found]
         if not isinstance(value, Tensor) or value.is_complex() or not value.numel():
             raise ObjectiveError(f"The loss gave a value of type {type(value).__name__}", expected="real numbers")
-        return value
+        return value, [torch.as_tensor(w, dtype=torch.float64, device=value.device).reshape(-1) for w in weights]
 
     def _measured(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Running statistics over all recorded batches: the mean over batches, as `torch.optim.swa_utils.update_bn`."""
@@ -385,6 +457,15 @@ def fixed_tensors(root: Any) -> dict[str, Tensor]:
         shape = (*entry.shape, 2) if entry.is_complex else entry.shape
         found[name] = torch.view_as_complex(numbers.view(shape)) if entry.is_complex else numbers.view(kind).view(shape)
     return found
+
+
+def _weighted(values: Tensor, weights: Tensor) -> Tensor:
+    """(2,) the mean of values (N,) by weights (N,), and its standard error; a value without weight does not count."""
+    share = weights / weights.sum()
+    mean = torch.where(share > 0, share * values, 0.0).sum()
+    square = (share**2).sum()
+    spread = torch.where(share > 0, share * (values - mean) ** 2, 0.0).sum() / (1 - square)
+    return torch.stack([torch.where(weights.sum() > 0, mean, math.nan), (spread * square).sqrt()])
 
 
 def _laid_out(tensor: Tensor, layout: str) -> Tensor:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    import torch
 
 Floats = NDArray[np.float64]
 

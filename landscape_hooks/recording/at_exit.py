@@ -93,7 +93,11 @@ def _address(store: Any) -> Any:
 
 def _close_all() -> None:
     error = getattr(sys, "last_value", None)
-    why = "" if error is None or error is _error_before else f"The script ended with an exception ({type(error).__name__})"
+    why = (
+        ""
+        if error is None or error is _error_before
+        else f"The script ended with an exception ({type(error).__name__})"
+    )
     for recorder in list(_live):
         try:
             recorder.finish(why)

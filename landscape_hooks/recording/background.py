@@ -147,13 +147,12 @@ class BackgroundWriter:
         A buffer that is None keeps the value that it has in the snapshot before.
         """
         own, last = self._slots(place), self._slots(place - 1)
-        given = [(own[0], last[0], weights)] * (weights is not None) + [(own[1], last[1], buffers)] * (
-            buffers is not None
-        )
-        targets = [slot for slots, _, _ in given for slot in slots]
+        targets: list[torch.Tensor] = []
         sources: list[torch.Tensor] = []
-        for _, before, tensors in given:
-            sources += [old if new is None else new for old, new in zip(before, tensors, strict=True)]
+        for slots, before, tensors in zip(own, last, (weights, buffers), strict=True):
+            if tensors is not None:
+                targets += slots
+                sources += [old if new is None else new for old, new in zip(before, tensors, strict=True)]
         if any([tensor.is_cuda for tensor in sources]):
             self._events[place] += copy_from_cuda(targets, sources, self._streams)
         elif self._writing and self._long:

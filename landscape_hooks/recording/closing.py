@@ -7,7 +7,7 @@ another state was loaded after it; doubts about what could not be mended, writte
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from landscape_hooks.recording.ending import Facts, PathEnd
 from landscape_hooks.recording.live_loss import MOST_SECONDS, SHARE, LiveLoss, compare_loss
 from landscape_hooks.recording.opening import Opened
 from landscape_hooks.recording.watch.glance import Glance
+from landscape_hooks.recording.watch.iteration import Iterations
 from landscape_hooks.trajectory.doubts import Doubt, add_doubt, set_closing
 
 FINAL = "final"
@@ -39,7 +40,7 @@ class Closing:
         self._opened, self._background, self._end, self._glance = opened, background, end, glance
         self.doubts: list[Doubt] = []
 
-    def end_path(self, step: int, iterations: int, facts: Facts, holds_model: Callable[[], bool]) -> None:
+    def end_path(self, step: int, iterations: int, facts: Facts, heard: Iterations | None) -> None:
         """Hand on the last snapshot, and see whether it is the last iterate.
 
         A state that was loaded after the last step is no part of the path: what was held before is its end, and the
@@ -66,7 +67,7 @@ class Closing:
                 self._end.replace(step, facts)
             if not self._glance.differed:
                 self.doubts.append(_end_in_doubt(step, change))
-        if iterations > 1 and not holds_model() and not self._glance.differed and self._never_moved():
+        if iterations > 1 and heard is not None and not heard.holds_parameters() and self._never_moved():
             self.doubts.append(_steps_elsewhere(iterations))
 
     def _end_without_steps(
@@ -152,8 +153,8 @@ def _end_in_doubt(step: int, change: float) -> Doubt:
     """The weights changed after the last step, by no step that was seen."""
     return Doubt(
         "last_snapshot",
-        f"The weights changed after the last optimizer step ({step}), which nothing did between earlier steps: the last "
-        "snapshot is the model as it was when the recording ended, and perhaps not the last iterate.",
+        f"The weights changed after the last optimizer step ({step}), but not between earlier steps. The last snapshot "
+        "is the model as it was when the recording ended, and perhaps not the last iterate.",
         {"step": step, **({} if math.isnan(change) else {"change": change})},
     )
 
@@ -162,8 +163,8 @@ def _steps_unseen(change: float) -> Doubt:
     """The weights moved, and no step was seen."""
     return Doubt(
         "steps",
-        "No optimizer step was seen, but the weights have moved: the last snapshot is the model as it was when the "
-        "recording ended, and its step is not known. Pass optimizer=None and call recorder.step() after every step.",
+        "No optimizer step was seen, but the weights have moved. The last snapshot is the model as it was when the "
+        "recording ended; its step is not known. Pass optimizer=None and call recorder.step() after every step.",
         {"change": change},
     )
 
@@ -172,8 +173,8 @@ def _steps_elsewhere(steps: int) -> Doubt:
     """Steps were seen, and they moved another model."""
     return Doubt(
         "steps",
-        f"{steps} optimizer steps were seen, but none of the weights has moved, and the optimizer holds none of them: "
-        "it may train another model (or a copy of this one).",
+        f"{steps} optimizer steps were seen, but none of the weights has moved. The optimizer holds none of them; it "
+        "may train another model, or a copy of this one.",
         {"steps": steps},
     )
 

@@ -78,6 +78,8 @@ class PathEnd:
     # -- while training -------------------------------------------------------------------------------------
     def begin(self, step: int, facts: Facts, *, due: bool = True, wait: bool = True) -> bool:
         """A step has ended whose snapshot is wanted; False if the ring is full and `wait` is not wanted."""
+        if self.pending is not None:  # nothing told that an iteration had ended
+            self.next(read=False)
         place = self._background.reserve(wait=wait)
         if place is None:
             return False

@@ -107,25 +107,24 @@ def _compare(root: zarr.Group, model: torch.nn.Module, live: LiveLoss, deadline:
     root = checked.fresh(root)
     stored = Objective.load(root)
     module, _ = LossModule.of(model, live.criterion, live.objective, live.rebuild)
+    for layout in (stored.layout, stored.buffer_layout):  # as it was recorded, whatever was made of it since
+        for entry, tensor in zip(layout, layout.tensors(module.model), strict=True):
+            tensor.data = tensor.data.to(getattr(torch, entry.dtype))
     trajectory = Trajectory(root)
     ends = [trajectory[-1], trajectory[0]] if len(trajectory) > 1 else [trajectory[-1]]
     pairs = [_losses(stored, module, end.weights, end.buffers) for end in ends]
-    sums = np.zeros((len(ends), 2))
-    count, batches = 0, 0
-    while True:
-        found = [next(pair, None) for pair in pairs]
-        if any(one is None for one in found):
-            break
+    sums, weights, batches = np.zeros((len(ends), 2)), np.zeros((len(ends), 1)), 0
+    while all(found := [next(pair, None) for pair in pairs]):
         for place, one in enumerate(found):
             assert one is not None
             sums[place] += np.array(one[:2]) * one[2]
-        assert found[0] is not None
-        count, batches = count + found[0][2], batches + 1
+            weights[place] += one[2]
+        batches += 1
         if time.monotonic() > deadline:
             break
-    losses = sums / max(1, count)
+    losses = np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0)
     tolerance = TOLERANCE.get(_coarsest(trajectory), 3e-2)
-    apart = [not _agree(*pair, tolerance) for pair in losses.tolist()]
+    apart = [not _agree(stored_loss, own, tolerance) for stored_loss, own in losses.tolist()]
     if not any(apart):
         return Comparison()
     names = ("end", "beginning")[: len(ends)]
@@ -137,18 +136,19 @@ def _compare(root: zarr.Group, model: torch.nn.Module, live: LiveLoss, deadline:
     return Comparison((Doubt("loss", said, {**numbers, "batches": batches}),))
 
 
-def _losses(stored: Any, module: Any, weights: Any, buffers: Any) -> Iterator[tuple[float, float, int]]:
-    """(stored loss, the training's own, samples) of one batch after the other, at one snapshot."""
+def _losses(stored: Any, module: Any, weights: Any, buffers: Any) -> Iterator[tuple[float, float, float]]:
+    """(stored loss, the training's own, weight) of one batch after the other, at one snapshot."""
     theta, beside = torch.from_numpy(np.array(weights)), torch.from_numpy(np.array(buffers))
     batches = stored._values(theta, beside, "running", whole_batches=True)
     for leaves, _ in stored.probe.batches():
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            value, samples = next(batches)
+            value, samples, weights_of = next(batches)
             # both ends share one copy of the model
             stored.layout.assign(module.model, theta)
             stored.buffer_layout.assign(module.model, beside)
             own = module(*[t.clone() for t in leaves])
-        yield float(value.double().mean()), float(own.double().mean()), samples
+        weight = float(weights_of[0].sum()) if weights_of else float(samples)
+        yield float(value.double().mean()), float(own.double().mean()), weight
 
 
 def _coarsest(trajectory: Trajectory) -> str:

@@ -100,7 +100,6 @@ def record(
         module, optimizers, plan, opened,
         counter=counter, storage=storage, address=store, keep_model=module is not model or not optimizers,
     )  # fmt: skip
-    recorder.keep(opened.live)
     try:
         recorder.begin(step)
     except BaseException:

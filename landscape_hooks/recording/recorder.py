@@ -33,6 +33,7 @@ from landscape_hooks.recording.watch.buffers import Buffers
 from landscape_hooks.recording.watch.count import StepCount
 from landscape_hooks.recording.watch.fixed import Moving
 from landscape_hooks.recording.watch.glance import Glance
+from landscape_hooks.recording.watch.guard import Guard
 from landscape_hooks.recording.watch.iteration import Iterations
 from landscape_hooks.recording.watch.loading import Loading
 from landscape_hooks.recording.watch.rates import Rates, number
@@ -74,8 +75,9 @@ class Recorder:
         self._moment: tuple[float, Any, Any, list[Any]] = self._began, self._loss, self._epoch, []
         self._next = NEVER
         self._moved = False
-        self._live: LiveLoss | None = None
-        self._active = opened.writer is not None  # otherwise another rank writes for this one
+        self._live = opened.live
+        recording = opened.writer is not None  # otherwise another rank writes for this one
+        self._guard = Guard(recording, storage.on_error, lambda: self._count.step)
         self._closed, self._closer, self._done = False, 0, threading.Event()
         self._turn = threading.Lock()
         self._disagreed = False
@@ -114,11 +116,11 @@ class Recorder:
                 "Found recorder.step() in a loop whose optimizer is hooked: every step would count twice",
                 mend="Leave the call out, or pass optimizer=None to record()",
             )
-        if self._active:
-            self._guarded(self._end.next, False)
+        if self._guard.active:
+            self._guard.run(self._end.next, False)
         self._stepped(None, True)
-        if self._active:
-            self._guarded(self._settle)
+        if self._guard.active:
+            self._guard.run(self._settle)
 
     def log(
         self,
@@ -135,7 +137,7 @@ class Recorder:
         is the last one taken. Otherwise they are discarded.
         """
         if step is not None:
-            if self._active and step == self._end.taken:
+            if self._guard.active and step == self._end.taken:
                 said = {"loss": loss, "epoch": epoch}
                 self._end.amend(**{name: number(value) for name, value in said.items() if value is not None})
             return
@@ -158,8 +160,8 @@ class Recorder:
             the name is no path component of letters, digits and . _ -.
         """
         check_name(name)
-        if self._active and os.getpid() == self._process:
-            self._guarded(self._mark, name)
+        if self._guard.active and os.getpid() == self._process:
+            self._guard.run(self._mark, name)
 
     def capture(
         self,
@@ -184,14 +186,10 @@ class Recorder:
 
         began = time.monotonic()
         self._live = None
-        rebuild = capture(
-            self.root, self._model(), criterion=criterion, objective=objective, data=data, samples=samples
-        )
-        self.keep(LiveLoss(criterion, objective, rebuild, time.monotonic() - began, within))
-
-    def keep(self, live: LiveLoss | None) -> None:
-        """Keep the loss that the run stores as the training has it, to be compared with it at the end."""
-        self._live = live
+        model = self._model()
+        assert model is not None
+        rebuild = capture(self.root, model, criterion=criterion, objective=objective, data=data, samples=samples)
+        self._live = LiveLoss(criterion, objective, rebuild, time.monotonic() - began, within)
 
     def hold(self) -> None:
         """Keep a copy of the weights: the last snapshot, should no further step come before `close()`.
@@ -199,16 +197,15 @@ class Recorder:
         For trainers that change the weights when training is over (averages copied back, the best ones restored).
         `load_state_dict` on the model does it by itself.
         """
-        if self._active and not self._closed and self._next != _PENDING and os.getpid() == self._process:
+        if self._guard.active and not self._closed and self._next != _PENDING and os.getpid() == self._process:
             self._count.settle()
-            self._guarded(self._end.hold, self._count.step, self._facts)
-            if self._listener is not None:
-                self._listener.waits = True
+            self._guard.run(self._end.hold, self._count.step, self._facts)
+            self._wait()
 
     def flush(self) -> None:
         """Wait until every snapshot taken so far is committed, the last one with the weights as they are now."""
-        if self._active and os.getpid() == self._process:
-            self._guarded(self._settle)
+        if self._guard.active and os.getpid() == self._process:
+            self._guard.run(self._settle)
             self._background.flush()
             self._report_error()
             self._compare_ranks()
@@ -216,7 +213,7 @@ class Recorder:
     def close(self) -> None:
         """Take the last snapshot, commit everything, compare it with the training, and take the hooks off.
 
-        Safe to call twice. When it returns, everything is committed, whoever closed the recorder.
+        Safe to call twice: when it returns, everything is committed, whoever closed the recorder.
 
         Raises
         ------
@@ -243,7 +240,7 @@ class Recorder:
 
     def abandon(self) -> None:
         """End a recording that could not begin."""
-        self._active = False
+        self._guard.active = False
         self.finish()
 
     def _finish(self, unchecked: str) -> None:
@@ -257,20 +254,18 @@ class Recorder:
         closing = Closing(self._opened, self._background, self._end, self._glance)
         try:
             self._count.settle()
-            if self._active and self._next != _PENDING:
-                self._guarded(
-                    closing.end_path, self._count.step, self._count.iterations, self._facts, self._holds_model
-                )
+            if self._guard.active and self._next != _PENDING:
+                self._guard.run(closing.end_path, self._count.step, self._count.iterations, self._facts, self._listener)
             self._background.stop()
             if self._background.error is None:
-                self._guarded(self._writer.close)
-            if self._active and self._background.error is None:
+                self._guard.run(self._writer.close)
+            if self._guard.active and self._background.error is None:
                 recorded = time.time() - self._began
-                self._guarded(closing.compare, self._model(), self._live, recorded, unchecked)
+                self._guard.run(closing.compare, self._model(), self._live, recorded, unchecked)
         finally:
             self._live = None
             self._opened.lock.release()
-        self._active = False
+        self._guard.active = False
         closing.report(self._storage.on_error, self.dropped)
         self._compare_ranks()
 
@@ -301,7 +296,7 @@ class Recorder:
                 mend="Call load_state_dict right after record(), where the checkpoint is loaded",
             )
         self._loss, self._epoch = state["loss"], state["epoch"]
-        if not self._active:
+        if not self._guard.active:
             self._count.step = int(state["step"])
             return
         self._end.forget()
@@ -313,7 +308,7 @@ class Recorder:
     # -- how it begins ---------------------------------------------------------------------------------
     def begin(self, step: int | None) -> None:
         """Take the first snapshot, or go on with those of the run; `step` as for `record`."""
-        if not self._active:
+        if not self._guard.active:
             self._count.step = step or 0
             return
         if step is None and self._opened.resumed and self._writer.steps:
@@ -333,18 +328,13 @@ class Recorder:
         self._next = step
         if last < 0:
             self._schedule.admit(step)
-            self._guarded(self._snapshot, step)
+            self._guard.run(self._snapshot, step)
         elif last < step and self._schedule.next(step - 1) == step:
-            self._guarded(self._take, step)
-        self._guarded(self._first)
+            self._guard.run(self._take, step)
+        self._guard.run(self._end.hold_first)
+        self._guard.run(self._glance.take)
+        self._wait()
         self._next = self._schedule.next(step)
-
-    def _first(self) -> None:
-        """The weights before any step are read at once, and again when the first step begins."""
-        self._end.hold_first()
-        self._glance.take()
-        if self._listener is not None:
-            self._listener.waits = True
 
     def _holds_last_snapshot(self) -> bool:
         now = self._end.content()
@@ -355,8 +345,8 @@ class Recorder:
     # -- at every step -------------------------------------------------------------------------------------
     def _begins(self) -> None:
         """The first step of an iteration begins: what the weights are now belongs to the step before."""
-        if self._active and os.getpid() == self._process:
-            self._guarded(self._end_iteration)
+        if self._guard.active and os.getpid() == self._process:
+            self._guard.run(self._end_iteration)
 
     def _end_iteration(self) -> None:
         if self._end.loaded or not self._count.iterations:
@@ -372,26 +362,21 @@ class Recorder:
             return False
         now = time.time()
         self._moment = now, self._loss, self._epoch, self._rates.now()
-        if self._active:
+        if self._guard.active:
             due = first and count.step >= self._next
             if due:
                 self._report_error()
-                self._guarded(self._due)
+                self._guard.run(self._due)
             elif not first:
-                self._guarded(self._further)
+                self._guard.run(self._further)
             glance = self._glance
             if due or now >= glance.next:
-                self._guarded(self._look)
+                self._guard.run(glance.after_step, now)  # to see whether anything but steps changes the weights
             elif glance.taken:  # what was looked at was an earlier step's
                 glance.forget()
             if self._listener is not None:
                 self._listener.waits = due or glance.taken or self._end.waits
         return True
-
-    def _look(self) -> None:
-        """Look at the weights as the step left them, to see whether anything else changes them."""
-        if os.getpid() == self._process:
-            self._glance.after_step(self._moment[0])
 
     @property
     def _facts(self) -> Facts:
@@ -404,17 +389,22 @@ class Recorder:
             self._end.again(self._facts)
             self._loss = float("nan")
 
+    def _wait(self) -> None:
+        """The beginning of the next iteration is of interest."""
+        if self._listener is not None:
+            self._listener.waits = True
+
     def _settle(self) -> None:
         if self._next != _PENDING:
             self._end.settle()
 
     def _loaded(self) -> None:
-        if self._active:
-            self._guarded(self._end.reloaded, not self._hooked and not self._count.iterations)
+        if self._guard.active:
+            self._guard.run(self._end.reloaded, not self._hooked and not self._count.iterations)
 
     def _due(self) -> None:
         self._moved = True
-        if os.getpid() != self._process or not self._active:
+        if os.getpid() != self._process or not self._guard.active:
             return
         if self._next == _PENDING:
             raise RunError(
@@ -438,8 +428,6 @@ class Recorder:
             self._snapshot(step)
 
     def _snapshot(self, step: int) -> None:
-        if not self._active:
-            return
         if self._end.begin(step, self._facts, wait=self._storage.queue == "block"):
             self._loss = float("nan")
         else:
@@ -459,33 +447,11 @@ class Recorder:
         model = self._model()
         return [] if model is None else list(model.parameters())
 
-    def _holds_model(self) -> bool:
-        """Whether an optimizer that was heard holds any parameter of the model."""
-        return self._listener is None or self._listener.holds_parameters()
-
-    # -- trouble ---------------------------------------------------------------------------------------
-    def _guarded(self, action: Callable[..., None], *args: Any) -> None:
-        """Training survives the recorder, unless it was asked not to."""
-        try:
-            action(*args)
-        except Exception as error:
-            self._stop_because(error)
-
     def _compare_ranks(self) -> None:
         """Say once that the ranks of a sharded training do not take the same snapshots."""
         if not self._disagreed:
             self._disagreed = ranks_disagree(self._opened, self._storage.on_error)
 
     def _report_error(self) -> None:
-        if self._active and self._background.error is not None:
-            self._stop_because(self._background.error)
-
-    def _stop_because(self, error: BaseException) -> None:
-        if not self._active:
-            return
-        self._active = False
-        self._next = NEVER
-        trouble = f"Recording stopped at step {self._count.step}, training goes on: {type(error).__name__}: {error}"
-        if self._storage.on_error == "raise":
-            raise RunError(trouble, mend="What was committed before is intact") from error
-        warn_of_recording(f"{trouble} What was committed before is intact.")
+        if self._guard.active and self._background.error is not None:
+            self._guard.stop(self._background.error)

@@ -48,6 +48,7 @@ class Schedule(ABC):
 
     def restore(self, steps: Iterable[int], stride: int) -> None:
         """Go on with the snapshots and the stride of a run that was interrupted."""
+        self.steps, self.stride = list(steps), stride
 
     def describe(self) -> dict[str, Any]:
         """What the run's attributes say about it."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,11 +112,13 @@ class RunFolder(LocalStore):
     def set_sync(self, key: str, value: Any) -> None:
         """As LocalStore does."""
         self.check(key)
-        super().set_sync(key, value)
+        with _said_how_full(self.root / key, len(value)):
+            super().set_sync(key, value)
 
     async def _set(self, key: str, value: Any, exclusive: bool = False) -> None:
         self.check(key)
-        await super()._set(key, value, exclusive)
+        with _said_how_full(self.root / key, len(value)):
+            await super()._set(key, value, exclusive)
 
     def delete_sync(self, key: str) -> None:
         """As LocalStore does."""
@@ -154,8 +158,29 @@ class DurableStore(RunFolder):
         _replace(self.root / key, value.as_buffer_like(), fsync=True)
 
 
+@contextlib.contextmanager
+def _said_how_full(path: Path, size: int) -> Iterator[None]:
+    """Where the disk is full while `size` bytes are written to `path`, the error says how much of it is left.
+
+    Quotas are not asked for: how much a user may still write is known to each file system in another way.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        folder = next(folder for folder in path.parents if folder.exists())
+        found = f"{size:,} bytes were to be written, {shutil.disk_usage(folder).free:,} are free"
+        raise OSError(error.errno, f"{os.strerror(errno.ENOSPC)}: {found}", str(path)) from error
+
+
 def _replace(path: Path, data: Any, *, fsync: bool = False) -> None:
     """Write a file that appears at once, in place of the one that may be there."""
+    with _said_how_full(path, len(data)):
+        _put_in_place(path, data, fsync)
+
+
+def _put_in_place(path: Path, data: Any, fsync: bool) -> None:
     partial = f"{path}.{os.urandom(8).hex()}.partial"
     try:
         if not path.parent.exists():
@@ -184,7 +209,8 @@ def _overwrite(path: Path, data: Any, fresh: slice) -> bool:
             if os.fstat(file.fileno()).st_size != len(data):
                 return False
             file.seek(fresh.start)
-            _write(file, data[fresh])
+            with _said_how_full(path, len(data[fresh])):
+                _write(file, data[fresh])
             return True
     except FileNotFoundError:
         return False

@@ -15,7 +15,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
-from landscape_hooks.errors import LandscapeError, RunError
+from landscape_hooks.errors import LandscapeError, RunError, printable
 from landscape_hooks.store import schema
 from landscape_hooks.store.folder import WHOLE, DurableStore, Put, RunFolder, put_files
 from landscape_hooks.store.schema import FORMAT
@@ -288,7 +288,7 @@ def label_of(store: Any) -> str:
     """What a legend calls a run: its folder's name without `.zarr`."""
     if isinstance(store, zarr.Group):
         store = store.store_path
-    return str(store).rstrip("/").rpartition("/")[2].removesuffix(".zarr")
+    return printable(str(store).rstrip("/").rpartition("/")[2].removesuffix(".zarr"))
 
 
 def _address(store: Any) -> Any:

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from landscape_hooks.surface.digits import text_of
 from landscape_hooks.surface.surface import Path, Surface
 
 NOTABLE = 0.1
-"""A gap between the true and the plane's loss counts from this share of the true loss on (and two standard errors)."""
+"""A gap between the true and the plane's loss counts from this share of the true loss on, or of all that the loss
+changed, whichever is less."""
 
 POLICY = {
     "batch": "Losses are taken with the statistics of each batch, as in training, not as in evaluation.",
@@ -77,10 +79,16 @@ def _variance(surface: Surface) -> list[str]:
 
 
 def _ends(path: Path) -> str:
-    return (
-        f"The loss goes from {path.loss[0]:.4g} to {path.loss[-1]:.4g} (± {path.loss_stderr[-1]:.2g}); "
-        f"the plane shows {path.plane_loss[0]:.4g} to {path.plane_loss[-1]:.4g}."
-    )
+    first, last, shown_first, shown_last = _texts(path.loss[0], path.loss[-1], path.plane_loss[0], path.plane_loss[-1])
+    error = f" (± {path.loss_stderr[-1]:.2g})" if np.isfinite(path.loss_stderr[-1]) else ""
+    return f"The loss goes from {first} to {last}{error}; the plane shows {shown_first} to {shown_last}."
+
+
+def _texts(*losses: float) -> list[str]:
+    """Losses with four digits, or so many that what they differ by is seen."""
+    finite = [loss for loss in losses if np.isfinite(loss)]
+    span = float(np.ptp(finite)) if finite else 0.0
+    return [max(f"{loss:.4g}", text_of(float(loss), span / 10), key=len) for loss in losses]
 
 
 def _gap(path: Path) -> str:
@@ -91,13 +99,20 @@ def _gap(path: Path) -> str:
     gap = np.where(finite, np.abs(path.plane_loss - path.loss), -1.0)
     worst = int(np.argmax(gap))
     noise = 2 * np.nan_to_num(path.loss_stderr)
-    off = int((gap > np.maximum(NOTABLE * np.abs(path.loss), noise)).sum())
+    change = float(np.ptp(path.loss[finite]))
+    # The two losses are of the same samples, so the noise of their difference is less than that of either.
+    allowed = np.maximum(NOTABLE * np.minimum(change, np.abs(path.loss)), np.minimum(noise, change / 4))
+    off = int((gap > allowed + 1e-6 * np.abs(path.loss)).sum())
     if not off:
-        return "The surface carries the path: at no snapshot does it differ notably from the true loss."
+        return (
+            "The surface carries the path: at no snapshot does it differ notably from the true loss, by the measure of "
+            "what the loss changed."
+        )
+    true, shown = _texts(path.loss[worst], path.plane_loss[worst])
     return (
         f"At {off} of {len(path)} snapshots the surface does not show the true loss (it differs by over {NOTABLE:.0%} "
-        f"and two standard errors), most at step {path.step[worst]}: {path.loss[worst]:.4g} against "
-        f"{path.plane_loss[worst]:.4g} on the plane."
+        f"of it, or of all that the loss changed), most at step {path.step[worst]}: {true} against {shown} on the "
+        "plane."
     )
 
 

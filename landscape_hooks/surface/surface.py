@@ -185,7 +185,7 @@ class Surface:
 
     @property
     def doubts(self) -> list[str]:
-        """What the runs cannot vouch for, in sentences: those of this run as they are now, of others as when analyzed."""
+        """What the runs cannot vouch for, in sentences: this run's as they are now, of others as when analyzed."""
         return list(self.attrs.get("doubts", ()))
 
     def said_of_interpolation(self) -> str:

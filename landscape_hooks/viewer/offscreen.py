@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.export.outfile import whole_file
+from landscape_hooks.progress import counted
 from landscape_hooks.viewer.gl import context
 from landscape_hooks.viewer.replay.landscape import load
 from landscape_hooks.viewer.replay.look import Look
@@ -137,10 +138,9 @@ def render(
     try:
         with whole_file(output) as file:
             if film:
-                from tqdm import tqdm
-
                 pictures = film_of(canvas, replay, frames, turn)
-                _write_film(file, tqdm(pictures, "render", frames, unit="picture", disable=not progress), fps, look)
+                drawn = counted(pictures, frames, shown=progress, what="render", unit="picture")
+                _write_film(file, drawn, fps, look)
             else:
                 _write_still(file, canvas.draw(replay), look)
     finally:

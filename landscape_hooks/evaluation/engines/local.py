@@ -1,16 +1,24 @@
 """The engine of this machine: in this process, or in worker processes that share its weights.
 
 Workers are forked, so that each sees the plane and the probe samples without a copy; weights of snapshots
-reach them through shared memory. Each point is computed whole by one worker with the plan's number of threads:
-its value depends neither on how many there are nor on who computed what.
+reach them through an anonymous map, which a container's small /dev/shm does not limit. Each point is computed whole
+by one worker with the plan's number of threads: its value depends neither on how many there are nor on who
+computed what.
+
+A forked process computes in a thread that it starts itself. GNU's OpenMP (libgomp) keeps a team of helpers for each
+thread that has opened a parallel region; a fork copies the team's records, but not the helpers. The thread that forked
+would therefore wait for helpers that are not there. A new thread has no team yet, and makes one.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import multiprocessing
 import os
 import signal
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
@@ -80,14 +88,7 @@ def apart(work: Callable[[], Result], count: int) -> list[Result]:
     """
     if not forks():
         return []
-    context = multiprocessing.get_context("fork")
-    started = []
-    for _ in range(count):
-        mine, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_work_apart, args=(work, theirs), daemon=True)
-        process.start()
-        theirs.close()
-        started.append((process, mine))
+    started = [_forked(_work_apart, work) for _ in range(count)]
     try:
         return [mine.recv() for _, mine in started]
     except (EOFError, OSError):
@@ -99,9 +100,8 @@ def apart(work: Callable[[], Result], count: int) -> list[Result]:
             process.join()
 
 
-def _work_apart(work: Callable[[], Any], connection: Any) -> None:
+def _work_apart(connection: Any, work: Callable[[], Any]) -> None:
     """Send the result, or nothing at all where there is none."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     _keep_memory()
     with suppress(Exception):
@@ -109,13 +109,45 @@ def _work_apart(work: Callable[[], Any], connection: Any) -> None:
     connection.close()
 
 
+def _forked(life: Callable[..., None], *args: Any) -> tuple[Any, Any]:
+    """A forked process that does life(connection, *args), and this process's end of the connection."""
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=_in_new_thread, args=(life, theirs, *args), daemon=True)
+    with warnings.catch_warnings():
+        # Python warns (from 3.12) of forks beside other threads, since a child may wait for them; ours does not
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        process.start()
+    theirs.close()
+    return process, mine
+
+
+def _in_new_thread(life: Callable[..., None], *args: Any) -> None:
+    """What a forked process does: everything in a thread without a past (see the top of this file)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    thread = threading.Thread(target=life, args=args)
+    thread.start()
+    thread.join()
+
+
+def _shared_memory(count: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+    """(count, width) zeros that this process and those forked from it see alike.
+
+    The map has no name: `share_memory_` would make a file in /dev/shm, of which a container has 64 MB.
+    """
+    size = count * width * dtype.itemsize
+    if not size:
+        return torch.empty(count, width, dtype=dtype)
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(count, width)
+
+
 class _Slots:
     """Weights and buffers in memory that parent and workers share."""
 
     def __init__(self, loss: PlaneLoss, count: int) -> None:
         dtype = loss.plane.dtype
-        self.weights = torch.empty(count, loss.plane.size, dtype=dtype).share_memory_()
-        self.buffers = torch.empty(count, len(loss.buffers), dtype=loss.buffers.dtype).share_memory_()
+        self.weights = _shared_memory(count, loss.plane.size, dtype)
+        self.buffers = _shared_memory(count, len(loss.buffers), loss.buffers.dtype)
 
     def fill(self, slot: int, snapshot: Any) -> None:
         self.weights[slot].copy_(torch.from_numpy(np.ascontiguousarray(snapshot.weights)))
@@ -172,11 +204,7 @@ class _Worker:
     """A forked process at the other end of a pipe."""
 
     def __init__(self, loss: PlaneLoss, slots: _Slots | None) -> None:
-        context = multiprocessing.get_context("fork")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(loss, theirs, slots, os.getpid()), daemon=True)
-        self.process.start()
-        theirs.close()
+        self.process, self.connection = _forked(_serve, loss, slots, os.getpid())
         self.held: list[tuple[int, NDArray[np.intp]]] = []
 
     def send(self, slot: int, index: NDArray[np.intp], job: tuple[str, Any]) -> None:
@@ -200,9 +228,8 @@ class _Worker:
         self.process.join()
 
 
-def _serve(loss: PlaneLoss, connection: Any, slots: _Slots | None, parent: int) -> None:
+def _serve(connection: Any, loss: PlaneLoss, slots: _Slots | None, parent: int) -> None:
     """A worker's life: compute what comes until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(loss.plan.threads)
     _keep_memory()
     while True:

@@ -59,7 +59,9 @@ def graph_of(program: torch.export.ExportedProgram, names: Mapping[str, str]) ->
     try:
         return LossGraph(inputs, nodes, outputs), constants
     except ValueError as error:  # an operation that draws numbers, or reaches outside the tensors it is given
-        random = [n.target for n in program.graph.nodes if torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ())]
+        random = [
+            n.target for n in program.graph.nodes if torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ())
+        ]
         if random:
             raise ObjectiveError(
                 f"The loss draws random numbers in evaluation mode ({random[0]}), which a stored loss cannot",

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import ObjectiveError, PlaneError
+from landscape_hooks.objective.double_backward import KERNELS, is_out_of_memory, reason
 from landscape_hooks.plane.directions import Directions
 
 TOLERANCE = 1e-3
@@ -32,6 +33,10 @@ class Hessian:
     def attrs(self) -> dict[str, Any]:
         """What it is, as JSON."""
         return {"directions": "hessian"}
+
+
+class NotTwice(ObjectiveError):
+    """The loss has no second derivative, with the kernels that were in use."""
 
 
 def directions(
@@ -54,8 +59,10 @@ def directions(
 
     Raises
     ------
+    NotTwice
+        the loss cannot be differentiated twice, with none of torch's kernels.
     ObjectiveError
-        the loss cannot be differentiated twice.
+        there is too little memory for it.
     PlaneError
         the iteration does not converge, or there are fewer than three parameters.
     """
@@ -65,8 +72,15 @@ def directions(
         direction = torch.from_numpy(np.ascontiguousarray(vector.reshape(-1))).to(theta)
         return hessian_vector(objective, theta, state, direction, statistics).cpu().double().numpy()
 
-    values, vectors = _lanczos(product, len(weights), seed)
-    start = product(vectors[0])
+    for number, kernels in enumerate(KERNELS):
+        try:
+            with kernels():
+                values, vectors = _lanczos(product, len(weights), seed)
+                start = product(vectors[0])
+            break
+        except NotTwice:
+            if number == len(KERNELS) - 1:
+                raise
     residual = float(np.linalg.norm(start - values[0] * vectors[0]) / max(abs(values[0]), 1e-30))
     reach = tuple(float(np.sqrt(2 * rise / v)) if v > 0 and rise > 0 else 0.0 for v in values)
     return Directions(
@@ -94,8 +108,13 @@ def hessian_vector(
                 (part,) = torch.autograd.grad(gradient @ vector, theta)
                 total += part
         except RuntimeError as error:
-            raise ObjectiveError(
-                f"The loss cannot be differentiated twice ({str(error).splitlines()[0]})",
+            if is_out_of_memory(error):
+                raise ObjectiveError(
+                    f"There is too little memory for second derivatives of a probe batch ({reason(error)})",
+                    mend="Take fewer samples, or choose other directions: pca, random or points",
+                ) from error
+            raise NotTwice(
+                f"The loss cannot be differentiated twice: {reason(error)}",
                 mend="Choose other directions: pca, random or points",
             ) from error
     return total

@@ -22,8 +22,12 @@ NUMBERS = 4096
 HELD_BYTES = 2**26
 """Of models up to this size views are kept from one glance to the next (they keep a swapped tensor's memory alive)."""
 
-SHARE = 0.02
-"""Share of the training's time that looking may take, where it is not needed for a snapshot."""
+SHARE, SHARE_WHERE_SLOW, SLOW = 0.05, 0.01, 5e-4
+"""Share of the training's time that looking may take where it is not needed for a snapshot; less of it from `SLOW`
+seconds on."""
+
+ON_DEVICE = 16
+"""Tensors that are looked at on a GPU, where each costs several kernels."""
 
 _BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -66,18 +70,22 @@ class Glance:
         self.take()
         cost = 2 * (time.perf_counter() - began)  # and once more when the next step begins
         self._cost = min(cost, self._cost or cost)
-        self.next = now + self._cost / SHARE
+        self.next = now + self._cost / (SHARE if self._cost < SLOW else SHARE_WHERE_SLOW)
 
     def take(self) -> None:
         """Look now."""
         tensors = self._tensors()
-        self._how = [_how(tensor) for tensor in tensors]
-        self._then = self._look(tensors)
+        if self._views and [(id(t), t.data_ptr()) for t in tensors] == self._of:  # nearly always: as it was last time
+            self._then = b"".join([view.tobytes() for view in self._views])
+        else:
+            self._how = [_how(tensor) for tensor in tensors]
+            self._then = self._look(tensors)
         self.taken = True
 
     def forget(self) -> None:
         """Nothing is remembered any more."""
         self._then = None
+        self.taken = False
 
     def same(self) -> bool | None:
         """Whether the numbers are as they were at `take`; None if nothing is remembered.
@@ -96,10 +104,12 @@ class Glance:
     def compare(self) -> None:
         """Remember whether something has changed since `take`; on a GPU without waiting for it."""
         if self._then is not None:
-            if [_how(tensor) for tensor in self._tensors()] != self._how:
+            tensors = self._tensors()
+            same_places = self._views and [(id(t), t.data_ptr()) for t in tensors] == self._of
+            if not same_places and [_how(tensor) for tensor in tensors] != self._how:
                 self._differed = True
             else:
-                self._differed = _differ(self._then, self._look(self._tensors())) | self._differed
+                self._differed = _differ(self._then, self._look(tensors)) | self._differed
             self.forget()
 
     @property
@@ -113,7 +123,7 @@ class Glance:
             return _on_device(tensors)
         of = [(id(t), t.data_ptr()) for t in tensors]
         if of != self._of:
-            views = [_bits(t, max(4, NUMBERS // len(tensors))) for t in tensors]
+            views = [_bits(t, max(4, NUMBERS // max(1, len(tensors)))) for t in tensors]
             if sum(t.numel() * t.element_size() for t in tensors) > HELD_BYTES:
                 return b"".join([view.tobytes() for view in views])
             self._views, self._of = views, of
@@ -156,6 +166,7 @@ def _corners(shape: Sequence[int], most: int) -> tuple[slice, ...]:
 
 def _on_device(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """(n,) float32 numbers of each tensor, where it lies; nothing waits for the device."""
+    tensors = tensors[:: -(-len(tensors) // ON_DEVICE)] if tensors else tensors
     most = max(4, NUMBERS // max(1, len(tensors)))
     found = []
     with torch.no_grad():

@@ -32,8 +32,8 @@ class Iterations:
     waits
         (an attribute) whether `begins` is to be called at all.
     begins, stepped, joined
-        called as the module says; `stepped` returns whether it was a step; `joined(optimizer)` for an optimizer that was not given but holds parameters of the
-        model.
+        called as the module says; `stepped` returns whether it was a step; `joined(optimizer)` for an optimizer that
+        was not given but holds parameters of the model.
     """
 
     def __init__(
@@ -112,6 +112,8 @@ class Iterations:
         if not _holds(optimizer, {id(parameter) for parameter in self._parameters()}):
             self._strangers[id(optimizer)] = (weakref.ref(optimizer), size)
             return None
+        alive = {number for ref, number in self._members.values() if ref() is not None}
+        self._stepped &= alive  # an iteration does not wait for optimizers that are gone
         member = (weakref.ref(optimizer), self._count)
         self._count += 1
         self._members[id(optimizer)] = member

@@ -123,8 +123,9 @@ def optimizers_of(given: Any) -> list[Any]:
     found = list(given) if several else [given]
     for optimizer in found:
         if not any(_takes_hooks(inner) for inner in within(optimizer)):
+            kind = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
             raise LandscapeError(
-                f"The optimizer is a {type(optimizer).__module__}.{type(optimizer).__name__}, which takes no step hooks",
+                f"The optimizer is a {kind}, which takes no step hooks",
                 expected="a torch.optim.Optimizer",
                 mend="Pass optimizer=None and call recorder.step() after every step",
             )

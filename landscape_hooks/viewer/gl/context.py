@@ -51,7 +51,7 @@ def _load_triton() -> None:
 def _is_driver_loaded() -> bool:
     """Whether this process has loaded an OpenGL driver, or its LLVM, without us: another program's pyglet, say."""
     try:
-        loaded = Path("/proc/self/maps").read_text(errors="replace")
+        loaded = Path("/proc/self/maps").read_text("utf-8", errors="replace")
     except OSError:
         return True  # not known: whoever has drawn before could crash now, whoever has not might only crash later
     return any(part in loaded for part in ("libLLVM", "libgallium", "_dri.so"))

@@ -23,7 +23,7 @@ def program(name: str) -> Any:
     folder = resources.files("landscape_hooks.viewer.gl") / "shaders"
     stages = {"vertex": "vert", "fragment": "frag"}
     return ShaderProgram(
-        *(Shader((folder / f"{name}.{suffix}").read_text(), stage) for stage, suffix in stages.items())  # type: ignore[arg-type]
+        *(Shader((folder / f"{name}.{suffix}").read_text("utf-8"), stage) for stage, suffix in stages.items())  # type: ignore[arg-type]
     )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption, in_doubt
-from landscape_hooks.mesh.contours import text_of
+from landscape_hooks.surface.digits import text_of, texts_of
 from landscape_hooks.viewer.replay.labels import place_labels
 from landscape_hooks.viewer.replay.replay import Replay, describe_moment, describe_place
 
@@ -326,8 +326,9 @@ class Hud:
         pen.text(
             x + width + 54 * unit, y - 26 * unit, "log" if logarithmic else "linear", theme.faint, size=11.5, align=1
         )
-        for value, level in ((values.max(), y), (values.min(), y + height)):
-            pen.text(x + width + 6 * unit, level - 7 * unit, text_of(float(value)), theme.faint, size=11.5)
+        ends = texts_of((values.max(), values.min()))
+        for text, level in zip(ends, (y, y + height), strict=True):
+            pen.text(x + width + 6 * unit, level - 7 * unit, text, theme.faint, size=11.5)
 
 
 def _panel(plot: tuple[float, float, float, float], unit: float) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -343,8 +344,8 @@ def _moment_rows(replay: Replay) -> list[tuple[str, str]]:
         "step": f"{moment['step']}",
         "epoch": f"{moment['epoch']:.2f}",
         "learning rate": f"{moment['learning rate']:.3g}",
-        "true loss": text_of(moment["true loss"]),
-        "plane loss": text_of(moment["plane loss"]),
+        "true loss": text_of(moment["true loss"], replay.resolution),
+        "plane loss": text_of(moment["plane loss"], replay.resolution),
         "off-plane": f"{moment['off-plane']:.3g}" if moment["off-plane"] > 1e-9 else "0",
     }
     return [(name, text) for name, text in texts.items() if np.isfinite(moment[name])]

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks.mesh.contours import Contour, text_of
+from landscape_hooks.mesh.contours import Contour
 from landscape_hooks.mesh.mesh import Mesh
 from landscape_hooks.mesh.stage import Stage
+from landscape_hooks.surface.digits import texts_of
 from landscape_hooks.viewer.replay.camera import Camera
 
 Floats = NDArray[np.float64]
@@ -29,9 +30,10 @@ def place_labels(
     `avoid` (N, 2) are pixels that labels keep away from: the path.
     """
     placed: list[tuple[float, float, str]] = []
+    words = texts_of(line.loss if line.index else np.nan for line in lines)
     apart = APART * size[1] / 720
     taken = avoid[np.isfinite(avoid).all(axis=1)]
-    for contour in lines:
+    for contour, word in zip(lines, words, strict=True):
         if not contour.index or not contour.lines:
             continue
         line = max(contour.lines, key=len)
@@ -53,7 +55,7 @@ def place_labels(
         score = np.where(seen & (away > apart * 0.6), np.minimum(away, 3 * apart) - 0.25 * middle, -np.inf)
         best = int(np.argmax(score))
         if np.isfinite(score[best]):
-            placed.append((float(pixels[best, 0]), float(pixels[best, 1]), text_of(contour.loss)))
+            placed.append((float(pixels[best, 0]), float(pixels[best, 1]), word))
     return placed
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from landscape_hooks.mesh.contours import text_of
 from landscape_hooks.mesh.stage import Stage
+from landscape_hooks.surface.digits import text_of
 from landscape_hooks.viewer.replay.camera import FAR, Camera
 from landscape_hooks.viewer.replay.landscape import Landscape
 from landscape_hooks.viewer.replay.look import Look
@@ -51,6 +51,13 @@ class Replay:
     def stage(self) -> Stage:
         """The stage of the landscape under the look's exaggeration."""
         return Stage.of(self.landscape.mesh, self.look.exaggeration)
+
+    @property
+    def resolution(self) -> float:
+        """A difference between losses that the read-outs are to show: a part in 200 of what is shown."""
+        height = self.landscape.mesh.height
+        low, high = (float(height.inverse(end)) for end in height.bounds)
+        return (high - low) / 200
 
     def grow(self, landscape: Landscape) -> None:
         """Take a landscape with more snapshots; a replay that stood at its end goes on to the new end."""
@@ -191,7 +198,7 @@ def describe_place(replay: Replay, point: Any) -> list[str]:
     else:
         found = mesh.height_at(np.array([[alpha, beta]]))[0]
         known = np.isfinite(found)
-        loss = text_of(float(mesh.height.inverse(found))) if known else "not known"
+        loss = text_of(float(mesh.height.inverse(found)), replay.resolution) if known else "not known"
         lines = [f"alpha {alpha:.3f}   beta {beta:.3f}", f"loss {loss}"]
         if replay.landscape.surface is not None:
             lines.append(replay.landscape.surface.said_at(alpha, beta))

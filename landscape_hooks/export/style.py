@@ -1,0 +1,58 @@
+"""Style: how our figures look, whatever matplotlib's settings are where they are made and saved.
+
+In: nothing. Out: settings for a while, and figures that are saved with them. Importing this imports matplotlib.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from landscape_hooks.mesh.backend import load_matplotlib
+
+load_matplotlib()
+
+from matplotlib import rc_context, rcParamsDefault  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+_DRAWING = (
+    "axes", "contour", "errorbar", "figure", "font", "grid", "hatch", "hist", "image", "legend", "lines", "markers",
+    "mathtext", "patch", "path", "pdf", "pgf", "polaraxes", "ps", "savefig", "scatter", "svg", "text", "xaxis", "xtick",
+    "yaxis", "ytick",
+)  # fmt: skip
+"""The settings of matplotlib that a picture depends on, by how their names begin."""
+
+_OURS = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.edgecolor": "#8a93a3",
+    "axes.linewidth": 0.8,
+    "axes.labelcolor": "#1d2430",
+    "xtick.color": "#5a6475",
+    "ytick.color": "#5a6475",
+    "hatch.linewidth": 0.6,
+    "hatch.color": "#9aa3b2",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}
+
+
+def ours() -> AbstractContextManager[None]:
+    """matplotlib's own settings and ours, for the time of a `with`; a user's style is back afterwards."""
+    settings: Any = {key: value for key, value in rcParamsDefault.items() if key.startswith(_DRAWING)}
+    settings.update(_OURS)
+    return rc_context(settings)
+
+
+class StyledFigure(Figure):
+    """A figure that pyplot knows nothing of, saved in our style: fonts and hatching are settings of that moment."""
+
+    @classmethod
+    def blank(cls, size: tuple[float, float]) -> StyledFigure:
+        """An empty one of (width, height) inches."""
+        return cls(figsize=size, layout="constrained", dpi=150)
+
+    def savefig(self, *args: Any, **kwargs: Any) -> None:
+        """As `Figure.savefig`."""
+        with ours():
+            super().savefig(*args, **kwargs)
