@@ -421,7 +421,7 @@ class Recorder:
         stride = self._schedule.stride
         wanted = self._schedule.admit(step)
         if self._schedule.stride != stride:
-            self._background.retain(list(self._schedule.steps), self._schedule.stride)
+            self._background.retain(self._schedule.kept(), self._schedule.stride)
         if wanted:
             self._snapshot(step)
 
