@@ -39,7 +39,6 @@ from landscape_hooks.recording.watch.loading import Loading
 from landscape_hooks.recording.watch.rates import Rates, number
 from landscape_hooks.trajectory.marks import check_name
 from landscape_hooks.trajectory.modules import unwrap
-from landscape_hooks.trajectory.parameters import ParameterLayout
 
 _PENDING = -1
 
@@ -92,10 +91,10 @@ class Recorder:
         if opened.writer is not None:
             self._writer = opened.writer
             inner = unwrap(model)
-            weights = Moving(inner, opened.layout, opened.fixed, self._joins)
-            buffers = Buffers(opened.buffer_layout, unwrap(model), warn_of_recording)
             pinned = any(tensor.is_cuda for tensor in opened.layout.tensors(inner))
             self._background = BackgroundWriter(opened.writer, opened.buffer_layout, pinned=pinned)
+            weights = Moving(inner, opened.layout, opened.fixed, self._background.extend)
+            buffers = Buffers(opened.buffer_layout, inner, warn_of_recording)
             self._end = PathEnd(self._background, weights, buffers)
             self._glance = Glance(opened.first_layout.locator(inner))
             self._loading = Loading(model, before=self.hold, after=self._loaded)
@@ -305,7 +304,6 @@ class Recorder:
             self._writer.truncate(-1)
         self._restart(int(state["step"]))
 
-    # -- how it begins ---------------------------------------------------------------------------------
     def begin(self, step: int | None) -> None:
         """Take the first snapshot, or go on with those of the run; `step` as for `record`."""
         if not self._guard.active:
@@ -423,7 +421,7 @@ class Recorder:
         stride = self._schedule.stride
         wanted = self._schedule.admit(step)
         if self._schedule.stride != stride:
-            self._background.retain(list(self._schedule.steps), self._schedule.stride)
+            self._background.retain(self._schedule.kept(), self._schedule.stride)
         if wanted:
             self._snapshot(step)
 
@@ -433,10 +431,6 @@ class Recorder:
         else:
             self.dropped += 1
 
-    def _joins(self, layout: ParameterLayout) -> None:
-        """Tensors that stood still begin to move."""
-        self._background.extend(layout)
-
     def _mark(self, name: str) -> None:
         now = self._end.content()
         if now is None:
@@ -444,8 +438,7 @@ class Recorder:
         self._background.mark(name, *now, self._facts.scalars(self._count.step) | {"wall_time": time.time()})
 
     def _parameters(self) -> list[torch.Tensor]:
-        model = self._model()
-        return [] if model is None else list(model.parameters())
+        return [] if (model := self._model()) is None else list(model.parameters())
 
     def _compare_ranks(self) -> None:
         """Say once that the ranks of a sharded training do not take the same snapshots."""

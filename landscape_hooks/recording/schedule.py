@@ -28,14 +28,13 @@ class Schedule(ABC):
         the number of snapshots it keeps at most, by giving up earlier ones; None where it keeps all.
     count
         the number of snapshots it takes at most, where that is known beforehand.
-    steps, stride
-        the snapshots that are kept so far and the steps between them, where earlier ones are given up; the recorder
-        drops all others whenever `stride` has changed.
+    stride
+        the steps between snapshots, where earlier ones are given up; whenever it has changed, the recorder drops all
+        but those that `kept` names.
     """
 
     limit: int | None = None
     count: int | None = None
-    steps: list[int]
     stride: int = 0
 
     @abstractmethod
@@ -48,7 +47,11 @@ class Schedule(ABC):
 
     def restore(self, steps: Iterable[int], stride: int) -> None:
         """Go on with the snapshots and the stride of a run that was interrupted."""
-        self.steps, self.stride = list(steps), stride
+        return None
+
+    def kept(self) -> list[int]:
+        """The steps of the snapshots that are kept so far, where earlier ones are given up."""
+        return []
 
     def describe(self) -> dict[str, Any]:
         """What the run's attributes say about it."""
@@ -157,6 +160,9 @@ class Thinning(Schedule):
             return False
         self.steps.append(step)
         return True
+
+    def kept(self) -> list[int]:
+        return list(self.steps)
 
     def on_stride(self, step: int, stride: int) -> bool:
         """Whether the row of `step` stays when the stride is `stride`."""
