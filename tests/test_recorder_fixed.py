@@ -250,7 +250,7 @@ def test_going_on_with_another_base_is_seen(tmp_path):
 def test_a_run_is_not_gone_on_with_by_another_model(tmp_path):
     train(network(), tmp_path / "run.zarr")
     other = nn.Sequential(*network(), nn.Linear(2, 2))
-    with pytest.raises(LayoutError, match="5.weight"):
+    with pytest.raises(LayoutError, match=r"5\.weight"):
         record(other, None, tmp_path / "run.zarr", every=1, if_exists="resume")
 
 

@@ -25,9 +25,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from landscape_hooks.errors import LayoutError, ObjectiveError
+from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.objective.capture import live_weights
 from landscape_hooks.objective.copies import WAY_OUT
+from landscape_hooks.objective.fixed import check_others, fixed_tensors
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.graph.weighing import floating, weigh
 from landscape_hooks.objective.kernels import GraphKernel, Kernel, ModuleKernel
@@ -36,7 +37,7 @@ from landscape_hooks.objective.probe import Probe, read_tensor
 from landscape_hooks.objective.rehearsal import rehearse
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.parameters import ParameterLayout
-from landscape_hooks.trajectory.rows.fixed import Fixed, moving_layout, read_late, still
+from landscape_hooks.trajectory.rows.fixed import moving_layout
 
 Statistics = Literal["running", "batch", "recalibrate"]
 
@@ -272,19 +273,6 @@ class Objective:
             probe=self.probe.map(lambda t: _laid_out(t, layout)),
         )
 
-    def of_run(self, root: Any) -> Objective:
-        """The same loss as a function of what moves in a run; its other parameters are as the run stored them.
-
-        Raises
-        ------
-        LayoutError
-            the run has other parameters.
-        """
-        fixed = fixed_tensors(root)
-        if not fixed and not checked.has(root, "fixed"):
-            return self
-        return self.given(moving_layout(root), fixed)
-
     def given(self, moving: ParameterLayout, fixed: Mapping[str, Tensor]) -> Objective:
         """The same loss as a function of the parameters `moving`, the others being `fixed`.
 
@@ -293,16 +281,8 @@ class Objective:
         LayoutError
             these are not the parameters that it is a loss of.
         """
-        moving.check_set(ParameterLayout.in_order([entry for entry in self.layout if entry.name not in fixed]))
-        for name, value in fixed.items():
-            own = self.constants.get(name) if name in self.still else None
-            shape = own.shape if own is not None else self.layout[name].shape if name in self.layout.names else None
-            if shape != value.shape:
-                raise LayoutError(
-                    f"The parameter '{name}' of the objective's model has the shape {shape and list(shape)}",
-                    expected=f"{list(value.shape)}, as the run stored it",
-                    mend="Use the model that the run was recorded with",
-                )
+        known = {name: value for name, value in self.constants.items() if name in self.still}
+        check_others(self.layout, known, moving, fixed)
         return self._with(layout=moving, constants={**self.constants, **fixed}, still=tuple(fixed))
 
     def hollow(self) -> Objective:
@@ -443,20 +423,6 @@ class Objective:
                     total[name] += value
                 count += 1
         return {name: (value / count).to(state[name].dtype) for name, value in total.items()}
-
-
-def fixed_tensors(root: Any) -> dict[str, Tensor]:
-    """The parameters of a run that never moved, in their own types."""
-    fixed = Fixed(root)
-    trajectory = checked.group(root, "trajectory")
-    found = {}
-    for name in still(fixed, [] if trajectory is None else read_late(trajectory, fixed)):
-        entry = fixed.layout[name]
-        kind: torch.dtype = getattr(torch, entry.dtype)
-        numbers = torch.from_numpy(fixed.stored(name))
-        shape = (*entry.shape, 2) if entry.is_complex else entry.shape
-        found[name] = torch.view_as_complex(numbers.view(shape)) if entry.is_complex else numbers.view(kind).view(shape)
-    return found
 
 
 def _weighted(values: Tensor, weights: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class FixedTensors:
         return self._tell(found)
 
     def unnoticed(self, seconds: float) -> list[str]:
-        """Names of the tensors that differ from what was stored although nothing told so; as many as fit into a time."""
+        """Names of the tensors that differ from what was stored although nothing told so; as many as the time allows."""
         deadline, found = time.monotonic() + seconds, []
         for known, tensor in self._pairs():
             if not self._as_stored(known, tensor):
