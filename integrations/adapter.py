@@ -34,6 +34,7 @@ class Recording:
         self.recorder: Any = None
         self.found = False
         self.last_step = 0
+        self._model: Any = None
         self._batches: list[Any] = []
         self._said = 0
         self._state: dict[str, Any] | None = None
@@ -65,6 +66,7 @@ class Recording:
         if resuming:
             options["if_exists"] = "resume"
         start = None if state is not None or not resuming else step
+        self._model = model  # an adapter may have made it for this
         self.recorder = record(model, optimizer, self.store, step=start, counter=counter, **options)
         if state is not None:
             self.recorder.load_state_dict({**state, "step": step or state["step"]})
@@ -132,12 +134,13 @@ class Recording:
         if self.recorder is not None:
             self.recorder.hold()
 
-    def close(self) -> None:
-        """Commit everything and let the recorder go; safe to call twice."""
+    def close(self, error: BaseException | None = None) -> None:
+        """Commit everything and let the recorder go; safe to call twice. `error` is what ended the training early."""
         recorder, self.recorder = self.recorder, None
+        self._model = None
         if recorder is not None:
             self.last_step = recorder.current_step
-            recorder.close()
+            recorder.finish("" if error is None else f"The training ended with an exception ({type(error).__name__})")
 
     # -- in the trainer's checkpoint ---------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:

@@ -76,12 +76,9 @@ class LandscapeCallback(Callback):
         def guarded() -> None:
             try:
                 do_epoch()
-            except Exception as error:
-                if not type(error).__name__.startswith("Cancel"):
-                    self._close(learn)
-                raise
-            except BaseException:
-                self._close(learn)
+            except BaseException as error:
+                if not (isinstance(error, Exception) and type(error).__name__.startswith("Cancel")):
+                    self._close(learn, error)
                 raise
 
         learn.__dict__["_do_epoch"] = guarded
@@ -112,9 +109,9 @@ class LandscapeCallback(Callback):
         """Everything committed."""
         self._close(self.learn)
 
-    def _close(self, learn: Any) -> None:
+    def _close(self, learn: Any, error: BaseException | None = None) -> None:
         learn.__dict__.pop("_do_epoch", None)
-        self.recording.close()
+        self.recording.close(error)
 
 
 class LearnerLoss:

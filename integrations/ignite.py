@@ -87,6 +87,6 @@ class LandscapeHandler(_Base):
     def _exception(self, engine: Any, error: BaseException) -> None:
         """Everything committed. An engine with a handler of exceptions does not raise them: where this one is the
         only one, it does."""
-        self.recording.close()
+        self.recording.close(error)
         if len(engine._event_handlers[Events.EXCEPTION_RAISED]) == 1:
             raise error

@@ -45,7 +45,7 @@ class LandscapeCallback(Callback):
         store: Any,
         *,
         every: int | None = None,
-        keep: int = 200,
+        keep: int | None = None,
         samples: int = 1024,
         data: Any = None,
         if_exists: str = "error",
@@ -116,11 +116,11 @@ class LandscapeCallback(Callback):
         """Everything committed."""
         self.close()
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None = None) -> None:
         """Commit everything. Keras tells its callbacks of no exception: after one outside of a training step, call this
         (or let the script end, which does the same)."""
         self._silence("train_function")
-        self.recording.close()
+        self.recording.close(error)
 
     # -- the loss ----------------------------------------------------------------------------------------
     def on_test_begin(self, logs: Any = None) -> None:
@@ -155,8 +155,8 @@ class LandscapeCallback(Callback):
                 rows += len(torch.utils._pytree.tree_leaves(batches[-1])[0])
             try:
                 return function(data)
-            except BaseException:
-                self.close()
+            except BaseException as error:
+                self.close(error)
                 raise
 
         setattr(model, name, heard)

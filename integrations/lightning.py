@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -50,7 +51,7 @@ class LandscapeCallback(Callback):
         store: Any,
         *,
         every: int | None = None,
-        keep: int = 200,
+        keep: int | None = None,
         samples: int = 1024,
         objective: Any = None,
         data: Any = None,
@@ -118,7 +119,7 @@ class LandscapeCallback(Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Everything committed; the exception goes on its way."""
-        self.recording.close()
+        self.recording.close(exception)
 
 
 # -- the loss that the module has --------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def _losses(trainer: Any, module: Any, samples: int) -> Iterator[Found]:
 
     A training_step that steps the optimizers itself (manual optimization) is no function of the weights.
     """
-    with _without_metrics(module), _copied_without(trainer):
+    with _aside(trainer, module):
         if trainer.val_dataloaders:
             loader, several = _first(trainer.val_dataloaders)
             limit = trainer.num_val_batches[0]
@@ -179,11 +180,12 @@ def _losses(trainer: Any, module: Any, samples: int) -> Iterator[Found]:
                 yield {
                     "objective": loss,
                     "data": FirstBatches(_prepared(trainer, module, probe_loader(loader), most), samples),
+                    "within": partial(_aside, trainer, module),
                 }
         if trainer.train_dataloader is not None and module.automatic_optimization:
             loader, _ = _first(trainer.train_dataloader)
             data = FirstBatches(_prepared(trainer, module, probe_loader(loader)), samples)
-            yield {"objective": StepLoss("training_step"), "data": data}
+            yield {"objective": StepLoss("training_step"), "data": data, "within": partial(_aside, trainer, module)}
 
 
 def _first(loaders: Any) -> tuple[Any, bool]:
@@ -200,6 +202,13 @@ def _prepared(trainer: Any, module: Any, loader: Iterable[Any], most: int | None
     for batch in islice(loader, most):
         batch = trainer.precision_plugin.convert_input(batch)
         yield trainer.strategy.batch_to_device(module._on_before_batch_transfer(batch))
+
+
+@contextmanager
+def _aside(trainer: Any, module: torch.nn.Module) -> Iterator[None]:
+    """In here the module may be copied and its steps called."""
+    with _without_metrics(module), _copied_without(trainer):
+        yield
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class LandscapeCallback(Callback):
         self,
         store: Any,
         every: int | None = None,
-        keep: int = 200,
+        keep: int | None = None,
         samples: int = 1024,
         objective: Any = None,
         data: Any = None,
@@ -87,8 +87,8 @@ class LandscapeCallback(Callback):
             del net.__dict__["fit_loop"]
             try:
                 return loop(*args, **kwargs)
-            except BaseException:
-                self.recording_.close()
+            except BaseException as error:
+                self.recording_.close(error)
                 raise
 
         net.__dict__["fit_loop"] = guarded

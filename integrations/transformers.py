@@ -10,12 +10,14 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.integrations.adapter import Recording, missing, probe_loader
+from landscape_hooks.recording.storage import Storage
 
 try:
     from transformers import TrainerCallback
@@ -49,7 +51,7 @@ class LandscapeCallback(TrainerCallback, ExportableState):
         store: Any,
         *,
         every: int | None = None,
-        keep: int = 200,
+        keep: int | None = None,
         samples: int = 1024,
         objective: Any = None,
         data: Any = None,
@@ -57,6 +59,8 @@ class LandscapeCallback(TrainerCallback, ExportableState):
         **options: Any,
     ) -> None:
         super().__init__()
+        if isinstance(options.get("storage"), dict):
+            options["storage"] = Storage(**options["storage"])
         self._arguments = {"store": store, "every": every, "keep": keep, "samples": samples, "objective": objective,
                            "data": data, "if_exists": if_exists, **options}  # fmt: skip
         self.recording = Recording(**self._arguments)
@@ -68,7 +72,8 @@ class LandscapeCallback(TrainerCallback, ExportableState):
     # -- in the trainer's checkpoint ---------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
         """What `restore_callback_states_from_checkpoint=True` makes this callback from again."""
-        arguments = {name: value for name, value in self._arguments.items() if _is_json(value)}
+        arguments = {name: asdict(v) if isinstance(v, Storage) else v for name, v in self._arguments.items()}
+        arguments = {name: value for name, value in arguments.items() if _is_json(value)}
         if not isinstance(arguments.get("store", 0), str):
             arguments["store"] = str(self._arguments["store"])
         return {"args": arguments, "attributes": {"recorder_state": self.recording.state_dict()}}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from landscape_hooks.analysis.verification import Verification as Verification
     from landscape_hooks.analysis.verification import verify as verify
     from landscape_hooks.errors import LandscapeError as LandscapeError
+    from landscape_hooks.errors import RecordingWarning as RecordingWarning
     from landscape_hooks.evaluation.engines import Local as Local
     from landscape_hooks.evaluation.engines import Ray as Ray
     from landscape_hooks.export.figure import contour_figure as contour_figure
@@ -39,12 +40,13 @@ if TYPE_CHECKING:
     from landscape_hooks.recording.schedule import Schedule as Schedule
     from landscape_hooks.recording.schedule import Thinning as Thinning
     from landscape_hooks.recording.schedule import When as When
+    from landscape_hooks.recording.storage import Storage as Storage
     from landscape_hooks.surface.report import random_walk_ratio as random_walk_ratio
     from landscape_hooks.surface.surface import Path as Path
     from landscape_hooks.surface.surface import Surface as Surface
-    from landscape_hooks.trajectory.checksum import Damage as Damage
     from landscape_hooks.trajectory.parameters import ParameterEntry as ParameterEntry
     from landscape_hooks.trajectory.parameters import ParameterLayout as ParameterLayout
+    from landscape_hooks.trajectory.rows.checksum import Damage as Damage
     from landscape_hooks.trajectory.selection import Snapshots as Snapshots
     from landscape_hooks.trajectory.trajectory import Snapshot as Snapshot
     from landscape_hooks.trajectory.trajectory import Trajectory as Trajectory
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 _HOME = {
     "record": "recording.record",
     "Recorder": "recording.recorder",
+    "Storage": "recording.storage",
     "Schedule": "recording.schedule",
     "Every": "recording.schedule",
     "AtSteps": "recording.schedule",
@@ -65,7 +68,7 @@ _HOME = {
     "Snapshot": "trajectory.trajectory",
     "ParameterLayout": "trajectory.parameters",
     "ParameterEntry": "trajectory.parameters",
-    "Damage": "trajectory.checksum",
+    "Damage": "trajectory.rows.checksum",
     "Objective": "objective.objective",
     "Evaluation": "objective.objective",
     "analyze": "analysis.analyze",
@@ -92,6 +95,7 @@ _HOME = {
     "view": "viewer.window",
     "Look": "viewer.replay.look",
     "LandscapeError": "errors",
+    "RecordingWarning": "errors",
 }
 
 __all__ = ["__version__", *_HOME]

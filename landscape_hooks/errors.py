@@ -6,6 +6,8 @@ catches the leaf it cares about.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from contextlib import suppress
 
 LONGEST = 2000
@@ -85,3 +87,11 @@ class DisplayError(LandscapeError):
 
 class RecordingWarning(UserWarning):
     """Recording met trouble that training survives; the message says what is lost and what mends it."""
+
+
+def warn_of_recording(text: str) -> None:
+    """Warn with `text`, as from the line outside of this package that is being executed."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(RecordingWarning(text), stacklevel=level - 1)

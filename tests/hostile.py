@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from landscape_hooks import Local, Surface, Trajectory, analyze, cli, record
+from landscape_hooks import Local, Storage, Surface, Trajectory, analyze, cli, record
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.store.run import create_run, open_run
+from landscape_hooks.trajectory.doubts import Doubt, add_doubt
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.sharding import Piece
 from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
@@ -35,13 +36,36 @@ def honest(folder: Path, *, compress: str | None = None) -> Path:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     data = torch.randn(12, 3), torch.randint(0, 2, (12,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with record(model, optimizer, folder, keep=4, criterion=nn.CrossEntropyLoss(), data=data, compress=compress) as r:
+    with record(
+        model, optimizer, folder, keep=4, criterion=nn.CrossEntropyLoss(), data=data, storage=Storage(compress=compress)
+    ) as r:
         for _ in range(9):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(data[0]), data[1])
             loss.backward()
             r.log(loss=loss, epoch=0)
             optimizer.step()
+    analyze(folder, size=3, engine=Local(tune=False), progress=False)
+    return folder
+
+
+def frozen(folder: Path) -> Path:
+    """A run of bfloat16 with a fixed tensor, one that begins to move later, a mark and a doubt."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 2)).bfloat16()
+    model[0].requires_grad_(False)
+    model[2].requires_grad_(False)
+    data = torch.randn(12, 3).bfloat16(), torch.randint(0, 2, (12,))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    storage = Storage(checksum=True)
+    with record(model, optimizer, folder, every=1, criterion=nn.CrossEntropyLoss(), data=data, storage=storage) as r:
+        for step in range(5):
+            model[2].requires_grad_(step > 2)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(data[0]), data[1]).backward()
+            optimizer.step()
+        r.mark("best")
+    add_doubt(open_run(folder, mode="r+"), Doubt("loss", "The stored loss is in doubt.", {"stored": 1.0}))
     analyze(folder, size=3, engine=Local(tune=False), progress=False)
     return folder
 
@@ -152,6 +176,11 @@ def read_trajectory(run: Path) -> None:
         snapshot = trajectory[number]
         assert snapshot.weights.shape == (trajectory.layout.size,)
         assert snapshot.buffers.shape == (trajectory.buffer_layout.size,)
+    for mark in trajectory.marks.values():
+        assert mark.weights.shape == (trajectory.layout.size,)
+    for entry in trajectory.fixed_layout:
+        assert trajectory.fixed[entry.name].shape == entry.shape
+    assert all(doubt.said.isprintable() for doubt in trajectory.doubts)
 
 
 def read_picture(run: Path) -> None:

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Trajectory, record
+from landscape_hooks import Storage, Trajectory, record
 from landscape_hooks.errors import RunError
 from landscape_hooks.store.run import open_run
 
 
-def train(path, first, last, size=300, model=None, **options):
+def train(path, first, last, size=300, model=None, storage=(), **options):
     torch.manual_seed(first)
     model = model or nn.Sequential(nn.Linear(size, 3), nn.BatchNorm1d(3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with record(model, optimizer, path, checksum=True, **options) as recorder:
+    with record(model, optimizer, path, storage=Storage(checksum=True, **dict(storage)), **options) as recorder:
         for step in range(first + 1, last + 1):
             optimizer.zero_grad()
             model(torch.randn(6, size)).square().mean().backward()
@@ -37,9 +37,9 @@ def definition(snapshot, weights):
     [
         (300, {"every": 1}),
         (300, {"keep": 5}),
-        (300_000, {"every": 3, "dtype": "float16"}),
-        (300, {"every": 1, "dtype": "float64"}),
-        (300, {"keep": 6, "compress": "lz4"}),
+        (300_000, {"every": 3, "storage": {"dtype": "float16"}}),
+        (300, {"every": 1, "storage": {"dtype": "float64"}}),
+        (300, {"keep": 6, "storage": {"compress": "lz4"}}),
     ],
 )
 def test_what_was_recorded_and_resumed_verifies(tmp_path, size, options):
@@ -51,7 +51,7 @@ def test_what_was_recorded_and_resumed_verifies(tmp_path, size, options):
     t = Trajectory.open(path)
     assert t.verify() == []
     stored = t.root["trajectory/checksum"][:]
-    assert [definition(s, s.weights.astype(options.get("dtype", "float32"))) for s in t] == [
+    assert [definition(s, s.weights.astype(options.get("storage", {}).get("dtype", "float32"))) for s in t] == [
         int(stored[place]) for place in t._parts[0].commit.places
     ]
 
@@ -96,15 +96,15 @@ def test_a_run_without_checksums_says_so(tmp_path):
     with pytest.raises(RunError, match=r"no checksums.*checksum=True"):
         Trajectory.open(path).verify()
     with pytest.raises(RunError, match=r"no checksums.*Leave checksum= out"):
-        record(model, None, path, if_exists="resume", checksum=True)
-    record(model, None, path, if_exists="overwrite", checksum=True).close()
+        record(model, None, path, if_exists="resume", storage=Storage(checksum=True))
+    record(model, None, path, if_exists="overwrite", storage=Storage(checksum=True)).close()
     assert Trajectory.open(path).has_checksums
 
 
 def test_a_run_with_checksums_goes_on_with_them(tmp_path):
     path = tmp_path / "run.zarr"
     model = nn.Linear(3, 2)
-    with record(model, None, path, checksum=True, every=1) as recorder:
+    with record(model, None, path, storage=Storage(checksum=True), every=1) as recorder:
         recorder.step()
     with record(model, None, path, every=1, if_exists="resume") as recorder:
         recorder.step()

@@ -105,7 +105,7 @@ def test_a_run_is_read_by_the_document_alone(tmp_path, size, options):
     rows = train(tmp_path / "run.zarr", size=size, **options)
     root = tmp_path / "run.zarr"
     attributes = metadata(root)["attributes"]
-    assert attributes["landscape_hooks"]["format"] == 1
+    assert attributes["landscape_hooks"]["format"] == schema.FORMAT
     committed = metadata(root / "trajectory")["attributes"]["committed"]
     order = committed["order"] or range(committed["rows"])
     layout = attributes["layout"]

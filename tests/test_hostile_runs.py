@@ -315,6 +315,71 @@ def test_pieces_that_lie_are_refused(sharded, tmp_path, case):
     assert "ok" not in hostile.visit(run, tmp_path, compute=False)
 
 
+FROZEN = {
+    "a fixed tensor of another type": data_type("fixed/0", data_type="float32", fill_value=0.0),
+    "a fixed tensor of 10^15 numbers": shape("fixed/0", [HUGE], [HUGE]),
+    "a fixed tensor of two dimensions": shape("fixed/0", [4, 3], [4, 3]),
+    "a fixed tensor that is cut": chunk("fixed/0", b"\x01"),
+    "a fixed tensor that is gone": gone("fixed/0"),
+    "bits of another type": attributes("trajectory/weights", "torch_dtype", "float8_e5m2"),
+    "bits without a type": attributes("trajectory/weights", "torch_dtype", None),
+    "a manifest of texts": attributes("fixed", "layout", ["0.weight"]),
+    "a manifest that is no list": attributes("fixed", "layout", {"0.weight": 3}),
+    "a manifest of 10^15 numbers": lambda run: change(
+        run, "fixed", ["attributes", "layout", 0], lambda old: {**old, "shape": [HUGE], "size": HUGE}
+    ),
+    "no manifest": gone("fixed"),
+    "late columns of other tensors": lambda run: change(
+        run, "trajectory/late/0", ["attributes", "layout", 0, "name"], "nothing"
+    ),
+    "late columns from a text on": attributes("trajectory/late/0", "from_step", "4"),
+    "late columns from below 0 on": attributes("trajectory/late/0", "from_step", -1),
+    "late columns that were only begun": attributes("trajectory/late/0", "from_step", None),
+    "late columns of 10^15 numbers": shape("trajectory/late/0/weights", [1024, HUGE], [1, HUGE]),
+    "late columns of other numbers": lambda run: shutil.copytree(run / "trajectory/late/0", run / "trajectory/late/x"),
+    "late columns that are gone": gone("trajectory/late/0/weights"),
+    "late columns of integers": data_type("trajectory/late/0/weights", data_type="int32", fill_value=0),
+    "late rows of noise": chunk("trajectory/late/0/weights", lambda raw: raw[::-1]),
+    "a mark of a text": attributes("marks/best", "loss", "low"),
+    "a mark of 10^15 weights": shape("marks/best/weights", [HUGE], [HUGE]),
+    "a mark of other buffers": lambda run: shutil.copytree(
+        run / "marks/best/weights", run / "marks/best/buffers", dirs_exist_ok=True
+    ),
+    "a mark with an odd name": node("marks/..b", "marks/best"),
+    "a mark without weights": gone("marks/best/weights"),
+    "doubts are a text": attributes("", "doubts", "none"),
+    "10^5 doubts": attributes("", "doubts", [{"kind": "a", "said": "b"}] * 10**5),
+    "a doubt that commands the terminal": attributes("", "doubts", [{"kind": "\x1b[2J", "said": "\x1b]0;x\x07"}]),
+    "a doubt of a megabyte": attributes("", "doubts", [{"kind": "a", "said": "b" * 10**6}]),
+    "a doubt of texts": attributes("", "doubts", [{"kind": "a", "said": "b", "numbers": {"c": "d"}}]),
+    "a closing of numbers": attributes("", "closing", [1]),
+    "a closing of another state": attributes("", "closing", {"state": "sure"}),
+    "momenta of texts": data_type("trajectory/momentum", **STRING),
+}
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory):
+    return hostile.frozen(tmp_path_factory.mktemp("frozen") / "run.zarr")
+
+
+FROZEN_COMPUTED = ("cut", "begun", "noise", "bits without")
+
+
+@pytest.mark.parametrize("case", FROZEN)
+def test_what_is_stored_once_marks_and_doubts_of_a_stranger(frozen, tmp_path, case):
+    run = shutil.copytree(frozen, tmp_path / "run.zarr")
+    FROZEN[case](run)
+    compute = any(word in case for word in FROZEN_COMPUTED)
+    outcomes = hostile.visit(run, tmp_path, compute=compute)
+    assert all(outcomes), outcomes
+    assert not any("\x1b" in outcome for outcome in outcomes)
+
+
+def test_a_run_of_all_that_format_2_has_is_visited(frozen, tmp_path):
+    assert set(hostile.visit(shutil.copytree(frozen, tmp_path / "run.zarr"), tmp_path)) == {"ok"}
+
+
 # -- nothing outside of the run --------------------------------------------------------------------------------
 LINKS = ["trajectory", "trajectory/weights", "trajectory/step/zarr.json", "trajectory/weights/c", "surfaces",
          "surfaces/pca", "surfaces/pca/loss/c/0/0", "objective/data/0/0", "gram"]  # fmt: skip

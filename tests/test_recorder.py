@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Trajectory, record
+from landscape_hooks import Storage, Trajectory, record
 from landscape_hooks.errors import LandscapeError, LayoutError, RecordingWarning, RunError
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
@@ -158,16 +158,16 @@ def test_an_optimizer_that_is_collected_ends_its_recording(tmp_path):
     assert Trajectory.open(tmp_path / "run.zarr").steps.tolist() == [0, 3]
 
 
-def test_weights_changed_right_after_the_step_do_not_reach_the_row(tmp_path):
+def test_what_the_loop_does_to_the_weights_after_a_step_is_in_its_row(tmp_path):
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     iterates = []
 
     def after(step):
-        iterates.append(flat(model))
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.fill_(step)
+                parameter.mul_(1 + step / 100)
+        iterates.append(flat(model))
 
     with record(model, optimizer, tmp_path / "run.zarr", every=1):
         train(model, optimizer, 6, after)
@@ -268,7 +268,7 @@ def test_resume_knows_the_step_by_the_weights_or_asks_for_it(tmp_path):
     assert Trajectory.open(path).steps.tolist() == [0, 5, 10, 15, 20]
     other = make_model()
     optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
-    recorder = record(other, optimizer, path, every=5, if_exists="resume", on_error="raise")
+    recorder = record(other, optimizer, path, every=5, if_exists="resume", storage=Storage(on_error="raise"))
     with pytest.raises(RunError, match=r"step to go on from is not known.*Pass step="):
         train(other, optimizer, 1)
     recorder.close()
@@ -293,14 +293,15 @@ def test_arguments_that_contradict_each_other(tmp_path):
     for options in (
         {"every": 1, "schedule": [2]},
         {"if_exists": "append"},
-        {"on_error": "ignore"},
-        {"queue": "grow"},
         {"data": [torch.zeros(2)]},
         {"criterion": nn.MSELoss()},
     ):
         with pytest.raises(LandscapeError):
             record(model, None, tmp_path / "run.zarr", **options)
         assert not any(tmp_path.glob("run.zarr/*"))
+    for options in ({"on_error": "ignore"}, {"queue": "grow"}, {"dtype": "int8"}, {"compress": "zip"}, {"checksum": 2}):
+        with pytest.raises(LandscapeError, match=r"Found .*one of"):
+            Storage(**options)
     with pytest.raises(LandscapeError, match=r"takes no step hooks.*optimizer=None"):
         record(model, object(), tmp_path / "run.zarr")
 

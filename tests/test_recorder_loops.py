@@ -10,7 +10,7 @@ from torch import nn
 from landscape_hooks import Trajectory, record
 from landscape_hooks.errors import LandscapeError, LayoutError
 from landscape_hooks.recording.background import copy_alone
-from landscape_hooks.recording.hook import unwrap_optimizer
+from landscape_hooks.recording.watch.steps import optimizers_of, within
 from landscape_hooks.trajectory.modules import copy_into, real_view
 
 
@@ -192,7 +192,7 @@ def test_gradient_accumulation_and_clipping_count_optimizer_steps(path):
     assert_rows(path, iterates)
 
 
-def test_several_optimizers_count_the_last_ones_steps(path):
+def test_of_several_optimizers_one_that_steps_again_ends_the_iteration(path):
     model = make_model()
     first = torch.optim.SGD(model[0].parameters(), lr=0.1)
     second = torch.optim.Adam(model[2].parameters(), lr=0.01)
@@ -204,9 +204,9 @@ def test_several_optimizers_count_the_last_ones_steps(path):
             first.step()
             if step % 2:
                 second.step()
-                iterates.append(flat(model))
+            iterates.append(flat(model))
     assert_rows(path, iterates)
-    np.testing.assert_allclose(Trajectory.open(path).learning_rates, [[0.1, 0.01]] * 4)
+    np.testing.assert_allclose(Trajectory.open(path).learning_rates, [[0.1, 0.01]] * 7)
 
 
 @pytest.mark.parametrize("what", ["model", "submodule", "step", "data parallel"])
@@ -275,9 +275,10 @@ def test_complex_half_frozen_and_tied_parameters(path):
             model().backward()
             optimizer.step()
             iterates.append(flat(model))
-    assert_rows(path, iterates)
-    layout = Trajectory.open(path).layout
-    assert (layout.size, layout["tied"].name) == (3 + 8 + 4 + 2, "odd")
+    t = Trajectory.open(path)
+    np.testing.assert_array_equal(t.block(), np.stack(iterates)[:, :-2])
+    assert (t.layout.size, t.layout["tied"].name) == (3 + 8 + 4, "odd")
+    np.testing.assert_array_equal(t.fixed["frozen"], iterates[0][-2:])
 
 
 def test_copying_in_one_thread_is_the_same_copying():
@@ -318,11 +319,11 @@ def test_data_swaps_and_assigned_state_are_seen(path):
         for trick in range(3):
             backward(model)
             optimizer.step()
-            iterates.append(flat(model))
             if trick == 0:
                 model[0].weight.data = torch.ones_like(model[0].weight)
             if trick == 1:
                 model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()}, assign=True)
+            iterates.append(flat(model))
     assert_rows(path, iterates)
 
 
@@ -381,16 +382,16 @@ def test_trainers_wrappers_are_unwrapped():
         def __init__(self, opt):
             self.opt = opt
 
-    assert unwrap_optimizer(Accelerated(inner)) is inner
-    assert unwrap_optimizer(Plain(inner)) is inner
-    assert unwrap_optimizer(Accelerated(Accelerated(inner))) is inner
+    for wrapped in (Accelerated(inner), Plain(inner), Accelerated(Accelerated(inner))):
+        assert optimizers_of(wrapped) == [wrapped]
+        assert inner in list(within(wrapped))
 
     class Bare(torch.optim.Optimizer):
         def __init__(self):
             self.param_groups = []
 
     with pytest.raises(LandscapeError, match=r"takes no step hooks.*call recorder\.step\(\)"):
-        unwrap_optimizer(Bare())
+        optimizers_of(Bare())
 
 
 def test_a_copied_optimizer_does_not_record(path):
@@ -410,9 +411,9 @@ def test_rows_of_zeros_and_of_nan(path):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with record(model, optimizer, path, every=1):
         for value in (0.0, float("nan"), float("inf")):
+            optimizer.step()
             for parameter in model.parameters():
                 nn.init.constant_(parameter, value)
-            optimizer.step()
     t = Trajectory.open(path)
     for row, value in zip(t.block()[1:], (0.0, np.nan, np.inf), strict=True):
         np.testing.assert_array_equal(row, np.full_like(row, value))

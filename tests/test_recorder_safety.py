@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Trajectory, record
+from landscape_hooks import Storage, Trajectory, record
 from landscape_hooks.errors import RecordingWarning, RunError
 
 FORKED = """
@@ -21,7 +21,7 @@ FORKED = """
     import torch
     from torch import nn
     import torch._dynamo  # what every optimizer imports, once instead of in every child
-    from landscape_hooks import Trajectory, record
+    from landscape_hooks import Storage, Trajectory, record
     from landscape_hooks.recording import background
     from landscape_hooks.errors import RunError
 
@@ -42,7 +42,7 @@ FORKED = """
             nn.init.constant_(model.weight, last.weights[0])
         except (RunError, IndexError):
             pass
-        record(model, optimizer, path, if_exists="resume", step=start, on_error="raise", **options)
+        record(model, optimizer, path, if_exists="resume", step=start, storage=Storage(on_error="raise"), **options)
         os.write(ready, b"x")
         for step in range(start or 0, end):
             optimizer.step()
@@ -229,7 +229,7 @@ def test_a_full_disk_is_one_warning_and_training_goes_on(tmp_path):
 def test_a_store_that_vanishes(tmp_path, on_error):
     path = tmp_path / "run.zarr"
     model, optimizer = counter(700_000)
-    recorder = record(model, optimizer, path, every=1, on_error=on_error)
+    recorder = record(model, optimizer, path, every=1, storage=Storage(on_error=on_error))
     optimizer.step()
     recorder.flush()
     shutil.rmtree(path)
@@ -332,7 +332,7 @@ def test_forked_workers_neither_record_nor_close(tmp_path):
 
 def test_a_full_queue_drops_on_request_and_counts(tmp_path):
     model, optimizer = counter(700_000)
-    recorder = record(model, optimizer, tmp_path / "run.zarr", every=1, queue="drop")
+    recorder = record(model, optimizer, tmp_path / "run.zarr", every=1, storage=Storage(queue="drop"))
     for _ in range(60):
         optimizer.step()
     dropped = recorder.dropped

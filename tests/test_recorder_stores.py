@@ -15,7 +15,7 @@ import torch
 import zarr
 from torch import nn
 
-from landscape_hooks import Trajectory, record
+from landscape_hooks import Storage, Trajectory, record
 from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
 from landscape_hooks.recording import background
 from landscape_hooks.store.folder import put_files
@@ -44,22 +44,22 @@ def folder_bytes(path):
 @pytest.mark.parametrize("options", [{"every": 1}, {"keep": 9}])
 @pytest.mark.parametrize("compress", ["lz4", "zstd"])
 def test_compressed_rows_are_the_same_rows(tmp_path, options, compress):
-    rows = train(tmp_path / "run.zarr", compress=compress, **options)
+    rows = train(tmp_path / "run.zarr", storage=Storage(compress=compress), **options)
     t = Trajectory.open(tmp_path / "run.zarr")
     np.testing.assert_array_equal(t.block(), rows)
     assert t.root["trajectory/weights"].compressors
-    train(tmp_path / "run.zarr", compress=compress, if_exists="overwrite", **options)
+    train(tmp_path / "run.zarr", storage=Storage(compress=compress), if_exists="overwrite", **options)
 
 
 def test_compression_saves_space(tmp_path):
     train(tmp_path / "plain.zarr", size=100_000, every=1)
-    train(tmp_path / "small.zarr", size=100_000, every=1, compress="zstd")
+    train(tmp_path / "small.zarr", size=100_000, every=1, storage=Storage(compress="zstd"))
     assert folder_bytes(tmp_path / "small.zarr") < 0.95 * folder_bytes(tmp_path / "plain.zarr")
 
 
 @pytest.mark.parametrize("size", [700, 400_000])
 def test_float16_halves_the_rows_and_is_read_as_float32(tmp_path, size):
-    rows = train(tmp_path / "run.zarr", size=size, steps=3, every=1, dtype="float16")
+    rows = train(tmp_path / "run.zarr", size=size, steps=3, every=1, storage=Storage(dtype="float16"))
     t = Trajectory.open(tmp_path / "run.zarr")
     assert t.root["trajectory/weights"].dtype == np.float16
     assert t.dtype == np.float32
@@ -68,7 +68,7 @@ def test_float16_halves_the_rows_and_is_read_as_float32(tmp_path, size):
 
 
 def test_a_run_is_resumed_with_its_own_type(tmp_path):
-    train(tmp_path / "run.zarr", every=1, dtype="float16")
+    train(tmp_path / "run.zarr", every=1, storage=Storage(dtype="float16"))
     with pytest.raises(RunError, match="stores weights as float16"):
         train(tmp_path / "run.zarr", every=1, if_exists="resume", step=6)
 
@@ -120,7 +120,7 @@ def test_fsync_reaches_the_disk_before_the_commit(tmp_path, monkeypatch):
     if not os.path.exists("/proc/self/fd"):
         pytest.skip("needs /proc to see which file was synchronised")
     monkeypatch.setattr(os, "fsync", spy)
-    rows = train(tmp_path / "run.zarr", steps=2, size=300_000, every=1, durability="fsync")
+    rows = train(tmp_path / "run.zarr", steps=2, size=300_000, every=1, storage=Storage(durability="fsync"))
     np.testing.assert_array_equal(Trajectory.open(tmp_path / "run.zarr").block(), rows)
     base = str(tmp_path / "run.zarr")
     for place in range(3):
@@ -129,7 +129,7 @@ def test_fsync_reaches_the_disk_before_the_commit(tmp_path, monkeypatch):
         assert any(name.startswith(f"{base}/trajectory/zarr.json.") for name in synced[folder:])
     monkeypatch.undo()
     with pytest.raises(LandscapeError, match="a folder of this machine"):
-        train("memory://somewhere/run.zarr", durability="fsync")
+        train("memory://somewhere/run.zarr", storage=Storage(durability="fsync"))
 
 
 def test_a_zarr_store_in_memory(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Local, Points, Surface, analyze, record
+from landscape_hooks import Local, Points, Storage, Surface, analyze, record
 from landscape_hooks.analysis.verification import verify
 from landscape_hooks.store.run import open_run
 from tests import hostile
@@ -46,7 +46,7 @@ def train(folder, seed=0, steps=6, **options):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = train(tmp_path_factory.mktemp("verified") / "run.zarr", checksum=True)
+    folder = train(tmp_path_factory.mktemp("verified") / "run.zarr", storage=Storage(checksum=True))
     for name, options in ANALYSES.items():
         analyze(folder, **{"size": 3, "engine": Local(tune=False), "progress": False, "name": name, **options})
     return folder
@@ -148,7 +148,7 @@ def test_the_command_says_it_and_ends_with_1_where_it_does_not_hold(run, tmp_pat
 
 
 def test_a_damaged_snapshot_is_named(tmp_path):
-    folder = train(tmp_path / "run.zarr", checksum=True)
+    folder = train(tmp_path / "run.zarr", storage=Storage(checksum=True))
     analyze(folder, size=3, engine=Local(tune=False), progress=False)
     assert verify(folder).holds
     weights = open_run(folder, mode="r+")["trajectory/weights"]

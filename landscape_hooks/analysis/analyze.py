@@ -211,10 +211,11 @@ def analyze(
     writer.write_paths(root, paths)
     surface = Surface.open(root, writer.name)
     _check_not_all_nan(surface)
-    said = report.sentences(surface) + report.clamped(loss.clamped(grid.points()), loss.clamped(coordinates))
+    beside = [f"{run.label}: {doubt.said}" for run in joined.parts[1:] for doubt in run.doubts]
+    said = report.sentences(surface, beside) + report.clamped(loss.clamped(grid.points()), loss.clamped(coordinates))
     said += getattr(target, "attrs", {}).get("notes", [])  # batches that were left out, batches that are large
     said += doubts + told + coarser + [plan.sentence(run_engine.PROCESSES)]
-    writer.finish(root, {"origin_loss": origin_loss, "report": said})
+    writer.finish(root, {"origin_loss": origin_loss, "report": said, **({"doubts": beside} if beside else {})})
     surface = Surface.open(root, writer.name)
     return surface
 

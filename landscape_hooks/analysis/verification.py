@@ -26,8 +26,8 @@ from landscape_hooks.store import checked
 from landscape_hooks.store.run import open_run
 from landscape_hooks.surface import surface
 from landscape_hooks.surface.surface import Surface
-from landscape_hooks.trajectory.checksum import Damage
 from landscape_hooks.trajectory.joined import Joined
+from landscape_hooks.trajectory.rows.checksum import Damage
 from landscape_hooks.trajectory.trajectory import Trajectory
 
 POINTS = 10
@@ -131,7 +131,7 @@ class Verification:
             ]
             lines += [f"    not verified: {reason}" for reason in found.missing]
         if self.damages is None:
-            lines.append("  snapshots   no checksums (record with checksum=True)")
+            lines.append("  snapshots   no checksums (record with storage=Storage(checksum=True))")
         else:
             lines.append(f"  snapshots   {len(self.damages)} damaged" if self.damages else "  snapshots   all sound")
             lines += [f"    {damage}" for damage in self.damages]
@@ -234,10 +234,17 @@ def _loss(root: Any, trajectory: Trajectory, opened: Surface, objective: Any, da
 def _arrays(root: Any, trajectory: Trajectory, opened: Surface) -> list[Any]:
     """Origin, directions and the buffers at the origin."""
     group, arrays = checked.group(root, f"surfaces/{opened.name}"), []
-    sizes = checked.Sizes(parameter=trajectory.layout.size, buffer=trajectory.buffer_layout.size, direction=2)
+    size, known = trajectory.layout.size, int(checked.array(group, "origin").shape[0])
+    # the surface may be older than the parameters that began to move last, and then is of what they were before
+    known = known if known in trajectory.widths else size
+    sizes = checked.Sizes(parameter=known, buffer=trajectory.buffer_layout.size, direction=2)
     for key in ("origin", "directions", "origin_buffers"):
         arrays.append(checked.read(group, key))
         sizes.check(f"surfaces/*/{key}", arrays[-1].shape)
+    if known < size:
+        origin, directions, _ = arrays
+        arrays[0] = np.concatenate([origin, trajectory.before_moving(known, size).astype(origin.dtype)])
+        arrays[1] = np.pad(directions, ((0, 0), (0, size - known)))
     return arrays
 
 

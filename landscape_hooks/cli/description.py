@@ -14,6 +14,8 @@ from landscape_hooks.store import checked
 from landscape_hooks.store.run import KEY, open_run
 from landscape_hooks.surface import surface as surfaces
 from landscape_hooks.surface.surface import Surface
+from landscape_hooks.trajectory.doubts import closing_state
+from landscape_hooks.trajectory.marks import read_marks
 from landscape_hooks.trajectory.trajectory import Trajectory
 
 OBJECTIVE = ("loss", "samples", "batch_size", "torch", "left_out")
@@ -44,12 +46,14 @@ def describe(store: Any) -> dict[str, Any]:
         "parameters": trajectory.layout.size,
         "buffers": trajectory.buffer_layout.size,
         "tensors": len(trajectory.layout),
-        "dtype": str(trajectory.dtype),
-        "bytes": len(trajectory) * (trajectory.layout.size + trajectory.buffer_layout.size)
-        * np.dtype(trajectory.dtype).itemsize,
+        "dtype": trajectory.stored_dtype,
+        "bytes": trajectory.nbytes,
         "started": _time(times[0]) if len(times) else None,
         "ended": _time(times[-1]) if len(times) else None,
         "last_logged_loss": next((float(x) for x in losses[::-1] if not math.isnan(x)), None),
+        "closing": dict(zip(("state", "said"), closing_state(root), strict=True)),
+        "doubts": [{"kind": d.kind, "said": d.said, "numbers": dict(d.numbers)} for d in trajectory.doubts],
+        "marks": {name: mark.step for name, mark in read_marks(root).items()},
         "objective": _describe_objective(objective) if objective.get("complete") is True else None,
         "surfaces": [_describe_surface(surface) for surface in _surfaces(root)],
     }  # fmt: skip
@@ -106,6 +110,9 @@ def description_text(d: dict[str, Any]) -> str:
         lines += [f"    {note}" for note in o["notes"]]
     else:
         lines.append("  objective   none: analyze needs --objective module:function")
+    lines += [f"  mark        {name}: step {step}" for name, step in d["marks"].items()]
+    lines += [f"  in doubt    {doubt['said']}" for doubt in d["doubts"]]
+    lines += _said_of_closing(d["closing"])
     if not d["surfaces"]:
         lines.append(f"  surfaces    none yet: landscape-hooks analyze {d['run']}")
     for s in d["surfaces"]:
@@ -115,6 +122,13 @@ def description_text(d: dict[str, Any]) -> str:
         lines.append(f"  surface     {s['name']}: {s['size'][0]}×{s['size'][1]}{policy}{state}{guessed}")
         lines += [f"    {sentence}" for sentence in s.get("report", ())]
     return "\n".join(printable(line) for line in lines)
+
+
+def _said_of_closing(closing: dict[str, str]) -> list[str]:
+    """Whether the run was compared with its training; runs of format 1 were not, and say nothing."""
+    if closing["state"] == "recording":
+        return ["  unchecked   the recording goes on, or was cut off: nothing was compared with the training"]
+    return [f"  unchecked   {closing['said']}"] if closing["state"] == "unchecked" and closing["said"] else []
 
 
 def plain(value: Any) -> Any:

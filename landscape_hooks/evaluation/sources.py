@@ -19,6 +19,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from landscape_hooks.errors import ObjectiveError, RunError
+from landscape_hooks.objective.fixed import of_run
 from landscape_hooks.objective.metrics import metric
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.store import checked
@@ -70,6 +71,8 @@ def resolve_objective(root: Any, objective: Any, data: Any, samples: int | None)
         objective = Objective.load(root)
     elif callable(objective) and not isinstance(objective, Objective) and not hasattr(objective, "evaluate"):
         objective = called(objective)
+    if isinstance(objective, Objective):
+        objective = of_run(objective, root)
     if not hasattr(objective, "evaluate"):
         raise ObjectiveError(
             f"Found an objective of type {type(objective).__name__}",

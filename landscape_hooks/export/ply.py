@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.export.outfile import whole_file
 from landscape_hooks.mesh import colors
-from landscape_hooks.mesh.captions import axis_labels
+from landscape_hooks.mesh.captions import axis_labels, in_doubt
 from landscape_hooks.mesh.mesh import Height, Mesh
 from landscape_hooks.surface.surface import Path, Surface
 from landscape_hooks.version import __version__
@@ -154,6 +154,7 @@ def _comments(surface: Surface, mesh: Mesh, scale: float, about: dict[str, Any])
         f"x: {labels[0]}, {rows} rows from {surface.alpha[0]:.6g} to {surface.alpha[-1]:.6g}",
         f"y: {labels[1]}, {columns} columns from {surface.beta[0]:.6g} to {surface.beta[-1]:.6g}",
         "quality: the raw loss (float); loss: the same in double precision",
+        *in_doubt(surface),
         MARK + json.dumps(about, allow_nan=False),
     ]
 

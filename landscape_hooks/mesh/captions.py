@@ -24,8 +24,14 @@ def caption(surface: Surface, height: Height) -> str:
     if surface.attrs.get("samples"):
         parts.append(f"{surface.attrs['samples']} probe samples")
     parts += [said] if (said := surface.said_of_interpolation()) else []
+    parts += in_doubt(surface)
     parts.append(height.statement.replace("height:", "scale:"))
     return BETWEEN.join(parts)
+
+
+def in_doubt(surface: Surface) -> list[str]:
+    """What the run cannot vouch for, one short text each."""
+    return [f"in doubt: {doubt[:1].lower()}{doubt[1:]}".partition(". ")[0].rstrip(".") for doubt in surface.doubts]
 
 
 def axis_labels(surface: Surface) -> list[str]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape_hooks.errors import DataError, ObjectiveError, RecordingWarning
+from landscape_hooks.errors import DataError, ObjectiveError, warn_of_recording
 from landscape_hooks.objective.data.batches import Rebuild
 from landscape_hooks.objective.graph.exported import graph_of
 from landscape_hooks.objective.graph.graph import LossGraph, Ref
@@ -29,7 +29,7 @@ from landscape_hooks.objective.live.copies import WAY_OUT
 from landscape_hooks.objective.live.independence import independent
 from landscape_hooks.objective.loss_module import LossModule, Unrecorded, check_loss
 from landscape_hooks.objective.probe import Group, Probe, write_tensor
-from landscape_hooks.objective.variants import Traced, graph_name, kernel_of, trace_variants
+from landscape_hooks.objective.variants import KeptRebuild, Traced, graph_name, kernel_of, trace_variants
 from landscape_hooks.store import schema
 from landscape_hooks.store.run import remove_group, writes
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -46,8 +46,10 @@ def capture(
     objective: Callable[..., Any] | None = None,
     data: Any,
     samples: int = 1024,
-) -> None:
+) -> Callable[[Sequence[Tensor]], Any]:
     """Store the loss and the first `samples` samples of `data` in the run `root`.
+
+    Returns the function that puts the tensors of a stored batch back into the shape of a batch.
 
     Parameters are as for `landscape_hooks.record`. The graph is traced by `torch.export` around a private copy
     of the model in evaluation mode, with a free number of samples, and its loss is compared with the model's
@@ -62,10 +64,13 @@ def capture(
     """
     check_arguments(criterion, objective, data, samples)
     probe, rebuild = Probe.collect(data, samples)
-    graphs, constants, kept, attrs, unrecorded = trace(model, criterion, objective, probe, rebuild)
-    write_objective(root, graphs, constants, kept, attrs | {"notes": [*attrs["notes"], *kept.notes(samples)]})
+    found, attrs, unrecorded = trace(model, criterion, objective, probe, rebuild)
+    kept = found.kept
+    attrs |= {"notes": [*attrs["notes"], *kept.notes(samples)]}
+    write_objective(root, found.graphs, found.constants, kept, attrs)
     if unrecorded:
-        warnings.warn(RecordingWarning(_said_of_unrecorded(unrecorded)), stacklevel=3)
+        warn_of_recording(_said_of_unrecorded(unrecorded))
+    return KeptRebuild(rebuild, tuple(found.makes))
 
 
 def check_arguments(criterion: Any, objective: Any, data: Any, samples: int) -> None:
@@ -107,8 +112,8 @@ def trace(
     objective: Callable[..., Any] | None,
     probe: Probe,
     rebuild: Rebuild,
-) -> tuple[list[LossGraph], dict[str, Tensor], Probe, dict[str, Any], list[Unrecorded]]:
-    """The loss graphs, their constants, the samples they take, their attributes, what they have beside the model."""
+) -> tuple[Traced, dict[str, Any], list[Unrecorded]]:
+    """The loss graphs and the samples they take, their attributes, and the parameters they have beside the model."""
     with _nothing_moves():
         module, names = LossModule.of(model, criterion, objective, rebuild)
         leaves, size = next(probe.batches())
@@ -117,8 +122,7 @@ def trace(
             module, probe, rebuild, names, lambda part: _export(module, part),
             lambda graph, constants, part, dynamic: _compare(graph, constants, module, part, dynamic),
         )  # fmt: skip
-        kept = traced.probe
-        assert kept is not None
+        kept = traced.kept
         free = per_sample and traced.dynamic and _independent(module, traced.graphs, traced.constants, kept)
         weighing = "samples" if per_sample else _weighing(traced, module, probe)
     attrs = {
@@ -127,7 +131,7 @@ def trace(
         "batch_size": kept.batch_size, "frozen": traced.frozen,
         "unrecorded": [each.name for each in module.unrecorded],
     } | _left_out(traced)  # fmt: skip
-    return traced.graphs, traced.constants, kept, attrs, module.unrecorded
+    return traced, attrs, module.unrecorded
 
 
 def _independent(module: LossModule, graphs: Sequence[LossGraph], constants: dict[str, Tensor], probe: Probe) -> bool:
@@ -151,7 +155,7 @@ def _left_out(traced: Traced) -> dict[str, Any]:
         )
         text = f"{count} left out of the stored loss: {traced.why}"
         found["notes"] = [text + "."]
-        warnings.warn(RecordingWarning(f"{text}. {WAY_OUT}"), stacklevel=7)
+        warn_of_recording(f"{text}. {WAY_OUT}")
     return found
 
 

@@ -91,7 +91,9 @@ class ModuleKernel:
     def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Any:
         if self.module.needs_grad and not torch.is_grad_enabled():
             trained = self._trained
-            state = {name: t.detach().requires_grad_(name in trained) for name, t in state.items()}
+            state = {
+                name: t.detach().requires_grad_(t.is_floating_point() and name in trained) for name, t in state.items()
+            }
             with torch.enable_grad():
                 return self(state, leaves, statistics=statistics).detach()
         tensors = {own: state[canonical] for own, canonical in self.names.items()}

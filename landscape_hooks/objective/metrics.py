@@ -47,6 +47,8 @@ def metric(objective: Objective, name: str, found: Any = None) -> Objective:
         if not isinstance(found, Objective):
             raise ObjectiveError(f"The metric '{name}' gave a {type(found).__name__}",
                                  expected="a landscape_hooks.Objective whose loss is the metric")  # fmt: skip
+        if objective.still or set(found.layout.names) == set(objective.layout.names):
+            return found.given(objective.layout, {name: objective.constants[name] for name in objective.still})
         objective.layout.check(found.layout)
         return found
     kernel = objective.kernel

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.objective.capture import live_weights
 from landscape_hooks.objective.data.states import states_kept
+from landscape_hooks.objective.fixed import check_others, fixed_tensors
 from landscape_hooks.objective.graph.graph import LossGraph
-from landscape_hooks.objective.graph.weighing import floating, weigh, weighted
+from landscape_hooks.objective.graph.weighing import floating, said_of_weighing, weigh, weighted
 from landscape_hooks.objective.kernels import Kernel, ModuleKernel, laid_out
 from landscape_hooks.objective.live.copies import WAY_OUT
 from landscape_hooks.objective.live.independence import independent
@@ -39,6 +40,7 @@ from landscape_hooks.objective.rehearsal import rehearse
 from landscape_hooks.objective.variants import check_variants, graph_name, kernel_of
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.rows.fixed import moving_layout
 
 Statistics = Literal["running", "batch", "recalibrate"]
 
@@ -153,6 +155,7 @@ class Objective:
         self.kernel, self.constants, self.probe = kernel, dict(constants), probe
         self.per_sample, self.mutates, self.weighing = per_sample, mutates, weighing
         self.attrs = dict(attrs or {})
+        self.still: tuple[str, ...] = ()
         self.running_statistics = kernel.running_statistics()
         self.device = torch.device("cpu")
         self.chunk = _CHUNK
@@ -179,12 +182,13 @@ class Objective:
             key: read_tensor(root, f"objective/constants/{key}")
             for key in checked.names_of(root, "objective/constants", arrays=True)
         }
-        lists = [checked.attribute(root, key, list, "the run") for key in ("layout", "buffer_layout")]
+        buffers = checked.attribute(root, "buffer_layout", list, "the run")
+        fixed = fixed_tensors(root)
         self._set(
-            ParameterLayout.from_json(lists[0]),
-            ParameterLayout.from_json(lists[1], kind="buffer"),
+            moving_layout(root),
+            ParameterLayout.from_json(buffers, kind="buffer"),
             kernel_of(graphs),
-            constants,
+            {**constants, **fixed},
             Probe.load(root),
             per_sample=checked.attribute(group, "per_sample", bool, "the objective"),
             mutates=checked.attribute(group, "mutates", bool, "the objective"),
@@ -193,11 +197,12 @@ class Objective:
         )
         for graph in graphs:
             graph.check_inputs(
-                parameters=self.layout.names,
+                parameters={*self.layout.names, *fixed},
                 buffers=self.buffer_layout.names,
                 constants=constants,
                 data=len(self.probe.names) - (len(graphs) > 1),
             )
+        self.still = tuple(fixed)
         check_variants(self.probe, len(graphs))
         rehearse(self)
         weighed = [weigh(graph, floating(graph, self.probe)) for graph in graphs] if self.weighing == "loss" else []
@@ -300,6 +305,18 @@ class Objective:
             probe=self.probe.map(lambda t: laid_out(t, layout)),
         )
 
+    def given(self, moving: ParameterLayout, fixed: Mapping[str, Tensor]) -> Objective:
+        """The same loss as a function of the parameters `moving`, the others being `fixed`.
+
+        Raises
+        ------
+        LayoutError
+            these are not the parameters that it is a loss of.
+        """
+        known = {name: value for name, value in self.constants.items() if name in self.still}
+        check_others(self.layout, known, moving, fixed)
+        return self._with(layout=moving, constants={**self.constants, **fixed}, still=tuple(fixed))
+
     def hollow(self) -> Objective:
         """The same loss without weights of its own: where it is live code, its model's parameters hold no memory."""
         return self._with(kernel=self.kernel.hollow()) if isinstance(self.kernel, ModuleKernel) else self
@@ -366,28 +383,10 @@ class Objective:
 
     def doubts(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> list[str]:
         """What is to be said of the mean over batches and of parameters that the run does not record, in sentences."""
-        batches = sum(len(group.sizes) for group in self.probe.groups)
-        said = []
-        if names := [str(name) for name in self.attrs.get("unrecorded", ())]:
-            shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-            said.append(f"The loss has parameters that were not recorded and count as they were at the start: {shown}.")
-        if batches > 1 and self.weighing == "batches":
-            said.append(f"The loss of a batch is a sum: of {batches} batches the mean is shown.")
-        elif batches > 1 and (self.weighing == "unknown" or not self._agree(weights, buffers, statistics)):
-            said.append(
-                f"The loss of a batch is no plain mean over its samples: of {batches} batches the mean weighted by "
-                f"{'samples' if self.weighing == 'unknown' else 'its first part'} is shown, which may differ from the "
-                "loss of all samples at once."
-            )
-        return said
-
-    def _agree(self, weights: Tensor, buffers: Tensor, statistics: Statistics) -> bool:
-        """Whether all parts of the loss are weighed in proportion."""
-        if self.weighing != "loss":
-            return True
-        found = self._weights(weights, buffers, statistics)
-        shares = found / found.sum(dim=0)
-        return torch.allclose(shares, shares[:, :1].expand_as(shares), rtol=1e-6)
+        found = self._weights(weights, buffers, statistics) if self.weighing == "loss" else None
+        return said_of_weighing(
+            self.weighing, sum(len(group.sizes) for group in self.probe.groups), found, self.attrs.get("unrecorded", ())
+        )
 
     def loss(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> Tensor:
         """The mean loss as a 0-d tensor, differentiable with respect to `weights` (D,)."""

@@ -82,6 +82,22 @@ def kernel_of(graphs: Sequence[LossGraph]) -> GraphKernel | VariantKernel:
     return kernels[0] if len(kernels) == 1 else VariantKernel(kernels)
 
 
+@dataclass(frozen=True)
+class KeptRebuild:
+    """Leaves of a stored batch -> the batch as the loss takes it.
+
+    `makes` are the numbers of the templates of `rebuild`, one for each graph.
+    """
+
+    rebuild: Rebuild
+    makes: tuple[int, ...]
+
+    def __call__(self, leaves: Sequence[Tensor]) -> Any:
+        several = len(self.makes) > 1
+        make = self.makes[int(leaves[-1]) if several else 0]
+        return replace(self.rebuild, only=make)(leaves[:-1] if several else leaves)
+
+
 @dataclass
 class Traced:
     """The graphs of a loss, and the batches that they compute.
@@ -90,6 +106,8 @@ class Traced:
     ----------
     graphs, constants
         in the order of the variants; the constants of all of them.
+    makes
+        for each graph, the number of the template of the batch that it was traced with.
     probe
         the batches that are computed, with a last leaf `VARIANT` where there are several graphs.
     dynamic
@@ -106,12 +124,19 @@ class Traced:
 
     graphs: list[LossGraph] = field(default_factory=list)
     constants: dict[str, Tensor] = field(default_factory=dict)
+    makes: list[int] = field(default_factory=list)
     probe: Probe | None = None
     dynamic: bool = True
     mutates: bool = False
     frozen: dict[str, str] = field(default_factory=dict)
     left_out: list[Group] = field(default_factory=list)
     why: str = ""
+
+    @property
+    def kept(self) -> Probe:
+        """The batches that are computed, once all of it is traced."""
+        assert self.probe is not None
+        return self.probe
 
 
 def trace_variants(
@@ -234,6 +259,7 @@ class _Tracer:
             self._compared(graph, constants, number)
         covered += self._singles(graph, constants, program, [n for n in alike if n not in covered])
         done.graphs.append(graph)
+        done.makes.append(self._makes[lead])
         done.constants |= constants
         done.dynamic &= dynamic
         done.mutates |= mutates

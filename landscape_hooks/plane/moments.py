@@ -130,12 +130,18 @@ def project(group: Any, trajectory: Trajectory, rows: NDArray[np.intp]) -> tuple
     gram, products, squares = np.zeros((2, 2)), np.zeros((len(rows), 2)), np.zeros(len(rows))
     origins, axes = checked.array(group, "origin"), checked.array(group, "directions")
     size = trajectory.layout.size
-    checked.Sizes(parameter=size, direction=2).check("surfaces/*/origin", origins.shape)
-    checked.Sizes(parameter=size, direction=2).check("surfaces/*/directions", axes.shape)
-    for start in range(0, size, COLUMNS):
-        columns = slice(start, min(start + COLUMNS, size))
-        origin = checked.select(origins, (columns,), "origin").astype(np.float64)
-        directions = checked.select(axes, (slice(None), columns), "directions").astype(np.float64)
+    # a surface may be older than the parameters that began to move last: its plane does not go along them
+    known = int(origins.shape[0]) if origins.shape[0] in trajectory.widths else size
+    checked.Sizes(parameter=known, direction=2).check("surfaces/*/origin", origins.shape)
+    checked.Sizes(parameter=known, direction=2).check("surfaces/*/directions", axes.shape)
+    for start, stop in _spans(known, size):
+        columns = slice(start, stop)
+        if start < known:
+            origin = checked.select(origins, (columns,), "origin").astype(np.float64)
+            directions = checked.select(axes, (slice(None), columns), "directions").astype(np.float64)
+        else:
+            origin = trajectory.before_moving(start, stop).astype(np.float64)
+            directions = np.zeros((2, stop - start))
         gram += directions @ directions.T
         for part in _neighbours(rows, max(1, COLUMNS // max(1, len(origin)))):
             first, last = int(rows[part.start]), int(rows[part.stop - 1])
@@ -145,6 +151,13 @@ def project(group: Any, trajectory: Trajectory, rows: NDArray[np.intp]) -> tuple
     coordinates = products @ np.linalg.pinv(gram, hermitian=True)
     along = np.einsum("nk,kl,nl->n", coordinates, gram, coordinates)
     return coordinates, np.sqrt(np.maximum(squares - along, 0.0))
+
+
+def _spans(known: int, size: int) -> Iterator[tuple[int, int]]:
+    """Pieces of at most COLUMNS, of which none goes beyond `known` that begins before it."""
+    for begin, end in ((0, known), (known, size)):
+        for start in range(begin, end, COLUMNS):
+            yield start, min(start + COLUMNS, end)
 
 
 def _neighbours(rows: NDArray[np.intp], most: int) -> list[slice]:

@@ -1,14 +1,17 @@
-"""at_exit: recorders are held until they are closed, and closed when the script ends, whoever kept them or not.
+"""at_exit: recorders are held until they are closed, and closed when the script ends, whether anybody kept them or not.
 
-In: recorders as they begin. Out: their `close()`, at the end of the script or when their optimizer is gone.
+In: recorders as they begin. Out: their end, when the script ends, or when their model and its optimizers are gone.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import warnings
+import weakref
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from landscape_hooks.errors import LandscapeError, RecordingWarning
@@ -19,13 +22,15 @@ class Closable(Protocol):
 
     store: Any
 
-    def close(self) -> None:
-        """Commit everything."""
+    def finish(self, unchecked: str = "") -> None:
+        """Commit everything; `unchecked` is why it is not compared with the training."""
 
 
 _live: set[Closable] = set()
 _closing: list[threading.Thread] = []
 _registered_in = 0
+_error_before: Any = None
+"""What a session (a notebook) raised before anything was recorded."""
 
 
 def hold(recorder: Closable) -> None:
@@ -34,7 +39,8 @@ def hold(recorder: Closable) -> None:
     Zarr writes through asyncio.to_thread, whose executor refuses work once threading's own exit callbacks
     have run (long before `atexit`); a callback registered later than the executor's runs before it.
     """
-    global _registered_in
+    global _registered_in, _error_before
+    _error_before = getattr(sys, "last_value", None)
     if not _registered_in:
         import concurrent.futures.thread  # noqa: F401  (registers its callback now, so that ours runs first)
 
@@ -52,13 +58,30 @@ def close_of(store: Any) -> None:
     """One writer a run: where a fit was interrupted and nobody closed its recorder, going on with the run does."""
     for recorder in list(_live):
         if _address(recorder.store) == _address(store):
-            recorder.close()
+            recorder.finish("Another recording of the same run began before this one was closed")
     _wait()
 
 
-def close_soon(recorder: Closable) -> None:
-    """Close it in a thread of its own: for a finalizer, which may run in the midst of anything."""
-    thread = threading.Thread(target=recorder.close, name="landscape-hooks close")
+def close_after(recorder: Closable, things: Iterable[Any]) -> None:
+    """Close the recorder when all of these are collected: the model and its optimizers, so nothing steps any more."""
+    known = weakref.ref(recorder)
+    left = {id(thing) for thing in things}
+    process = os.getpid()
+
+    def gone(which: int) -> None:
+        left.discard(which)
+        recorder = known()
+        if not left and recorder in _live and os.getpid() == process:
+            _close_soon(recorder)
+
+    for thing in things:
+        weakref.finalize(thing, gone, id(thing)).atexit = False
+
+
+def _close_soon(recorder: Closable) -> None:
+    """Close it in a thread of its own: a finalizer may run in the midst of anything."""
+    why = "The model was gone when the recording ended, so the stored loss was not compared"
+    thread = threading.Thread(target=recorder.finish, args=(why,), name="landscape-hooks close")
     _closing.append(thread)
     thread.start()
 
@@ -69,9 +92,15 @@ def _address(store: Any) -> Any:
 
 
 def _close_all() -> None:
+    error = getattr(sys, "last_value", None)
+    why = (
+        ""
+        if error is None or error is _error_before
+        else f"The script ended with an exception ({type(error).__name__})"
+    )
     for recorder in list(_live):
         try:
-            recorder.close()
+            recorder.finish(why)
         except LandscapeError as error:
             warnings.warn(RecordingWarning(str(error)))
     _wait()  # the optimizer was local to a function that returned as the script's last act

@@ -1,7 +1,7 @@
 """BackgroundWriter: takes copies of the weights in the training thread, writes them into the run in another.
 
-In: the model's tensors at a due step, copied at once into a ring of staging rows (training may change the
-weights as soon as `stage` returns). Out: committed rows of the trajectory. Short rows are written in groups,
+In: the model's tensors, copied at once into a place of a ring of rows (training may change them as soon as `copy`
+returns). Out: committed rows of the trajectory. Short rows are written in groups,
 at most `GROUP_SECONDS` or `GROUP_BYTES` behind; long ones as soon as they come.
 """
 
@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from landscape_hooks.trajectory.modules import copy_into, real_view
 from landscape_hooks.trajectory.parameters import ParameterLayout
-from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
+from landscape_hooks.trajectory.rows import bits
+from landscape_hooks.trajectory.staging import Rows
+from landscape_hooks.trajectory.writer import TrajectoryWriter
 
 GROUP_SECONDS = 2.0
 GROUP_BYTES = 2**22
@@ -30,16 +33,23 @@ PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 @dataclass(slots=True)
 class Staged:
-    """A snapshot that waits in the ring."""
+    """A snapshot that waits in the ring: its place, its scalars by name, its numbers of each parameter group."""
 
     place: int
-    step: int
-    loss: float
-    epoch: float
-    learning_rate: Sequence[float]
-    wall_time: float
+    scalars: dict[str, float]
+    groups: dict[str, Sequence[float]]
     tail: bool
     events: Sequence[Any] = ()
+
+
+@dataclass
+class Mark:
+    """A named snapshot beside the path: weights (D,) and buffers (B,), copied."""
+
+    name: str
+    weights: NDArray[Any]
+    buffers: NDArray[Any]
+    scalars: dict[str, float]
 
 
 @dataclass
@@ -51,12 +61,23 @@ class Retain:
 
 
 @dataclass
+class DropLast:
+    """The last snapshot is replaced by the one that comes next."""
+
+
+@dataclass
+class Extend:
+    """Further tensors begin to move: the next snapshot has them."""
+
+    layout: ParameterLayout
+
+
+@dataclass
 class Amend:
     """What a trainer said about a step only after it."""
 
     step: int
-    loss: float | None
-    epoch: float | None
+    scalars: dict[str, float]
 
 
 @dataclass
@@ -73,25 +94,22 @@ class BackgroundWriter:
     def __init__(
         self,
         writer: TrajectoryWriter,
-        layout: ParameterLayout,
         buffer_layout: ParameterLayout,
         *,
         pinned: bool = False,
     ) -> None:
         self._writer = writer
-        self._layouts = (layout, buffer_layout)
         row_bytes = max(1, writer.row_bytes)
         self.group = int(min(max(1, GROUP_BYTES // row_bytes), GROUP_ROWS))
         self._room = writer.room(self.group)
         self._long = row_bytes >= LONG_BYTES
         self._writing = False
         depth = max(2, 2 * self.group)
-        self._files, values = writer.staging(depth, _pinned if pinned else None)
-        kind = getattr(torch, writer.dtypes[1])
-        buffers = torch.zeros((depth, buffer_layout.size), dtype=kind, pin_memory=pinned)
-        self._rings = (torch.from_numpy(values), buffers)
+        self._staging = writer.staging(depth, _pinned if pinned else None)
+        self._buffers = buffer_layout, torch.from_numpy(self._staging.buffers)
         self._streams: dict[torch.device, Any] = {}
-        self._views: list[Any] = [None] * depth
+        self._arrange()
+        self._events: list[list[Any]] = [[] for _ in range(depth)]
         self._free = threading.Semaphore(depth)
         self._head = 0
         self._queue: deque[Any] = deque()
@@ -102,42 +120,113 @@ class BackgroundWriter:
         self._thread.start()
 
     # -- in the training thread -------------------------------------------------------------------------
-    def stage(
-        self, weights: Sequence[torch.Tensor], buffers: Sequence[torch.Tensor], *, wait: bool = True, **facts: Any
-    ) -> bool:
-        """Copy one snapshot into the ring; False if it is full and `wait` is not wanted. `facts` as in `Staged`."""
+    def reserve(self, *, wait: bool = True) -> int | None:
+        """A place in the ring for a snapshot; None if the ring is full and `wait` is not wanted.
+
+        It is given to `submit` or to `release` before the next one is reserved.
+        """
         if not self._free.acquire(blocking=False):
             self._wake.set()
             if not wait:
-                return False
+                return None
             while not self._free.acquire(timeout=PATIENCE):
                 self._check_alive()
         place, self._head = self._head, (self._head + 1) % len(self._views)
+        self._events[place] = []
+        return place
+
+    def copy(
+        self,
+        place: int,
+        *,
+        weights: Sequence[torch.Tensor] | None = None,
+        buffers: Sequence[torch.Tensor | None] | None = None,
+    ) -> None:
+        """Copy a model's weights, its buffers or both into a reserved place; what is there is replaced.
+
+        A buffer that is None keeps the value that it has in the snapshot before.
+        """
+        own, last = self._slots(place), self._slots(place - 1)
+        targets: list[torch.Tensor] = []
+        sources: list[torch.Tensor] = []
+        for slots, before, tensors in zip(own, last, (weights, buffers), strict=True):
+            if tensors is not None:
+                targets += slots
+                sources += [old if new is None else new for old, new in zip(before, tensors, strict=True)]
+        if any([tensor.is_cuda for tensor in sources]):
+            self._events[place] += copy_from_cuda(targets, sources, self._streams)
+        elif self._writing and self._long:
+            copy_alone(targets, sources)
+        else:
+            copy_into(targets, sources)
+
+    def _arrange(self) -> None:
+        """The parts of the ring that hold weights: those that moved from the beginning, and the late columns."""
+        layouts = [self._writer.layout, *(late.layout for late in self._writer.late)]
+        weights, _, *late = self._writer.dtypes
+        values = [self._staging.weights, *self._staging.late]
+        kinds = [weights, *late]
+        self._weights = [
+            (layout, as_torch(array, kind)) for layout, array, kind in zip(layouts, values, kinds, strict=True)
+        ]
+        self._views: list[Any] = [None] * self._staging.depth
+
+    def _slots(self, place: int) -> list[list[torch.Tensor]]:
+        """Views of a place, shaped as the weights and the buffers are."""
         views = self._views[place]
         if views is None:
-            views = [v for part, ring in zip(self._layouts, self._rings, strict=True) for v in part.slots(ring[place])]
-            self._views[place] = views
-        tensors = [*weights, *buffers]
-        events: Sequence[Any] = ()
-        if any([tensor.is_cuda for tensor in tensors]):
-            events = copy_from_cuda(views, tensors, self._streams)
-        elif self._writing and self._long:
-            copy_alone(views, tensors)
-        else:
-            copy_into(views, tensors)
-        self._queue.append(Staged(place=place, events=events, **facts))
+            buffers, ring = self._buffers
+            weights = [slot for layout, part in self._weights for slot in layout.slots(part[place])]
+            views = self._views[place] = [weights, buffers.slots(ring[place])]
+        return views
+
+    def content(self, place: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """(D,) weights and (B,) buffers that lie at a place, as numbers, copied."""
+        for event in self._events[place]:
+            event.synchronize()
+        parts = [bits.numbers_of(values[place]) for values in (self._staging.weights, *self._staging.late)]
+        return np.concatenate(parts), self._staging.buffers[place].copy()
+
+    def submit(
+        self, place: int, scalars: dict[str, float], groups: dict[str, Sequence[float]], *, tail: bool = False
+    ) -> None:
+        """Hand a filled place to the writer. `tail` says that it is off the schedule."""
+        self._queue.append(Staged(place, scalars, groups, tail, self._events[place]))
         # short rows wait for company; waking the thread for each would cost the training more than the copy
-        if len(self._queue) >= self._room or facts["tail"]:
+        if len(self._queue) >= self._room or tail:
             self._wake.set()
-        return True
+
+    def release(self, place: int) -> None:
+        """Give the place back that was reserved last."""
+        assert (place + 1) % len(self._views) == self._head
+        self._head = place
+        self._free.release()
+
+    def mark(self, name: str, weights: NDArray[Any], buffers: NDArray[Any], scalars: dict[str, float]) -> None:
+        """Keep a named snapshot beside the path; of those that wait under one name, only the last is written."""
+        self._queue.append(Mark(name, weights, buffers, scalars))
+        self._wake.set()
+
+    def extend(self, layout: ParameterLayout) -> None:
+        """From the next snapshot on there are further tensors; what waits has the values that were stored once."""
+        self._queue.append(Extend(layout))
+        self.flush()
+        if self.error is not None:
+            raise self.error
+        self._writer.widen(self._staging, self._writer.late[-1])
+        self._arrange()
 
     def retain(self, steps: list[int], stride: int) -> None:
         """Thin out what was staged so far."""
         self._queue.append(Retain(steps, stride))
 
-    def amend(self, step: int, loss: float | None, epoch: float | None) -> None:
+    def drop_last(self) -> None:
+        """Take the last snapshot out of the run again: another one of the same step replaces it."""
+        self._queue.append(DropLast())
+
+    def amend(self, step: int, **scalars: float) -> None:
         """Complete the snapshot of `step`, staged or already written."""
-        self._queue.append(Amend(step, loss, epoch))
+        self._queue.append(Amend(step, scalars))
 
     def flush(self) -> None:
         """Wait until everything staged so far is committed (or lost to an error)."""
@@ -173,16 +262,12 @@ class BackgroundWriter:
                     waiting.append(item)
                     if len(waiting) < self._room and not item.tail:
                         continue
-                if isinstance(item, Amend) and waiting and waiting[-1].step == item.step:
-                    waiting[-1].loss = waiting[-1].loss if item.loss is None else item.loss
-                    waiting[-1].epoch = waiting[-1].epoch if item.epoch is None else item.epoch
+                if isinstance(item, Amend) and waiting and waiting[-1].scalars["step"] == item.step:
+                    waiting[-1].scalars.update(item.scalars)
                     continue
                 self._attempt(waiting)
                 waiting = []
-                if isinstance(item, Retain):
-                    self._attempt_update(self._writer.retain, item.steps, item.stride)
-                if isinstance(item, Amend):
-                    self._attempt_update(self._writer.amend, item.step, loss=item.loss, epoch=item.epoch)
+                self._attempt_update(item)
                 if isinstance(item, Request):
                     item.done.set()
                     if item.stop:
@@ -212,10 +297,24 @@ class BackgroundWriter:
                 self._room = self._writer.room(self.group)
                 self._free.release(len(run))
 
-    def _attempt_update(self, update: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    def _attempt_update(self, item: Any) -> None:
+        """What changes the run beside the rows."""
+        writer = self._writer
         try:
-            if self.error is None:
-                update(*args, **kwargs)
+            if self.error is not None:
+                return
+            if isinstance(item, Retain):
+                writer.retain(item.steps, item.stride)
+            elif isinstance(item, Extend):
+                writer.extend(item.layout, writer.steps[-1] + 1 if writer.steps else 0)
+            elif isinstance(item, DropLast):
+                writer.retain(writer.steps[:-1], writer.commit.stride)
+            elif isinstance(item, Amend):
+                writer.amend(item.step, **item.scalars)
+            elif isinstance(item, Mark) and not any(
+                isinstance(q, Mark) and q.name == item.name for q in self._queue.copy()
+            ):
+                writer.mark(item.name, item.weights, item.buffers, item.scalars)
         except BaseException as error:
             self.error = error
 
@@ -225,19 +324,9 @@ class BackgroundWriter:
         return [part for part in (staged[:cut], staged[cut:]) if part]
 
     def _rows(self, staged: list[Staged]) -> Rows:
-        part = slice(staged[0].place, staged[-1].place + 1)
-        groups = max(len(s.learning_rate) for s in staged)
-        rates = np.full((len(staged), groups), np.nan)
-        for i, s in enumerate(staged):
-            rates[i, : len(s.learning_rate)] = s.learning_rate
-        return Rows(
-            weights=self._rings[0][part].numpy(),
-            files=self._files[part],
-            buffers=self._rings[1][part].numpy(),
-            scalars={name: [getattr(s, name) for s in staged] for name in ("step", "epoch", "loss", "wall_time")},
-            learning_rate=rates,
-            tail=staged[-1].tail,
-        )
+        scalars = {name: [s.scalars[name] for s in staged] for name in staged[0].scalars}
+        groups = {name: [s.groups[name] for s in staged] for name in staged[0].groups}
+        return self._staging.rows(staged[0].place, scalars, groups, staged[-1].tail)
 
 
 def copy_alone(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
@@ -250,10 +339,22 @@ def copy_alone(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor])
     for target, source in zip(targets, sources, strict=True):
         plain = type(source) in PLAIN and source.device.type == "cpu" and source.is_contiguous()
         if plain and source.dtype == target.dtype:
-            np.copyto(target.numpy(), source.detach().numpy())
+            np.copyto(_plain(target), _plain(source.detach()))
         else:
             rest.append((target, source))
     copy_into([target for target, _ in rest], [source for _, source in rest])
+
+
+def as_torch(values: NDArray[Any], kind: str) -> torch.Tensor:
+    """Rows as torch writes into them: the bits of bfloat16, which NumPy lacks, as such numbers."""
+    if kind != bits.BFLOAT16:
+        return torch.from_numpy(values)
+    return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+
+
+def _plain(tensor: torch.Tensor) -> NDArray[Any]:
+    """A tensor's memory as NumPy copies it: numbers of types that it lacks as their bits."""
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def copy_from_cuda(

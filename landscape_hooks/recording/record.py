@@ -2,64 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 
-from landscape_hooks.errors import LandscapeError
+from landscape_hooks.errors import LandscapeError, LayoutError
 from landscape_hooks.recording import at_exit
-from landscape_hooks.recording.hook import unwrap_optimizer
-from landscape_hooks.recording.opening import Storage, open_for
+from landscape_hooks.recording.live_loss import Loss
+from landscape_hooks.recording.opening import open_for
 from landscape_hooks.recording.recorder import Recorder
 from landscape_hooks.recording.schedule import Schedule, make_schedule
-from landscape_hooks.trajectory.writer import COMPRESSORS
+from landscape_hooks.recording.storage import Storage, check_choice
+from landscape_hooks.recording.watch.steps import optimizers_of
+from landscape_hooks.trajectory.modules import is_lazy, walk_parameters
+from landscape_hooks.trajectory.parameters import ParameterLayout
 
 
 def record(
-    model: torch.nn.Module,
-    optimizer: Any,
+    model: torch.nn.Module | Sequence[torch.nn.Module],
+    optimizer: torch.optim.Optimizer | Iterable[Any] | Mapping[Any, Any] | Any,
     store: Any,
     *,
     every: int | None = None,
-    keep: int = 200,
+    keep: int | None = None,
     schedule: Schedule | Iterable[int] | int | Callable[[int], bool] | None = None,
-    criterion: Any = None,
-    objective: Any = None,
+    criterion: Callable[..., Any] | None = None,
+    objective: Callable[..., Any] | None = None,
     data: Any = None,
     samples: int = 1024,
     if_exists: Literal["error", "resume", "overwrite"] = "error",
     step: int | None = None,
     counter: Callable[[], int] | None = None,
-    on_error: Literal["warn", "raise"] = "warn",
-    queue: Literal["block", "drop"] = "block",
-    dtype: Literal["float16", "float32", "float64"] | None = None,
-    compress: Literal["lz4", "zstd"] | None = None,
-    durability: Literal["fsync"] | None = None,
-    checksum: bool = False,
+    storage: Storage = Storage(),  # noqa: B008  (frozen)
 ) -> Recorder:
     """Record the path of an optimizer into a run, from now until `close()` or the end of the script.
+
+    The weights of a snapshot are read when the next iteration begins, so what the loop does to them after
+    `optimizer.step()` (clamping, averaging) is in it. An iteration ends when an optimizer that has stepped in it steps
+    again: the two steps of a GAN are one iteration.
 
     Parameters
     ----------
     model
-        the module whose parameters and floating-point buffers are recorded, wrapped (DDP, compile, ...) or not.
+        the module whose parameters and floating-point buffers are recorded, wrapped (DDP, compile, ...) or not. Of
+        several modules (a list) the names begin with `0.`, `1.`, ...
     optimizer
-        its torch optimizer, or a trainer's wrapper of one; of several (a list) the last one's steps count, or those
-        of all with a `counter`.
+        its torch optimizer, or a trainer's wrapper of one, or several (a list or a mapping). Any other optimizer that
+        steps this model's parameters is noticed as well, and its steps count.
         None: the training loop calls `recorder.step()` itself.
     store
         where to: a path, a URL or a Zarr store.
     every
         a snapshot every so many optimizer steps. Left out: at most `keep`, evenly spaced however long the training
         turns out (when the run is full, every second snapshot goes and the distance doubles).
+    keep
+        the most snapshots to keep, without `every`. Left out: as many as take 2 GB, between 20 and 200.
     schedule
-        in place of both: a list of steps, a function step -> bool, or a `landscape_hooks.recording.schedule.Schedule`.
+        in place of both: a list of steps, a function step -> bool, or a schedule (`landscape_hooks.LogSpaced`, ...).
     criterion, objective, data, samples
-        the loss to draw later: `criterion(output, target)` for batches (input, target), or `objective(model, batch)`,
-        on batches of `data` (a DataLoader, an iterable of batches, one batch, a dataset) until there are `samples`
-        samples. Stored in the run. The data is not iterated itself: its batches are made again from the loader's
-        dataset, samplers and collate function, elsewhere where that would leave traces; an iterator is left alone.
+        the loss to draw later: `criterion(output, target)` for batches (input, target), or `objective(model, batch)`
+        (of several modules: `objective(models, batch)`), on batches of `data` (a DataLoader, an iterable of batches,
+        one batch, a dataset) until there are `samples` samples. Stored in the run. The data is not iterated itself: its
+        batches are made again from the loader's dataset, samplers and collate function, elsewhere where that would
+        leave traces; an iterator is left alone.
     if_exists
         what to do where a run is already: refuse, go on with it, or delete it.
     step
@@ -67,59 +74,91 @@ def record(
         last snapshot, if the model still holds its weights; otherwise `load_state_dict` has to say.
     counter
         a trainer's own count of optimizer steps, asked after each of them (steps that mixed precision skipped are
-        usually in it). Left out: the steps are counted here.
-    on_error
-        what trouble with writing does to the training: one warning, or an exception.
-    queue
-        when snapshots come faster than they can be written: wait, or drop (and count) them.
-    dtype
-        how weights are stored. Left out: float32, or float64 where the model has float64 parameters. float16 halves
-        the run, at a relative error of 5e-4 (a weight beyond 65504 becomes inf).
-    compress
-        lossless, for slow disks: weights shrink by 10 % or so, writing costs more than it saves on fast ones.
-    durability
-        "fsync": a committed snapshot survives a loss of power, not only the end of the process. Local folders only.
-    checksum
-        store a checksum of every snapshot, by which `Trajectory.verify()` finds damage later. When resuming, the run
-        decides.
+        usually in it); each step is an iteration of its own. Left out: the steps are counted here.
+    storage
+        how snapshots are stored, and what happens where that fails or is too slow: `landscape_hooks.Storage`.
 
     Raises
     ------
+    LandscapeError
+        an argument is not what it should be; nothing is written then.
     RunError
         there is a run already, or something that is no run; or it cannot be resumed.
     LayoutError
         the run to resume was recorded with another model, or the model has nothing to record.
     """
-    plan = make_schedule(schedule, every=every, keep=keep)
-    _check_choice("if_exists", if_exists, ("error", "resume", "overwrite"))
-    _check_choice("on_error", on_error, ("warn", "raise"))
-    _check_choice("queue", queue, ("block", "drop"))
-    _check_choice("dtype", dtype, (None, "float16", "float32", "float64"))
-    _check_choice("compress", compress, (None, *COMPRESSORS))
-    _check_choice("durability", durability, (None, "fsync"))
-    optimizers = _optimizers(optimizer)
+    check_choice("if_exists", if_exists, ("error", "resume", "overwrite"))
+    module = models_of(model)
+    _check_sizes(module)
+    optimizers = optimizers_of(optimizer)
+    plan = make_schedule(schedule, every=every, keep=keep, row_bytes=_row_bytes(module, storage))
+    if isinstance(store, str | os.PathLike) and "://" not in str(store):
+        store = os.path.abspath(store)  # the training may change its working directory
+    loss = Loss(criterion, objective, data, samples)
     if if_exists != "error":
         at_exit.close_of(store)
-    groups = sum(len(o.param_groups) for o in optimizers)
-    storage = Storage(groups, dtype, compress, criterion, objective, data, samples, checksum)
-    opened = open_for(model, store, plan, storage, if_exists=if_exists, durable=durability is not None)
-    recorder = Recorder(model, optimizers, plan, opened, counter=counter, on_error=on_error, wait=queue == "block")
-    recorder.store = store
+    opened = open_for(module, store, plan, storage, loss, optimizers, if_exists=if_exists)
+    recorder = Recorder(
+        module, optimizers, plan, opened,
+        counter=counter, storage=storage, address=store, keep_model=module is not model or not optimizers,
+    )  # fmt: skip
     try:
-        recorder._begin(step)
+        recorder.begin(step)
     except BaseException:
-        recorder._active = False
-        recorder.close()
+        recorder.abandon()
         raise
     return recorder
 
 
-def _optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
-    if optimizer is None:
-        return []
-    return [unwrap_optimizer(o) for o in (optimizer if isinstance(optimizer, (list, tuple)) else [optimizer])]
+class Models(torch.nn.ModuleList):
+    """Several modules as one, their tensors named `0.`, `1.`, ...; called, it is the first of them."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self[0](*args, **kwargs)
 
 
-def _check_choice(name: str, value: Any, choices: Sequence[str | None]) -> None:
-    if value not in choices:
-        raise LandscapeError(f"Found {name}={value!r}", expected="one of " + ", ".join(map(repr, choices)))
+def models_of(given: torch.nn.Module | Sequence[torch.nn.Module]) -> torch.nn.Module:
+    """What `record` was given as one module; the modules themselves are not changed.
+
+    Raises
+    ------
+    LandscapeError
+        it is no module and no list of modules.
+    """
+    if isinstance(given, torch.nn.Module):
+        return given
+    several = list(given) if isinstance(given, list | tuple) else []
+    if not several or not all(isinstance(one, torch.nn.Module) for one in several):
+        raise LandscapeError(
+            f"Found a model of type {type(given).__name__}", expected="a torch.nn.Module, or a list of them"
+        )
+    return Models(several)
+
+
+def _check_sizes(model: torch.nn.Module) -> None:
+    """Parameters hold their values here.
+
+    Raises
+    ------
+    LayoutError
+        the values of one are on other processes (DeepSpeed ZeRO stage 3, FullyShardedDataParallel).
+    """
+    for name, tensor, _ in walk_parameters(model):
+        if is_lazy(tensor):
+            continue
+        if tuple(tensor.shape) == (0,) or (hasattr(tensor, "ds_id") and not tensor.numel()):
+            raise LayoutError(
+                f"The parameter '{name}' has no elements here",
+                expected="parameters that hold their values (ZeRO stage 3 and FSDP 1 keep them on other processes)",
+                mend="Use ZeRO stage 2, or FSDP 2 (fully_shard), whose shards every rank records",
+            )
+
+
+def _row_bytes(model: torch.nn.Module, storage: Storage) -> int:
+    """Bytes of a snapshot's weights, for choosing how many to keep."""
+    try:
+        layout = ParameterLayout.of(model)
+    except LayoutError:
+        return 0  # opening the run says why
+    width = {"float16": 2, "float64": 8}.get(storage.dtype or layout.dtype, 4)
+    return layout.size * width

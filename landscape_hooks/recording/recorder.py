@@ -1,31 +1,46 @@
-"""record(): the one line in a training script. Recorder: what it attaches.
+"""Recorder: what `record` attaches to a training loop.
 
-In: a model, its optimizer, where to write. Out: a run whose trajectory grows while training goes on, with
-the first snapshot (before any step) and the last one always in it. The schedule says when, the hook counts
-real optimizer steps, the background writer does the rest; training is the same, bit for bit, with and without.
+In: a run that is open for writing, a model and its optimizers. Out: a trajectory that grows while training goes on,
+with the first snapshot (before any step) and the last one always in it. The schedule says when, `watch` hears steps
+and loaded states, the background writer does the rest; training is the same, bit for bit, with and without.
 """
 
 from __future__ import annotations
 
-import logging
 import os
+import threading
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
 import torch
+import zarr
 
-from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
+from landscape_hooks.errors import LandscapeError, RunError, warn_of_recording
 from landscape_hooks.recording import at_exit
 from landscape_hooks.recording.background import BackgroundWriter
-from landscape_hooks.recording.hook import StepHook
+from landscape_hooks.recording.closing import Closing, ranks_disagree
+from landscape_hooks.recording.ending import Facts, PathEnd
+from landscape_hooks.recording.live_loss import LiveLoss
 from landscape_hooks.recording.opening import Opened
-from landscape_hooks.recording.schedule import NEVER, Schedule, Thinning
+from landscape_hooks.recording.schedule import NEVER, Schedule
+from landscape_hooks.recording.storage import Storage
+from landscape_hooks.recording.watch import steps
+from landscape_hooks.recording.watch.buffers import Buffers
+from landscape_hooks.recording.watch.count import StepCount
+from landscape_hooks.recording.watch.fixed import Moving
+from landscape_hooks.recording.watch.glance import Glance
+from landscape_hooks.recording.watch.guard import Guard
+from landscape_hooks.recording.watch.iteration import Iterations
+from landscape_hooks.recording.watch.loading import Loading
+from landscape_hooks.recording.watch.rates import Rates, number
+from landscape_hooks.trajectory.marks import check_name
+from landscape_hooks.trajectory.modules import unwrap
 
-log = logging.getLogger(__name__)
+_PENDING = -1
 
 
 class Recorder:
@@ -34,68 +49,82 @@ class Recorder:
     def __init__(
         self,
         model: torch.nn.Module,
-        optimizers: Sequence[torch.optim.Optimizer],
+        optimizers: Sequence[Any],
         schedule: Schedule,
         opened: Opened,
         *,
         counter: Callable[[], int] | None,
-        on_error: str,
-        wait: bool,
+        storage: Storage,
+        address: Any,
+        keep_model: bool,
     ) -> None:
-        self._model = model
-        self._optimizers = [weakref.ref(o) for o in optimizers]
-        self._rates: list[float] = []
-        self.root: Any = opened.root
-        self.store: Any = None
-        self._counter = counter
-        self._held: tuple[int, list[list[torch.Tensor]]] | None = None
-        self._schedule = schedule
-        self._opened = opened
-        self._layouts = (opened.layout, opened.buffer_layout)
-        self._on_error = on_error
-        self._wait = wait
-        self._process = os.getpid()
+        self.root: zarr.Group | None = opened.root
+        self.store: Any = address
+        self.dropped = 0
+        self._model: Callable[[], torch.nn.Module | None] = (
+            (lambda: model) if keep_model else weakref.ref(unwrap(model))
+        )
+        self._schedule, self._opened, self._storage = schedule, opened, storage
+        self._count = StepCount(counter)
+        self._rates = Rates(optimizers)
+        self._hooked = bool(optimizers)
+        self._process, self._began = os.getpid(), time.time()
         self._loss: Any = float("nan")
         self._epoch: Any = float("nan")
-        self._step = 0
-        self._last = -1
+        self._moment: tuple[float, Any, Any, list[Any]] = self._began, self._loss, self._epoch, []
         self._next = NEVER
-        self._skips: torch.Tensor | None = None
         self._moved = False
-        self._active = opened.writer is not None  # otherwise another rank writes for this one
-        self._closed = False
+        self._live = opened.live
+        recording = opened.writer is not None  # otherwise another rank writes for this one
+        self._guard = Guard(recording, storage.on_error, lambda: self._count.step)
+        self._closed, self._closer, self._done = False, 0, threading.Event()
+        self._turn = threading.Lock()
         self._disagreed = False
-        self.dropped = 0
-        counted = optimizers if counter is not None else optimizers[-1:]
-        self._hooks = [StepHook(o, self._after_step) for o in counted]
+        self._listener: Iterations | None = None
+        self._loading: Loading | None = None
         if optimizers:
-            weakref.finalize(optimizers[-1], self._optimizer_gone).atexit = False
+            self._listener = Iterations(
+                self._parameters, optimizers, each=counter is not None,
+                begins=self._begins, stepped=self._stepped, joined=self._rates.add,
+            )  # fmt: skip
+            steps.listen(self._listener)
         if opened.writer is not None:
             self._writer = opened.writer
-            self._locators = [layout.locator(model) for layout in self._layouts]
-            pinned = any(tensor.is_cuda for tensor in self._locators[0]())
-            self._background = BackgroundWriter(opened.writer, *self._layouts, pinned=pinned)
+            inner = unwrap(model)
+            pinned = any(tensor.is_cuda for tensor in opened.layout.tensors(inner))
+            self._background = BackgroundWriter(opened.writer, opened.buffer_layout, pinned=pinned)
+            weights = Moving(inner, opened.layout, opened.fixed, self._background.extend)
+            buffers = Buffers(opened.buffer_layout, inner, warn_of_recording)
+            self._end = PathEnd(self._background, weights, buffers)
+            self._glance = Glance(opened.first_layout.locator(inner))
+            self._loading = Loading(model, before=self.hold, after=self._loaded)
             at_exit.hold(self)
+            if not keep_model:
+                at_exit.close_after(self, [unwrap(model), *optimizers])
 
     @property
     def current_step(self) -> int:
         """Optimizer steps taken so far."""
-        return self._step
+        return self._count.step
 
     # -- what a training loop may call ------------------------------------------------------------------
     def step(self) -> None:
-        """Say that one optimizer step was taken (only with `optimizer=None`)."""
-        if self._hooks:
+        """Say that one optimizer step was taken (only with `optimizer=None`); the weights are read at once."""
+        if self._hooked:
             raise LandscapeError(
                 "Found recorder.step() in a loop whose optimizer is hooked: every step would count twice",
                 mend="Leave the call out, or pass optimizer=None to record()",
             )
-        self._after_step(None)
+        if self._guard.active:
+            self._guard.run(self._end.next, False)
+        self._stepped(None, True)
+        if self._guard.active:
+            self._guard.run(self._settle)
 
     def log(
         self,
         *,
-        loss: Any = None,
+        loss: float | torch.Tensor | None = None,
         epoch: float | None = None,
         learning_rate: float | Sequence[float] | None = None,
         step: int | None = None,
@@ -104,24 +133,48 @@ class Recorder:
 
         `learning_rate` (of each parameter group) is for `optimizer=None`. With `step` the loss and epoch are those
         of a step already taken, for trainers that say them afterwards: they complete the snapshot of that step, if it
-        is the last one taken, and are nobody's otherwise.
+        is the last one taken. Otherwise they are discarded.
         """
         if step is not None:
-            if step == self._last and self._active:
-                self._background.amend(step, None if loss is None else _number(loss), epoch)
+            if self._guard.active and step == self._end.taken:
+                said = {"loss": loss, "epoch": epoch}
+                self._end.amend(**{name: number(value) for name, value in said.items() if value is not None})
             return
         if learning_rate is not None:
             rates = learning_rate if isinstance(learning_rate, Sequence) else [learning_rate]
-            self._rates = [float(rate) for rate in rates]
+            self._rates.said = [float(rate) for rate in rates]
         if loss is not None:
             self._loss = loss.detach() if isinstance(loss, torch.Tensor) else loss
         if epoch is not None:
             self._epoch = epoch
 
-    def capture(self, *, criterion: Any = None, objective: Any = None, data: Any, samples: int = 1024) -> None:
+    def mark(self, name: str) -> None:
+        """Keep the model as it is now as a named point of the picture, in place of an earlier one of that name.
+
+        Marks lie beside the path: they are projected, evaluated and shown, and take no part in finding the plane.
+
+        Raises
+        ------
+        LandscapeError
+            the name is no path component of letters, digits and . _ -.
+        """
+        check_name(name)
+        if self._guard.active and os.getpid() == self._process:
+            self._guard.run(self._mark, name)
+
+    def capture(
+        self,
+        *,
+        criterion: Callable[..., Any] | None = None,
+        objective: Callable[..., Any] | None = None,
+        data: Any,
+        samples: int = 1024,
+        within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
         """Store the loss and its probe samples now, in place of those the run may have.
 
-        For trainers that show their validation data only once the training is under way. Parameters as for `record`.
+        For trainers that show their validation data only once the training is under way. Parameters as for `record`;
+        `within` is a context in which the model may be copied when the stored loss is compared with the live one.
 
         Raises
         ------
@@ -130,52 +183,89 @@ class Recorder:
         """
         from landscape_hooks.objective.capture import capture
 
-        capture(self.root, self._model, criterion=criterion, objective=objective, data=data, samples=samples)
+        began = time.monotonic()
+        self._live = None
+        model = self._model()
+        assert model is not None
+        rebuild = capture(self.root, model, criterion=criterion, objective=objective, data=data, samples=samples)
+        self._live = LiveLoss(criterion, objective, rebuild, time.monotonic() - began, within)
 
     def hold(self) -> None:
         """Keep a copy of the weights: the last snapshot, should no further step come before `close()`.
 
         For trainers that change the weights when training is over (averages copied back, the best ones restored).
+        `load_state_dict` on the model does it by itself.
         """
-        self._settle_overflows()
-        if self._active and self._last != self._step and self._next != _PENDING:
-            kept = [[t.detach().clone() for t in tensors()] for tensors in self._locators]
-            self._held = (self._step, kept)
+        if self._guard.active and not self._closed and self._next != _PENDING and os.getpid() == self._process:
+            self._count.settle()
+            self._guard.run(self._end.hold, self._count.step, self._facts)
+            self._wait()
 
     def flush(self) -> None:
-        """Wait until every snapshot taken so far is committed."""
-        if self._active and os.getpid() == self._process:
+        """Wait until every snapshot taken so far is committed, the last one with the weights as they are now."""
+        if self._guard.active and os.getpid() == self._process:
+            self._guard.run(self._settle)
             self._background.flush()
             self._report_error()
             self._compare_ranks()
 
     def close(self) -> None:
-        """Take the last snapshot, commit everything, and take the hook off. Safe to call twice.
+        """Take the last snapshot, commit everything, compare it with the training, and take the hooks off.
+
+        Safe to call twice: when it returns, everything is committed, whoever closed the recorder.
 
         Raises
         ------
         RunError
-            with `on_error="raise"`, if snapshots were lost.
+            with `Storage(on_error="raise")`, if snapshots were lost.
         """
-        if self._closed or os.getpid() != self._process:
+        self.finish()
+
+    def finish(self, unchecked: str = "") -> None:
+        """As `close`. With `unchecked`, the reason why not, none of the training's code is run for comparing."""
+        if os.getpid() != self._process:
             return
-        self._closed = True
-        at_exit.let_go(self)
-        for hook in self._hooks:
-            hook.remove()
-        if self._opened.writer is None:
+        with self._turn:
+            first, self._closed = not self._closed, True
+            self._closer = threading.get_ident() if first else self._closer
+        if not first:
+            if self._closer != threading.get_ident():
+                self._done.wait()
             return
         try:
-            self._settle_overflows()
-            if self._active and self._last != self._step and self._next != _PENDING:
-                self._guarded(self._snapshot, self._step, tail=True)
+            self._finish(unchecked)
+        finally:
+            self._done.set()
+
+    def abandon(self) -> None:
+        """End a recording that could not begin."""
+        self._guard.active = False
+        self.finish()
+
+    def _finish(self, unchecked: str) -> None:
+        at_exit.let_go(self)
+        if self._listener is not None:
+            steps.silence(self._listener)
+        if self._loading is not None:
+            self._loading.remove()
+        if self._opened.writer is None:
+            return
+        closing = Closing(self._opened, self._background, self._end, self._glance)
+        try:
+            self._count.settle()
+            if self._guard.active and self._next != _PENDING:
+                self._guard.run(closing.end_path, self._count.step, self._count.iterations, self._facts, self._listener)
             self._background.stop()
             if self._background.error is None:
-                self._guarded(self._writer.close)
+                self._guard.run(self._writer.close)
+            if self._guard.active and self._background.error is None:
+                recorded = time.time() - self._began
+                self._guard.run(closing.compare, self._model(), self._live, recorded, unchecked)
         finally:
+            self._live = None
             self._opened.lock.release()
-        self._active = False
-        self._report_at_close()
+        self._guard.active = False
+        closing.report(self._storage.on_error, self.dropped)
         self._compare_ranks()
 
     def __enter__(self) -> Recorder:
@@ -185,7 +275,7 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.close()
+            self.finish("" if error is None else f"The training ended with an exception ({type(error).__name__})")
         except LandscapeError as trouble:
             if error is None:
                 raise
@@ -194,8 +284,8 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to resume without duplicates or gaps; commits everything up to this step."""
         self.flush()
-        self._settle_overflows()
-        return {"step": self._step, "loss": _number(self._loss), "epoch": _number(self._epoch)}
+        self._count.settle()
+        return {"step": self._count.step, "loss": number(self._loss), "epoch": number(self._epoch)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint: snapshots after its step are dropped, training takes them again."""
@@ -205,18 +295,19 @@ class Recorder:
                 mend="Call load_state_dict right after record(), where the checkpoint is loaded",
             )
         self._loss, self._epoch = state["loss"], state["epoch"]
-        if not self._active:
-            self._step = int(state["step"])
+        if not self._guard.active:
+            self._count.step = int(state["step"])
             return
+        self._end.forget()
         self._background.flush()
         if not self._opened.resumed:
             self._writer.truncate(-1)
         self._restart(int(state["step"]))
 
-    # -- how it begins ---------------------------------------------------------------------------------
-    def _begin(self, step: int | None) -> None:
-        if not self._active:
-            self._step = step or 0
+    def begin(self, step: int | None) -> None:
+        """Take the first snapshot, or go on with those of the run; `step` as for `record`."""
+        if not self._guard.active:
+            self._count.step = step or 0
             return
         if step is None and self._opened.resumed and self._writer.steps:
             step = self._writer.steps[-1] if self._holds_last_snapshot() else None
@@ -228,51 +319,90 @@ class Recorder:
     def _restart(self, step: int) -> None:
         """Drop what lies after `step` and go on from there; the weights are those of `step` now."""
         self._writer.truncate(step)
-        self._step = step
-        self._last = self._writer.steps[-1] if self._writer.steps else -1
-        if isinstance(self._schedule, Thinning):
-            self._schedule.restore(self._writer.steps, max(1, self._writer.commit.stride))
-        if self._last < 0:
+        self._count.step = step
+        self._moment = time.time(), self._loss, self._epoch, self._rates.now()
+        last = self._end.taken = self._writer.steps[-1] if self._writer.steps else -1
+        self._schedule.restore(self._writer.steps, self._writer.commit.stride)
+        self._next = step
+        if last < 0:
             self._schedule.admit(step)
-            self._guarded(self._snapshot, step)
-        elif self._last < step and self._schedule.next(step - 1) == step:
-            self._guarded(self._take, step)
+            self._guard.run(self._snapshot, step)
+        elif last < step and self._schedule.next(step - 1) == step:
+            self._guard.run(self._take, step)
+        self._guard.run(self._end.hold_first)
+        self._guard.run(self._glance.take)
+        self._wait()
         self._next = self._schedule.next(step)
 
     def _holds_last_snapshot(self) -> bool:
-        row = torch.from_numpy(self._writer.last_row())
-        same = torch.equal(self._layouts[0].flatten(self._model).cpu().to(row.dtype), row)
+        now = self._end.content()
+        row = self._writer.last_row()
+        same = now is not None and now[0].tobytes() == row.astype(now[0].dtype, copy=False).tobytes()
         return all(self._opened.ranks.all(same))
 
     # -- at every step -------------------------------------------------------------------------------------
-    def _after_step(self, optimizer: Any) -> None:
-        found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and self._overflowed(found_inf):
-            return
-        self._step = self._step + 1 if self._counter is None else self._counter()
-        if self._step >= self._next:
-            self._report_error()
-            self._guarded(self._due)
+    def _begins(self) -> None:
+        """The first step of an iteration begins: what the weights are now belongs to the step before."""
+        if self._guard.active and os.getpid() == self._process:
+            self._guard.run(self._end_iteration)
 
-    def _overflowed(self, found_inf: torch.Tensor) -> bool:
-        """A fused optimizer steps over infinite gradients without changing anything: that is no step.
+    def _end_iteration(self) -> None:
+        if self._end.loaded or not self._count.iterations:
+            self._glance.forget()
+        else:
+            self._glance.compare()
+        self._end.next()
 
-        Reading the flag from a GPU would stop it, so there overflows are summed up and read when a snapshot is due.
-        """
-        if found_inf.device.type == "cpu":
-            return bool(found_inf.item())
-        skipped = (found_inf != 0).sum()
-        self._skips = skipped if self._skips is None else self._skips + skipped
-        return False
+    def _stepped(self, optimizer: Any, first: bool) -> bool:
+        """A step has ended, the first of its iteration or a further one; False if it was none."""
+        count = self._count
+        if not count.counts(optimizer, first):
+            return False
+        now = time.time()
+        self._moment = now, self._loss, self._epoch, self._rates.now()
+        if self._guard.active:
+            due = first and count.step >= self._next
+            if due:
+                self._report_error()
+                self._guard.run(self._due)
+            elif not first:
+                self._guard.run(self._further)
+            glance = self._glance
+            if due or now >= glance.next:
+                self._guard.run(glance.after_step, now)  # to see whether anything but steps changes the weights
+            elif glance.taken:  # what was looked at was an earlier step's
+                glance.forget()
+            if self._listener is not None:
+                self._listener.waits = due or glance.taken or self._end.waits
+        return True
 
-    def _settle_overflows(self) -> None:
-        if self._skips is not None:
-            skipped, self._skips = int(self._skips.item()), None
-            self._step -= skipped if self._counter is None else 0
+    @property
+    def _facts(self) -> Facts:
+        """What was known when the last step ended."""
+        return Facts(*self._moment)
+
+    def _further(self) -> None:
+        """A further step of an iteration: the snapshot is of its end. Inside of `backward` no buffer changes."""
+        if self._end.waits and torch._C._current_graph_task_id() == -1 and os.getpid() == self._process:
+            self._end.again(self._facts)
+            self._loss = float("nan")
+
+    def _wait(self) -> None:
+        """The beginning of the next iteration is of interest."""
+        if self._listener is not None:
+            self._listener.waits = True
+
+    def _settle(self) -> None:
+        if self._next != _PENDING:
+            self._end.settle()
+
+    def _loaded(self) -> None:
+        if self._guard.active:
+            self._guard.run(self._end.reloaded, not self._hooked and not self._count.iterations)
 
     def _due(self) -> None:
         self._moved = True
-        if os.getpid() != self._process or not self._active:
+        if os.getpid() != self._process or not self._guard.active:
             return
         if self._next == _PENDING:
             raise RunError(
@@ -280,119 +410,41 @@ class Recorder:
                 "so the step to go on from is not known",
                 mend="Pass step= to record(), or the checkpoint's recorder.state_dict() to load_state_dict()",
             )
-        self._settle_overflows()
-        if self._step < self._next:
+        self._count.settle()
+        if self._count.step < self._next:
             return
-        self._take(self._step)
-        self._next = self._schedule.next(self._step)
+        self._take(self._count.step)
+        self._next = self._schedule.next(self._count.step)
 
     def _take(self, step: int) -> None:
         """A snapshot at a due step, unless the schedule has thinned it out."""
-        stride = getattr(self._schedule, "stride", 0)
+        stride = self._schedule.stride
         wanted = self._schedule.admit(step)
-        if isinstance(self._schedule, Thinning) and self._schedule.stride != stride:
-            self._background.retain(list(self._schedule.steps), self._schedule.stride)
+        if self._schedule.stride != stride:
+            self._background.retain(self._schedule.kept(), self._schedule.stride)
         if wanted:
             self._snapshot(step)
 
-    def _snapshot(self, step: int, tail: bool = False) -> None:
-        if not self._active:
-            return
-        if tail and self._held is not None and self._held[0] == step:
-            weights, buffers = self._held[1]
-        else:
-            weights, buffers = (tensors() for tensors in self._locators)
-        taken = self._background.stage(
-            weights,
-            buffers,
-            wait=self._wait or tail,
-            step=step,
-            loss=_number(self._loss),
-            epoch=_number(self._epoch),
-            learning_rate=self._learning_rates(),
-            wall_time=time.time(),
-            tail=tail,
-        )
-        if taken:
-            self._last = step
+    def _snapshot(self, step: int) -> None:
+        if self._end.begin(step, self._facts, wait=self._storage.queue == "block"):
             self._loss = float("nan")
         else:
             self.dropped += 1
 
-    def _learning_rates(self) -> list[float]:
-        optimizers = [ref() for ref in self._optimizers]
-        if optimizers and all(o is not None for o in optimizers):
-            self._rates = [float(group.get("lr", "nan")) for o in optimizers if o for group in o.param_groups]
-        return self._rates
+    def _mark(self, name: str) -> None:
+        now = self._end.content()
+        if now is None:
+            raise RunError(f"The model has lost parameters that are recorded, so the mark '{name}' cannot be kept")
+        self._background.mark(name, *now, self._facts.scalars(self._count.step) | {"wall_time": time.time()})
 
-    # -- trouble ---------------------------------------------------------------------------------------
-    def _guarded(self, action: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        """Training survives the recorder, unless it was asked not to."""
-        try:
-            action(*args, **kwargs)
-        except Exception as error:
-            self._stop_because(error)
-
-    def _report_error(self) -> None:
-        error = self._background.error
-        if error is not None and self._active:
-            self._stop_because(error)
-
-    def _stop_because(self, error: BaseException) -> None:
-        if not self._active:
-            return
-        self._active = False
-        self._next = NEVER
-        trouble = f"Recording stopped at step {self._step}, training goes on: {type(error).__name__}: {error}"
-        if self._on_error == "raise":
-            raise RunError(trouble, mend="What was committed before is intact") from error
-        warnings.warn(RecordingWarning(f"{trouble} What was committed before is intact."), stacklevel=2)
-
-    def _report_at_close(self) -> None:
-        error, lost = self._background.error, self._background.lost
-        if self.dropped:
-            text = f"{self.dropped} snapshots were dropped because they came faster than the store takes them"
-            warnings.warn(RecordingWarning(text), stacklevel=3)
-        if error is None:
-            return
-        found = (
-            f"The recording is incomplete: {lost} snapshots could not be written ({type(error).__name__}: {error}); "
-            f"{self._writer.commit.rows} are committed"
-        )
-        if self._on_error == "raise":
-            raise RunError(found) from error
-        warnings.warn(RecordingWarning(found), stacklevel=3)
+    def _parameters(self) -> list[torch.Tensor]:
+        return [] if (model := self._model()) is None else list(model.parameters())
 
     def _compare_ranks(self) -> None:
         """Say once that the ranks of a sharded training do not take the same snapshots."""
-        if self._disagreed:
-            return
-        try:
-            steps = self._opened.disagreements()
-        except Exception:  # what makes the run unreadable is reported where it is written
-            return
-        if not steps:
-            return
-        self._disagreed = True
-        more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
-        found = f"The ranks of this training take different snapshots: some have no step {steps[0]}{more}"
-        trouble = RunError(
-            f"{found}. Only what all of them have counts",
-            expected="the same schedule on every rank",
-            mend="Let schedule= depend on the step alone, and call record() on all ranks with the same arguments",
-        )
-        if self._on_error == "raise":
-            raise trouble
-        warnings.warn(RecordingWarning(str(trouble)), stacklevel=3)
+        if not self._disagreed:
+            self._disagreed = ranks_disagree(self._opened, self._storage.on_error)
 
-    def _optimizer_gone(self) -> None:
-        """The optimizer was collected: nothing will step any more."""
-        if not self._closed and os.getpid() == self._process:
-            at_exit.close_soon(self)
-
-
-_PENDING = -1
-
-
-def _number(value: Any) -> float:
-    return float(value.item() if isinstance(value, torch.Tensor) else value)
+    def _report_error(self) -> None:
+        if self._guard.active and self._background.error is not None:
+            self._guard.stop(self._background.error)

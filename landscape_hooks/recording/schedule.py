@@ -28,10 +28,14 @@ class Schedule(ABC):
         the number of snapshots it keeps at most, by giving up earlier ones; None where it keeps all.
     count
         the number of snapshots it takes at most, where that is known beforehand.
+    stride
+        the steps between snapshots, where earlier ones are given up; whenever it has changed, the recorder drops all
+        but those that `kept` names.
     """
 
     limit: int | None = None
     count: int | None = None
+    stride: int = 0
 
     @abstractmethod
     def next(self, step: int) -> int:
@@ -40,6 +44,14 @@ class Schedule(ABC):
     def admit(self, step: int) -> bool:
         """Called at a due step, just before its snapshot; False leaves it out after all."""
         return True
+
+    def restore(self, steps: Iterable[int], stride: int) -> None:
+        """Go on with the snapshots and the stride of a run that was interrupted."""
+        return None
+
+    def kept(self) -> list[int]:
+        """The steps of the snapshots that are kept so far, where earlier ones are given up."""
+        return []
 
     def describe(self) -> dict[str, Any]:
         """What the run's attributes say about it."""
@@ -134,8 +146,7 @@ class Thinning(Schedule):
         self.steps: list[int] = []
 
     def restore(self, steps: Iterable[int], stride: int) -> None:
-        """Go on with the rows and the stride of a run that was interrupted."""
-        self.steps, self.stride = list(steps), stride
+        self.steps, self.stride = list(steps), max(1, stride)
 
     def next(self, step: int) -> int:
         first = self.steps[0] if self.steps else 0
@@ -150,6 +161,9 @@ class Thinning(Schedule):
         self.steps.append(step)
         return True
 
+    def kept(self) -> list[int]:
+        return list(self.steps)
+
     def on_stride(self, step: int, stride: int) -> bool:
         """Whether the row of `step` stays when the stride is `stride`."""
         return (step - self.steps[0]) % stride == 0
@@ -158,11 +172,27 @@ class Thinning(Schedule):
         return {"kind": "Thinning", "keep": self.keep}
 
 
-def make_schedule(schedule: Any = None, *, every: int | None = None, keep: int = 200) -> Schedule:
+MOST, LEAST = 200, 20
+BUDGET = 2 * 10**9
+"""Where nothing is said, snapshots of this many bytes are kept together: between `LEAST` and `MOST` of them."""
+
+
+def keep_for(row_bytes: int) -> int:
+    """The number of snapshots that is kept where the user says none, for snapshots of `row_bytes` bytes."""
+    return max(LEAST, min(MOST, BUDGET // max(1, row_bytes)))
+
+
+def make_schedule(
+    schedule: Schedule | Iterable[int] | int | Callable[[int], bool] | None = None,
+    *,
+    every: int | None = None,
+    keep: int | None = None,
+    row_bytes: int = 0,
+) -> Schedule:
     """The schedule that record()'s arguments name.
 
     `schedule` is a Schedule, a list of steps, a whole number (every n) or a function step -> bool; left out, `every`
-    makes `Every`, and without it `keep` makes `Thinning`.
+    makes `Every`, and without it `keep` makes `Thinning` (left out: as many as `keep_for` says of `row_bytes`).
 
     Raises
     ------
@@ -170,7 +200,9 @@ def make_schedule(schedule: Any = None, *, every: int | None = None, keep: int =
         the arguments contradict each other or make no schedule.
     """
     if schedule is None:
-        return Thinning(keep) if every is None else Every(every)
+        if every is not None:
+            return Every(every)
+        return Thinning(keep_for(row_bytes) if keep is None else keep)
     if every is not None:
         raise LandscapeError("Found both every= and schedule=", expected="one of them")
     if isinstance(schedule, Schedule):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ CODECS = frozenset({"bytes", "transpose", "crc32c", "sharding_indexed", "blosc",
 """The codecs of the format. Others may be installed, and need not care what they are given."""
 
 COMPRESSORS = frozenset({"blosc", "zstd"})
+
+SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""Numbers that JSON lacks, as attributes spell them (and as Zarr itself does)."""
 
 NUMBERS = "biufc"
 """Kinds of data types (as NumPy has them) that an array "as recorded" may have."""
@@ -91,6 +95,23 @@ def whole(value: Any, what: str, *, low: int = 0, high: int = 2**63 - 1) -> int:
     return value
 
 
+def spell(value: float) -> float | str:
+    """A number as an attribute holds it: JSON has no NaN and no infinities. The inverse of `number`."""
+    value = float(value)
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def number(value: object, what: str) -> float:
+    """A number of an attribute, as `spell` gave it."""
+    if isinstance(value, str) and value in SPELLED:
+        return SPELLED[value]
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
+        raise damaged(f"{what} is {_short(value)}", expected="a number, 'NaN', 'Infinity' or '-Infinity'")
+    return float(value)
+
+
 def names_of(root: Any, path: str, *, arrays: bool = False) -> list[str]:
     """Sorted names of the groups (or arrays) directly below `path`; those that no writer of ours gives are left out."""
     parent = group(root, path)
@@ -125,7 +146,7 @@ def array(root: Any, path: str) -> Any:
     if "..." not in field.dims and len(found.shape) != len(field.dims):
         raise damaged(f"The array '{path}' has the shape {found.shape}", expected=f"({', '.join(field.dims)})")
     dtype = np.dtype(found.dtype)
-    if not _fits(dtype, field.dtype):
+    if not _fits(dtype, field.dtype) and not (field.bits and _holds_bits(found)):
         raise damaged(f"The array '{path}' has the type {dtype}", expected=field.dtype)
     codecs = _codecs(found)
     if not CODECS.issuperset(codecs) or sum(name in COMPRESSORS for name in codecs) > 1:
@@ -254,6 +275,11 @@ def _fits(dtype: np.dtype[Any], wanted: str) -> bool:
     if wanted == "float32":  # the table says for which of these arrays other widths occur
         return dtype.kind == "f" and dtype.itemsize <= 8
     return dtype == np.dtype(wanted)
+
+
+def _holds_bits(found: Any) -> bool:
+    """Whether an array holds the 16 bits of bfloat16 numbers."""
+    return bool(found.dtype == np.uint16 and found.attrs.get("torch_dtype") == "bfloat16")
 
 
 def _codecs(found: Any) -> list[str]:

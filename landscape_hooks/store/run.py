@@ -110,6 +110,11 @@ def open_run(store: Any, *, mode: Any = "r", creating: bool = False) -> Any:
     return root
 
 
+def format_of(root: Any) -> int:
+    """Version of the on-disk format that an opened run was written in."""
+    return int(root.attrs[KEY]["format"])
+
+
 def prepare(store: Any, if_exists: str) -> bool:
     """Make way for a run: True if there is one to go on with, False if the place is free (now).
 

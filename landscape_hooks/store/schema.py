@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 """Version of the on-disk format written here. A reader takes every version up to its own."""
 
 
@@ -27,9 +27,13 @@ class Field:
     units: str
     fill: float | int | bool
     meaning: str
+    bits: bool = False
+    """Whether it may hold the bits of bfloat16 numbers as uint16, with the attribute `torch_dtype`."""
 
 
 NAN = float("nan")
+NAN_BITS = 0x7FC0
+"""A NaN of bfloat16, as its bits."""
 
 TABLE: tuple[Field, ...] = (
     # -- trajectory: one row a snapshot; rows are valid only as the commit record says ------------------
@@ -40,7 +44,8 @@ TABLE: tuple[Field, ...] = (
         "weight",
         NAN,
         "the flattened parameters, in the order of the manifest `layout` (float64 where the model has "
-        "float64 parameters, float16 on request)",
+        "float64 parameters; float16, or bfloat16 as its bits in uint16, where all of them are)",
+        bits=True,
     ),
     Field(
         "trajectory/buffers",
@@ -69,6 +74,14 @@ TABLE: tuple[Field, ...] = (
         "learning rate of each parameter group, as used for this step",
     ),
     Field(
+        "trajectory/momentum",
+        ("row", "group"),
+        "float64",
+        "1",
+        NAN,
+        "momentum of each parameter group, as used for this step (beta 1 of Adam's kind; NaN without any)",
+    ),
+    Field(
         "trajectory/wall_time", ("row",), "float64", "s", NAN, "seconds since 1970-01-01 UTC when the snapshot was made"
     ),
     Field(
@@ -79,6 +92,36 @@ TABLE: tuple[Field, ...] = (
         0,
         "CRC-32 of the step (as int64), the row of weights and the row of buffers; only where it was asked for",
     ),
+    Field(
+        "trajectory/late/*/weights",
+        ("row", "parameter"),
+        "float32",
+        "weight",
+        NAN,
+        "parameters that began to move later, in the order of the manifest `layout` of their group; a row counts from "
+        "the step `from_step` on",
+        bits=True,
+    ),
+    Field(
+        "fixed/*",
+        ("number",),
+        "as recorded",
+        "weight",
+        0,
+        "one parameter that did not move when recording began, in C order and in its own type (its bits, with "
+        "`torch_dtype`, where Zarr lacks the type)",
+    ),
+    # -- marks: named snapshots beside the path --------------------------------------------------------
+    Field(
+        "marks/*/weights",
+        ("parameter",),
+        "float32",
+        "weight",
+        NAN,
+        "the flattened parameters of a named snapshot (data type as `trajectory/weights`)",
+        bits=True,
+    ),
+    Field("marks/*/buffers", ("buffer",), "float32", "buffer", NAN, "and its flattened floating-point buffers"),
     # -- objective: the loss and its probe data --------------------------------------------------------
     Field(
         "objective/data/*",
@@ -282,7 +325,7 @@ def create(
         path,
         shape=shape,
         dtype=row.dtype if dtype is None else dtype,
-        fill_value=row.fill,
+        fill_value=NAN_BITS if row.bits and str(dtype) == "uint16" else row.fill,
         dimension_names=dims,
         attributes={"units": row.units, "meaning": row.meaning, **(attributes or {})},
         **storage,

@@ -5,6 +5,8 @@ In: a Surface. Out: sentences, stored with it, printed by `analyze` and repeated
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,9 +25,12 @@ POLICY = {
 }
 
 
-def sentences(surface: Surface) -> list[str]:
-    """The report, one sentence an entry: what is shown, what is hidden, where not to trust it."""
-    said = [_what(surface)]
+def sentences(surface: Surface, doubts: Sequence[str] = ()) -> list[str]:
+    """The report, one sentence an entry: what is shown, what is hidden, where not to trust it.
+
+    `doubts` are further ones than the surface has, of other runs on it.
+    """
+    said = [_what(surface), *(f"In doubt: {doubt}" for doubt in (*surface.doubts, *doubts))]
     if surface.attrs.get("batch_norm") in POLICY:
         said.append(POLICY[surface.attrs["batch_norm"]])
     said += _buffers(surface) + _variance(surface)

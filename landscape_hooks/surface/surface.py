@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import DamagedRunError, SurfaceError, printable
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import open_run
+from landscape_hooks.trajectory.doubts import read_doubts
 
 Floats = NDArray[np.float64]
 
@@ -111,6 +112,8 @@ class Surface:
         if group is None:
             raise checked.damaged(f"The surface '{name}' is not there any more")
         attrs = check_attributes(dict(group.attrs))
+        if doubts := [*(doubt.said for doubt in read_doubts(root)), *attrs.get("doubts", ())]:
+            attrs["doubts"] = doubts
         sizes = checked.Sizes(direction=2)
         read = partial(_read, group, sizes)
         count = checked.whole(attrs.get("path_count", 0), "The number of paths")
@@ -180,6 +183,11 @@ class Surface:
         """Names of the buffers that are no running statistics and change along the path: the plane has the origin's."""
         return list(self.attrs.get("moving_buffers", ()))
 
+    @property
+    def doubts(self) -> list[str]:
+        """What the runs cannot vouch for, in sentences: this run's as they are now, of others as when analyzed."""
+        return list(self.attrs.get("doubts", ()))
+
     def said_of_interpolation(self) -> str:
         """How much of the surface is interpolated and with which estimated errors; "" where nothing is."""
         if self.interpolated is None or not self.interpolated.any():
@@ -227,7 +235,7 @@ REQUIRED = ("alpha", "beta", "evaluated", "loss", "loss_stderr", "explained_vari
 as it is written after them: what it counts while an analysis is at work is then there."""
 
 TEXTS = ("directions", "normalization", "centring", "batch_norm", "data_digest", "trajectory_digest", "origin")
-LISTS = ("labels", "report", "moving_buffers")
+LISTS = ("labels", "report", "moving_buffers", "doubts")
 
 
 def check_attributes(attrs: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from landscape_hooks.errors import LayoutError
+
 
 class Joined:
     """Several trajectories, one after the other.
@@ -30,6 +32,7 @@ class Joined:
         for other in self.parts[1:]:
             first.layout.check(other.layout)
             first.buffer_layout.check(other.buffer_layout)
+            _check_fixed(first, other)
         self.layout, self.buffer_layout = first.layout, first.buffer_layout
         self.chunk = max(part.chunk for part in self.parts)
         self.edges = np.cumsum([0, *(len(part) for part in self.parts)])
@@ -94,6 +97,24 @@ class Joined:
             if a < b:
                 found.append(part.buffers(slice(int(a), int(b))))
         return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def _check_fixed(first: Any, other: Any) -> None:
+    """What does not move in two runs is the same in both.
+
+    Raises
+    ------
+    LayoutError
+        a tensor is not.
+    """
+    mine, theirs = first.fixed.checksums(), other.fixed.checksums()
+    for name in {**mine, **theirs}:
+        if mine.get(name) != theirs.get(name):
+            raise LayoutError(
+                f"The parameter '{name}' stands still in '{other.label}', at other values than in '{first.label}'",
+                expected="runs that differ only in what moves",
+                mend="Analyze them one by one",
+            )
 
 
 def origin_row(trajectory: Any) -> int:

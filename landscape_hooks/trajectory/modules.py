@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from landscape_hooks.errors import LayoutError
 
 if TYPE_CHECKING:
     import torch
@@ -89,3 +92,78 @@ def is_lazy(tensor: torch.Tensor) -> bool:
 
 def whole(tensor: Any) -> torch.Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+class Layout(Protocol):
+    """What a look-up goes by: a ParameterLayout."""
+
+    @property
+    def kind(self) -> str:
+        """What they are: parameter or buffer."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The canonical names, in order."""
+
+    def tensors(self, model: torch.nn.Module) -> list[torch.Tensor]:
+        """The model's tensors in that order, looked up by name."""
+
+
+class Locator:
+    """Looks up a model's tensors along the modules found the first time, after checking that they are still there.
+
+    Where a module was replaced or a tensor has another shape, the look-up by name decides. The model itself is not
+    kept alive; its tensors and the modules inside it are.
+    """
+
+    def __init__(self, layout: Layout, model: torch.nn.Module) -> None:
+        self._layout, self._model = layout, weakref.ref(model)
+        self._learn()
+
+    def _learn(self) -> None:
+        kind = "_parameters" if self._layout.kind == "parameter" else "_buffers"
+        edges: list[tuple[dict[str, Any], str, Any]] = []
+        wanted = set(self._layout.names)
+        places = {}
+        model = self._model()
+        stack = [] if model is None else [("", model)]
+        while stack:
+            prefix, module = stack.pop()
+            while (inner := _peel(module)) is not None:
+                edges += [(module._modules, name, child) for name, child in module._modules.items()]
+                module = inner
+            for name, tensor in module.__dict__[kind].items():
+                if prefix + name in wanted:
+                    places[prefix + name] = (module.__dict__[kind], name, tensor.shape)
+            for name, child in module._modules.items():
+                edges.append((module._modules, name, child))
+                if child is not None:
+                    stack.append((f"{prefix}{name}.", child))
+        found = [places[name] for name in self._layout.names] if wanted == places.keys() else []
+        if not all(hasattr(owner, "get") for owner, _, _ in [*edges, *found]):
+            edges, found = [], []  # the dictionaries of a TorchScript module are none: the look-up by name decides
+        # as bound look-ups and lists to compare with: all of it is done again at every snapshot
+        self._modules = [(owner.get, name) for owner, name, _ in edges]
+        self._children = [child for _, _, child in edges]  # held, so that no other module gets one of their ids
+        self._ids = [id(child) for child in self._children]
+        self._tensors = [(owner.get, name) for owner, name, _ in found]
+        self._shapes = [shape for _, _, shape in found]
+
+    def __call__(self) -> list[torch.Tensor]:
+        if len(self._tensors) == len(self._layout.names):
+            tensors = [get(name) for get, name in self._tensors]
+            shapes = [getattr(tensor, "shape", None) for tensor in tensors]
+            if shapes == self._shapes and [id(get(name)) for get, name in self._modules] == self._ids:
+                return tensors
+        model = self._model()
+        if model is None:
+            raise LayoutError("The model is gone", expected="a model that lives as long as it is recorded")
+        tensors = self._layout.tensors(model)
+        self._learn()
+        return tensors
+
+    def as_known(self) -> list[torch.Tensor] | None:
+        """The tensors in the places where they were found last, whatever has become of the model since."""
+        tensors = [get(name) for get, name in self._tensors]
+        shapes = [getattr(tensor, "shape", None) for tensor in tensors]
+        return tensors if len(tensors) == len(self._layout.names) and shapes == self._shapes else None

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from landscape_hooks.errors import LayoutError
-from landscape_hooks.trajectory.modules import _peel, class_name, copy_into, is_lazy, real_view, walk, whole
+from landscape_hooks.trajectory.modules import Locator, class_name, copy_into, is_lazy, real_view, walk, whole
 
 if TYPE_CHECKING:
     import torch
 
 _TYPES = ("float64", "float32", "float16", "bfloat16", "complex128", "complex64", "complex32")
 """Floating-point types of parameters that a manifest may name; beside them only torch's float8 and smaller ones."""
+
+_HALVES = {"complex32": "float16", "float8_e5m2": "float16", "float8_e4m3fn": "float16"}
+"""Types whose numbers are numbers of another one."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,12 @@ class ParameterLayout(Sequence[ParameterEntry]):
         """
         return cls(_entries(walk(model, "_buffers")), kind="buffer")
 
+    @classmethod
+    def in_order(cls, entries: Sequence[ParameterEntry], *, kind: str = "parameter") -> ParameterLayout:
+        """A layout of these tensors, one after the other, wherever they lay before."""
+        starts = accumulate((entry.size for entry in entries), initial=0)
+        return cls([replace(entry, offset=start) for entry, start in zip(entries, starts, strict=False)], kind=kind)
+
     # -- what it holds --------------------------------------------------------------------------------
     def __len__(self) -> int:
         return len(self.entries)
@@ -139,6 +149,15 @@ class ParameterLayout(Sequence[ParameterEntry]):
     def dtype(self) -> str:
         """The data type the vector needs: float64 where any tensor has 64-bit reals, otherwise float32."""
         return "float64" if any(e.dtype in ("float64", "complex128") for e in self.entries) else "float32"
+
+    @property
+    def row_dtype(self) -> str:
+        """The narrowest type, as torch spells it, that holds every tensor exactly: what a run stores rows in.
+
+        bfloat16 or float16 where all tensors are of that type, float64 where any has 64-bit reals, otherwise float32.
+        """
+        kinds = {_HALVES.get(entry.dtype, entry.dtype) for entry in self.entries}
+        return kinds.pop() if kinds in ({"bfloat16"}, {"float16"}) else self.dtype
 
     # -- between model and vector: two inverse functions -----------------------------------------------
     def flatten(self, model: torch.nn.Module, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -249,6 +268,11 @@ class ParameterLayout(Sequence[ParameterEntry]):
         if self.names != other.names:
             raise self._mismatch(f"The model has the same {self.kind}s in another order", None)
 
+    def check_set(self, other: ParameterLayout) -> None:
+        """As `check`, whatever the order of the tensors is."""
+        known = {entry.name: place for place, entry in enumerate(self.entries)}
+        self.check(type(self)(sorted(other.entries, key=lambda entry: known.get(entry.name, len(known)))))
+
     def _mismatch(self, found: str, shape: Sequence[int] | None) -> LayoutError:
         expected = f"shape {list(shape)}, as recorded" if shape is not None else f"only the {self.kind}s of the run"
         return LayoutError(found, expected=expected, mend="Use the model that the run was recorded with")
@@ -327,55 +351,6 @@ def _read_entry(entry: dict[str, Any], *, sum_to: int) -> ParameterEntry:
         trainable=bool(entry.get("trainable", True)),
         outputs=None if outputs is None else tuple(outputs),
     )
-
-
-class Locator:
-    """Looks up a model's tensors along the modules found the first time, after checking that they are still there.
-
-    Where a module was replaced or a tensor has another shape, the look-up by name decides.
-    """
-
-    def __init__(self, layout: ParameterLayout, model: torch.nn.Module) -> None:
-        self._layout, self._model = layout, model
-        self._learn()
-
-    def _learn(self) -> None:
-        kind = "_parameters" if self._layout.kind == "parameter" else "_buffers"
-        edges: list[tuple[dict[str, Any], str, Any]] = []
-        wanted = {entry.name for entry in self._layout}
-        places = {}
-        stack = [("", self._model)]
-        while stack:
-            prefix, module = stack.pop()
-            while (inner := _peel(module)) is not None:
-                edges += [(module._modules, name, child) for name, child in module._modules.items()]
-                module = inner
-            for name, tensor in module.__dict__[kind].items():
-                if prefix + name in wanted:
-                    places[prefix + name] = (module.__dict__[kind], name, tensor.shape)
-            for name, child in module._modules.items():
-                edges.append((module._modules, name, child))
-                if child is not None:
-                    stack.append((f"{prefix}{name}.", child))
-        found = [places[name] for name in self._layout.names] if wanted == places.keys() else []
-        if not all(hasattr(owner, "get") for owner, _, _ in [*edges, *found]):
-            edges, found = [], []  # the dictionaries of a TorchScript module are none: the look-up by name decides
-        # as bound look-ups and lists to compare with: all of it is done again at every snapshot
-        self._modules = [(owner.get, name) for owner, name, _ in edges]
-        self._children = [child for _, _, child in edges]  # held, so that no other module gets one of their ids
-        self._ids = [id(child) for child in self._children]
-        self._tensors = [(owner.get, name) for owner, name, _ in found]
-        self._shapes = [shape for _, _, shape in found]
-
-    def __call__(self) -> list[torch.Tensor]:
-        if len(self._tensors) == len(self._layout):
-            tensors = [get(name) for get, name in self._tensors]
-            shapes = [getattr(tensor, "shape", None) for tensor in tensors]
-            if shapes == self._shapes and [id(get(name)) for get, name in self._modules] == self._ids:
-                return tensors
-        tensors = self._layout.tensors(self._model)
-        self._learn()
-        return tensors
 
 
 def _entries(walk: Sequence[tuple[str, torch.Tensor, torch.nn.Module]]) -> list[ParameterEntry]:

@@ -7,9 +7,10 @@ commit record says so. No torch here: reading needs none.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import RunError
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import label_of, open_run
-from landscape_hooks.trajectory.checksum import Damage
+from landscape_hooks.trajectory.doubts import Doubt, read_doubts
+from landscape_hooks.trajectory.marks import Mark, read_marks
 from landscape_hooks.trajectory.parameters import ParameterLayout
-from landscape_hooks.trajectory.part import Part
+from landscape_hooks.trajectory.rows.checksum import Damage
+from landscape_hooks.trajectory.rows.fixed import Chosen, Fixed, joined_layout, read_late, still
+from landscape_hooks.trajectory.rows.part import Part
 from landscape_hooks.trajectory.sharding import Piece, Runs
 
 SCALARS = ("step", "epoch", "loss", "wall_time")
@@ -45,6 +49,8 @@ class Snapshot:
         (G,) learning rate of each parameter group, as used for this step.
     wall_time
         seconds since 1970-01-01 UTC.
+    momentum
+        (G,) momentum of each parameter group, or beta 1 of Adam's kind; NaN where there is none or nobody knows.
     """
 
     step: int
@@ -54,6 +60,7 @@ class Snapshot:
     epoch: float
     learning_rate: NDArray[np.float64]
     wall_time: float
+    momentum: NDArray[np.float64]
 
 
 class Trajectory(Sequence[Snapshot]):
@@ -67,12 +74,16 @@ class Trajectory(Sequence[Snapshot]):
         the run's Zarr group.
     label
         what a legend calls the run.
+    layout
+        names, shapes and offsets of the parameters in `weights`: those that move.
     steps
         (T,) optimizer steps taken at each snapshot.
     epochs, losses
         (T,) as logged by the training loop, NaN where nothing was.
     learning_rates
         (T, G) learning rate of each parameter group.
+    momenta
+        (T, G) momentum of each parameter group (beta 1 of Adam's kind), NaN where there is none or nobody knows.
     wall_times
         (T,) seconds since 1970-01-01 UTC.
     places
@@ -93,10 +104,18 @@ class Trajectory(Sequence[Snapshot]):
         self._parts = [Part(root, f"ranks/{rank}/trajectory") for rank in range(ranks)] or [Part(root)]
         steps = reduce(np.intersect1d, (part.steps for part in self._parts))
         self._rows = [np.searchsorted(part.steps, steps) for part in self._parts]
-        self._runs = [_runs(root, rank, self.layout) for rank in range(ranks)]
-        widths = [runs.size for runs in self._runs] or [self.layout.size]
+        # after the commit record: a row that it counts has no columns that are not known here
+        self._own = ParameterLayout.from_json(checked.attribute(root, "layout", list, "the run"))
+        self._fixed = Fixed(root)
+        self._late = [] if ranks else read_late(group, self._fixed)
+        self.layout = joined_layout(self._own, self._late)
+        self._runs = [_runs(root, rank, self._own) for rank in range(ranks)]
+        widths = [runs.size for runs in self._runs] or [self._own.size]
         for part, width in zip(self._parts, widths, strict=True):
-            part.check_width("weights", width, self.layout.size)
+            part.check_width("weights", width, self._own.size)
+        for late in self._late:
+            self._parts[0].check_width(late.array, late.layout.size, late.layout.size)
+            self._parts[0].late[late.array] = late.from_step
         self._parts[0].check_width("buffers", self.buffer_layout.size, self.buffer_layout.size)
         first = {name: column[self._rows[0]] for name, column in self._parts[0].columns.items()}
         self.steps: NDArray[np.int64] = first["step"]
@@ -104,6 +123,7 @@ class Trajectory(Sequence[Snapshot]):
         self.losses: NDArray[np.float64] = first["loss"]
         self.learning_rates: NDArray[np.float64] = first["learning_rate"]
         self.wall_times: NDArray[np.float64] = first["wall_time"]
+        self.momenta: NDArray[np.float64] = first.get("momentum", np.full_like(self.learning_rates, np.nan))
         self.places: NDArray[np.intp] = np.arange(len(self.steps))
 
     @classmethod
@@ -121,7 +141,7 @@ class Trajectory(Sequence[Snapshot]):
         """The same run with some of its snapshots: those at `places` (n,), ascending, as they are counted here."""
         other = copy.copy(self)
         other._rows = [rows[places] for rows in self._rows]
-        for name in ("steps", "epochs", "losses", "learning_rates", "wall_times", "places"):
+        for name in ("steps", "epochs", "losses", "learning_rates", "momenta", "wall_times", "places"):
             setattr(other, name, getattr(self, name)[places])
         return other
 
@@ -143,6 +163,7 @@ class Trajectory(Sequence[Snapshot]):
             epoch=float(self.epochs[place]),
             learning_rate=self.learning_rates[place],
             wall_time=float(self.wall_times[place]),
+            momentum=self.momenta[place],
         )
 
     def snapshots(self, numbers: Sequence[int]) -> Iterator[Snapshot]:
@@ -160,11 +181,6 @@ class Trajectory(Sequence[Snapshot]):
 
     # -- what is known of every snapshot -----------------------------------------------------------------
     @cached_property
-    def layout(self) -> ParameterLayout:
-        """Names, shapes and offsets of the parameters in `weights`."""
-        return ParameterLayout.from_json(checked.attribute(self.root, "layout", list, "the run"))
-
-    @cached_property
     def buffer_layout(self) -> ParameterLayout:
         """Names, shapes and offsets of the buffers in `buffers`."""
         entries = checked.attribute(self.root, "buffer_layout", list, "the run")
@@ -172,8 +188,14 @@ class Trajectory(Sequence[Snapshot]):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The data type that weights are read as: float32 or float64 (weights stored as float16 are widened)."""
-        return np.promote_types(self._parts[0].dtype("weights"), np.float32)
+        """The data type that weights are read as: float32 or float64 (halves are widened)."""
+        stored = [self._parts[0].dtype(name) for name in ("weights", *(late.array for late in self._late))]
+        return np.result_type(np.float32, *stored)
+
+    @property
+    def stored_dtype(self) -> str:
+        """The data type in which weights are stored, as torch spells it: float32, float64, float16 or bfloat16."""
+        return self._parts[0].stored_dtype("weights")
 
     @property
     def chunk(self) -> int:
@@ -190,6 +212,11 @@ class Trajectory(Sequence[Snapshot]):
         """Steps between neighbours of a thinned trajectory; 0 where nothing is thinned."""
         return max(part.commit.stride for part in self._parts)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights and buffers of all snapshots as they are stored, before any compression."""
+        return sum(part.row_bytes * len(rows) for part, rows in zip(self._parts, self._rows, strict=True))
+
     # -- the matrix, in pieces ------------------------------------------------------------------------
     def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[Any]:
         """(n, c) weights of some snapshots and some parameters; only these are read from the store.
@@ -202,15 +229,40 @@ class Trajectory(Sequence[Snapshot]):
         return self._read(np.arange(len(self))[rows], columns)
 
     def _read(self, wanted: NDArray[np.intp], columns: slice = slice(None)) -> NDArray[Any]:
+        if self._late:
+            start, stop, stride = columns.indices(self.layout.size)
+            return self._with_late(wanted, start, max(start, stop))[:, ::stride]
         if not self._runs:
             found = self._parts[0].matrix("weights", self._rows[0][wanted], columns)
             return found.astype(self.dtype, copy=False)
+        read = [partial(part.matrix, "weights", own[wanted]) for part, own in zip(self._parts, self._rows, strict=True)]
+        return self._gathered(len(wanted), read, columns)
+
+    def _with_late(self, wanted: NDArray[np.intp], start: int, stop: int) -> NDArray[Any]:
+        """(n, stop - start) weights, of which some columns may have begun to move later."""
+        found = np.empty((len(wanted), stop - start), dtype=self.dtype)
+        part, rows, edge = self._parts[0], self._rows[0][wanted], self._own.size
+        if start < edge:
+            found[:, : edge - start] = part.matrix("weights", rows, slice(start, min(stop, edge)))
+        for late in self._late:
+            first, last = max(start, edge), min(stop, edge + late.layout.size)
+            if first < last:
+                inside = slice(first - edge, last - edge)
+                moving = self.steps[wanted] >= late.from_step
+                target = found[:, first - start : last - start]
+                target[moving] = part.matrix(late.array, rows[moving], inside)
+                if not moving.all():
+                    target[~moving] = self._fixed.row(late.layout, inside.start, inside.stop, self.dtype)
+            edge += late.layout.size
+        return found
+
+    def _gathered(self, count: int, reads: Sequence[Callable[[slice], NDArray[Any]]], columns: slice) -> NDArray[Any]:
+        """(count, c) what `reads`, one for each rank, give of its rows, put together."""
         start, stop, stride = columns.indices(self.layout.size)
-        found = np.full((len(wanted), max(0, stop - start)), np.nan, dtype=self.dtype)
+        found = np.full((count, max(0, stop - start)), np.nan, dtype=self.dtype)
         for first in range(start, stop, PIECE):  # what is read of a shard is not as large as the shard
             last = min(first + PIECE, stop)
-            for part, own, runs in zip(self._parts, self._rows, self._runs, strict=True):
-                read = partial(part.matrix, "weights", own[wanted])
+            for read, runs in zip(reads, self._runs, strict=True):
                 runs.scatter(found[:, first - start : last - start], first, last, read)
         return found[:, ::stride]
 
@@ -218,10 +270,48 @@ class Trajectory(Sequence[Snapshot]):
         """(n, B) buffers of some snapshots (of a sharded training: those of the first rank)."""
         return self._parts[0].matrix("buffers", self._rows[0][np.arange(len(self))[rows]], slice(None))
 
+    # -- what did not move ---------------------------------------------------------------------------------
+    @cached_property
+    def fixed(self) -> Chosen:
+        """The parameters that never moved, by name, read when asked for; they are no part of `weights`.
+
+        They have their own shapes, and are numbers: bfloat16 is read as float32.
+        """
+        return Chosen(self._fixed, still(self._fixed, self._late))
+
+    @property
+    def fixed_layout(self) -> ParameterLayout:
+        """Names, shapes and types of the parameters that never moved."""
+        return ParameterLayout.in_order([self._fixed.layout[name] for name in self.fixed])
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Numbers that the weights had at first, and after each time that further parameters began to move."""
+        return tuple(accumulate((late.layout.size for late in self._late), initial=self._own.size))
+
+    def before_moving(self, start: int, stop: int) -> NDArray[Any]:
+        """(stop - start,) values of late columns before they began to move; `start` is at least `widths[0]`."""
+        late = ParameterLayout.in_order([entry for each in self._late for entry in each.layout])
+        return self._fixed.row(late, start - self._own.size, stop - self._own.size, self.dtype)
+
+    # -- beside the path --------------------------------------------------------------------------------
+    @cached_property
+    def marks(self) -> Mapping[str, Snapshot]:
+        """Named snapshots beside the path, by name; of a sharded training those that every rank has written.
+
+        Their weights are read when one is asked for. They are no part of the sequence.
+        """
+        return Marks(self)
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """What the run cannot vouch for, as of now; see `landscape_hooks.trajectory.doubts`."""
+        return read_doubts(checked.fresh(self.root))
+
     # -- whether it is still what was recorded ---------------------------------------------------------------
     @property
     def has_checksums(self) -> bool:
-        """Whether the run was recorded with `checksum=True`."""
+        """Whether the run was recorded with checksums (`Storage(checksum=True)`)."""
         return all(part.has_checksums for part in self._parts)
 
     def verify(self) -> list[Damage]:
@@ -235,13 +325,80 @@ class Trajectory(Sequence[Snapshot]):
         if not self.has_checksums:
             raise RunError(
                 "The run has no checksums, so nothing says whether its snapshots are still what was recorded",
-                mend="Record with checksum=True",
+                mend="Record with storage=Storage(checksum=True)",
             )
         found = []
         for rank, (part, rows) in enumerate(zip(self._parts, self._rows, strict=True)):
             damages = part.damages(rows)
             found += [replace(damage, rank=rank) for damage in damages] if self._runs else damages
+        found += self._fixed.damages()
         return sorted(found, key=lambda damage: (damage.index, damage.rank or 0))
+
+
+class Marks(Mapping[str, Snapshot]):
+    """The named snapshots of a trajectory, each read when it is asked for."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        self._trajectory = trajectory
+        self._owners = [checked.group(trajectory.root, f"ranks/{rank}") for rank in range(len(trajectory._runs))]
+        of_ranks = [read_marks(owner) for owner in self._owners or [trajectory.root]]
+        found = {name: [marks[name] for marks in of_ranks if name in marks] for name in of_ranks[0]}
+        # a rank may be ahead of the others, or was killed: a mark is what all of them took at the same step
+        self._marks = {
+            name: parts
+            for name, parts in found.items()
+            if len(parts) == len(of_ranks) and len({part.step for part in parts}) == 1
+        }
+        for parts in self._marks.values():
+            self._check(parts)
+
+    def __len__(self) -> int:
+        return len(self._marks)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._marks)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._marks  # without reading it
+
+    def __getitem__(self, name: str) -> Snapshot:
+        parts = self._marks[name]
+        owner = self._trajectory
+        if owner.sharded:
+            reads = [partial(_row_of, part) for part in parts]
+            weights = owner._gathered(1, reads, slice(None))[0]
+        else:
+            weights = np.empty(owner.layout.size, dtype=owner.dtype)
+            weights[: parts[0].size] = parts[0].weights()
+            if parts[0].size < len(weights):  # taken before the other parameters began to move
+                weights[parts[0].size :] = owner.before_moving(parts[0].size, len(weights))
+        groups = owner.learning_rates.shape[1]
+        return Snapshot(
+            step=parts[0].step,
+            weights=weights,
+            buffers=parts[0].buffers(),
+            loss=parts[0].loss,
+            epoch=parts[0].epoch,
+            learning_rate=np.full(groups, np.nan),
+            wall_time=parts[0].wall_time,
+            momentum=np.full(groups, np.nan),
+        )
+
+    def _check(self, parts: list[Mark]) -> None:
+        owner = self._trajectory
+        widths: list[tuple[int, ...]] = [(runs.size,) for runs in owner._runs] or [owner.widths]
+        for part, known in zip(parts, widths, strict=True):
+            if part.size not in known:
+                expected = " or ".join(map(str, known))
+                raise checked.damaged(f"The mark '{part.name}' has {part.size} weights", expected=expected)
+        if parts[0].buffer_size != owner.buffer_layout.size:
+            raise checked.damaged(
+                f"The mark '{parts[0].name}' has {parts[0].buffer_size} buffers", expected=str(owner.buffer_layout.size)
+            )
+
+
+def _row_of(mark: Mark, columns: slice) -> NDArray[Any]:
+    return mark.weights(columns)[None]
 
 
 def _checksum_of(group: Any) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,35 +13,26 @@ from zarr.codecs import BloscCname, BloscCodec, BloscShuffle
 from landscape_hooks.store import checked, schema
 from landscape_hooks.store.folder import check_there, put_files
 from landscape_hooks.store.rowfiles import SHARD_BYTES, RowFiles, chunking
-from landscape_hooks.store.run import remove_group, writes
-from landscape_hooks.trajectory.checksum import checksums
-from landscape_hooks.trajectory.commit import Commit
-from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.store.run import put_attribute, remove_group, writes
+from landscape_hooks.trajectory.marks import put_mark
+from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
+from landscape_hooks.trajectory.rows import bits
+from landscape_hooks.trajectory.rows.checksum import checksums
+from landscape_hooks.trajectory.rows.commit import Commit
+from landscape_hooks.trajectory.rows.fixed import Bits, Fixed, Late, put_fixed, read_late
+from landscape_hooks.trajectory.staging import Allocate, Rows, Staging
 from landscape_hooks.trajectory.trajectory import SCALARS, _checksum_of
 
 GROWTH = 1024
 
 
+__all__ = ["COMPRESSORS", "Rows", "TrajectoryWriter"]
+
+OF_GROUPS = ("learning_rate", "momentum")
+"""Columns with one number for every parameter group; a run of format 1 has only the first."""
+
+
 COMPRESSORS: dict[str, Any] = {"lz4": BloscCname.lz4, "zstd": BloscCname.zstd}
-
-
-@dataclass
-class Rows:
-    """Snapshots to be written together: weights (n, D), buffers (n, B), and the scalars of each.
-
-    `tail` says that the last of them is off the schedule; `files` is the staging memory of `weights`, if they
-    lie in such memory (`TrajectoryWriter.staging`).
-    """
-
-    weights: NDArray[Any]
-    buffers: NDArray[Any]
-    scalars: Mapping[str, Sequence[float]]
-    learning_rate: NDArray[np.float64]
-    tail: bool = False
-    files: NDArray[np.uint8] | None = None
-
-    def __len__(self) -> int:
-        return len(self.weights)
 
 
 class TrajectoryWriter:
@@ -53,7 +44,7 @@ class TrajectoryWriter:
         # is safe, but a row of NaNs (a diverged training) would be left out of the store.
         self._arrays = {
             name: checked.array(self._group, name).with_config({"write_empty_chunks": True})
-            for name in ("weights", "buffers", "learning_rate", *SCALARS, *_checksum_of(self._group))
+            for name in ("weights", "buffers", *_of_groups(self._group), *SCALARS, *_checksum_of(self._group))
         }
         self.commit = Commit.read(self._group)
         self.slots = checked.whole(self._group.attrs.get("slots", 0), "The number of slots")
@@ -61,6 +52,11 @@ class TrajectoryWriter:
         steps = checked.select(self._arrays["step"], (slice(int(places.max(initial=-1)) + 1),), "trajectory/step")
         self.steps: list[int] = steps[places].tolist()
         self._files = {name: RowFiles(array, places.tolist()) for name, array in self._arrays.items()}
+        self.layout = ParameterLayout.from_json(checked.attribute(root, "layout", list, "the run"))
+        self._fixed = Fixed(root)
+        self.late: list[Late] = []
+        for late in read_late(self._group, self._fixed):
+            self._adopt(late, places.tolist())
 
     @classmethod
     @writes
@@ -75,48 +71,71 @@ class TrajectoryWriter:
         dtype: str | None = None,
         compress: str | None = None,
         checksum: bool = False,
+        fixed: Sequence[tuple[ParameterEntry, Callable[[], Iterator[Bits]]]] = (),
     ) -> TrajectoryWriter:
         """Start an empty trajectory in a run.
 
         `slots` is the number of places of the thinning schedule; 0 for a trajectory that grows without limit.
-        With `checksum` every row gets one.
+        With `checksum` every row gets one. `fixed` are tensors that do not move, as `put_fixed` takes them.
         """
         root.attrs.update({"layout": layout.to_json(), "buffer_layout": buffer_layout.to_json()})
+        if fixed:
+            put_fixed(root, fixed)
         root.create_group("trajectory", attributes={"slots": slots})
         rows = slots or GROWTH
-        compressors = None
-        if compress is not None:
-            compressors = BloscCodec(cname=COMPRESSORS[compress], clevel=5, shuffle=BloscShuffle.bitshuffle)
         config = {"write_empty_chunks": True}
-        kind = np.dtype(dtype or layout.dtype)
+        kind = bits.stored_dtype(dtype or layout.row_dtype)
         short = not slots and layout.size * kind.itemsize <= SHARD_BYTES // 2
-        for name, size, stored in (
-            ("weights", layout.size, kind),
-            ("buffers", buffer_layout.size, np.dtype(buffer_layout.dtype)),
-        ):
-            chunks, shards = chunking(size, stored.itemsize, several_rows=short)
+        _create_matrix(root, "trajectory/weights", (rows, layout.size), kind, short, _compressor(compress))
+        shape = rows, buffer_layout.size
+        _create_matrix(root, "trajectory/buffers", shape, np.dtype(buffer_layout.dtype), short, None)
+        for name in (*SCALARS, *(("checksum",) if checksum else ())):
+            schema.create(root, f"trajectory/{name}", (rows,), chunks=(rows,), compressors=None, config=config)
+        for name in OF_GROUPS:
             schema.create(
                 root,
                 f"trajectory/{name}",
-                (rows, size),
-                dtype=stored,
-                chunks=chunks,
-                shards=shards if shards != chunks else None,
-                compressors=compressors if name == "weights" else None,
+                (rows, groups),
+                chunks=(rows, max(1, groups)),
+                compressors=None,
                 config=config,
             )
-        for name in (*SCALARS, *(("checksum",) if checksum else ())):
-            schema.create(root, f"trajectory/{name}", (rows,), chunks=(rows,), compressors=None, config=config)
-        schema.create(
-            root,
-            "trajectory/learning_rate",
-            (rows, groups),
-            chunks=(rows, max(1, groups)),
-            compressors=None,
-            config=config,
-        )
         Commit(order=() if slots else None).write(root["trajectory"])
         return cls(root)
+
+    @writes
+    def extend(self, layout: ParameterLayout, from_step: int) -> None:
+        """Snapshots from `from_step` on have these tensors, too, which were fixed ones until then.
+
+        Their numbers are columns after those that there are: `Rows.late` has one array more. Every snapshot so far is
+        of an earlier step.
+        """
+        check_there(self._group.store)
+        late = Late(len(self.late), layout, from_step)
+        first = self._arrays["weights"]
+        kind = bits.stored_dtype(self._dtype_of(layout))
+        group = self._group.require_group("late").create_group(str(late.number), overwrite=True)
+        short = not self.slots and layout.size * kind.itemsize <= SHARD_BYTES // 2
+        shape = first.shape[0], layout.size
+        _create_matrix(self._root, f"trajectory/{late.array}", shape, kind, short, first.compressors or None)
+        group.attrs.update({"layout": layout.to_json(), "from_step": from_step})
+        self._adopt(late, ())
+
+    def _adopt(self, late: Late, committed: Sequence[int]) -> None:
+        array = checked.array(self._group, late.array).with_config({"write_empty_chunks": True})
+        self._arrays[late.array] = array
+        self._files[late.array] = RowFiles(array, committed)
+        self.late.append(late)
+
+    def _dtype_of(self, layout: ParameterLayout) -> str:
+        """The type for late columns: their own, unless the run was asked to store another than the weights' own."""
+        stored = self.dtypes[0]
+        return layout.row_dtype if stored == self.layout.row_dtype else stored
+
+    @property
+    def fixed(self) -> Fixed:
+        """The tensors that were stored once."""
+        return self._fixed
 
     @property
     def has_checksums(self) -> bool:
@@ -124,38 +143,89 @@ class TrajectoryWriter:
         return "checksum" in self._arrays
 
     @property
-    def dtypes(self) -> tuple[str, str]:
-        """Data types in which weights and buffers are stored."""
-        return str(self._arrays["weights"].dtype), str(self._arrays["buffers"].dtype)
+    def dtypes(self) -> tuple[str, ...]:
+        """Data types in which weights, buffers and late columns are stored, as torch spells them."""
+        return tuple(bits.name_of(self._arrays[name].dtype) for name in self._matrices)
+
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        """Those of weights and late columns."""
+        weights, _, *late = self.dtypes
+        return weights, *late
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one snapshot's weights and buffers."""
-        return sum(self._arrays[n].shape[1] * self._arrays[n].dtype.itemsize for n in ("weights", "buffers"))
+        """Bytes of one snapshot's weights, buffers and late columns."""
+        return sum(self._arrays[n].shape[1] * self._arrays[n].dtype.itemsize for n in self._matrices)
+
+    @property
+    def _matrices(self) -> tuple[str, ...]:
+        return ("weights", "buffers", *(late.array for late in self.late))
 
     def room(self, most: int) -> int:
         """Snapshots to write together next, at most `most`: such that they do not begin a file without filling it."""
         file = self._files["weights"].rows
         return min(most, file - self.commit.rows % file) if file > 1 else most
 
-    def last_row(self) -> NDArray[Any]:
-        """(D,) weights of the last snapshot."""
-        return self._arrays["weights"][int(self.commit.places[-1])]
+    def _row(self, number: int) -> NDArray[Any]:
+        place, step = int(self.commit.places[number]), self.steps[number]
+        parts = [bits.numbers_of(self._arrays["weights"][place])]
+        for late in self.late:
+            if step >= late.from_step:
+                parts.append(bits.numbers_of(self._arrays[late.array][place]))
+            else:
+                parts.append(self._fixed.row(late.layout, 0, late.layout.size, parts[0].dtype))
+        return np.concatenate(parts)
 
-    def staging(
-        self, depth: int, allocate: Callable[[int], NDArray[np.uint8]] | None = None
-    ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-        """Memory for `depth` rows of weights that is written as it lies: (files, values); see `RowFiles.staging`."""
-        return self._files["weights"].staging(depth, allocate)
+    def first_row(self) -> NDArray[Any]:
+        """(D,) weights of the first snapshot, as numbers."""
+        return self._row(0)
+
+    def last_row(self) -> NDArray[Any]:
+        """(D,) weights of the last snapshot, as numbers."""
+        return self._row(-1)
+
+    def mark(self, name: str, weights: NDArray[Any], buffers: NDArray[Any], scalars: Mapping[str, float]) -> None:
+        """Write a named snapshot beside the path; weights are numbers, late columns included."""
+        if set(self._kinds) == {bits.BFLOAT16}:
+            weights = bits.bits_of(weights)
+        facts = {key: value for key, value in scalars.items() if key != "step"}
+        put_mark(self._root, name, weights, buffers, step=int(scalars["step"]), **facts)
+
+    def staging(self, depth: int, allocate: Allocate | None = None) -> Staging:
+        """Memory for `depth` snapshots, which is written as it lies."""
+        staging = Staging(depth, self._files["weights"], self._arrays["buffers"], allocate)
+        for late in self.late:
+            self.widen(staging, late)
+        return staging
+
+    def widen(self, staging: Staging, late: Late) -> None:
+        """Late columns in memory for snapshots; what waits there has the values that were stored once."""
+        values = staging.widen(self._files[late.array])
+        row = self._fixed.row(late.layout, 0, late.layout.size, bits.dtype_of(self._arrays[late.array]))
+        values[...] = bits.bits_of(row) if values.dtype == bits.STORED else row
 
     def append(self, rows: Rows) -> None:
-        """Write some snapshots and commit them together."""
+        """Write some snapshots and commit them together; weights of a run of bfloat16 are given as their bits."""
+        matrices = {"weights": rows.weights} | {
+            late.array: values for late, values in zip(self.late, rows.late, strict=True)
+        }
+        for name, values in matrices.items():
+            if (values.dtype == bits.STORED) != bits.holds_bits(self._arrays[name]):
+                raise TypeError(f"rows of {values.dtype} for the {self._arrays[name].dtype} of '{name}'")
         places = self._free(len(rows))
-        self._grow(max(places) + 1, rows.learning_rate.shape[1])
+        of_groups = {"learning_rate": rows.learning_rate, "momentum": rows.momentum}
+        groups = max(self._groups, *(0 if values is None else values.shape[1] for values in of_groups.values()))
+        self._grow(max(places) + 1, groups)
         check_there(self._group.store)
-        puts = self._files["weights"].put(places, rows.weights, rows.files)
+        nothing: list[NDArray[np.uint8] | None] = [None] * len(self.late)
+        files = [rows.files, *(rows.late_files or nothing)]
+        puts = []
+        for (name, values), staged in zip(matrices.items(), files, strict=True):
+            puts += self._files[name].put(places, values, staged)
         puts += self._files["buffers"].put(places, rows.buffers)
-        puts += self._files["learning_rate"].put(places, rows.learning_rate)
+        for name in _of_groups(self._group):
+            puts += self._files[name].put(places, _widened(of_groups[name], len(rows), groups))
         for name in SCALARS:
             puts += self._files[name].put(places, np.asarray(rows.scalars[name]))
         if "checksum" in self._files:
@@ -165,10 +235,18 @@ class TrajectoryWriter:
         self._set(replace(self.commit, rows=self.commit.rows + len(rows), order=order, tail=rows.tail))
         self.steps += [int(step) for step in rows.scalars["step"]]
 
+    @property
+    def _groups(self) -> int:
+        """Parameter groups that there is room for."""
+        return int(self._arrays["learning_rate"].shape[1])
+
     def _checksums(self, rows: Rows) -> NDArray[np.uint32]:
-        weights = rows.weights.astype(self._arrays["weights"].dtype, copy=False)
-        buffers = rows.buffers.astype(self._arrays["buffers"].dtype, copy=False)
-        return checksums(np.asarray(rows.scalars["step"]), weights, buffers)
+        weights, buffers, *columns = (
+            values.astype(self._arrays[name].dtype, copy=False)
+            for name, values in zip(self._matrices, (rows.weights, rows.buffers, *rows.late), strict=True)
+        )
+        counted = [(late.from_step, values) for late, values in zip(self.late, columns, strict=True)]
+        return checksums(np.asarray(rows.scalars["step"]), weights, buffers, counted)
 
     def amend(self, step: int, **scalars: float | None) -> None:
         """Fill in scalars of a committed snapshot that became known after it; nothing if it was thinned out."""
@@ -196,6 +274,12 @@ class TrajectoryWriter:
             # look the same
             remove_group(self._root, "gram")
         self._keep([i for i, known_step in enumerate(known) if known_step <= step], self.commit.stride)
+        # from here on every snapshot has all columns, whatever step they began to move at before
+        begin = self.steps[-1] + 1 if self.steps else 0
+        for number, late in enumerate(self.late):
+            if late.from_step > begin:
+                self.late[number] = replace(late, from_step=begin)
+                put_attribute(self._group[f"late/{number}"], "from_step", begin)
 
     def close(self) -> None:
         """Nothing more is coming: give back the places that were never used."""
@@ -228,9 +312,10 @@ class TrajectoryWriter:
         have = min(array.shape[0] for array in self._arrays.values())  # a kill may have come between two of them
         if rows > have:
             self._resize(max(rows, 2 * have))
-        rates = self._arrays["learning_rate"]
-        if groups > rates.shape[1]:
-            rates.resize((rates.shape[0], groups))
+        for name in _of_groups(self._group):
+            rates = self._arrays[name]
+            if groups > rates.shape[1]:
+                rates.resize((rates.shape[0], groups))
 
     def _resize(self, rows: int) -> None:
         check_there(self._group.store)
@@ -242,3 +327,36 @@ class TrajectoryWriter:
         check_there(self._group.store)
         commit.write(self._group)
         self.commit = commit
+
+
+def _create_matrix(
+    root: Any, path: str, shape: tuple[int, int], kind: np.dtype[Any], short: bool, compressors: Any
+) -> None:
+    chunks, shards = chunking(shape[1], kind.itemsize, several_rows=short)
+    schema.create(
+        root,
+        path,
+        shape,
+        dtype=kind,
+        attributes=bits.attributes_for(kind),
+        chunks=chunks,
+        shards=shards if shards != chunks else None,
+        compressors=compressors,
+        config={"write_empty_chunks": True},
+    )
+
+
+def _compressor(name: str | None) -> BloscCodec | None:
+    return None if name is None else BloscCodec(cname=COMPRESSORS[name], clevel=5, shuffle=BloscShuffle.bitshuffle)
+
+
+def _widened(values: NDArray[np.float64] | None, count: int, groups: int) -> NDArray[np.float64]:
+    """(count, groups) numbers, NaN where there are none."""
+    wide = np.full((count, groups), np.nan)
+    if values is not None:
+        wide[:, : values.shape[1]] = values
+    return wide
+
+
+def _of_groups(group: Any) -> tuple[str, ...]:
+    return tuple(name for name in OF_GROUPS if name == "learning_rate" or checked.has(group, name))

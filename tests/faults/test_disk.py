@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from landscape_hooks import Trajectory
+from landscape_hooks import Storage, Trajectory
 from landscape_hooks.analysis import filling
 from landscape_hooks.cli.description import describe, description_text
 from landscape_hooks.errors import RunError
@@ -27,7 +27,7 @@ END = 8
 RECORDINGS = {
     "recording": dict(every=1),
     "thinning": dict(keep=3),
-    "synchronised": dict(every=2, durability="fsync"),
+    "synchronised": dict(every=2, storage=Storage(durability="fsync")),
     "resuming": dict(every=1, start=4, if_exists="resume"),
     "overwriting": dict(every=3, if_exists="overwrite"),
 }

@@ -9,7 +9,7 @@ import pytest
 import torch
 from zarr.storage import MemoryStore
 
-from landscape_hooks import Trajectory, record
+from landscape_hooks import Storage, Trajectory, record
 from landscape_hooks.errors import RecordingWarning, RunError
 from landscape_hooks.objective import capture
 from landscape_hooks.objective.objective import Objective
@@ -164,7 +164,7 @@ def test_a_store_that_hangs_holds_up_only_what_waits_for_it():
     model = Model()
     model.theta.data.copy_(torch.from_numpy(states(0)[0]))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    recorder = record(model, optimizer, Hanging(store, Faults()), every=1, queue="drop")
+    recorder = record(model, optimizer, Hanging(store, Faults()), every=1, storage=Storage(queue="drop"))
     depth = len(recorder._background._views)
     for step in range(depth + 50):  # more than the queue takes: training goes on, what has no place is dropped
         model.theta.grad = gradient(step)

@@ -8,6 +8,7 @@ of all of them together is Σ wᵦLᵦ / Σ wᵦ.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -177,3 +178,32 @@ def weighted(values: Tensor, weights: Tensor) -> Tensor:
     square = (share**2).sum()
     spread = torch.where(share > 0, share * (values - mean) ** 2, 0.0).sum() / (1 - square)
     return torch.stack([torch.where(weights.sum() > 0, mean, float("nan")), (spread * square).sqrt()])
+
+
+def said_of_weighing(weighing: str, batches: int, weights: Tensor | None, unrecorded: Sequence[str]) -> list[str]:
+    """What is to be said of the mean over batches and of parameters that the run does not record, in sentences.
+
+    `weights` (batches, ways) are the weights of the batches, one column for each way in which the loss is weighed;
+    None where it is not weighed by the loss itself.
+    """
+    said = []
+    if names := [str(name) for name in unrecorded]:
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        said.append(f"The loss has parameters that were not recorded and count as they were at the start: {shown}.")
+    if batches > 1 and weighing == "batches":
+        said.append(f"The loss of a batch is a sum: of {batches} batches the mean is shown.")
+    elif batches > 1 and (weighing == "unknown" or not _proportional(weights)):
+        said.append(
+            f"The loss of a batch is no plain mean over its samples: of {batches} batches the mean weighted by "
+            f"{'samples' if weighing == 'unknown' else 'its first part'} is shown, which may differ from the "
+            "loss of all samples at once."
+        )
+    return said
+
+
+def _proportional(weights: Tensor | None) -> bool:
+    """Whether all parts of the loss are weighed in proportion."""
+    if weights is None:
+        return True
+    shares = weights / weights.sum(dim=0)
+    return torch.allclose(shares, shares[:, :1].expand_as(shares), rtol=1e-6)

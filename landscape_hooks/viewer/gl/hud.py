@@ -14,7 +14,7 @@ from imgui_bundle import imgui
 from numpy.typing import NDArray
 
 from landscape_hooks.mesh import colors
-from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption
+from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption, in_doubt
 from landscape_hooks.surface.digits import text_of, texts_of
 from landscape_hooks.viewer.replay.labels import place_labels
 from landscape_hooks.viewer.replay.replay import Replay, describe_moment, describe_place
@@ -116,7 +116,9 @@ class Hud:
         lines = [landscape.mesh.statement]
         if landscape.surface is not None:
             lines = caption(landscape.surface, landscape.mesh.height).split(BETWEEN)
-            lines = [BETWEEN.join(lines[:-1]), landscape.mesh.height.statement]
+            doubts = in_doubt(landscape.surface)
+            shown = [part for part in lines[:-1] if part not in doubts]
+            lines = [BETWEEN.join(shown), landscape.mesh.height.statement, *doubts]
         if landscape.mesh.missing:
             counts = ", ".join(f"{count} {name}" for name, count in landscape.mesh.missing.items())
             lines.append(f"hatched: {counts} (grid points)")

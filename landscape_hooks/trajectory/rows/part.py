@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import DamagedRunError, RunError
 from landscape_hooks.store import checked
 from landscape_hooks.store.rowfiles import read_rows, reads_directly
-from landscape_hooks.trajectory.checksum import Damage, checksums
-from landscape_hooks.trajectory.commit import Commit
+from landscape_hooks.trajectory.rows import bits
+from landscape_hooks.trajectory.rows.checksum import Damage, checksums
+from landscape_hooks.trajectory.rows.commit import Commit
 
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "wall_time")
+ADDED = ("momentum",)
+"""Columns that runs of format 1 do not have."""
 VERIFY_BYTES = 2**26
 
 
@@ -33,22 +36,39 @@ class Part:
         while True:  # a recorder may thin out between the readings; then all are done again
             self.commit = Commit.read(group)
             self._places = self.commit.places
-            self.columns: dict[str, NDArray[Any]] = {name: self._column(name) for name in COLUMNS}
+            known = (*COLUMNS, *(name for name in ADDED if checked.has(group, name)))
+            self.columns: dict[str, NDArray[Any]] = {name: self._column(name) for name in known}
             if Commit.read(group).generation == self.commit.generation:
                 break
         self.steps: NDArray[np.int64] = self.columns["step"]
+        self.late: dict[str, int] = {}
+        """Matrices of columns that begin to move later, and the steps from which they count."""
         if (np.diff(self.steps) <= 0).any():
             raise checked.damaged("The steps of the snapshots do not ascend")
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Data type in which a matrix is stored."""
-        return np.dtype(checked.array(self._group, name).dtype)
+        """Data type of the numbers that a matrix is read as."""
+        return bits.dtype_of(checked.array(self._group, name))
+
+    def stored_dtype(self, name: str) -> str:
+        """Data type in which a matrix is stored, as torch spells it."""
+        return bits.name_of(checked.array(self._group, name).dtype)
 
     @property
     def chunk(self) -> int:
         """Neighbouring columns of the weights that are stored, and so best read, together."""
         array = checked.array(self._group, "weights")
         return 1 if reads_directly(array) else int(array.chunks[1])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one snapshot's weights and buffers, all late columns included."""
+        arrays = [checked.array(self._group, name) for name in self._matrices]
+        return sum(array.shape[1] * np.dtype(array.dtype).itemsize for array in arrays)
+
+    @property
+    def _matrices(self) -> tuple[str, ...]:
+        return ("weights", "buffers", *self.late)
 
     def check_width(self, name: str, width: int, whole: int) -> None:
         """A row of a matrix has `width` numbers, and the files account for a vector of `whole` of them.
@@ -61,7 +81,7 @@ class Part:
         array = checked.array(self._group, name)
         if array.shape[1] != width:
             raise checked.damaged(f"The rows of '{name}' have {array.shape[1]} numbers", expected=f"{width}, as listed")
-        checked.afford(array, whole * np.dtype(array.dtype).itemsize, name)
+        checked.afford(array, whole * bits.dtype_of(array).itemsize, name)
 
     def matrix(self, name: str, rows: NDArray[np.intp], columns: slice) -> NDArray[Any]:
         """(n, c) of `weights` or `buffers`; the rows counted as committed, the columns as stored.
@@ -71,6 +91,10 @@ class Part:
         RunError
             a writer has replaced one of these rows since the part was opened.
         """
+        return bits.numbers_of(self._stored(name, rows, columns))
+
+    def _stored(self, name: str, rows: NDArray[np.intp], columns: slice) -> NDArray[Any]:
+        """As `matrix`, in the type in which it is stored."""
         array = self._array(name)
         start, stop, stride = columns.indices(array.shape[1])
         places = self._places[rows]
@@ -104,7 +128,7 @@ class Part:
             a writer has replaced one of these rows since the part was opened.
         """
         expected = self._column("checksum")[rows] if len(rows) else np.empty(0, np.uint32)
-        arrays = [self._array(name) for name in ("weights", "buffers")]
+        arrays = [self._array(name) for name in self._matrices]
         width = sum(array.shape[1] * array.dtype.itemsize for array in arrays)
         together = max(1, VERIFY_BYTES // max(1, width))
         found: list[Damage] = []
@@ -119,8 +143,8 @@ class Part:
 
     def _differing(self, rows: NDArray[np.intp], expected: NDArray[np.uint32], indices: range) -> list[Damage]:
         these = rows[indices.start : indices.stop]
-        weights, buffers = (self.matrix(name, these, slice(None)) for name in ("weights", "buffers"))
-        found = checksums(self.steps[these], weights, buffers)
+        weights, buffers, *late = (self._stored(name, these, slice(None)) for name in self._matrices)
+        found = checksums(self.steps[these], weights, buffers, list(zip(self.late.values(), late, strict=True)))
         return [
             Damage(i, int(self.steps[rows[i]]), int(expected[i]), int(value))
             for i, value in zip(indices, found, strict=True)

@@ -1,0 +1,71 @@
+"""Storage: how a run stores its snapshots, and what happens where that fails or is too slow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from landscape_hooks.errors import LandscapeError
+from landscape_hooks.trajectory.writer import COMPRESSORS
+
+Dtype = Literal["bfloat16", "float16", "float32", "float64"]
+Compress = Literal["lz4", "zstd"]
+Durability = Literal["fsync"]
+OnError = Literal["warn", "raise"]
+Queue = Literal["block", "drop"]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How snapshots are stored.
+
+    Attributes
+    ----------
+    dtype
+        how weights are stored. None: in a type that holds every recorded tensor exactly (bfloat16 or float16 where all
+        of them are of that type, float64 where any is, otherwise float32). float16 halves a run of float32, at a
+        relative error of 5e-4 (a weight beyond 65504 becomes inf), bfloat16 at one of 4e-3.
+    compress
+        lossless, for slow disks: weights shrink by 10 % or so, writing costs more than it saves on fast ones.
+    checksum
+        store a checksum of every snapshot, by which `Trajectory.verify()` finds damage later. When resuming, the run
+        decides.
+    durability
+        "fsync": a committed snapshot survives a loss of power, not only the end of the process. Local folders only.
+    on_error
+        what trouble with writing does to the training: one warning, or an exception.
+    queue
+        when snapshots come faster than they can be written: wait, or drop (and count) them.
+
+    Raises
+    ------
+    LandscapeError
+        a value is none of those.
+    """
+
+    dtype: Dtype | None = None
+    compress: Compress | None = None
+    checksum: bool = False
+    durability: Durability | None = None
+    on_error: OnError = "warn"
+    queue: Queue = "block"
+
+    def __post_init__(self) -> None:
+        check_choice("dtype", self.dtype, (None, *get_args(Dtype)))
+        check_choice("compress", self.compress, (None, *COMPRESSORS))
+        check_choice("checksum", self.checksum, (False, True))
+        check_choice("durability", self.durability, (None, *get_args(Durability)))
+        check_choice("on_error", self.on_error, get_args(OnError))
+        check_choice("queue", self.queue, get_args(Queue))
+
+
+def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """An argument is one of the values that it may have.
+
+    Raises
+    ------
+    LandscapeError
+        it is not.
+    """
+    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices):
+        raise LandscapeError(f"Found {name}={value!r}", expected="one of " + ", ".join(map(repr, choices)))

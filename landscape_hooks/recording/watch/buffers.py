@@ -1,0 +1,68 @@
+"""Buffers: a model's floating-point buffers, less those that have become others.
+
+In: a model and the layout of its buffers. Out: its tensors in the order of the layout, None in the place of a buffer
+that has got another shape (a cache that grew) or is gone. Such a buffer stays out from then on, and that is said once.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+import torch
+
+from landscape_hooks.errors import LayoutError
+from landscape_hooks.trajectory.modules import walk
+from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
+
+
+class Buffers:
+    """Looks up the buffers of a model.
+
+    Parameters
+    ----------
+    layout
+        the layout of its buffers when the recording began.
+    left_out
+        called with a sentence when buffers are left out.
+    """
+
+    def __init__(self, layout: ParameterLayout, model: torch.nn.Module, left_out: Callable[[str], None]) -> None:
+        self._layout, self._model, self._say = layout, weakref.ref(model), left_out
+        self._locate = layout.locator(model)
+        self._kept = list(layout)
+        self.left_out: list[str] = []
+
+    def __call__(self) -> list[torch.Tensor | None]:
+        try:
+            found = self._locate()
+        except LayoutError:
+            found = self._without_others()
+        if not self.left_out:
+            return list(found)
+        by_name = dict(zip([entry.name for entry in self._kept], found, strict=True))
+        return [by_name.get(entry.name) for entry in self._layout]
+
+    def _without_others(self) -> list[torch.Tensor]:
+        model = self._model()
+        if model is None:
+            raise LayoutError("The model is gone", expected="a model that lives as long as it is recorded")
+        now = {name: tensor for name, tensor, *_ in walk(model, "_buffers")}
+        others = [entry for entry in self._kept if tuple(getattr(now.get(entry.name), "shape", ())) != entry.shape
+                  or entry.name not in now]  # fmt: skip
+        self._kept = [entry for entry in self._kept if entry not in others]
+        self.left_out += [entry.name for entry in others]
+        self._locate = ParameterLayout(self._kept, kind="buffer").locator(model)
+        self._say(_said(others, now))
+        return self._locate()
+
+
+def _said(others: list[ParameterEntry], now: dict[str, torch.Tensor]) -> str:
+    first = others[0]
+    tensor = now.get(first.name)
+    became = "is gone" if tensor is None else f"has the shape {list(tensor.shape)} instead of {list(first.shape)}"
+    more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+    return (
+        f"The buffer '{first.name}'{more} {became}; it is left out from here on, snapshots repeat its last value. "
+        "Everything else is recorded as before."
+    )

@@ -1,0 +1,53 @@
+"""Count: optimizer steps that were really taken.
+
+In: every end of an optimizer's `step`. Out: how many steps and iterations there were. A fused optimizer under mixed
+precision steps over infinite gradients without changing anything: that is no step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class StepCount:
+    """Counts steps.
+
+    Attributes
+    ----------
+    step
+        optimizer steps taken, from wherever the count began.
+    iterations
+        iterations heard since the recording began.
+    """
+
+    def __init__(self, counter: Callable[[], int] | None) -> None:
+        self.step = self.iterations = 0
+        self._counter = counter
+        self._skips: torch.Tensor | None = None
+
+    def counts(self, optimizer: Any, first: bool) -> bool:
+        """Count a step that has ended, if it is the first of its iteration; False if it was no step at all."""
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is not None and self._overflowed(found_inf):
+            return False
+        if first:
+            self.iterations += 1
+            self.step = self.step + 1 if self._counter is None else self._counter()
+        return True
+
+    def _overflowed(self, found_inf: torch.Tensor) -> bool:
+        """Reading the flag from a GPU would stop it, so there overflows are summed up and read when that is needed."""
+        if found_inf.device.type == "cpu":
+            return bool(found_inf.item())
+        skipped = (found_inf != 0).sum()
+        self._skips = skipped if self._skips is None else self._skips + skipped
+        return False
+
+    def settle(self) -> None:
+        """Take off the steps that were none, which may wait for a GPU."""
+        if self._skips is not None:
+            skipped, self._skips = int(self._skips.item()), None
+            self.step -= skipped if self._counter is None else 0

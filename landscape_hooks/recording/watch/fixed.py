@@ -1,0 +1,256 @@
+"""FixedTensors: what stood still when recording began, watched for beginning to move.
+
+In: a model and the tensors that are stored once. Out: those that have begun to move since, each told once. Three things
+tell it: a tensor that requires a gradient now, other numbers among a few of it that are looked at, and, where its
+memory is another one, its checksum. Version counters do not tell (`p.data.add_()` leaves them as they are).
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from landscape_hooks.errors import LayoutError
+from landscape_hooks.trajectory.modules import real_view, walk_parameters
+from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
+from landscape_hooks.trajectory.rows import bits
+from landscape_hooks.trajectory.rows.fixed import CHUNK, Bits, Fixed, checksum_of
+
+LOOKED_AT = 1024
+"""Numbers of each tensor that are looked at for every snapshot."""
+
+SWAPS = 3
+"""So often a tensor may be found in other memory, and be compared as a whole. Some trainers move it all the time."""
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass
+class _Known:
+    """What a tensor was when it was last looked at."""
+
+    entry: ParameterEntry
+    trained: bool
+    address: int
+    some: torch.Tensor | None
+    swaps: int = 0
+
+
+class FixedTensors:
+    """The tensors of a model that are stored once.
+
+    Parameters
+    ----------
+    model
+        the model, unwrapped; it is not kept alive.
+    layout
+        the tensors that stood still, as they were stored.
+    stored
+        their stored values; of a run that is gone on with they are compared with the model's.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, layout: ParameterLayout, stored: Fixed, *, resumed: bool = False
+    ) -> None:
+        self._model, self._stored = weakref.ref(model), stored
+        self._find(layout)
+        found = zip(layout, self._locate(), strict=True)
+        self._known = [_Known(e, bool(t.requires_grad), _address(t), _some(t)) for e, t in found]
+        if resumed:
+            for known in self._known:
+                known.address = -1  # is compared as a whole with what was stored
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def moved(self) -> list[ParameterEntry]:
+        """The tensors that have begun to move since the last call, as the model has them now."""
+        if not self._known:
+            return []
+        found = [known for known, tensor in self._pairs() if self._has_moved(known, tensor)]
+        return self._tell(found)
+
+    def unnoticed(self, seconds: float) -> list[str]:
+        """Names of the tensors that differ from what was stored, unnoticed; as many as the time allows."""
+        deadline, found = time.monotonic() + seconds, []
+        for known, tensor in self._pairs():
+            if not self._as_stored(known, tensor):
+                found.append(known.entry.name)
+            if time.monotonic() > deadline:
+                break
+        return found
+
+    def _has_moved(self, known: _Known, tensor: torch.Tensor) -> bool:
+        if tensor.requires_grad and not known.trained:
+            return True
+        if not _same(known.some, _some(tensor)):
+            return True
+        address = _address(tensor)
+        if address != known.address and known.swaps < SWAPS:
+            known.address, known.swaps = address, known.swaps + 1
+            return not self._as_stored(known, tensor)
+        return False
+
+    def _as_stored(self, known: _Known, tensor: torch.Tensor) -> bool:
+        """Whether all numbers are what was stored, in the tensor's own type or in the one that it has now."""
+        try:
+            if str(tensor.dtype) == f"torch.{known.entry.dtype}":
+                return checksum_of(pieces(tensor)) == self._stored.checksum(known.entry.name)
+            return all(
+                _same(
+                    torch.from_numpy(np.array(bits.widened(stored, known.entry.dtype))).to(real_view(part).dtype), part
+                )
+                for stored, part in self._beside(known.entry, tensor)
+            )
+        except (RuntimeError, TypeError, NotImplementedError):  # a kind of tensor that has no numbers of its own
+            return True
+
+    def _beside(self, entry: ParameterEntry, tensor: torch.Tensor) -> Iterator[tuple[Bits, torch.Tensor]]:
+        flat = real_view(tensor.detach()).reshape(-1)
+        for start in range(0, len(flat), CHUNK):
+            columns = slice(start, start + CHUNK)
+            yield self._stored.stored(entry.name, columns), flat[columns].cpu()
+
+    def _tell(self, found: Sequence[_Known]) -> list[ParameterEntry]:
+        if not found:
+            return []
+        now = dict(self._pairs_by_name())
+        names = {known.entry.name for known in found}
+        self._known = [known for known in self._known if known.entry.name not in names]
+        self._find(ParameterLayout.in_order([known.entry for known in self._known]))
+        return [
+            replace(known.entry, dtype=str(now[known.entry.name].dtype).removeprefix("torch."), trainable=True)
+            for known in found
+        ]
+
+    # -- looking them up ----------------------------------------------------------------------------------
+    def _find(self, layout: ParameterLayout) -> None:
+        model = self._model()
+        self._locate: Callable[[], Sequence[torch.Tensor]] = (lambda: []) if model is None else layout.locator(model)
+
+    def _pairs(self) -> list[tuple[_Known, torch.Tensor]]:
+        try:
+            return list(zip(self._known, self._locate(), strict=True))
+        except LayoutError:  # merged, removed or reshaped: the others are watched on
+            now = dict(self._pairs_by_name())
+            self._known = [known for known in self._known if known.entry.name in now]
+            self._find(ParameterLayout.in_order([known.entry for known in self._known]))
+            return [(known, now[known.entry.name]) for known in self._known]
+
+    def _pairs_by_name(self) -> Iterator[tuple[str, torch.Tensor]]:
+        model = self._model()
+        shapes = {known.entry.name: known.entry.shape for known in self._known}
+        for name, tensor, _ in [] if model is None else walk_parameters(model):
+            if shapes.get(name) == tuple(tensor.shape):
+                yield name, tensor
+
+
+class Moving:
+    """The tensors of a row of the trajectory: those that moved from the beginning, and those that joined them.
+
+    Parameters
+    ----------
+    model
+        the model, unwrapped; it is not kept alive.
+    layout
+        what moves so far.
+    fixed
+        what stands still; None where everything is recorded.
+    joins
+        called with the layout of tensors that begin to move, before they are among the tensors of a row.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        layout: ParameterLayout,
+        fixed: FixedTensors | None,
+        joins: Callable[[ParameterLayout], None],
+    ) -> None:
+        self._model, self._layout, self._joins = weakref.ref(model), layout, joins
+        self.fixed = fixed
+        self._locate = layout.locator(model)
+
+    def __call__(self) -> list[torch.Tensor]:
+        model = self._model()
+        begun = [] if self.fixed is None or model is None else self.fixed.moved()
+        if begun and model is not None:
+            self._joins(ParameterLayout.in_order(begun))
+            self._layout = ParameterLayout.in_order([*self._layout, *begun])
+            self._locate = self._layout.locator(model)
+        return self._locate()
+
+    def as_known(self) -> list[torch.Tensor] | None:
+        """The tensors in the places where they were found last, whatever has become of the model since."""
+        known = getattr(self._locate, "as_known", None)
+        return None if known is None else known()
+
+
+def pieces(tensor: torch.Tensor) -> Iterator[Bits]:
+    """A tensor's numbers in C order as they are stored: in its own type, or its bits where NumPy lacks that."""
+    flat = real_view(tensor.detach()).reshape(-1)
+    kind = str(tensor.dtype).removeprefix("torch.")
+    stored = bits.stored_type(kind)
+    for start in range(0, len(flat), CHUNK):
+        part = flat[start : start + CHUNK].cpu()
+        if bits.attributes_of(kind):
+            part = part.view(_BITS[part.element_size()])
+        yield part.numpy().view(stored)
+
+
+def to_store(
+    model: torch.nn.Module, layout: ParameterLayout
+) -> list[tuple[ParameterEntry, Callable[[], Iterator[Bits]]]]:
+    """Tensors of a model as `TrajectoryWriter.create(fixed=)` takes them."""
+    found = zip(layout, layout.tensors(model), strict=True)
+    return [(entry, lambda tensor=tensor: pieces(tensor)) for entry, tensor in found]  # type: ignore[misc]
+
+
+def split(model: torch.nn.Module, layout: ParameterLayout) -> tuple[ParameterLayout, ParameterLayout]:
+    """(what moves, what stands still) of a model: nothing stands still where nothing requires a gradient."""
+    if not any(entry.trainable for entry in layout):
+        return layout, ParameterLayout(())
+    still = [e for e, t in zip(layout, layout.tensors(model), strict=True) if not e.trainable and _plain(t)]
+    names = {entry.name for entry in still}
+    return ParameterLayout.in_order([e for e in layout if e.name not in names]), ParameterLayout.in_order(still)
+
+
+def _plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's numbers can be read as they are."""
+    try:
+        next(pieces(tensor[:0] if tensor.ndim else tensor), None)
+        return not tensor.is_meta and _some(tensor) is not None
+    except (RuntimeError, TypeError, NotImplementedError, KeyError):
+        return False
+
+
+def _address(tensor: torch.Tensor) -> int:
+    try:
+        return tensor.data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return 0
+
+
+def _some(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Up to `LOOKED_AT` numbers of a tensor, spread over its axes, copied; None of a tensor that has no numbers."""
+    try:
+        with torch.no_grad():
+            plain = real_view(tensor.detach())
+            each = max(1, int(LOOKED_AT ** (1 / max(1, plain.ndim))))
+            return plain[tuple(slice(None, None, max(1, -(-n // each))) for n in plain.shape)].reshape(-1).clone()
+    except (RuntimeError, TypeError, NotImplementedError):
+        return None
+
+
+def _same(then: torch.Tensor | None, now: torch.Tensor | None) -> bool:
+    """Whether two lists of numbers are the same to the bit, in the type and on the device of the second."""
+    if then is None or now is None:
+        return True
+    then = then.to(device=now.device, dtype=now.dtype)
+    kind = _BITS[now.element_size()]
+    return torch.equal(then.view(kind), now.view(kind))

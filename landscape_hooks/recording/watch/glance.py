@@ -1,0 +1,194 @@
+"""Glance: a few numbers of every tensor, remembered, to tell later whether anything has changed.
+
+In: the model's tensors. Out: whether the numbers looked at are still the same. Version counters do not tell it
+(`p.data.clamp_()`, a fused optimizer's step and a swapped `p.data` leave them as they are), so contents are compared.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from landscape_hooks.errors import LayoutError
+
+NUMBERS = 4096
+"""Numbers that are looked at, in all tensors together; at least four of each tensor."""
+
+HELD_BYTES = 2**26
+"""Of models up to this size views are kept from one glance to the next (they keep a swapped tensor's memory alive)."""
+
+SHARE, SHARE_WHERE_SLOW, SLOW = 0.05, 0.01, 5e-4
+"""Share of the training's time that looking may take where it is not needed for a snapshot; less of it from `SLOW`
+seconds on."""
+
+ON_DEVICE = 16
+"""Tensors that are looked at on a GPU, where each costs several kernels."""
+
+_BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+class Glance:
+    """What the weights were when last looked at.
+
+    Attributes
+    ----------
+    next
+        the time from which on it may look again.
+    taken
+        whether anything is remembered.
+
+    On the CPU the very bits are compared. On other devices nothing waits for them: `same` answers when asked,
+    `compare` only remembers that something differed.
+    """
+
+    def __init__(self, tensors: Callable[[], Sequence[torch.Tensor]]) -> None:
+        self._tensors = tensors
+        self._views: list[Any] = []
+        self._of: list[tuple[int, int]] = []
+        self._then: Any = None
+        self._how: list[Any] = []
+        self._differed: Any = False
+        self._cost = 0.0
+        self.next = 0.0
+        self.taken = False
+
+    def after_step(self, now: float) -> None:
+        """Look, and do so again when that has taken no more than its share of the time; `now` is a clock's, in seconds.
+
+        Once something has differed there is nothing more to find out.
+        """
+        if self._differed is True:
+            self.next = math.inf
+            return
+        began = time.perf_counter()
+        self.take()
+        cost = 2 * (time.perf_counter() - began)  # and once more when the next step begins
+        self._cost = min(cost, self._cost or cost)
+        self.next = now + self._cost / (SHARE if self._cost < SLOW else SHARE_WHERE_SLOW)
+
+    def take(self) -> None:
+        """Look now."""
+        tensors = self._tensors()
+        if self._views and [(id(t), t.data_ptr()) for t in tensors] == self._of:  # nearly always: as it was last time
+            self._then = b"".join([view.tobytes() for view in self._views])
+        else:
+            self._how = [_how(tensor) for tensor in tensors]
+            self._then = self._look(tensors)
+        self.taken = True
+
+    def forget(self) -> None:
+        """Nothing is remembered any more."""
+        self._then = None
+        self.taken = False
+
+    def same(self) -> bool | None:
+        """Whether the numbers are as they were at `take`; None if nothing is remembered.
+
+        A model that was moved to another device, or is held in another type or memory format, is the same if its
+        numbers are.
+        """
+        if self._then is None:
+            return None
+        try:
+            tensors = [_as(tensor, how) for tensor, how in zip(self._tensors(), self._how, strict=True)]
+        except LayoutError:
+            return None
+        return not bool(_differ(self._then, self._look(tensors)))
+
+    def compare(self) -> None:
+        """Remember whether something has changed since `take`; on a GPU without waiting for it."""
+        if self._then is not None:
+            tensors = self._tensors()
+            same_places = self._views and [(id(t), t.data_ptr()) for t in tensors] == self._of
+            if not same_places and [_how(tensor) for tensor in tensors] != self._how:
+                self._differed = True
+            else:
+                self._differed = _differ(self._then, self._look(tensors)) | self._differed
+            self.forget()
+
+    @property
+    def differed(self) -> bool:
+        """Whether any `compare` found a difference."""
+        self._differed = bool(self._differed)
+        return self._differed
+
+    def _look(self, tensors: Sequence[torch.Tensor]) -> Any:
+        if not all([type(t) in _PLAIN and t.device.type == "cpu" and not t.is_conj() for t in tensors]):
+            return _on_device(tensors)
+        of = [(id(t), t.data_ptr()) for t in tensors]
+        if of != self._of:
+            views = [_bits(t, max(4, NUMBERS // max(1, len(tensors)))) for t in tensors]
+            if sum(t.numel() * t.element_size() for t in tensors) > HELD_BYTES:
+                return b"".join([view.tobytes() for view in views])
+            self._views, self._of = views, of
+        return b"".join([view.tobytes() for view in self._views])
+
+
+def _how(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """How a tensor is held."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def _as(tensor: torch.Tensor, how: tuple[Any, ...]) -> torch.Tensor:
+    """The tensor as it was held before."""
+    if _how(tensor) == how:
+        return tensor
+    shape, stride, dtype, device = how
+    with torch.no_grad():
+        return torch.empty_strided(shape, stride, dtype=dtype, device=device).copy_(tensor.detach())
+
+
+def _bits(tensor: torch.Tensor, most: int) -> Any:
+    """A strided view of a CPU tensor's bits, of at most `most` numbers (twice as many of a complex one)."""
+    plain = tensor.detach()
+    if plain.is_complex():
+        plain = torch.view_as_real(plain)
+    kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[plain.element_size()]
+    array = plain.view(kind).numpy().view(_BITS[plain.element_size()])
+    if array.size <= most:
+        return array
+    if array.flags.c_contiguous:
+        return array.reshape(-1)[:: -(-array.size // most)]
+    return array[_corners(array.shape, most)]
+
+
+def _corners(shape: Sequence[int], most: int) -> tuple[slice, ...]:
+    """Slices that leave about `most` numbers of a shape, spread over all of its axes."""
+    each = max(1, int(most ** (1 / max(1, len(shape)))))
+    return tuple(slice(None, None, max(1, -(-n // each))) for n in shape)
+
+
+def _on_device(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """(n,) float32 numbers of each tensor, where it lies; nothing waits for the device."""
+    tensors = tensors[:: -(-len(tensors) // ON_DEVICE)] if tensors else tensors
+    most = max(4, NUMBERS // max(1, len(tensors)))
+    found = []
+    with torch.no_grad():
+        for tensor in tensors:
+            plain = tensor.detach()
+            plain = torch.view_as_real(plain.resolve_conj()) if plain.is_complex() else plain
+            if plain.is_contiguous():
+                some = plain.reshape(-1)[:: max(1, -(-plain.numel() // most))]
+            else:
+                some = plain[_corners(plain.shape, most)].reshape(-1)
+            found.append(some.to(torch.float32, copy=True))
+    return found
+
+
+def _differ(then: Any, now: Any) -> Any:
+    if isinstance(then, bytes) or isinstance(now, bytes):
+        return bool(then != now)
+    if [t.shape for t in then] != [t.shape for t in now] or [t.device for t in then] != [t.device for t in now]:
+        return True
+    found: Any = False
+    with torch.no_grad():
+        for a, b in zip(then, now, strict=True):
+            changed = ((a != b) & ~((a != a) & (b != b))).any()
+            found = changed if found is False else found.to(changed.device, non_blocking=True) | changed
+    return found

@@ -1,0 +1,49 @@
+"""Guard: a training survives its recorder.
+
+In: what the recorder is about to do. Out: the same, done; or recording stopped, with one warning (or an exception,
+where that was asked for), and training going on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from landscape_hooks.errors import RunError, warn_of_recording
+
+
+class Guard:
+    """Runs what the recorder does in the training's thread.
+
+    Attributes
+    ----------
+    active
+        whether recording goes on.
+    """
+
+    def __init__(self, active: bool, on_error: str, step: Callable[[], int]) -> None:
+        self.active = active
+        self._on_error, self._step = on_error, step
+
+    def run(self, action: Callable[..., None], *args: Any) -> None:
+        """Do it; where it raises, recording stops."""
+        try:
+            action(*args)
+        except Exception as error:
+            self.stop(error)
+
+    def stop(self, error: BaseException) -> None:
+        """Stop recording, and say so once.
+
+        Raises
+        ------
+        RunError
+            with `on_error="raise"`.
+        """
+        if not self.active:
+            return
+        self.active = False
+        trouble = f"Recording stopped at step {self._step()}, training goes on: {type(error).__name__}: {error}"
+        if self._on_error == "raise":
+            raise RunError(trouble, mend="What was committed before is intact") from error
+        warn_of_recording(f"{trouble} What was committed before is intact.")

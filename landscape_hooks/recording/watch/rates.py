@@ -1,0 +1,79 @@
+"""Rates: learning rate and momentum of every parameter group, as an optimizer used them for a step.
+
+In: optimizers. Out: one number a group, in the order in which the optimizers became known; NaN for a group whose
+optimizer has none, or is gone.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+
+class Rates:
+    """The groups of the optimizers of a recording, or numbers that the training loop says itself."""
+
+    def __init__(self, optimizers: Iterable[Any]) -> None:
+        self._refs: list[tuple[weakref.ref[Any], int]] = []
+        self.said: list[float] = []
+        for optimizer in optimizers:
+            self.add(optimizer)
+
+    def add(self, optimizer: Any) -> None:
+        """A further optimizer; its groups come after those that are known."""
+        self._refs.append((weakref.ref(optimizer), len(getattr(optimizer, "param_groups", ()))))
+
+    @property
+    def groups(self) -> int:
+        """Number of groups that are known now."""
+        return sum(count for _, count in self._refs)
+
+    def now(self) -> list[tuple[Any, Any, Any]]:
+        """What every group holds now (`read` makes numbers of it); tensors are copied, nothing waits for a GPU."""
+        if len(self._refs) == 1:  # one optimizer with one group: nearly always, and at every step
+            optimizer = self._refs[0][0]()
+            if optimizer is not None and len(optimizer.param_groups) == 1:
+                return [_held(optimizer.param_groups[0])]
+        if not self._refs:
+            return [(rate, None, None) for rate in self.said]
+        groups = [[] if (optimizer := ref()) is None else optimizer.param_groups for ref, _ in self._refs]
+        # a group that is added later comes after all that were there, so that no column changes its meaning
+        columns = [group for own, (_, count) in zip(groups, self._refs, strict=True) for group in _filled(own, count)]
+        columns += [group for own, (_, count) in zip(groups, self._refs, strict=True) for group in own[count:]]
+        return [_held(group) for group in columns]
+
+
+def read(held: Sequence[tuple[Any, Any, Any]]) -> dict[str, Sequence[float]]:
+    """Learning rates and momenta as numbers, by the names that they have in a run; here a GPU is waited for."""
+    return {
+        "learning_rate": [number(rate) for rate, _, _ in held],
+        "momentum": [number(_first_moment(momentum, betas)) for _, momentum, betas in held],
+    }
+
+
+def _filled(groups: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    return groups[:count] + [{}] * (count - len(groups))
+
+
+def number(value: Any) -> float:
+    """A number or a tensor of one element as a float; NaN where it is neither."""
+    try:
+        return float(value.item() if isinstance(value, torch.Tensor) else value)
+    except (TypeError, ValueError, RuntimeError):
+        return math.nan
+
+
+def _held(group: dict[str, Any]) -> tuple[Any, Any, Any]:
+    rate = group.get("lr")
+    if isinstance(rate, torch.Tensor):
+        rate = rate.detach().clone()
+    return rate, group.get("momentum"), group.get("betas")
+
+
+def _first_moment(momentum: Any, betas: Any) -> Any:
+    """Momentum of SGD's kind, or beta 1 of Adam's; None where there is none."""
+    return momentum if momentum is not None or not betas else betas[0]

@@ -1,0 +1,128 @@
+"""Doubts: what a run cannot vouch for, and how its recording ended. Attributes of the root group; no torch here.
+
+In: sentences, with the numbers they are about, from whoever compared the run with the training. Out: the same, for
+everybody who shows numbers of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import zarr
+
+from landscape_hooks.errors import printable
+from landscape_hooks.store import checked
+from landscape_hooks.store.folder import check_there
+from landscape_hooks.store.run import put_attribute, writes
+
+State = Literal["recording", "checked", "unchecked"]
+"""How a recording ended: it has not, it was compared with the training, or it could not be."""
+
+STATES: tuple[str, ...] = get_args(State)
+MOST = 1000
+"""Doubts that a reader takes from one run."""
+
+_KEY, _CLOSING = "doubts", "closing"
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Something that the run says of the training and that may not be so.
+
+    Attributes
+    ----------
+    kind
+        one word for what is in doubt: `loss`, `last_snapshot`, `steps`, ...
+    said
+        a sentence for people.
+    numbers
+        what the sentence is about, by name; NaN and infinities are allowed.
+    """
+
+    kind: str
+    said: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.said
+
+
+def read_doubts(root: zarr.Group) -> tuple[Doubt, ...]:
+    """What is in doubt about a run, oldest first; empty for runs that were never compared with their training.
+
+    Raises
+    ------
+    DamagedRunError
+        the attribute is not what the format says.
+    """
+    found = root.attrs.get(_KEY, [])
+    if not isinstance(found, list) or len(found) > MOST:
+        raise checked.damaged(f"The attribute '{_KEY}' of the run is no list of up to {MOST} doubts")
+    return tuple(_read_one(entry) for entry in found)
+
+
+def add_doubt(root: zarr.Group, doubt: Doubt) -> None:
+    """Write a doubt into a run. One of the same kind and the same sentence is replaced."""
+    others = [
+        known for known in read_doubts(checked.fresh(root)) if (known.kind, known.said) != (doubt.kind, doubt.said)
+    ]
+    _put(root, _KEY, [_to_json(each) for each in (*others[-MOST + 1 :], doubt)])
+
+
+def drop_doubts(root: zarr.Group, kind: str | None = None) -> None:
+    """Take doubts of a kind (left out: all) from a run: the training was resumed, and will be compared anew."""
+    known = read_doubts(checked.fresh(root))
+    kept = [doubt for doubt in known if kind is not None and doubt.kind != kind]
+    if len(kept) < len(known):
+        _put(root, _KEY, [_to_json(doubt) for doubt in kept])
+
+
+def closing_state(root: zarr.Group) -> tuple[State, str]:
+    """(state, why it is unchecked) of a run's recording.
+
+    "unchecked" with an empty sentence is what runs of format 1 are, which never were compared with their training.
+
+    Raises
+    ------
+    DamagedRunError
+        the attribute is not what the format says.
+    """
+    found = root.attrs.get(_CLOSING, {"state": "unchecked"})
+    said = found.get("said", "") if isinstance(found, dict) else ""
+    if not isinstance(found, dict) or found.get("state") not in STATES or not isinstance(said, str):
+        raise checked.damaged(f"The attribute '{_CLOSING}' of the run is not a state and a sentence")
+    return found["state"], printable(said)
+
+
+def set_closing(root: zarr.Group, state: State, said: str = "") -> None:
+    """Write how the recording ended; `said` is the sentence why it is unchecked."""
+    if state not in STATES:
+        raise ValueError(f"{state!r} is none of {', '.join(STATES)}")
+    _put(root, _CLOSING, {"state": state, "said": said})
+
+
+@writes
+def _put(root: zarr.Group, key: str, value: Any) -> None:
+    check_there(root.store)
+    # an opened group remembers the attributes it was opened with: what was written since has to stay
+    root.metadata.attributes.update(checked.fresh(root).attrs)
+    put_attribute(root, key, value)
+
+
+def _to_json(doubt: Doubt) -> dict[str, Any]:
+    numbers = {name: checked.spell(value) for name, value in doubt.numbers.items()}
+    return {"kind": doubt.kind, "said": doubt.said, "numbers": numbers}
+
+
+def _read_one(entry: object) -> Doubt:
+    found = entry if isinstance(entry, dict) else {}
+    kind, said, numbers = found.get("kind"), found.get("said"), found.get("numbers", {})
+    if not isinstance(kind, str) or not isinstance(said, str) or not isinstance(numbers, dict) or len(numbers) > MOST:
+        raise checked.damaged(
+            f"The attribute '{_KEY}' of the run holds something that is no doubt",
+            expected="a kind, a sentence and numbers",
+        )
+    read = {printable(name): checked.number(value, "A number of a doubt") for name, value in numbers.items()}
+    return Doubt(printable(kind), printable(said), read)
