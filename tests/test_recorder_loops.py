@@ -275,9 +275,9 @@ def test_complex_half_frozen_and_tied_parameters(path):
             model().backward()
             optimizer.step()
             iterates.append(flat(model))
-    assert_rows(path, iterates)
+    assert_rows(path, [row[: 3 + 8 + 4] for row in iterates])  # what is frozen comes last, and is stored once
     layout = Trajectory.open(path).layout
-    assert (layout.size, layout["tied"].name) == (3 + 8 + 4 + 2, "odd")
+    assert (layout.size, layout["tied"].name) == (3 + 8 + 4, "odd")
 
 
 def test_copying_in_one_thread_is_the_same_copying():
