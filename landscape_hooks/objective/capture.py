@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
@@ -87,6 +87,8 @@ def check_arguments(criterion: Any, objective: Any, data: Any, samples: int) -> 
     if isinstance(data, str | bytes) or not (isinstance(data, Iterable) or hasattr(data, "__getitem__")):
         raise DataError(f"Found data of type {type(data).__name__}",
                         expected="a DataLoader, an iterable of batches, one batch, or a dataset")  # fmt: skip
+    if isinstance(data, Sized) and not isinstance(data, Tensor) and not len(data):
+        raise DataError("The probe data is empty: it gave no batch", expected="at least one batch")
 
 
 def _said_of_unrecorded(found: Sequence[Unrecorded]) -> str:
