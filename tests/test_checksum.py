@@ -51,7 +51,7 @@ def test_what_was_recorded_and_resumed_verifies(tmp_path, size, options):
     t = Trajectory.open(path)
     assert t.verify() == []
     stored = t.root["trajectory/checksum"][:]
-    assert [definition(s, s.weights.astype(options.get("dtype", "float32"))) for s in t] == [
+    assert [definition(s, s.weights.astype(options.get("storage", {}).get("dtype", "float32"))) for s in t] == [
         int(stored[place]) for place in t._parts[0].commit.places
     ]
 
