@@ -109,11 +109,12 @@ class Iterations:
         known = self._strangers.get(id(optimizer))
         if known is not None and known[0]() is optimizer and known[1] == size:
             return None
-        if not _holds(optimizer, {id(parameter) for parameter in self._parameters()}):
+        parameters = {id(parameter) for parameter in self._parameters()}
+        if not _holds(optimizer, parameters):
             self._strangers[id(optimizer)] = (weakref.ref(optimizer), size)
             return None
-        alive = {number for ref, number in self._members.values() if ref() is not None}
-        self._stepped &= alive  # an iteration does not wait for optimizers that are gone
+        # an iteration does not wait for optimizers that are gone, or whose parameters the model has no more
+        self._stepped &= {number for ref, number in self._members.values() if _holds(ref(), parameters)}
         member = (weakref.ref(optimizer), self._count)
         self._count += 1
         self._members[id(optimizer)] = member
