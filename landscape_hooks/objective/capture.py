@@ -11,6 +11,7 @@ import io
 import logging
 import math
 import random
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -46,10 +47,10 @@ def capture(
     objective: Callable[..., Any] | None = None,
     data: Any,
     samples: int = 1024,
-) -> Callable[[Sequence[Tensor]], Any]:
+) -> KeptRebuild:
     """Store the loss and the first `samples` samples of `data` in the run `root`.
 
-    Returns the function that puts the tensors of a stored batch back into the shape of a batch.
+    Returns what puts the tensors of a stored batch back into the shape of a batch.
 
     Parameters are as for `landscape_hooks.record`. The graph is traced by `torch.export` around a private copy
     of the model in evaluation mode, with a free number of samples, and its loss is compared with the model's
@@ -70,7 +71,7 @@ def capture(
     write_objective(root, found.graphs, found.constants, kept, attrs)
     if unrecorded:
         warn_of_recording(_said_of_unrecorded(unrecorded))
-    return KeptRebuild(rebuild, tuple(found.makes))
+    return KeptRebuild(rebuild, tuple(found.makes), found.seconds)
 
 
 def check_arguments(criterion: Any, objective: Any, data: Any, samples: int) -> None:
@@ -119,11 +120,14 @@ def trace(
     with _nothing_moves():
         module, names = LossModule.of(model, criterion, objective, rebuild)
         leaves, size = next(probe.batches())
+        began = time.monotonic()
         per_sample = _choose(module, leaves, size, probe)
+        seconds = time.monotonic() - began
         traced = trace_variants(
             module, probe, rebuild, names, lambda part: _export(module, part),
             lambda graph, constants, part, dynamic: _compare(graph, constants, module, part, dynamic),
         )  # fmt: skip
+        traced.seconds = seconds
         kept = traced.kept
         free = per_sample and traced.dynamic and _independent(module, traced.graphs, traced.constants, kept)
         weighing = "samples" if per_sample else _weighing(traced, module, probe)
@@ -375,7 +379,7 @@ def live_weights(module: LossModule, names: Mapping[str, str], probe: Probe) -> 
         with _nothing_moves():
             program, dynamic = _export(module, probe)
             graph, constants = graph_of(program, names)
-            weighing = _weighing(Traced([graph], constants, probe, dynamic), module, probe)
+            weighing = _weighing(Traced([graph], constants, probe=probe, dynamic=dynamic), module, probe)
             weighed = weigh(graph, floating(graph, probe)) if weighing == "loss" else None
             if weighed is None:
                 return weighing, []

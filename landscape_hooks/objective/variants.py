@@ -86,11 +86,13 @@ def kernel_of(graphs: Sequence[LossGraph]) -> GraphKernel | VariantKernel:
 class KeptRebuild:
     """Leaves of a stored batch -> the batch as the loss takes it.
 
-    `makes` are the numbers of the templates of `rebuild`, one for each graph.
+    `makes` are the numbers of the templates of `rebuild`, one for each graph; `seconds` is what computing the live loss
+    of the first batch took, some times over.
     """
 
     rebuild: Rebuild
     makes: tuple[int, ...]
+    seconds: float = 0.0
 
     def __call__(self, leaves: Sequence[Tensor]) -> Any:
         several = len(self.makes) > 1
@@ -120,6 +122,8 @@ class Traced:
         batches that no graph computes, and why.
     why
         the reason.
+    seconds
+        what computing the live loss of the first batch took, some times over.
     """
 
     graphs: list[LossGraph] = field(default_factory=list)
@@ -131,6 +135,7 @@ class Traced:
     frozen: dict[str, str] = field(default_factory=dict)
     left_out: list[Group] = field(default_factory=list)
     why: str = ""
+    seconds: float = 0.0
 
     @property
     def kept(self) -> Probe:

@@ -60,7 +60,7 @@ class LiveLoss:
     rebuild
         puts the tensors of a stored batch back into the shape of a batch.
     seconds
-        what storing the loss took: computing it takes less.
+        what computing the loss of one batch took when it was stored, some times over.
     within
         a context in which the model may be copied and the loss called (some trainers need one).
     """
@@ -85,7 +85,7 @@ def compare_loss(root: zarr.Group, model: torch.nn.Module | None, live: LiveLoss
     budget = min(MOST_SECONDS, SHARE * recorded)
     if model is None:
         return Comparison(unchecked="The model was gone when the recording ended, so the stored loss was not compared")
-    if live.seconds / 4 > max(budget, LEAST_SECONDS):
+    if live.seconds > max(budget, LEAST_SECONDS):
         return Comparison(
             unchecked="Comparing the stored loss with the training's own would have taken more than "
             f"{max(budget, LEAST_SECONDS):.1f} s, so it was not compared"

@@ -6,7 +6,6 @@ In: what record() was given. Out: a `TrajectoryWriter`, and the layouts of what 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -406,7 +405,6 @@ def _capture(root: zarr.Group, model: torch.nn.Module, loss: Loss) -> LiveLoss |
         return None
     from landscape_hooks.objective.capture import capture
 
-    began = time.monotonic()
     try:
         rebuild = capture(
             root, model, criterion=loss.criterion, objective=loss.objective, data=loss.data, samples=loss.samples
@@ -420,4 +418,4 @@ def _capture(root: zarr.Group, model: torch.nn.Module, loss: Loss) -> LiveLoss |
             f"The loss could not be stored in the run; recording goes on without it. {printable(said)}{way}"
         )
         return None
-    return LiveLoss(loss.criterion, loss.objective, rebuild, time.monotonic() - began)
+    return LiveLoss(loss.criterion, loss.objective, rebuild, rebuild.seconds)

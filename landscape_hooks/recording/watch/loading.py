@@ -24,6 +24,8 @@ class Loading:
         self._outermost: weakref.ref[torch.nn.Module] | None = None
         self._handles: list[Any] = []
         for module in model.modules():
+            if isinstance(module, torch.jit.ScriptModule):  # takes no such hooks
+                continue
             _listeners.setdefault(module, []).append(self)
             self._handles.append(module.register_load_state_dict_pre_hook(_BEFORE))
             self._handles.append(module.register_load_state_dict_post_hook(_AFTER))
