@@ -135,7 +135,8 @@ def _spans_mapped(
             yield columns, np.subtract(block[:, part], base[part], dtype=np.float64)
 
     def result(span: slice) -> Result:
-        return work(blocks(span))
+        with np.errstate(invalid="ignore", over="ignore"):  # of a training that diverged: the result says so
+            return work(blocks(span))
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         waiting = deque(pool.submit(result, span) for span in spans[:workers])

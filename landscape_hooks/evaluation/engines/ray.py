@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.evaluation.engines import Ray
 from landscape_hooks.evaluation.engines.recipe import Kitchen, Recipe
-from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
+from landscape_hooks.evaluation.plane_loss import PlaneLoss, SnapshotLoss, Tile
 from landscape_hooks.evaluation.sources import Sources
 from landscape_hooks.machine import cores
 from landscape_hooks.plane.blockwise import columns_of, map_stretch, stretches
@@ -103,16 +103,16 @@ class Worker:
         """The result of work on a stretch of parameters of the snapshots at `places`, read here."""
         return _in_words(lambda: map_stretch(self._kitchen.joined.select(places), row, work, stretch, threads))
 
-    def _losses(self, recipe: Recipe, measured: Callable[[PlaneLoss], list[torch.Tensor]]) -> Any:
+    def _losses(self, recipe: Recipe, measured: Callable[[Any], list[torch.Tensor]]) -> Any:
         def values() -> NDArray[np.float64]:
             torch.set_num_threads(recipe.plan.threads)
             return torch.stack(measured(self._kitchen.loss(recipe))).cpu().numpy()
 
         return _in_words(values)
 
-    def _at_snapshot(self, loss: PlaneLoss, row: int) -> torch.Tensor:
+    def _at_snapshot(self, loss: SnapshotLoss, row: int) -> torch.Tensor:
         run, place = self._kitchen.joined.place(row)
-        part = self._kitchen.joined.parts[run]
+        part = self._kitchen.joined.runs[run]
         return loss.measure_snapshot(weights_of(part, place), part.buffers(slice(place, place + 1))[0])
 
 
@@ -191,7 +191,7 @@ class Engine:
         tiles = [np.arange(i, min(i + tile, len(points))) for i in range(0, len(points), tile)]
         yield from self._tiles(loss, "points", tiles, [points[index] for index in tiles])
 
-    def snapshots(self, loss: PlaneLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
+    def snapshots(self, loss: SnapshotLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
         """Yield the losses at the snapshots `numbers` themselves; the tile's index counts within `numbers`."""
         tiles = [np.array([i]) for i in range(len(numbers))]
         yield from self._tiles(loss, "snapshots", tiles, [[self._row(trajectory, number)] for number in numbers])
@@ -199,7 +199,8 @@ class Engine:
     def stretches(self, trajectory: Any, row: int, work: Any) -> Iterator[tuple[slice, Any]]:
         """As `plane.map_stretches`: in order, and the same bits; every worker reads its stretches from the run."""
         groups, threads = stretches(trajectory)
-        shared, places = ray.put(work), ray.put([part.places for part in trajectory.parts])
+        runs = trajectory.runs if isinstance(trajectory, Joined) else [trajectory]
+        shared, places = ray.put(work), ray.put([run.places for run in runs])
         threads, row = min(threads, self._cluster.cpus), int(range(len(trajectory))[row])
         jobs = [Job(i, "stretch", (places, row, shared, group, threads)) for i, group in enumerate(groups)]
         widest = max(columns_of(group).stop - columns_of(group).start for group in groups)
@@ -213,13 +214,13 @@ class Engine:
                     yield columns_of(groups[number]), waiting.pop(number)
                     number += 1
 
-    def _tiles(self, loss: PlaneLoss, method: str, tiles: list[NDArray[np.intp]], what: list[Any]) -> Iterator[Tile]:
+    def _tiles(self, loss: SnapshotLoss, method: str, tiles: list[NDArray[np.intp]], what: list[Any]) -> Iterator[Tile]:
         recipe = self._sent_recipe(loss)
         jobs = [Job(i, method, (recipe, each)) for i, each in enumerate(what)]
         for number, values in self._results(jobs):
             yield Tile(tiles[number], values[:, 0], values[:, 1])
 
-    def _sent_recipe(self, loss: PlaneLoss) -> Any:
+    def _sent_recipe(self, loss: SnapshotLoss) -> Any:
         """Where the workers find the loss's recipe: sent once a loss, not once a tile."""
         if self._recipe[0] is not loss:
             self._recipe = (loss, ray.put(Recipe.of(loss, str(self._device))))
@@ -229,8 +230,8 @@ class Engine:
         """The row of a run's snapshot among those of all runs."""
         if isinstance(trajectory, Joined):
             run, number = trajectory.place(number)
-            trajectory = trajectory.parts[run]
-        run = next(i for i, part in enumerate(self._joined.parts) if part.root is trajectory.root)
+            trajectory = trajectory.runs[run]
+        run = next(i for i, part in enumerate(self._joined.runs) if part.root is trajectory.root)
         return self._joined.row(run, int(trajectory.places[number]))
 
     # -- who has which job ---------------------------------------------------------------------------------
