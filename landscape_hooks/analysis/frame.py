@@ -207,7 +207,7 @@ def _frame(
     origin = origin_row(joined) if directions.origin_row is None else directions.origin_row
     if not isinstance(directions.vectors, Blocks):
         Plane(directions.origin, directions.vectors)  # checks them
-    moments = _moments(joined, directions, known, origin, engine.stretches)
+    moments = _moments(joined, directions, known, origin, engine.partitions)
     coordinates, distance = moments.solve()
     if extent is not None:
         grid = Grid.spanning(extent, shape)
@@ -242,7 +242,7 @@ def _directions(
     """The directions, and the trajectory's Gram matrix where it is known."""
     joined, known = subject.joined, None
     if isinstance(chosen, PCA):
-        found, known = _principal(subject, chosen, line=line, keep=keep, blocks=engine.stretches)
+        found, known = _principal(subject, chosen, line=line, keep=keep, blocks=engine.partitions)
     elif isinstance(chosen, Points):
         found = points.directions(joined, points.places_of(chosen, joined), line=line)
     elif isinstance(chosen, Random):

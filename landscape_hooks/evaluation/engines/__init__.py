@@ -50,8 +50,8 @@ class Engine(Protocol):
     def snapshots(self, loss: SnapshotLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
         """Yield the losses at the snapshots `numbers` themselves; the tile's index counts within `numbers`."""
 
-    def stretches(self, weights: Any, row: int, work: BlockWork) -> Iterator[tuple[slice, Any]]:
-        """Yield (columns, work's result) as `blockwise.map_stretches` does, computed where the data is."""
+    def partitions(self, weights: Any, row: int, work: BlockWork) -> Iterator[tuple[slice, Any]]:
+        """Yield (columns, work's result) as `blockwise.map_partitions` does, computed where the data is."""
 
 
 @dataclass(frozen=True)

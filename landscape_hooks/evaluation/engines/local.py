@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, SnapshotLoss, Tile
 from landscape_hooks.machine import find_device, forks, threads
-from landscape_hooks.plane.blockwise import map_stretches
+from landscape_hooks.plane.blockwise import map_partitions
 
 THREADS = PROCESSES = None
 
@@ -44,7 +44,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _NEVER = -1, -3, 2**30  # of mallopt(3), in by
 
 
 device = find_device
-stretches = map_stretches
+partitions = map_partitions
 
 
 def points(loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:

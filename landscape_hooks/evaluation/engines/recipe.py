@@ -51,7 +51,7 @@ class Recipe:
         )
 
 
-class Kitchen:
+class LossFactory:
     """The losses that recipes name, made in this process; what they share is made once."""
 
     def __init__(self, sources: Sources) -> None:
