@@ -31,6 +31,7 @@ from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.grid import Grid
 from landscape_hooks.plane.stored_plane import stored_plane
 from landscape_hooks.store.run import open_run
+from landscape_hooks.surface.definition import Definition
 from landscape_hooks.trajectory.joined import Joined
 from landscape_hooks.trajectory.trajectory import Trajectory
 
@@ -55,9 +56,10 @@ def loss_of(path: str, samples: int) -> tuple[PlaneLoss, Joined]:
     weights = joined.block().astype(np.float64)
     arrays = {"origin": joined[-1].weights, "directions": (weights[:2] - weights[-1]).astype(np.float32)}
     grid = Grid.spanning((-1.0, 1.0, -1.0, 1.0), (25, 25))
-    begin(root, "bench", grid, {}, arrays, defining={}, fresh=True, part=None, plan=Plan)
-    loss = PlaneLoss(Objective.load(root).head(samples), None, joined[-1].buffers, "none")
-    return Plan(chunk=1024).apply(loss).on(stored_plane(root, "bench", False), "bench"), joined
+    begin(root, "bench", grid, Definition(), arrays, defining={}, fresh=True, share=None)
+    plane, objective = stored_plane(root, "bench", False), Objective.load(root).head(samples)
+    loss = PlaneLoss(objective, plane, joined[-1].buffers, "none", surface="bench")
+    return Plan(chunk=1024).apply(loss), joined
 
 
 def engine_for(path: str, joined: Joined, samples: int, workers: int) -> Any:

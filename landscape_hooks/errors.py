@@ -26,6 +26,11 @@ def printable(text: object) -> str:
     return shown + "..." * (len(str(text)) > LONGEST)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says something, as another error quotes it."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")[:200]
+
+
 class LandscapeError(Exception):
     """Something the user can mend.
 
@@ -51,6 +56,10 @@ class LandscapeError(Exception):
 
 class RunError(LandscapeError):
     """A store is not a run, is of an unknown format, or its trajectory cannot serve the purpose."""
+
+
+class DivergedError(RunError):
+    """A snapshot holds weights that are NaN or infinite."""
 
 
 class DamagedRunError(RunError):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.errors import ObjectiveError, first_line
 
 MOST_WORKERS = 1024
 """Processes, and threads in one, at most."""
@@ -44,8 +44,7 @@ def find_device(device: Any) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
-        first = next(iter(str(error).splitlines()), "no message")
         raise ObjectiveError(
-            f"The device '{device}' cannot be used ({first})",
+            f"The device '{device}' cannot be used ({first_line(error)})",
             expected="a device that torch sees here, like cpu or cuda",
         ) from error

@@ -417,7 +417,7 @@ def test_live_code_is_emptied_of_its_weights_where_the_plane_stays_in_the_run(bn
     model, (x, y) = network(), samples()
     live = Objective(model, criterion=nn.CrossEntropyLoss(), data=[(x, y)], copy=False)
     assert live.kernel.module.model is model
-    hollow = live.hollow().to("cpu")
+    hollow = live.without_weights().to("cpu")
     assert all(p.is_meta for p in hollow.kernel.module.parameters())
     assert not any(p.is_meta for p in model.parameters())
     theta, buffers = live.layout.flatten(model).detach(), live.buffer_layout.flatten(model)

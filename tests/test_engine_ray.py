@@ -158,16 +158,16 @@ def test_sums_over_blocks_are_the_same_whoever_computes_which(connected, monkeyp
     with engine:
         trajectory = engine._joined
         here = gram.matrix(trajectory)
-        assert len(blockwise.stretches(trajectory)[0]) > 5
-        np.testing.assert_array_equal(gram.matrix(trajectory, blocks=engine.stretches), here)
+        assert len(blockwise.partitions(trajectory)[0]) > 5
+        np.testing.assert_array_equal(gram.matrix(trajectory, blocks=engine.partitions), here)
         monkeypatch.setattr(engine_module, "HELD_BYTES", 3 * here.nbytes)  # no more than three wait for their turn
-        np.testing.assert_array_equal(gram.matrix(trajectory, blocks=engine.stretches), here)
+        np.testing.assert_array_equal(gram.matrix(trajectory, blocks=engine.partitions), here)
         whole = trajectory.block().astype(float)
         whole -= whole[0]
         np.testing.assert_allclose(here, whole @ whole.T, rtol=1e-12)
         wanted = Projection(whole[[1, 3]])
-        there = [part.products for _, part in engine.stretches(trajectory, 2, wanted)]
-        np.testing.assert_array_equal(there, [p.products for _, p in blockwise.map_stretches(trajectory, 2, wanted)])
+        there = [part.products for _, part in engine.partitions(trajectory, 2, wanted)]
+        np.testing.assert_array_equal(there, [p.products for _, p in blockwise.map_partitions(trajectory, 2, wanted)])
 
 
 def test_what_this_machine_began_a_cluster_finishes(connected, monkeypatch):
@@ -197,20 +197,20 @@ def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(cluster):
         lost = []
         real = engine_module.Engine._received
 
-        def received(self, hand, todo):
-            done = real(self, hand, todo)
+        def received(self, handle, todo):
+            done = real(self, handle, todo)
             if done is None:
                 lost.append(len(todo))
             return done
 
         together = []
-        hand_out = engine_module.Engine._hand_out
+        assign = engine_module.Engine._assign
 
         def both_work(self, todo):
             # the grid's tiles are given out once both workers have started, one on each node
-            together.extend([True] * (sum(hand.hello is None for hand in self._hands) == 2))
+            together.extend([True] * (sum(handle.starting is None for handle in self._handles) == 2))
             if together or len(todo) < 100:
-                hand_out(self, todo)
+                assign(self, todo)
 
         def remove_in_the_middle():
             while evaluated("halved") < 10:
@@ -220,7 +220,7 @@ def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(cluster):
         thread = threading.Thread(target=remove_in_the_middle)
         patch = pytest.MonkeyPatch()
         patch.setattr(engine_module.Engine, "_received", received)
-        patch.setattr(engine_module.Engine, "_hand_out", both_work)
+        patch.setattr(engine_module.Engine, "_assign", both_work)
         patch.setattr("landscape_hooks.analysis.filling.COMMIT_SECONDS", 0.0)
         thread.start()
         there = run(engine=Ray(workers=2, tune=False), name="halved", objective="ray_user_code:slow", size=12)
@@ -279,7 +279,7 @@ def test_ctrl_c_saves_what_is_there_and_ends_the_workers(cluster):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "The same command goes on from there" in said
-    assert "loss/s" in said
+    assert "surface 'stopped': " in said
     assert "Traceback" not in said
     assert 0 < Surface.open("run.zarr", "stopped").evaluated.sum() < 3600
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
@@ -295,11 +295,11 @@ def test_ctrl_c_saves_what_is_there_and_ends_the_workers(cluster):
 def test_a_tile_that_ends_every_worker_is_an_error_and_not_an_endless_story(connected, folder):
     engine, joined = engine_of(["run.zarr"])
     with engine:
-        jobs = [engine_module.Job(0, "stretch", ([np.arange(7)], 0, ray.put(Deadly()), [slice(0, 8)], 1))]
+        jobs = [engine_module.Job(0, "partition", ([np.arange(7)], 0, ray.put(Deadly()), [slice(0, 8)], 1))]
         with pytest.raises(ObjectiveError, match="3 workers in a row ended while they computed the same points"):
             list(engine._results(jobs))
         # and the engine is still of use
-        assert gram.matrix(joined, blocks=engine.stretches).shape == (7, 7)
+        assert gram.matrix(joined, blocks=engine.partitions).shape == (7, 7)
 
 
 class Deadly:
@@ -324,11 +324,11 @@ def test_errors_say_what_was_found_and_what_mends_it(connected, tmp_path, monkey
     engine, joined = engine_of(["run.zarr"])
     object.__setattr__(engine._sources, "runs", (str(elsewhere),))
     with engine, pytest.raises(ObjectiveError, match=r"A worker on .*There is nothing at .*gone\.zarr.*all nodes can"):
-        gram.matrix(joined, blocks=engine.stretches)
+        gram.matrix(joined, blocks=engine.partitions)
     engine, joined = engine_of(["run.zarr"])
     object.__setattr__(engine._sources, "digest", "another")
     with engine, pytest.raises(ObjectiveError, match="other snapshots here"):
-        gram.matrix(joined, blocks=engine.stretches)
+        gram.matrix(joined, blocks=engine.partitions)
 
 
 @pytest.mark.parametrize("kind", ["nobody", "silent", "nonsense"])

@@ -7,91 +7,107 @@ committed stays, and the same call goes on from there.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.analysis.adaptive import Refinement
 from landscape_hooks.errors import PlaneError
-from landscape_hooks.evaluation.evaluate import evaluate
+from landscape_hooks.evaluation.engines import Engine
+from landscape_hooks.evaluation.evaluate import Advance, evaluate
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
 from landscape_hooks.plane.grid import Grid
 from landscape_hooks.progress import Progress
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import remove_group
+from landscape_hooks.surface.definition import Definition
 from landscape_hooks.surface.surface import Surface, names
 from landscape_hooks.surface.writer import SurfaceWriter
 
 COMMIT_SECONDS = 1.0
 """Finished points are committed to the store at least this often: what a kill can cost."""
 
-Part = tuple[int, int]
+Share = tuple[int, int]
+"""(k, n): the k-th of n parts of a surface."""
 
 
 def begin(
-    root: Any,
+    root: zarr.Group,
     name: str,
     grid: Grid,
-    attrs: dict[str, Any],
-    arrays: dict[str, Any],
+    definition: Definition,
+    arrays: Mapping[str, Any],
     *,
-    defining: dict[str, NDArray[Any]],
+    defining: Mapping[str, NDArray[Any]],
     fresh: bool,
-    part: Part | None,
-    plan: Callable[[], Plan],
-) -> tuple[SurfaceWriter, Plan, bool]:
-    """Start the surface, or go on (True) with one that is defined by exactly the same, in the way it was begun.
+    share: Share | None,
+) -> SurfaceWriter:
+    """Start the surface, or go on with one that is defined by exactly the same; its plane is in the run afterwards.
 
-    `defining` are the arrays that, with grid and attributes, all values follow from. Where they were computed defines
-    nothing: any engine goes on with what another one has begun.
+    `defining` are the arrays that, with grid and definition, all values follow from.
 
     A part is a surface of its own (`NAME.part-k-of-n`) until the whole takes it over.
     """
-    definition = _digest(grid, {key: value for key, value in attrs.items() if key != "engine"}, defining)
-    stored_name = name if part is None else f"{name}.part-{part[0]}-of-{part[1]}"
-    stored = dict(checked.group(root, f"surfaces/{stored_name}").attrs) if stored_name in names(root) else {}
-    known = Plan.from_json(stored.get("plan"))
-    resumed = not fresh and stored.get("definition") == definition and known is not None
-    if resumed and known is not None:
-        writer, chosen = SurfaceWriter.resume(root, stored_name), known
+    digest = _digest(grid, definition, defining)
+    stored_name = name if share is None else f"{name}.part-{share[0]}-of-{share[1]}"
+    if not fresh and _goes_on(root, stored_name, digest):
+        writer = SurfaceWriter.resume(root, stored_name)
     else:
-        chosen = plan()
-        attrs = {**attrs, "definition": definition, "plan": chosen.to_json()}
+        attrs = {**definition.to_attrs(), "definition": digest}
         writer = SurfaceWriter.create(root, stored_name, grid.alpha, grid.beta, attrs, arrays)
-    if part is None and not fresh:
-        _take_over_parts(root, name, definition, writer)
-    return writer, chosen, resumed
+    if share is None and not fresh:
+        _take_over_parts(root, name, digest, writer)
+    return writer
+
+
+def _goes_on(root: zarr.Group, name: str, digest: str) -> bool:
+    """Whether the stored surface has this definition, and says how what is there was computed."""
+    if name not in names(root):
+        return False
+    attrs = checked.group(root, f"surfaces/{name}").attrs
+    if attrs.get("definition") != digest:
+        return False
+    return Plan.from_json(attrs.get("plan")) is not None or not SurfaceWriter.resume(root, name).evaluated.any()
+
+
+def settled_plan(writer: SurfaceWriter, choose: Callable[[], Plan]) -> Plan:
+    """The plan by which the surface was begun; where none is stored yet, one that is chosen now and stored with it."""
+    known = Plan.from_json(writer.attrs.get("plan"))
+    if known is None:
+        known = choose()
+        writer.annotate({"plan": known.to_json()})
+    return known
 
 
 def fill(
     writer: SurfaceWriter,
     grid: Grid,
     loss: PlaneLoss,
-    engine: Any,
-    tick: Callable[[int], object],
+    engine: Engine,
+    advance: Advance,
     *,
     adaptive: float | None = None,
-    part: Part | None = None,
+    share: Share | None = None,
 ) -> list[str]:
     """Compute what the surface lacks, committing as it goes; returns what is to be said of it."""
     if adaptive is not None:
-        return _fill_adaptively(writer, grid, loss, engine, tick, adaptive)
+        return _fill_adaptively(writer, grid, loss, engine, advance, adaptive)
     todo = np.flatnonzero(~writer.evaluated.ravel())
-    if part is not None:
-        todo = todo[todo % part[1] == part[0] - 1]
+    if share is not None:
+        todo = todo[todo % share[1] == share[0] - 1]
     else:
-        tick(writer.evaluated.size - len(todo))
-    _compute(writer, todo, grid, loss, engine, tick)
+        advance(writer.evaluated.size - len(todo))
+    _compute(writer, todo, grid, loss, engine, advance)
     return []
 
 
 def _fill_adaptively(
-    writer: SurfaceWriter, grid: Grid, loss: PlaneLoss, engine: Any, tick: Callable[[int], object], tolerance: float
+    writer: SurfaceWriter, grid: Grid, loss: PlaneLoss, engine: Engine, advance: Advance, tolerance: float
 ) -> list[str]:
     """Coarse to fine; the decisions follow from what is evaluated, so that a resumed run makes the same ones."""
     while True:
@@ -99,11 +115,11 @@ def _fill_adaptively(
         todo = refinement.needed()
         if not len(todo):
             break
-        _compute(writer, todo, grid, loss, engine, tick)
+        _compute(writer, todo, grid, loss, engine, advance)
     done = refinement.filled()
     left = ~writer.evaluated
     writer.write_interpolated(done.loss, left, done.error)
-    tick(int(left.sum()))
+    advance(int(left.sum()))
     share = f"{writer.evaluated.sum()} of {left.size} losses are evaluated, the others interpolated"
     if not len(done.judged):
         return [share + "."]
@@ -114,7 +130,7 @@ def _fill_adaptively(
     return [f"{share}; {words} (relative)."]
 
 
-def measure(writer: SurfaceWriter, name: str, grid: Grid, metric: PlaneLoss, engine: Any) -> None:
+def measure(writer: SurfaceWriter, name: str, grid: Grid, metric: PlaneLoss, engine: Engine) -> None:
     """Compute a metric where the loss was evaluated, and store it."""
     where = np.flatnonzero(writer.evaluated.ravel())
     values = np.full(writer.evaluated.shape, np.nan)
@@ -128,21 +144,21 @@ def _compute(
     todo: NDArray[np.intp],
     grid: Grid,
     loss: PlaneLoss,
-    engine: Any,
-    tick: Callable[[int], object],
+    engine: Engine,
+    advance: Advance,
 ) -> None:
-    for tile in _committable(evaluate(loss, grid.points(todo), engine=engine), tick):
+    for tile in _committable(evaluate(loss, grid.points(todo), engine=engine), advance):
         writer.write(todo[tile.index], tile.loss, tile.stderr)
 
 
-def _committable(tiles: Iterable[Tile], tick: Callable[[int], object]) -> Iterator[Tile]:
+def _committable(tiles: Iterable[Tile], advance: Advance) -> Iterator[Tile]:
     """Join finished tiles into one commit every COMMIT_SECONDS; an interruption commits what is there."""
     waiting: list[Tile] = []
     last = time.monotonic()
     try:
         for tile in tiles:
             waiting.append(tile)
-            tick(len(tile.index))
+            advance(len(tile.index))
             if time.monotonic() - last >= COMMIT_SECONDS:
                 ready, waiting = waiting, []
                 yield _one(ready)
@@ -164,7 +180,7 @@ def _one(tiles: list[Tile]) -> Tile:
 
 
 # -- parts --------------------------------------------------------------------------------------------------
-def parse_part(part: str | None) -> Part | None:
+def parse_part(part: str | None) -> Share | None:
     """(k, n) of "k/n".
 
     Raises
@@ -183,7 +199,7 @@ def parse_part(part: str | None) -> Part | None:
     return k, n
 
 
-def _take_over_parts(root: Any, name: str, definition: str, writer: SurfaceWriter) -> None:
+def _take_over_parts(root: zarr.Group, name: str, definition: str, writer: SurfaceWriter) -> None:
     """Copy what parts of the same definition have computed, and remove them once all of it is committed."""
     for other in names(root):
         group = checked.group(root, f"surfaces/{other}")
@@ -197,9 +213,9 @@ def _take_over_parts(root: Any, name: str, definition: str, writer: SurfaceWrite
 
 
 # -- what identifies a surface ------------------------------------------------------------------------------
-def _digest(grid: Grid, attrs: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:
+def _digest(grid: Grid, definition: Definition, arrays: Mapping[str, NDArray[Any]]) -> str:
     """SHA-256 of everything that the values of a surface depend on."""
-    total = hashlib.sha256(json.dumps(attrs, sort_keys=True, default=str).encode())
+    total = hashlib.sha256(definition.defining().encode())
     for array in (grid.alpha, grid.beta, *arrays.values()):
         total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()

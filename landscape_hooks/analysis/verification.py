@@ -8,16 +8,16 @@ written.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from landscape_hooks.analysis.versions import versions
 from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, buffer_directions
 from landscape_hooks.evaluation.sources import check_fits, resolve_objective
+from landscape_hooks.evaluation.versions import versions
 from landscape_hooks.machine import find_device, threads
 from landscape_hooks.plane.directions import pca, points
 from landscape_hooks.plane.moments import project
@@ -25,6 +25,7 @@ from landscape_hooks.plane.plane import Plane
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import open_run
 from landscape_hooks.surface import surface
+from landscape_hooks.surface.definition import OF_THE_RUN
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.joined import Joined
 from landscape_hooks.trajectory.rows.checksum import Damage
@@ -33,9 +34,6 @@ from landscape_hooks.trajectory.trajectory import Trajectory
 POINTS = 10
 """Grid points that are computed anew."""
 
-OF_THE_RUN = "of the run"
-"""What a surface's attributes `objective` and `data` say where both are those that the run carries."""
-
 SAME, OTHER, COARSE = 1e-5, 1e-4, 2e-2
 """Relative differences that are rounding: under the same versions (another processor sums in another order), under
 other ones or on another device, and in bfloat16."""
@@ -43,12 +41,16 @@ other ones or on another device, and in bfloat16."""
 
 @dataclass(frozen=True)
 class Check:
-    """A stored number beside the recomputed one; `holds` where they differ by no more than `tolerance` (absolute)."""
+    """A stored number beside the recomputed one; `holds` where they differ by no more than `tolerance` (absolute).
+
+    `kind` is "loss", or "geometry" for a coordinate of the path.
+    """
 
     what: str
     stored: float
     found: float
     tolerance: float
+    kind: str = "loss"
 
     @property
     def holds(self) -> bool:
@@ -87,7 +89,7 @@ class SurfaceVerification:
         """ "holds", "differs", or "not verified" where no loss could be computed."""
         if not all(check.holds for check in self.checks):
             return "differs"
-        return "holds" if any(check.what.startswith("loss") for check in self.checks) else "not verified"
+        return "holds" if any(check.kind == "loss" for check in self.checks) else "not verified"
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,13 @@ class Verification:
                 "bound": found.bound,
                 "missing": list(found.missing),
                 "checks": [
-                    {key: _plain(value) for key, value in asdict(check).items()} | {"holds": check.holds}
+                    {
+                        "what": check.what,
+                        "stored": _plain(check.stored),
+                        "found": _plain(check.found),
+                        "tolerance": _plain(check.tolerance),
+                        "holds": check.holds,
+                    }
                     for check in found.checks
                 ],
             }
@@ -185,16 +193,17 @@ def _verify(
         missing.append(str(error))
     if len(opened.paths) > 1:
         missing.append(f"the snapshots of {len(opened.paths) - 1} further runs, which lie elsewhere")
-    if checks and all(check.exact for check in checks if check.what.startswith("loss")):
+    if checks and all(check.exact for check in checks if check.kind == "loss"):
         bound = "losses equal bit for bit"
     return SurfaceVerification(name, tuple(checks), bound, tuple(missing))
 
 
 def _tolerance(opened: Surface) -> tuple[float, str]:
     """The relative difference that is rounding, and why."""
-    if opened.attrs.get("precision", "float32") != "float32":
+    definition = opened.definition
+    if definition.precision != "float32":
         return COARSE, f"within {COARSE:g} relative, as bfloat16 rounds"
-    if opened.attrs.get("versions") != versions() or opened.attrs.get("device") != str(find_device(None)):
+    if definition.versions != versions() or definition.device != str(find_device(None)):
         return OTHER, f"within {OTHER:g} relative: the versions or the device are not those it was computed with"
     return SAME, f"within {SAME:g} relative: the same versions; another processor may sum in another order"
 
@@ -255,13 +264,16 @@ def _moved_buffers(trajectory: Trajectory, opened: Surface, buffers: Any) -> Any
             "Running statistics were interpolated between the snapshots of several runs, which lie elsewhere",
             mend="Analyze them together again, under another --name",
         )
-    about = opened.attrs.get("direction_attrs", {})
-    joined, line = Joined([trajectory]), bool(opened.attrs.get("line"))
-    if opened.attrs.get("directions") == "points":
-        steps = [str(point["name"]).removeprefix("step ") for point in about["points"][: 2 if line else 3]]
-        found = points.directions(joined, *points.rows_of(points.Points(steps), joined), line=line)
+    definition = opened.definition
+    about, line = definition.direction_attrs, definition.line
+    shown = np.flatnonzero(np.isin(trajectory.steps, opened.steps))  # some may have been left out
+    joined = Joined([trajectory.select(shown)])
+    if definition.directions == "points":
+        given = points.Points([point["step"] for point in about["points"]])
+        found = points.directions(joined, points.places_of(given, joined), line=line)
     else:
-        found = pca.directions(joined, components=about["components"], solver=about["solver"])
+        components = tuple(about["components"])[: 1 if line else 2]
+        found = pca.directions(joined, components=components, solver=about["solver"])
     assert found.coefficients is not None
     return buffer_directions(joined, found.coefficients, buffers)
 
@@ -304,7 +316,7 @@ def _geometry(root: Any, trajectory: Trajectory, opened: Surface) -> Iterator[Ch
             spots, _ = project(group, trajectory, row[:1])
             for k, axis in enumerate(("alpha", "beta")):
                 what = f"{axis} of step {int(path.step[place])}"
-                yield Check(what, float(path.coordinates[place, k]), float(spots[0, k]), OTHER * reach)
+                yield Check(what, float(path.coordinates[place, k]), float(spots[0, k]), OTHER * reach, "geometry")
 
 
 def _check(what: str, stored: Any, found: float, tolerance: float) -> Check:

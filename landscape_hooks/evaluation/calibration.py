@@ -23,6 +23,7 @@ from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.machine import cores, forks, threads
 from landscape_hooks.objective.graph.winograd import applies
+from landscape_hooks.objective.kernels import GraphKernel
 
 TOLERANCE = 1e-5
 """A way of computing whose loss differs by more than this (relative) from the plain one is not taken."""
@@ -85,7 +86,7 @@ def best_stack(loss: PlaneLoss, base: Plan) -> Plan:
     Many points are timed with one wait for the device at their end, as a tile of them is computed.
     """
     some = np.random.default_rng(0).uniform(-0.1, 0.1, size=(GPU_TILE, 2))
-    point_bytes = loss.plane.size * loss.plane.origin.element_size()
+    point_bytes = loss.plane.size * loss.plane.dtype.itemsize
     best, reference = replace(base, tile=GPU_TILE, workers=1), None
     for stack in STACKS:
         if stack > 1 and stack * point_bytes > STACK_BYTES:
@@ -142,7 +143,8 @@ def _best_single(short: PlaneLoss, base: Plan) -> Plan:
         if start == one or (fuses[0] and layout != "contiguous" and not fused) or not _agrees(start, short, reference):
             continue
         best = min(best, replace(start, seconds=_timed(start.apply(short), start, ALONE)), key=lambda p: p.seconds)
-    if best.layout == "channels_last" and best.fuse and applies(short.objective.kernel.graph):
+    kernel = short.objective.kernel
+    if best.layout == "channels_last" and best.fuse and isinstance(kernel, GraphKernel) and applies(kernel.graph):
         trial = replace(best, winograd=True)
         if _agrees(trial, short, reference):
             best = min(best, replace(trial, seconds=_timed(trial.apply(short), trial, ALONE)), key=lambda p: p.seconds)

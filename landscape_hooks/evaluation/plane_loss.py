@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import ObjectiveError, PlaneError
 from landscape_hooks.evaluation.plan import Plan
-from landscape_hooks.objective.objective import Evaluation
+from landscape_hooks.objective.objective import Evaluation, Objective, Statistics
+from landscape_hooks.plane.plane import Plane
+from landscape_hooks.plane.stored_plane import StoredPlane
+from landscape_hooks.trajectory.joined import Joined
+from landscape_hooks.trajectory.trajectory import Trajectory
 
 Floats = NDArray[np.float64]
 
-POLICIES = {
+POLICIES: dict[str, Statistics] = {
     "batch": "batch",
     "fixed": "running",
     "interpolate": "running",
@@ -39,24 +43,90 @@ class Tile:
     stderr: Floats
 
 
-class PlaneLoss:
-    """The loss as a function of plane coordinates, or of a snapshot itself, under one BatchNorm policy.
+class SnapshotLoss:
+    """The loss at snapshots, under one BatchNorm policy.
+
+    Parameters
+    ----------
+    objective
+        the Objective.
+    buffers
+        (B,) buffers at the origin.
+    policy
+        of the running statistics; other buffers are the origin's on the plane, and at a snapshot its own.
+        "batch" (statistics of each probe batch), "fixed" (the origin's running statistics), "interpolate" (running
+        statistics move with the weights), "recalibrate" (re-estimated at every point), "none" (a model without running
+        statistics).
+
+    Raises
+    ------
+    ObjectiveError
+        a policy that does not exist.
+    """
+
+    def __init__(self, objective: Objective, buffers: Any, policy: str, *, device: torch.device | None = None) -> None:
+        if policy not in POLICIES:
+            raise ObjectiveError(
+                f"Found the BatchNorm policy '{policy}'", expected=f"one of {', '.join(list(POLICIES)[:-1])}"
+            )
+        self.objective, self.policy = objective, policy
+        self.statistics = POLICIES[policy]
+        self.plan = Plan()
+        self.metric = self.surface = ""
+        self.device = torch.device(objective.device) if device is None else device
+        self.buffers = torch.as_tensor(buffers).to(self.device)
+        self._running = entries_mask(objective, ("mean", "var")).to(self.buffers.device)
+
+    def computed(self, objective: Objective, plan: Plan, *, metric: str | None = None) -> Self:
+        """The same loss of another objective (a metric has a name), or by another plan."""
+        other = copy.copy(self)
+        other.objective, other.plan = objective, plan
+        other.metric = self.metric if metric is None else metric
+        return other
+
+    def of_snapshot(self, weights: Any, buffers: Any) -> Evaluation:
+        """The Evaluation at a snapshot's own weights (D,) and buffers (B,); see `buffers_of`."""
+        mean, stderr = self.measure_snapshot(weights, buffers).tolist()
+        return Evaluation(mean, stderr, self.objective.samples)
+
+    def measure_snapshot(self, weights: Any, buffers: Any) -> torch.Tensor:
+        """(2,) loss and standard error of a snapshot itself, left on the device."""
+        own = self.buffers_of(torch.as_tensor(buffers).to(self.device))
+        return self._measure(torch.as_tensor(weights).to(self.device), own)
+
+    def buffers_of(self, own: torch.Tensor) -> torch.Tensor:
+        """(B,) buffers that go with a snapshot whose own are (B,).
+
+        Its own, as spectral norms, codebooks and hand-written normalisations need; but the running statistics are
+        those that the policy names: under "fixed" the origin's.
+        """
+        if self.policy == "interpolate":
+            return own
+        return torch.where(self._running, self.buffers, own.to(self.buffers))
+
+    def _measure(self, weights: torch.Tensor, buffers: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return self.objective.measure(weights, buffers, statistics=self.statistics)
+
+
+class PlaneLoss(SnapshotLoss):
+    """The loss as a function of plane coordinates, and at snapshots, under one BatchNorm policy.
 
     Parameters
     ----------
     objective
         the Objective.
     plane
-        where alpha and beta lead: a Plane, a StoredPlane, or None where it is not there yet (see `on`).
+        where alpha and beta lead.
     buffers
         (B,) buffers at the origin.
     policy
-        of the running statistics; other buffers are the origin's on the plane, and at a snapshot its own.
-        "batch" (statistics of each probe batch), "fixed" (the origin's running statistics), "interpolate" (running
-        statistics move with the weights' coefficients, variances no lower than 0), "recalibrate" (re-estimated at
-        every point), "none" (a model without running statistics).
+        as of `SnapshotLoss`; under "interpolate" running statistics move with the weights' coefficients, variances no
+        lower than 0.
     buffer_directions
         (2, B) for "interpolate".
+    surface
+        the name of the surface in the run that stores the plane, where workers in other processes read it.
 
     Raises
     ------
@@ -66,50 +136,29 @@ class PlaneLoss:
         "interpolate" on a plane whose directions are no combinations of snapshots.
     """
 
-    def __init__(self, objective: Any, plane: Any, buffers: Any, policy: str, buffer_directions: Any = None) -> None:
-        if policy not in POLICIES:
-            raise ObjectiveError(
-                f"Found the BatchNorm policy '{policy}'", expected=f"one of {', '.join(list(POLICIES)[:-1])}"
-            )
-        self.objective, self.plane, self.policy = objective, plane, policy
-        self.statistics = POLICIES[policy]
-        self.plan = Plan()
-        self.metric = self.surface = ""
-        self.device = torch.device(objective.device) if plane is None else plane.device
-        self.buffers = torch.as_tensor(buffers).to(self.device)
-        self._running = _entries_mask(objective, ("mean", "var")).to(self.buffers.device)
+    def __init__(
+        self,
+        objective: Objective,
+        plane: Plane | StoredPlane,
+        buffers: Any,
+        policy: str,
+        buffer_directions: Any = None,
+        *,
+        surface: str = "",
+    ) -> None:
+        super().__init__(objective, buffers, policy, device=plane.device)
+        self.plane, self.surface = plane, surface
         self.buffer_directions = None
         if policy == "interpolate":
             if buffer_directions is None:
-                raise PlaneError(
-                    "The directions of this plane are no combinations of snapshots",
-                    expected="--directions pca or points for --batch-norm interpolate",
-                    mend="Choose --batch-norm fixed, batch or recalibrate",
-                )
-            self.buffer_directions = torch.as_tensor(buffer_directions).to(self.buffers) * self._running
-            self._variances = _entries_mask(objective, ("var",)).to(self.buffers.device)
-
-    def computed(self, objective: Any, plan: Plan, *, metric: str | None = None) -> PlaneLoss:
-        """The same loss of another objective (a metric has a name), or by another plan."""
-        other = copy.copy(self)
-        other.objective, other.plan = objective, plan
-        other.metric = self.metric if metric is None else metric
-        return other
-
-    def on(self, plane: Any, surface: str) -> PlaneLoss:
-        """The same loss on the plane that `surface` of the run stores, held in this way."""
-        other = copy.copy(self)
-        other.plane, other.surface = plane, surface
-        return other
+                raise no_combinations()
+            moved = torch.as_tensor(buffer_directions).to(self.buffers)
+            self.buffer_directions = torch.where(self._running, moved, 0.0)
+            self._variances = entries_mask(objective, ("var",)).to(self.buffers.device)
 
     def at(self, alpha: float, beta: float) -> Evaluation:
         """The Evaluation at (alpha, beta)."""
         mean, stderr = self.measure_at(alpha, beta).tolist()
-        return Evaluation(mean, stderr, self.objective.samples)
-
-    def of_snapshot(self, weights: Any, buffers: Any) -> Evaluation:
-        """The Evaluation at a snapshot's own weights (D,) and buffers (B,); see `buffers_of`."""
-        mean, stderr = self.measure_snapshot(weights, buffers).tolist()
         return Evaluation(mean, stderr, self.objective.samples)
 
     def measure_at(self, alpha: float, beta: float) -> torch.Tensor:
@@ -136,21 +185,6 @@ class PlaneLoss:
             found.append(together(weights, buffers)[: len(some)])
         return torch.cat(found)
 
-    def measure_snapshot(self, weights: Any, buffers: Any) -> torch.Tensor:
-        """(2,) the same of a snapshot itself."""
-        own = self.buffers_of(torch.as_tensor(buffers).to(self.device))
-        return self._measure(torch.as_tensor(weights).to(self.device), own)
-
-    def buffers_of(self, own: torch.Tensor) -> torch.Tensor:
-        """(B,) buffers that go with a snapshot whose own are (B,).
-
-        Its own, as spectral norms, codebooks and hand-written normalisations need; but the running statistics are
-        those that the policy names: under "fixed" the origin's.
-        """
-        if self.policy == "interpolate":
-            return own
-        return torch.where(self._running, self.buffers, own.to(self.buffers))
-
     def buffers_at(self, alpha: float, beta: float) -> torch.Tensor:
         """(B,) buffers that go with the weights at (alpha, beta)."""
         if self.buffer_directions is None:
@@ -168,24 +202,30 @@ class PlaneLoss:
                 found[i : i + 64] = (variances + points[i : i + 64] @ moves < 0).any(axis=1)
         return found
 
-    def _measure(self, weights: torch.Tensor, buffers: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return self.objective.measure(weights, buffers, statistics=self.statistics)
+
+def no_combinations() -> PlaneError:
+    """The error of a plane on which running statistics cannot be interpolated."""
+    return PlaneError(
+        "The directions of this plane are no combinations of snapshots",
+        expected="--directions pca or points for --batch-norm interpolate",
+        mend="Choose --batch-norm fixed, batch or recalibrate",
+    )
 
 
-def buffer_directions(trajectory: Any, coefficients: Floats, origin: Any) -> Floats:
+def buffer_directions(trajectory: Joined, coefficients: Floats, origin: Any) -> Floats:
     """(2, B) the directions' combinations of snapshots, taken of the buffers; `origin` (B,) are those at the origin."""
     total = np.zeros((2, len(origin)))
     at_once = max(1, 2**22 // max(1, len(origin)))
     wanted = np.flatnonzero(coefficients.any(axis=0))
     for first in range(wanted.min(initial=0), wanted.max(initial=-1) + 1, at_once):
         rows = slice(first, min(first + at_once, len(trajectory)))
-        moved = np.asarray(trajectory.buffers(rows), dtype=float) - np.asarray(origin, dtype=float)
+        with np.errstate(invalid="ignore"):  # a mask that holds -inf, which moves nowhere
+            moved = np.asarray(trajectory.buffers(rows), dtype=float) - np.asarray(origin, dtype=float)
         total += coefficients[:, rows] @ moved
     return total
 
 
-def moving_buffers(objective: Any, trajectories: Iterable[Any]) -> list[str]:
+def moving_buffers(objective: Objective, trajectories: Iterable[Trajectory]) -> tuple[str, ...]:
     """Names of the buffers that are no running statistics and that differ between the snapshots of a trajectory."""
     others = [e for e in objective.buffer_layout.entries if e.name not in objective.running_statistics]
     moving: set[str] = set()
@@ -200,10 +240,10 @@ def moving_buffers(objective: Any, trajectories: Iterable[Any]) -> list[str]:
             left = [entry for entry in left if entry.name not in moving]
             if not left:
                 break
-    return [entry.name for entry in others if entry.name in moving]
+    return tuple(entry.name for entry in others if entry.name in moving)
 
 
-def _entries_mask(objective: Any, kinds: tuple[str, ...]) -> torch.Tensor:
+def entries_mask(objective: Objective, kinds: tuple[str, ...]) -> torch.Tensor:
     """(B,) True where a buffer entry is a running statistic of one of the kinds."""
     mask = torch.zeros(objective.buffer_layout.size, dtype=torch.bool)
     for entry in objective.buffer_layout.entries:

@@ -28,7 +28,7 @@ from landscape_hooks.trajectory.joined import Joined, digest_of
 from landscape_hooks.trajectory.trajectory import Trajectory
 
 
-def open_runs(runs: Sequence[Any], *, mode: str = "r+") -> tuple[Any, Joined]:
+def open_runs(runs: Sequence[Any], *, mode: str = "r+") -> tuple[zarr.Group, Joined]:
     """The first run's group, writable if not said otherwise, and the snapshots of all runs.
 
     Raises
@@ -52,28 +52,28 @@ def check_same_objective(joined: Joined, digest: str) -> None:
     ObjectiveError
         they were not.
     """
-    for part in joined.parts[1:]:
+    for part in joined.runs[1:]:
         theirs = checked.group(part.root, "objective/data")
         stored = theirs.attrs.get("digest") if theirs is not None else digest
         if stored != digest:
             raise ObjectiveError(
-                f"The run '{part.label}' was recorded with other probe samples than '{joined.parts[0].label}'",
+                f"The run '{part.label}' was recorded with other probe samples than '{joined.runs[0].label}'",
                 expected="the same objective for all runs on one surface",
                 mend="Say which one counts: --objective module:function, or --data module:function",
             )
 
 
-def resolve_objective(root: Any, objective: Any, data: Any, samples: int | None) -> Any:
+def resolve_objective(root: zarr.Group, objective: Any, data: Any, samples: int | None) -> Objective:
     """The Objective to use: given, named by an import string, or the run's own; over other data where given."""
     if isinstance(objective, str):
         objective = import_string(objective)
     if objective is None:
         objective = Objective.load(root)
-    elif callable(objective) and not isinstance(objective, Objective) and not hasattr(objective, "evaluate"):
+    elif callable(objective) and not isinstance(objective, Objective):
         objective = called(objective)
     if isinstance(objective, Objective):
         objective = of_run(objective, root)
-    if not hasattr(objective, "evaluate"):
+    else:
         raise ObjectiveError(
             f"Found an objective of type {type(objective).__name__}",
             expected="a landscape_hooks.Objective, or a function without arguments that returns one",
@@ -124,7 +124,7 @@ def import_string(text: str) -> Any:
     return found
 
 
-def check_fits(trajectory: Any, objective: Any) -> None:
+def check_fits(trajectory: Trajectory | Joined, objective: Objective) -> None:
     """The objective's model has the run's parameters and buffers."""
     trajectory.layout.check(objective.layout)
     trajectory.buffer_layout.check(objective.buffer_layout)
@@ -170,7 +170,7 @@ class Sources:
             os.chdir(self.folder)
             sys.path.insert(0, self.folder)
 
-    def open(self) -> tuple[Any, Joined]:
+    def open(self) -> tuple[zarr.Group, Joined]:
         """The first run's group, and the snapshots.
 
         Raises
@@ -188,7 +188,7 @@ class Sources:
         return root, joined
 
 
-def named_metric(objective: Any, name: str) -> Any:
+def named_metric(objective: Objective, name: str) -> Objective:
     """The Objective of a metric named "accuracy" or "module:function"."""
     return metric(objective, name, called(import_string(name)) if ":" in name else None)
 

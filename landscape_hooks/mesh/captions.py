@@ -17,12 +17,14 @@ BETWEEN = "  ·  "
 
 
 def caption(surface: Surface, height: Height) -> str:
-    """What defines the picture, in one line: the policy of the buffers, the samples, the interpolation, the height."""
+    """What defines the picture, in one line: policy of the buffers, samples, divergence, interpolation, height."""
     policy = surface.attrs.get("batch_norm")
     parts = [f"BatchNorm: {policy}" if policy not in (None, "", "none") else "no running statistics"]
     parts += ["other buffers: the origin's"] if surface.moving_buffers else []
     if surface.attrs.get("samples"):
         parts.append(f"{surface.attrs['samples']} probe samples")
+    ends = [str(found.last_finite_step) for found in surface.definition.divergence if found.left_out]
+    parts += [f"diverged after step {', '.join(ends)}"] if ends else []
     parts += [said] if (said := surface.said_of_interpolation()) else []
     parts += in_doubt(surface)
     parts.append(height.statement.replace("height:", "scale:"))

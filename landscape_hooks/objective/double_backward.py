@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from landscape_hooks.errors import first_line
+
 Arguments = tuple[Any, ...]
 Options = Mapping[str, Any]
 
@@ -105,4 +107,4 @@ def reason(error: RuntimeError) -> str:
     """Why torch cannot differentiate, in words: the operation where torch names it."""
     if found := _WITHOUT.search(str(error)):
         return f"torch has no derivative of '{found[1]}'"
-    return next((line for line in str(error).splitlines() if line.strip()), "no message")
+    return first_line(error)

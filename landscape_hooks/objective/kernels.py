@@ -132,7 +132,7 @@ class ModuleKernel:
         # as `module.to`, which refuses parameters without memory
         return replace(self, module=self.module._apply(lambda t: t if t.is_meta else t.to(device)))
 
-    def hollow(self) -> ModuleKernel:
+    def without_weights(self) -> ModuleKernel:
         """A copy whose parameters are without memory: every call is given all that `names` lists."""
         given = [t for own, t in self.module.named_parameters(remove_duplicate=False) if own in self.names]
         memo: dict[int, Any] = {id(t): nn.Parameter(torch.empty_like(t, device="meta"), t.requires_grad) for t in given}

@@ -317,9 +317,9 @@ class Objective:
         check_others(self.layout, known, moving, fixed)
         return self._with(layout=moving, constants={**self.constants, **fixed}, still=tuple(fixed))
 
-    def hollow(self) -> Objective:
+    def without_weights(self) -> Objective:
         """The same loss without weights of its own: where it is live code, its model's parameters hold no memory."""
-        return self._with(kernel=self.kernel.hollow()) if isinstance(self.kernel, ModuleKernel) else self
+        return self._with(kernel=self.kernel.without_weights()) if isinstance(self.kernel, ModuleKernel) else self
 
     def with_kernel(self, kernel: Kernel, *, per_sample: bool) -> Objective:
         """Another loss over the same samples and parameters."""

@@ -32,7 +32,7 @@ BLOCK_BYTES = 8 * 2**20
 """Displacements in float64 that a thread works on at a time: what a cache holds."""
 
 
-STRETCHES = 1024
+PARTITIONS = 1024
 """Partial results that a sum over all parameters is made of at most: what a cluster sends to the one that adds up."""
 
 
@@ -70,32 +70,32 @@ def map_displacements(
     yield from _spans_mapped(weights, origin, work, rows, *spans_of(weights, rows))
 
 
-def map_stretch(weights: Any, row: int, work: BlockWork, stretch: list[slice], workers: int) -> Any:
-    """work's result for a stretch of neighbouring spans, of displacements from the snapshot `row`."""
-    return work.join(_spans_mapped(weights, row, work, slice(None), stretch, workers))
+def map_partition(weights: Any, row: int, work: BlockWork, partition: list[slice], workers: int) -> Any:
+    """work's result for a partition of neighbouring spans, of displacements from the snapshot `row`."""
+    return work.join(_spans_mapped(weights, row, work, slice(None), partition, workers))
 
 
-def map_stretches(weights: Any, row: int, work: BlockWork) -> Iterator[tuple[slice, Any]]:
-    """Yield (columns, work's result) for all stretches of parameters, in order; see `map_stretch`."""
-    groups, workers = stretches(weights)
+def map_partitions(weights: Any, row: int, work: BlockWork) -> Iterator[tuple[slice, Any]]:
+    """Yield (columns, work's result) for all partitions of parameters, in order; see `map_partition`."""
+    groups, workers = partitions(weights)
     every = [span for group in groups for span in group]
     results = _spans_mapped(weights, row, work, slice(None), every, workers)
     for group in groups:
         yield columns_of(group), work.join(islice(results, len(group)))
 
 
-def columns_of(stretch: list[slice]) -> slice:
-    """The columns of a stretch of neighbouring spans."""
-    return slice(stretch[0].start, stretch[-1].stop)
+def columns_of(partition: list[slice]) -> slice:
+    """The columns of a partition of neighbouring spans."""
+    return slice(partition[0].start, partition[-1].stop)
 
 
-def stretches(weights: Any) -> tuple[list[list[slice]], int]:
-    """All parameters as at most `STRETCHES` stretches of neighbouring spans, and how many spans fit into memory.
+def partitions(weights: Any) -> tuple[list[list[slice]], int]:
+    """All parameters as at most `PARTITIONS` partitions of neighbouring spans, and how many spans fit into memory.
 
-    They follow from the data alone: whoever computes them, a sum over stretches in their order is the same to the bit.
+    They follow from the data alone: whoever computes them, a sum over partitions in their order is the same to the bit.
     """
     spans, workers = spans_of(weights, slice(None))
-    count = -(-len(spans) // STRETCHES)
+    count = -(-len(spans) // PARTITIONS)
     return [spans[i : i + count] for i in range(0, len(spans), count)], workers
 
 
@@ -135,7 +135,8 @@ def _spans_mapped(
             yield columns, np.subtract(block[:, part], base[part], dtype=np.float64)
 
     def result(span: slice) -> Result:
-        return work(blocks(span))
+        with np.errstate(invalid="ignore", over="ignore"):  # of a training that diverged: the result says so
+            return work(blocks(span))
 
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         waiting = deque(pool.submit(result, span) for span in spans[:workers])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk  # loaded before its threads are limited, so that sums have the same bits everywhere
 
-from landscape_hooks.plane.blockwise import map_stretches
+from landscape_hooks.plane.blockwise import map_partitions
 from landscape_hooks.plane.moments import add_up
 from landscape_hooks.store import checked, schema
 from landscape_hooks.store.run import remove_group, writes
@@ -58,7 +58,7 @@ class Products:
 
 
 def matrix(
-    trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] | None = None, *, blocks: Any = map_stretches
+    trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] | None = None, *, blocks: Any = map_partitions
 ) -> Floats:
     """(T, T) Gram matrix of the displacements from the first snapshot.
 
@@ -91,7 +91,7 @@ def _mirrored(upper: Floats) -> Floats:
     return upper.T  # rows first, as it is read from a run: sums over it then have the same last bits
 
 
-def stored(root: Any, trajectory: Any, *, blocks: Any = map_stretches, keep: bool = True) -> Floats:
+def stored(root: Any, trajectory: Any, *, blocks: Any = map_partitions, keep: bool = True) -> Floats:
     """The run's Gram matrix: what is stored of it, completed, and stored again (with `keep`)."""
     known, rows = _read(root, trajectory)
     if known is not None and len(rows) == len(trajectory):

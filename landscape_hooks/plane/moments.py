@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.trajectory import Trajectory
-
-if TYPE_CHECKING:
-    import torch
 
 Floats = NDArray[np.float64]
 
@@ -115,19 +113,13 @@ def add_up(parts: Iterator[Any]) -> Any:
     return total
 
 
-def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Inner product in float64, in pieces so that no float64 copy of a whole direction is made."""
-    step = 2**22
-    return sum(float(a[i : i + step].double() @ b[i : i + step].double()) for i in range(0, len(a), step))
-
-
 COLUMNS = 1 << 22
 """Numbers that are read at a time: parameters of one snapshot, or snapshots of few parameters."""
 
 
-def project(group: Any, trajectory: Trajectory, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
+def project(group: zarr.Group, trajectory: Trajectory, rows: NDArray[np.intp]) -> tuple[Floats, Floats]:
     """Coordinates (N, 2) of snapshots on a surface's plane, by least squares, and their distances (N,) from it."""
-    gram, products, squares = np.zeros((2, 2)), np.zeros((len(rows), 2)), np.zeros(len(rows))
+    total = Moments(len(rows))
     origins, axes = checked.array(group, "origin"), checked.array(group, "directions")
     size = trajectory.layout.size
     # a surface may be older than the parameters that began to move last: its plane does not go along them
@@ -142,15 +134,14 @@ def project(group: Any, trajectory: Trajectory, rows: NDArray[np.intp]) -> tuple
         else:
             origin = trajectory.before_moving(start, stop).astype(np.float64)
             directions = np.zeros((2, stop - start))
-        gram += directions @ directions.T
+        total.gram += directions @ directions.T
         for part in _neighbours(rows, max(1, COLUMNS // max(1, len(origin)))):
             first, last = int(rows[part.start]), int(rows[part.stop - 1])
             away = trajectory.block(slice(first, last + 1), columns).astype(np.float64) - origin
-            products[part] += away @ directions.T
-            squares[part] += np.einsum("nc,nc->n", away, away)
-    coordinates = products @ np.linalg.pinv(gram, hermitian=True)
-    along = np.einsum("nk,kl,nl->n", coordinates, gram, coordinates)
-    return coordinates, np.sqrt(np.maximum(squares - along, 0.0))
+            with np.errstate(invalid="ignore", over="ignore"):  # of a training that diverged
+                total.products[part] += away @ directions.T
+                total.squares[part] += np.einsum("nc,nc->n", away, away)
+    return total.solve()
 
 
 def _spans(known: int, size: int) -> Iterator[tuple[int, int]]:

@@ -13,7 +13,7 @@ import torch
 
 from landscape_hooks.errors import PlaneError
 from landscape_hooks.plane.blockwise import map_displacements
-from landscape_hooks.plane.moments import Floats, Moments, Projection, _dot
+from landscape_hooks.plane.moments import Floats, Moments, Projection
 
 
 class Plane:
@@ -49,7 +49,7 @@ class Plane:
         if not np.isfinite(gram).all():
             raise PlaneError(
                 "A direction of the plane holds NaN or inf",
-                mend="Look at the run's weights (landscape-hooks info RUN): the training may have diverged",
+                mend="Leave out the snapshots after the training diverged (--to STEP)",
             )
         if gram[0, 0] == 0:
             raise PlaneError(
@@ -103,3 +103,9 @@ class Plane:
         for part in map_displacements(weights, self.origin.cpu().numpy(), Projection(self.directions.cpu().numpy())):
             total += part
         return total
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Inner product in float64, in pieces so that no float64 copy of a whole direction is made."""
+    step = 2**22
+    return sum(float(a[i : i + step].double() @ b[i : i + step].double()) for i in range(0, len(a), step))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import zarr
 
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.store import checked
@@ -21,7 +22,7 @@ BLOCK = 2**20
 class StoredPlane:
     """The points `origin + alpha·directions[0] + beta·directions[1]` of the arrays in a surface's group."""
 
-    def __init__(self, group: Any, device: Any = "cpu") -> None:
+    def __init__(self, group: zarr.Group, device: Any = "cpu") -> None:
         self._origin, self._directions = checked.array(group, "origin"), checked.array(group, "directions")
         self.size = int(self._origin.shape[0])
         self.dtype: torch.dtype = getattr(torch, str(self._origin.dtype))
@@ -51,7 +52,7 @@ class StoredPlane:
         return torch.from_numpy(np.ascontiguousarray(array[where])).to(self.dtype).to(self.device)
 
 
-def stored_plane(root: Any, surface: str, stream: bool) -> Any:
+def stored_plane(root: zarr.Group, surface: str, stream: bool) -> Plane | StoredPlane:
     """The plane of a surface in the run: in memory, or left in the run (`stream`)."""
     group = checked.group(root, f"surfaces/{surface}")
     if group is None:

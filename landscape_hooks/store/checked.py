@@ -23,7 +23,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from landscape_hooks.errors import DamagedRunError, LandscapeError
+from landscape_hooks.errors import DamagedRunError, LandscapeError, first_line
 from landscape_hooks.store import schema
 
 Result = TypeVar("Result")
@@ -254,8 +254,8 @@ def guard(path: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             raise  # trouble of the disk
-        text = next((line for line in str(error).splitlines() if line.strip()), "no message")[:200]
-        raise damaged(f"'{path}' of the run cannot be read or written ({type(error).__name__}: {text})") from error
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise damaged(f"'{path}' of the run cannot be read or written ({said})") from error
 
 
 def _field(path: str) -> schema.Field:

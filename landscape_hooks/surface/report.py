@@ -17,6 +17,9 @@ NOTABLE = 0.1
 """A gap between the true and the plane's loss counts from this share of the true loss on, or of all that the loss
 changed, whichever is less."""
 
+SHOWN = 5
+"""Steps that a sentence lists at most."""
+
 POLICY = {
     "batch": "Losses are taken with the statistics of each batch, as in training, not as in evaluation.",
     "fixed": "Losses are taken with the final running statistics; an evaluation at an earlier snapshot used others.",
@@ -30,9 +33,9 @@ def sentences(surface: Surface, doubts: Sequence[str] = ()) -> list[str]:
 
     `doubts` are further ones than the surface has, of other runs on it.
     """
-    said = [_what(surface), *(f"In doubt: {doubt}" for doubt in (*surface.doubts, *doubts))]
-    if surface.attrs.get("batch_norm") in POLICY:
-        said.append(POLICY[surface.attrs["batch_norm"]])
+    said = [_what(surface), *(f"In doubt: {doubt}" for doubt in (*surface.doubts, *doubts)), *_divergence(surface)]
+    if (policy := surface.definition.batch_norm) in POLICY:
+        said.append(POLICY[policy])
     said += _buffers(surface) + _variance(surface)
     for path in surface.paths:
         whose = f"{path.label}: " if len(surface.paths) > 1 else ""
@@ -42,9 +45,28 @@ def sentences(surface: Surface, doubts: Sequence[str] = ()) -> list[str]:
 
 def _what(surface: Surface) -> str:
     rows, columns = surface.shape
-    plane, samples = surface.attrs.get("directions"), surface.attrs.get("samples")
-    where = f"line along {surface.attrs.get('labels', [''])[0]}" if columns == 1 else f"{plane} plane"
-    return f"{rows}×{columns} losses over {samples} probe samples on the {where}."
+    definition = surface.definition
+    where = f"line along {definition.labels[0]}" if columns == 1 else f"{definition.directions} plane"
+    return f"{rows}×{columns} losses over {definition.samples} probe samples on the {where}."
+
+
+def _divergence(surface: Surface) -> list[str]:
+    """What was left out of runs that diverged."""
+    said = []
+    for found in surface.definition.divergence:
+        whose, end = f"{found.run}: " if len(surface.paths) > 1 else "", found.last_finite_step
+        if found.left_out:
+            snapshots = f"{found.left_out} snapshots" if found.left_out > 1 else "snapshot"
+            said.append(
+                f"{whose}The training diverged: at step {found.first_step} the {found.what} "
+                f"{'is' if found.what == 'loss' else 'are'} not finite any more. The {snapshots} after step {end} "
+                f"{'are' if found.left_out > 1 else 'is'} left out; the path ends with the last finite one."
+            )
+        if found.holes:
+            steps = ", ".join(map(str, found.holes[:SHOWN])) + (" ..." if len(found.holes) > SHOWN else "")
+            some = f"{len(found.holes)} snapshots are" if len(found.holes) > 1 else "A snapshot is"
+            said.append(f"{whose}{some} left out of the path for NaN or infinite values (step {steps}).")
+    return said
 
 
 def _buffers(surface: Surface) -> list[str]:
@@ -64,7 +86,7 @@ def _variance(surface: Surface) -> list[str]:
     ratio, count = surface.explained_variance_ratio, sum(len(p) for p in surface.paths)
     if not np.isfinite(ratio).all() or count < 3:
         return []
-    if surface.attrs.get("directions") != "pca" or surface.shape[1] == 1:
+    if surface.definition.directions != "pca" or surface.shape[1] == 1:
         return [f"Along the directions lie {ratio[0]:.2g} and {ratio[1]:.2g} of the trajectory's variance."]
     shares = f"The plane holds {ratio.sum():.1%} of the trajectory's variance ({ratio[0]:.1%} + {ratio[1]:.1%})"
     if len(surface.paths) > 1:
@@ -120,7 +142,7 @@ def _distance(surface: Surface, path: Path) -> str:
     worst = int(np.argmax(path.distance))
     far = f"The path leaves the plane by up to {path.distance[worst]:.3g} in weight space (step {path.step[worst]})"
     start = float(np.hypot(np.linalg.norm(path.coordinates[0] - path.coordinates[-1]), path.distance[0]))
-    if surface.attrs.get("normalization") != "orthonormal" or not start > 0:
+    if surface.definition.normalization != "orthonormal" or not start > 0:
         return far + "."
     return f"{far}, {path.distance[worst] / start:.0%} of the distance from start to end."
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import DamagedRunError, SurfaceError, printable
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import open_run
+from landscape_hooks.surface.definition import Definition
 from landscape_hooks.trajectory.doubts import read_doubts
 
 Floats = NDArray[np.float64]
@@ -152,6 +153,11 @@ class Surface:
         """(T,) optimizer step of each snapshot."""
         return self._first.step
 
+    @cached_property
+    def definition(self) -> Definition:
+        """What the surface is defined by, as its attributes say."""
+        return Definition.of(self.attrs)
+
     @property
     def shape(self) -> tuple[int, int]:
         """(A, B)."""
@@ -257,6 +263,7 @@ def check_attributes(attrs: Mapping[str, Any]) -> dict[str, Any]:
             attrs[key] = shown[0] if key in TEXTS else shown
     if len(attrs.get("labels", ("", ""))) != 2:
         raise checked.damaged("The surface does not have two labels", expected="one for each axis")
+    Definition.of(attrs)
     return attrs
 
 

@@ -107,6 +107,18 @@ class SurfaceWriter:
         """Of the surface."""
         return str(self._group.basename)
 
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The attributes as they are stored."""
+        return dict(self._group.attrs)
+
+    @checked.guard("surfaces")
+    @writes
+    def annotate(self, attrs: Mapping[str, Any]) -> None:
+        """Add attributes."""
+        check_there(self._root.store)
+        self._group.attrs.update(attrs)
+
     @checked.guard("surfaces")
     def losses(self) -> Floats:
         """(A, B) what is stored; it counts where `evaluated`."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import LayoutError
+from landscape_hooks.trajectory.trajectory import Snapshot, Trajectory
 
 
 class Joined:
@@ -26,37 +27,37 @@ class Joined:
         a run has other parameters or buffers than the first one; the error names the tensor.
     """
 
-    def __init__(self, trajectories: Sequence[Any]) -> None:
-        self.parts = list(trajectories)
-        first = self.parts[0]
-        for other in self.parts[1:]:
+    def __init__(self, trajectories: Sequence[Trajectory]) -> None:
+        self.runs = list(trajectories)
+        first = self.runs[0]
+        for other in self.runs[1:]:
             first.layout.check(other.layout)
             first.buffer_layout.check(other.buffer_layout)
             _check_fixed(first, other)
         self.layout, self.buffer_layout = first.layout, first.buffer_layout
-        self.chunk = max(part.chunk for part in self.parts)
-        self.edges = np.cumsum([0, *(len(part) for part in self.parts)])
+        self.chunk = max(run.chunk for run in self.runs)
+        self.edges = np.cumsum([0, *(len(run) for run in self.runs)])
 
     def __len__(self) -> int:
         return int(self.edges[-1])
 
-    def __getitem__(self, row: int) -> Any:
-        part, place = self.place(row)
-        return self.parts[part][place]
+    def __getitem__(self, row: int) -> Snapshot:
+        run, place = self.place(row)
+        return self.runs[run][place]
 
     def place(self, row: int) -> tuple[int, int]:
         """(run, snapshot in it) of a row."""
         row = range(len(self))[row]
-        part = int(np.searchsorted(self.edges, row, side="right") - 1)
-        return part, int(row - self.edges[part])
+        run = int(np.searchsorted(self.edges, row, side="right") - 1)
+        return run, int(row - self.edges[run])
 
-    def row(self, part: int, place: int) -> int:
+    def row(self, run: int, place: int) -> int:
         """The inverse of `place`; a negative place counts from the run's end."""
-        return int(self.edges[part] + range(len(self.parts[part]))[place])
+        return int(self.edges[run] + range(len(self.runs[run]))[place])
 
     def select(self, places: Sequence[NDArray[np.intp]]) -> Joined:
         """The same runs with some of their snapshots: for each run the places (n,) of those that stay."""
-        return Joined([part.select(chosen) for part, chosen in zip(self.parts, places, strict=True)])
+        return Joined([run.select(chosen) for run, chosen in zip(self.runs, places, strict=True)])
 
     @property
     def origin_row(self) -> int:
@@ -66,36 +67,36 @@ class Joined:
     @cached_property
     def steps(self) -> NDArray[np.int64]:
         """(T,) optimizer steps, run after run."""
-        return np.concatenate([part.steps for part in self.parts])
+        return np.concatenate([run.steps for run in self.runs])
 
     @cached_property
     def wall_times(self) -> NDArray[np.float64]:
         """(T,) times, run after run."""
-        return np.concatenate([part.wall_times for part in self.parts])
+        return np.concatenate([run.wall_times for run in self.runs])
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The data type that weights are read as."""
-        return np.result_type(*(part.dtype for part in self.parts))
+        return np.result_type(*(run.dtype for run in self.runs))
 
     def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[Any]:
         """(n, c) weights of some rows and some parameters."""
         start, stop, _ = rows.indices(len(self))
         found = []
-        for part, first, last in zip(self.parts, self.edges[:-1], self.edges[1:], strict=True):
+        for run, first, last in zip(self.runs, self.edges[:-1], self.edges[1:], strict=True):
             a, b = max(start, first) - first, min(stop, last) - first
             if a < b:
-                found.append(part.block(slice(int(a), int(b)), columns))
+                found.append(run.block(slice(int(a), int(b)), columns))
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def buffers(self, rows: slice = slice(None)) -> NDArray[Any]:
         """(n, B) buffers of some rows."""
         start, stop, _ = rows.indices(len(self))
         found = []
-        for part, first, last in zip(self.parts, self.edges[:-1], self.edges[1:], strict=True):
+        for run, first, last in zip(self.runs, self.edges[:-1], self.edges[1:], strict=True):
             a, b = max(start, first) - first, min(stop, last) - first
             if a < b:
-                found.append(part.buffers(slice(int(a), int(b))))
+                found.append(run.buffers(slice(int(a), int(b))))
         return found[0] if len(found) == 1 else np.concatenate(found)
 
 

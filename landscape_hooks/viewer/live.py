@@ -100,14 +100,23 @@ def _digest(root: Any, name: str) -> Any:
 
 
 def extend(root: Any, base: Surface) -> Surface | None:
-    """`base` with the snapshots of the run that its first path does not have yet; None if there are none."""
+    """`base` with the snapshots of the run that came after its analysis; None if there are none.
+
+    Those that the analysis left out stay out, and so do those whose weights are not finite.
+    """
     trajectory = Trajectory.open(root)
-    path = base.paths[0] if base.paths else None
-    known = path.step if path is not None else np.empty(0, dtype=np.int64)
-    rows = np.flatnonzero(~np.isin(trajectory.steps, known))
-    if not len(rows) or path is None:
+    if not base.paths:
+        return None
+    path, seen = base.paths[0], base.definition.last_step
+    new = ~np.isin(trajectory.steps, path.step)
+    rows = np.flatnonzero(new if seen is None else new & (trajectory.steps > seen))
+    if not len(rows):
         return None
     coordinates, distance = project(root[f"surfaces/{base.name}"], trajectory, rows)
+    finite = np.isfinite(coordinates).all(axis=1) & np.isfinite(distance)
+    rows, coordinates, distance = rows[finite], coordinates[finite], distance[finite]
+    if not len(rows):
+        return None
     unknown = np.full(len(rows), np.nan)
     rates = np.asarray(trajectory.learning_rates)
     added = {

@@ -31,6 +31,7 @@ from landscape_hooks.plane.grid import Grid
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.recording.schedule import Thinning
 from landscape_hooks.store.run import create_run, free_bytes, open_run
+from landscape_hooks.surface.definition import Definition
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.writer import TrajectoryWriter
 from landscape_hooks.viewer.gl.hud import telling
@@ -152,17 +153,17 @@ def filled(run: Path, side: int, size: int, adaptive: float | None = None) -> tu
     loss.plan = Plan(workers=1, threads=1, tile=64)
     grid = Grid.spanning((-6, 3, -3, 3.5), (side, side))
     arrays = {"explained_variance_ratio": np.zeros(2)}
-    attrs = {"directions": "random", "labels": ["a", "b"], "samples": 1}
-    writer, _, _ = filling.begin(root, "random", grid, attrs, arrays, defining=arrays, fresh=True, part=None, plan=Plan)
+    definition = Definition(directions="random", labels=("a", "b"), samples=1)
+    writer = filling.begin(root, "random", grid, definition, arrays, defining=arrays, fresh=True, share=None)
     done, seconds, memory, start = [0], [], [], time.perf_counter()
 
-    def tick(count: int) -> None:
+    def advance(count: int) -> None:
         done[0] += count
         while len(seconds) < done[0] * 10 // side**2:
             seconds.append(time.perf_counter() - start)
             memory.append(synthetic.resident())
 
-    filling.fill(writer, grid, loss, local, tick, adaptive=adaptive)
+    filling.fill(writer, grid, loss, local, advance, adaptive=adaptive)
     writer.finish(root, {})
     return Surface.open(run), seconds, memory
 

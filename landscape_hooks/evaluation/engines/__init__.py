@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
+    from landscape_hooks.evaluation.plane_loss import PlaneLoss, SnapshotLoss, Tile
     from landscape_hooks.evaluation.sources import Sources
     from landscape_hooks.plane.blockwise import BlockWork
     from landscape_hooks.trajectory.joined import Joined
@@ -47,11 +47,11 @@ class Engine(Protocol):
     def points(self, loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:
         """Yield the losses at points (N, 2) of the plane in finished tiles: in any order, each point exactly once."""
 
-    def snapshots(self, loss: PlaneLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
+    def snapshots(self, loss: SnapshotLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
         """Yield the losses at the snapshots `numbers` themselves; the tile's index counts within `numbers`."""
 
-    def stretches(self, weights: Any, row: int, work: BlockWork) -> Iterator[tuple[slice, Any]]:
-        """Yield (columns, work's result) as `blockwise.map_stretches` does, computed where the data is."""
+    def partitions(self, weights: Any, row: int, work: BlockWork) -> Iterator[tuple[slice, Any]]:
+        """Yield (columns, work's result) as `blockwise.map_partitions` does, computed where the data is."""
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ import torch
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError, ObjectiveError
-from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
+from landscape_hooks.evaluation.plane_loss import PlaneLoss, SnapshotLoss, Tile
 from landscape_hooks.machine import find_device, forks, threads
-from landscape_hooks.plane.blockwise import map_stretches
+from landscape_hooks.plane.blockwise import map_partitions
 
 THREADS = PROCESSES = None
 
@@ -44,7 +44,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _NEVER = -1, -3, 2**30  # of mallopt(3), in by
 
 
 device = find_device
-stretches = map_stretches
+partitions = map_partitions
 
 
 def points(loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:
@@ -59,7 +59,7 @@ def points(loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:
     yield from _shared(loss, tiles, lambda slot, index: ("points", points[index]), slots=None)
 
 
-def snapshots(loss: PlaneLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
+def snapshots(loss: SnapshotLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
     """Yield the losses at the snapshots `numbers` themselves; the tile's index counts within `numbers`."""
     upcoming = trajectory.snapshots(numbers)
     if _alone(loss, len(numbers)):
@@ -67,6 +67,7 @@ def snapshots(loss: PlaneLoss, trajectory: Any, numbers: Sequence[int]) -> Itera
             for i in range(len(numbers)):
                 yield _tile(np.array([i]), _of_snapshot(loss, next(upcoming))[None])
         return
+    assert isinstance(loss, PlaneLoss)  # a plan for several processes is one for a plane
     slots = _Slots(loss, AHEAD * loss.plan.workers)
 
     def job(slot: int, index: NDArray[np.intp]) -> tuple[str, Any]:
@@ -76,7 +77,7 @@ def snapshots(loss: PlaneLoss, trajectory: Any, numbers: Sequence[int]) -> Itera
     yield from _shared(loss, [np.array([i]) for i in range(len(numbers))], job, slots=slots)
 
 
-def _of_snapshot(loss: PlaneLoss, snapshot: Any) -> torch.Tensor:
+def _of_snapshot(loss: SnapshotLoss, snapshot: Any) -> torch.Tensor:
     """Its loss; nothing holds the snapshot when the next one is read."""
     return loss.measure_snapshot(snapshot.weights, snapshot.buffers)
 
@@ -154,7 +155,7 @@ class _Slots:
         self.buffers[slot].copy_(torch.from_numpy(np.ascontiguousarray(snapshot.buffers)))
 
 
-def _alone(loss: PlaneLoss, tiles: int) -> bool:
+def _alone(loss: SnapshotLoss, tiles: int) -> bool:
     return loss.plan.workers <= 1 or tiles <= 1 or not forks()
 
 

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.evaluation.engines import Ray
-from landscape_hooks.evaluation.engines.recipe import Kitchen, Recipe
-from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
+from landscape_hooks.evaluation.engines.recipe import LossFactory, Recipe
+from landscape_hooks.evaluation.plane_loss import PlaneLoss, SnapshotLoss, Tile
 from landscape_hooks.evaluation.sources import Sources
 from landscape_hooks.machine import cores
-from landscape_hooks.plane.blockwise import columns_of, map_stretch, stretches
+from landscape_hooks.plane.blockwise import columns_of, map_partition, partitions
 from landscape_hooks.plane.gram import weights_of
 from landscape_hooks.trajectory.joined import Joined
 from landscape_hooks.version import __version__
@@ -64,7 +64,7 @@ LOST = (
 
 # -- on a worker --------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Trouble:
+class Failure:
     """An error of the loss or of the run, in words."""
 
     words: str
@@ -80,13 +80,13 @@ class Worker:
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
-        self._kitchen: Any = None
+        self._factory: Any = None
 
     def begin(self) -> Any:
-        """The versions here; Trouble where the runs cannot be read."""
+        """The versions here; Failure where the runs cannot be read."""
 
         def opened() -> dict[str, str]:
-            self._kitchen = Kitchen(self._sources)
+            self._factory = LossFactory(self._sources)
             return versions()
 
         return _in_words(opened, f"A worker on {socket.gethostname()}: ")
@@ -99,31 +99,31 @@ class Worker:
         """(n, 2) the same at snapshots themselves, read here."""
         return self._losses(recipe, lambda loss: [self._at_snapshot(loss, row) for row in rows])
 
-    def stretch(self, places: list[Any], row: int, work: Any, stretch: list[slice], threads: int) -> Any:
-        """The result of work on a stretch of parameters of the snapshots at `places`, read here."""
-        return _in_words(lambda: map_stretch(self._kitchen.joined.select(places), row, work, stretch, threads))
+    def partition(self, places: list[Any], row: int, work: Any, partition: list[slice], threads: int) -> Any:
+        """The result of work on a partition of parameters of the snapshots at `places`, read here."""
+        return _in_words(lambda: map_partition(self._factory.joined.select(places), row, work, partition, threads))
 
-    def _losses(self, recipe: Recipe, measured: Callable[[PlaneLoss], list[torch.Tensor]]) -> Any:
+    def _losses(self, recipe: Recipe, measured: Callable[[Any], list[torch.Tensor]]) -> Any:
         def values() -> NDArray[np.float64]:
             torch.set_num_threads(recipe.plan.threads)
-            return torch.stack(measured(self._kitchen.loss(recipe))).cpu().numpy()
+            return torch.stack(measured(self._factory.loss(recipe))).cpu().numpy()
 
         return _in_words(values)
 
-    def _at_snapshot(self, loss: PlaneLoss, row: int) -> torch.Tensor:
-        run, place = self._kitchen.joined.place(row)
-        part = self._kitchen.joined.parts[run]
+    def _at_snapshot(self, loss: SnapshotLoss, row: int) -> torch.Tensor:
+        run, place = self._factory.joined.place(row)
+        part = self._factory.joined.runs[run]
         return loss.measure_snapshot(weights_of(part, place), part.buffers(slice(place, place + 1))[0])
 
 
 def _in_words(function: Callable[[], Any], where: str = "") -> Any:
-    """The function's result, or its error as Trouble: the one who asked has no use for a traceback."""
+    """The function's result, or its error as Failure: the one who asked has no use for a traceback."""
     try:
         return function()
     except LandscapeError as error:
-        return Trouble(f"{where}{error}")
+        return Failure(f"{where}{error}")
     except Exception as error:
-        return Trouble(f"{where}The loss cannot be computed ({type(error).__name__}: {error})")
+        return Failure(f"{where}The loss cannot be computed ({type(error).__name__}: {error})")
 
 
 # -- on the one that hands out the work ---------------------------------------------------------------------
@@ -138,17 +138,17 @@ class Job:
 
 
 @dataclass
-class Hand:
+class Handle:
     """A worker as seen from here: what it was asked, in order."""
 
     actor: Any
-    hello: Any
+    starting: Any
     held: deque[tuple[Any, Job]] = field(default_factory=deque)
 
     @property
     def awaited(self) -> Any:
         """What it is going to answer next; None if nothing."""
-        return self.hello if self.hello is not None else self.held[0][0] if self.held else None
+        return self.starting if self.starting is not None else self.held[0][0] if self.held else None
 
 
 class Engine:
@@ -159,7 +159,7 @@ class Engine:
     def __init__(self, cluster: Ray, sources: Sources, joined: Joined) -> None:
         self.THREADS = cluster.cpus
         self._cluster, self._sources, self._joined = cluster, sources, joined
-        self._hands: list[Hand] = []
+        self._handles: list[Handle] = []
         self._failed_starts = 0
         self._looked, self._room = -math.inf, 0
         self._recipe: tuple[Any, Any] = (None, None)
@@ -173,9 +173,9 @@ class Engine:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        for hand in self._hands:
-            ray.kill(hand.actor)
-        self._hands = []
+        for handle in self._handles:
+            ray.kill(handle.actor)
+        self._handles = []
         if self._owns_ray:
             ray.shutdown()
 
@@ -191,17 +191,18 @@ class Engine:
         tiles = [np.arange(i, min(i + tile, len(points))) for i in range(0, len(points), tile)]
         yield from self._tiles(loss, "points", tiles, [points[index] for index in tiles])
 
-    def snapshots(self, loss: PlaneLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
+    def snapshots(self, loss: SnapshotLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
         """Yield the losses at the snapshots `numbers` themselves; the tile's index counts within `numbers`."""
         tiles = [np.array([i]) for i in range(len(numbers))]
         yield from self._tiles(loss, "snapshots", tiles, [[self._row(trajectory, number)] for number in numbers])
 
-    def stretches(self, trajectory: Any, row: int, work: Any) -> Iterator[tuple[slice, Any]]:
-        """As `plane.map_stretches`: in order, and the same bits; every worker reads its stretches from the run."""
-        groups, threads = stretches(trajectory)
-        shared, places = ray.put(work), ray.put([part.places for part in trajectory.parts])
+    def partitions(self, trajectory: Any, row: int, work: Any) -> Iterator[tuple[slice, Any]]:
+        """As `plane.map_partitions`: in order, and the same bits; every worker reads its partitions from the run."""
+        groups, threads = partitions(trajectory)
+        runs = trajectory.runs if isinstance(trajectory, Joined) else [trajectory]
+        shared, places = ray.put(work), ray.put([run.places for run in runs])
         threads, row = min(threads, self._cluster.cpus), int(range(len(trajectory))[row])
-        jobs = [Job(i, "stretch", (places, row, shared, group, threads)) for i, group in enumerate(groups)]
+        jobs = [Job(i, "partition", (places, row, shared, group, threads)) for i, group in enumerate(groups)]
         widest = max(columns_of(group).stop - columns_of(group).start for group in groups)
         together = max(1, HELD_BYTES // max(1, work.nbytes(len(trajectory), widest)))
         for start in range(0, len(jobs), together):
@@ -213,13 +214,13 @@ class Engine:
                     yield columns_of(groups[number]), waiting.pop(number)
                     number += 1
 
-    def _tiles(self, loss: PlaneLoss, method: str, tiles: list[NDArray[np.intp]], what: list[Any]) -> Iterator[Tile]:
+    def _tiles(self, loss: SnapshotLoss, method: str, tiles: list[NDArray[np.intp]], what: list[Any]) -> Iterator[Tile]:
         recipe = self._sent_recipe(loss)
         jobs = [Job(i, method, (recipe, each)) for i, each in enumerate(what)]
         for number, values in self._results(jobs):
             yield Tile(tiles[number], values[:, 0], values[:, 1])
 
-    def _sent_recipe(self, loss: PlaneLoss) -> Any:
+    def _sent_recipe(self, loss: SnapshotLoss) -> Any:
         """Where the workers find the loss's recipe: sent once a loss, not once a tile."""
         if self._recipe[0] is not loss:
             self._recipe = (loss, ray.put(Recipe.of(loss, str(self._device))))
@@ -229,8 +230,8 @@ class Engine:
         """The row of a run's snapshot among those of all runs."""
         if isinstance(trajectory, Joined):
             run, number = trajectory.place(number)
-            trajectory = trajectory.parts[run]
-        run = next(i for i, part in enumerate(self._joined.parts) if part.root is trajectory.root)
+            trajectory = trajectory.runs[run]
+        run = next(i for i, part in enumerate(self._joined.runs) if part.root is trajectory.root)
         return self._joined.row(run, int(trajectory.places[number]))
 
     # -- who has which job ---------------------------------------------------------------------------------
@@ -239,26 +240,26 @@ class Engine:
         todo = deque(jobs)
         last_ready = time.monotonic()
         try:
-            while todo or any(hand.held for hand in self._hands):
-                self._staff(len(todo) + sum(len(hand.held) for hand in self._hands))
-                self._hand_out(todo)
-                if any(hand.hello is None for hand in self._hands):
+            while todo or any(handle.held for handle in self._handles):
+                self._start_workers(len(todo) + sum(len(handle.held) for handle in self._handles))
+                self._assign(todo)
+                if any(handle.starting is None for handle in self._handles):
                     last_ready = time.monotonic()
                 elif time.monotonic() - last_ready > START_SECONDS:
                     raise self._no_room(f"No worker has started for {START_SECONDS:.0f} s")
-                for hand in self._ready():
-                    if hand.hello is not None:
-                        self._welcome(hand)
-                    elif (done := self._received(hand, todo)) is not None:
+                for handle in self._ready():
+                    if handle.starting is not None:
+                        self._check_started(handle)
+                    elif (done := self._received(handle, todo)) is not None:
                         yield done
         finally:
             # an error or an interruption: what is being computed is of no use any more
-            for hand in [hand for hand in self._hands if hand.held]:
-                self._dismiss(hand)
+            for handle in [handle for handle in self._handles if handle.held]:
+                self._end(handle)
 
-    def _ready(self) -> list[Hand]:
-        """Hands that have answered, or are lost; waits a little for the first of them."""
-        awaited = {hand.awaited: hand for hand in self._hands if hand.awaited is not None}
+    def _ready(self) -> list[Handle]:
+        """Handles that have answered, or are lost; waits a little for the first of them."""
+        awaited = {handle.awaited: handle for handle in self._handles if handle.awaited is not None}
         if not awaited:
             time.sleep(0.1)
             return []
@@ -266,30 +267,30 @@ class Engine:
         done, _ = ray.wait(list(awaited), num_returns=len(awaited), timeout=0)
         return [awaited[reference] for reference in done]
 
-    def _staff(self, unfinished: int) -> None:
+    def _start_workers(self, unfinished: int) -> None:
         """Ask for as many workers as there is room and work for."""
         limit = self._limit()
-        if not limit and not self._hands:
+        if not limit and not self._handles:
             raise self._no_room("No node of the Ray cluster has room for a worker")
-        while len(self._hands) < min(limit, unfinished):
+        while len(self._handles) < min(limit, unfinished):
             options = {"num_cpus": self._cluster.cpus, "num_gpus": self._cluster.gpus, "max_restarts": 0}
             actor: Any = ray.remote(Worker).options(**options).remote(self._sent)
-            self._hands.append(Hand(actor, actor.begin.remote()))
+            self._handles.append(Handle(actor, actor.begin.remote()))
 
-    def _hand_out(self, todo: deque[Job]) -> None:
+    def _assign(self, todo: deque[Job]) -> None:
         """Give everybody one job before anybody gets a second one."""
         for depth in range(AHEAD):
-            for hand in self._hands:
-                if todo and hand.hello is None and len(hand.held) <= depth:
+            for handle in self._handles:
+                if todo and handle.starting is None and len(handle.held) <= depth:
                     job = todo.popleft()
-                    hand.held.append((getattr(hand.actor, job.method).remote(*job.arguments), job))
+                    handle.held.append((getattr(handle.actor, job.method).remote(*job.arguments), job))
 
-    def _welcome(self, hand: Hand) -> None:
+    def _check_started(self, handle: Handle) -> None:
         """A worker has started, or could not."""
         try:
-            answer = ray.get(hand.hello)
+            answer = ray.get(handle.starting)
         except LOST as error:
-            self._dismiss(hand)
+            self._end(handle)
             self._failed_starts += 1
             if self._failed_starts >= TRIES:
                 raise ObjectiveError(
@@ -297,22 +298,22 @@ class Engine:
                     mend='Install the same on all nodes: pip install "landscape-hooks[ray]"; your own modules as well',
                 ) from error
             return
-        if isinstance(answer, Trouble):
+        if isinstance(answer, Failure):
             raise ObjectiveError(answer.words, mend="Every worker reads the runs itself: put them where all nodes can")
         if answer != versions():
             raise ObjectiveError(f"A worker has {answer}", expected=f"{versions()}, as here")
-        hand.hello, self._failed_starts = None, 0
+        handle.starting, self._failed_starts = None, 0
 
-    def _received(self, hand: Hand, todo: deque[Job]) -> tuple[int, Any] | None:
+    def _received(self, handle: Handle, todo: deque[Job]) -> tuple[int, Any] | None:
         """The result of the job that a worker was on; None if it is lost, and the job back among the others."""
-        reference, job = hand.held[0]
+        reference, job = handle.held[0]
         try:
             answer = ray.get(reference)
         except LOST as error:
             job.deaths += 1
-            todo.extendleft(job for _, job in reversed(hand.held))
-            hand.held.clear()
-            self._dismiss(hand)
+            todo.extendleft(job for _, job in reversed(handle.held))
+            handle.held.clear()
+            self._end(handle)
             self._looked = -math.inf
             if job.deaths >= TRIES:
                 raise ObjectiveError(
@@ -326,14 +327,14 @@ class Engine:
                 f"A worker could not take its job ({_last_line(error)})",
                 mend="Whatever you give as a live object has to be importable on the workers; or give module:function",
             ) from error
-        hand.held.popleft()
-        if isinstance(answer, Trouble):
+        handle.held.popleft()
+        if isinstance(answer, Failure):
             raise ObjectiveError(answer.words)
         return job.number, answer
 
-    def _dismiss(self, hand: Hand) -> None:
-        ray.kill(hand.actor)
-        self._hands = [other for other in self._hands if other is not hand]
+    def _end(self, handle: Handle) -> None:
+        ray.kill(handle.actor)
+        self._handles = [other for other in self._handles if other is not handle]
 
     # -- the cluster ---------------------------------------------------------------------------------------
     def _limit(self) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from landscape_hooks.evaluation.plan import Plan
-from landscape_hooks.evaluation.plane_loss import PlaneLoss
+from landscape_hooks.evaluation.plane_loss import PlaneLoss, SnapshotLoss
 from landscape_hooks.evaluation.sources import (
     Sources,
     named_metric,
@@ -36,12 +36,12 @@ class Recipe:
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
-    def of(cls, loss: PlaneLoss, device: str) -> Recipe:
+    def of(cls, loss: SnapshotLoss, device: str) -> Recipe:
         """The recipe of a loss, to be computed on `device`."""
-        moved = loss.buffer_directions
+        moved = loss.buffer_directions if isinstance(loss, PlaneLoss) else None
         return cls(
             surface=loss.surface,
-            stream=isinstance(loss.plane, StoredPlane),
+            stream=isinstance(loss, PlaneLoss) and isinstance(loss.plane, StoredPlane),
             policy=loss.policy,
             metric=loss.metric,
             plan=loss.plan,
@@ -51,7 +51,7 @@ class Recipe:
         )
 
 
-class Kitchen:
+class LossFactory:
     """The losses that recipes name, made in this process; what they share is made once."""
 
     def __init__(self, sources: Sources) -> None:
@@ -67,9 +67,12 @@ class Kitchen:
         if self._latest[0] != recipe.key:
             self._latest = ("", None)
             objective = self._objective(recipe.metric, recipe.device)
-            plane = self._plane(recipe) if recipe.surface else None
-            loss = PlaneLoss(objective, plane, recipe.buffers, recipe.policy, recipe.buffer_directions)
-            self._latest = (recipe.key, recipe.plan.apply(loss))
+            if recipe.surface:
+                given = recipe.buffers, recipe.policy, recipe.buffer_directions
+                self._latest = (recipe.key, recipe.plan.apply(PlaneLoss(objective, self._plane(recipe), *given)))
+            else:
+                loss = SnapshotLoss(objective, recipe.buffers, recipe.policy)
+                self._latest = (recipe.key, recipe.plan.apply(loss))
         return self._latest[1]
 
     def _objective(self, name: str, device: str) -> Any:
@@ -79,7 +82,7 @@ class Kitchen:
             else:
                 own = self.sources
                 made = resolve_objective(self.root, own.objective, own.data, own.samples).to(device)
-            self._objectives[name, device] = made.hollow() if hasattr(made, "hollow") else made
+            self._objectives[name, device] = made.without_weights()
         return self._objectives[name, device]
 
     def _plane(self, recipe: Recipe) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape_hooks.errors import LandscapeError, ObjectiveError
+from landscape_hooks.errors import LandscapeError, ObjectiveError, first_line
 from landscape_hooks.objective.graph.operations import resolve
 
 _DTYPES = {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
@@ -137,9 +137,9 @@ class LossGraph:
         except LandscapeError:
             raise
         except Exception as error:  # whatever torch makes of operations that anybody may have written down
-            first = next((line for line in str(error).splitlines() if line.strip()), "no message")
+            said = f"{type(error).__name__}: {first_line(error)}"
             raise ObjectiveError(
-                f"The stored loss cannot be computed on the probe samples ({type(error).__name__}: {first})",
+                f"The stored loss cannot be computed on the probe samples ({said})",
                 expected="samples that the model and the criterion take",
                 mend=f"Check --data. {_WAY_OUT}",
             ) from error

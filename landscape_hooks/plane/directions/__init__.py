@@ -23,6 +23,8 @@ class Directions:
         (D,) where alpha = beta = 0; an array, or `Blocks` of one.
     vectors
         (2, D) the directions, in the origin's data type; likewise.
+    kind
+        "pca", "random", "hessian" or "points".
     labels
         what the two axes are called.
     normalization
@@ -58,3 +60,4 @@ class Directions:
     explained_variance_ratio: NDArray[np.float64] = field(default_factory=lambda: np.full(2, np.nan))
     spectrum: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     attrs: dict[str, Any] = field(default_factory=dict)
+    kind: str = ""

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from landscape_hooks.errors import PlaneError, RunError
-from landscape_hooks.plane.blockwise import map_displacements, map_stretches, width_of
+from landscape_hooks.errors import DivergedError, PlaneError, RunError
+from landscape_hooks.plane.blockwise import map_displacements, map_partitions, width_of
 from landscape_hooks.plane.directions import Directions
 from landscape_hooks.plane.gram import matrix, origin_weights
 from landscape_hooks.store.blocks import Blocks, row_of
@@ -99,7 +99,7 @@ def directions(
     components: Sequence[int] = (0, 1),
     solver: str = "auto",
     gram: Floats | None = None,
-    blocks: Any = map_stretches,
+    blocks: Any = map_partitions,
     stream: bool = False,
 ) -> Directions:
     """The plane of two principal components of a trajectory, through its last snapshot.
@@ -246,8 +246,8 @@ def _signs(first: Floats) -> Floats:
     return np.where(first > 0, -1.0, 1.0)[:, None]
 
 
-def _diverged(snapshot: int) -> RunError:
-    return RunError(
+def _diverged(snapshot: int) -> DivergedError:
+    return DivergedError(
         f"Snapshot {snapshot} of the run holds NaN or inf",
         expected="finite weights",
         mend="The training diverged there: record again, with a smaller learning rate or fewer steps",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import PlaneError
 from landscape_hooks.plane.directions import Directions
 from landscape_hooks.plane.gram import weights_of
+from landscape_hooks.trajectory.joined import Joined
 
 FORM = re.compile(r"[0-9]+|[0-9]+:[0-9]*")
 """A point: STEP, RUN:STEP or RUN:."""
@@ -62,15 +63,25 @@ class Points:
         return {"directions": "points", "points": list(self.points)}
 
 
-def directions(trajectory: Any, rows: Sequence[int], names: Sequence[str], *, line: bool = False) -> Directions:
-    """The plane through the snapshots `rows` (the line through two of them); the first of them is its origin.
+@dataclass(frozen=True)
+class Place:
+    """A snapshot that a plane goes through: its row among those of all runs, its run and step, and its name."""
+
+    row: int
+    run: int
+    step: int
+    name: str
+
+
+def directions(trajectory: Any, places: Sequence[Place], *, line: bool = False) -> Directions:
+    """The plane through three snapshots (the line through two of them); the first of them is its origin.
 
     Raises
     ------
     PlaneError
         the snapshots do not span a plane, or their number is another.
     """
-    wanted = 2 if line else 3
+    wanted, rows = 2 if line else 3, [place.row for place in places]
     if len(rows) != wanted or len(set(rows)) != wanted:
         raise PlaneError(
             f"Found {len(set(rows))} different points",
@@ -96,39 +107,45 @@ def directions(trajectory: Any, rows: Sequence[int], names: Sequence[str], *, li
     return Directions(
         origin=origin,
         vectors=vectors.astype(origin.dtype),
-        labels=(f"towards {names[1]}", "" if line else f"towards {names[2]}"),
+        labels=(f"towards {places[1].name}", "" if line else f"towards {places[2].name}"),
         normalization="orthonormal",
-        centring=f"through {', '.join(names)}",
+        centring=f"through {', '.join(place.name for place in places)}",
         coefficients=combos,
         marks=marks,
         origin_row=base,
-        attrs={"points": [{"name": n, "coordinates": m.tolist()} for n, m in zip(names, marks, strict=True)]},
+        attrs={"points": [_attrs(place, mark) for place, mark in zip(places, marks, strict=True)]},
     )
 
 
-def rows_of(given: Points, joined: Any) -> tuple[list[int], list[str]]:
-    """Rows and names of the points of several runs; none given means the final snapshots of the first three runs.
+def _attrs(place: Place, mark: NDArray[np.float64]) -> dict[str, Any]:
+    return {"name": place.name, "run": place.run, "step": place.step, "coordinates": mark.tolist()}
+
+
+def places_of(given: Points, joined: Joined) -> list[Place]:
+    """The points among the snapshots of several runs; none given means the final snapshots of the first three runs.
 
     Raises
     ------
     PlaneError
         a run or a step that is not there.
     """
-    items = [str(point) for point in given.points] or [f"{run}:" for run in range(len(joined.parts))][:3]
-    rows, names = [], []
+    items = [str(point) for point in given.points] or [f"{run}:" for run in range(len(joined.runs))][:3]
+    found = []
     for item in items:
         run, _, step = item.rpartition(":") if ":" in item else ("0", "", item)
         try:
-            part = joined.parts[int(run)]
-            steps: NDArray[np.int64] = np.asarray(part.steps)
-            place = len(part) - 1 if step == "" else int(np.flatnonzero(steps == int(step))[0])
+            trajectory = joined.runs[int(run)]
+            steps = trajectory.steps
+            place = len(trajectory) - 1 if step == "" else int(np.flatnonzero(steps == int(step))[0])
         except (ValueError, IndexError) as error:
             raise PlaneError(
                 f"Found the point '{item}'",
                 expected="STEP, RUN:STEP or RUN: (final), with a recorded step and runs counted from 0",
-                mend="landscape-hooks info RUN lists what is recorded",
+                mend="landscape-hooks info RUN lists what is recorded. Steps that are not finite do not count, nor do "
+                "those that --from, --to and the like leave out",
             ) from error
-        rows.append(joined.row(int(run), place))
-        label = getattr(part, "label", "") or f"run {run}"
-        names.append(f"step {steps[place]}" if len(joined.parts) == 1 else f"{label} step {steps[place]}")
-    return rows, names
+        name = f"step {steps[place]}"
+        if len(joined.runs) > 1:
+            name = f"{trajectory.label or f'run {run}'} {name}"
+        found.append(Place(joined.row(int(run), place), int(run), int(steps[place]), name))
+    return found

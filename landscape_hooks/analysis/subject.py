@@ -1,0 +1,164 @@
+"""Subject: what a surface is drawn of: the snapshots that count, and the loss under one BatchNorm policy.
+
+In: opened runs, and what analyze() was asked for. Out: trajectories and an Objective that fit together, up to the last
+finite snapshots, and the devices on which the loss is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import zarr
+
+from landscape_hooks.analysis.divergence import finite_part
+from landscape_hooks.errors import LandscapeError, ObjectiveError, first_line
+from landscape_hooks.evaluation.engines import Engine, Local, Ray
+from landscape_hooks.evaluation.plane_loss import POLICIES, SnapshotLoss, entries_mask
+from landscape_hooks.evaluation.sources import check_fits, check_same_objective, named_metric, resolve_objective
+from landscape_hooks.objective.objective import Objective, Statistics
+from landscape_hooks.surface.definition import OF_THE_RUN, Divergence
+from landscape_hooks.trajectory.joined import Joined
+from landscape_hooks.trajectory.selection import Snapshots
+from landscape_hooks.trajectory.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a surface is drawn of.
+
+    Attributes
+    ----------
+    root
+        the group of the first run, in which the surface is stored.
+    joined
+        the snapshots of all runs that count.
+    chosen
+        the same and those that are not finite.
+    objective
+        the loss, on the device where this process computes.
+    objective_source, data_source
+        where the objective and its data come from, for whoever verifies the surface.
+    policy
+        the BatchNorm policy; "none" where there is nothing to choose.
+    metrics
+        label -> (name, Objective) of what else is computed.
+    device
+        where the engine's workers compute.
+    streamed
+        whether origin and directions stay in the run.
+    snapshots
+        what was chosen of the runs.
+    last_step
+        the last step of the first run, chosen or not; None where it has none.
+    divergence
+        what was left out of runs that diverged.
+    """
+
+    root: zarr.Group
+    joined: Joined
+    chosen: Joined
+    objective: Objective
+    objective_source: str
+    data_source: str
+    policy: str
+    metrics: Mapping[str, tuple[str, Objective]]
+    device: torch.device
+    streamed: bool
+    snapshots: Snapshots
+    last_step: int | None
+    divergence: tuple[Divergence, ...] = field(default=())
+
+    @classmethod
+    def open(
+        cls,
+        root: zarr.Group,
+        joined: Joined,
+        engine: Engine,
+        options: Local | Ray,
+        *,
+        snapshots: Snapshots,
+        objective: Any,
+        data: Any,
+        samples: int | None,
+        batch_norm: str | None,
+        metrics: Sequence[str],
+    ) -> Subject:
+        """Choose the snapshots, make the loss, and see that they fit together.
+
+        Raises
+        ------
+        LandscapeError
+            they do not, the loss cannot be computed, or there is no finite snapshot.
+        """
+        first = joined.runs[0].steps
+        joined = joined.select([snapshots.places(run.steps, run.label) for run in joined.runs])
+        streamed = any(run.sharded for run in joined.runs) if options.stream is None else options.stream
+        target = resolve_objective(root, objective, data, samples)
+        target = target.without_weights() if streamed else target
+        check_fits(joined, target)
+        asked = {name.rpartition(":")[2]: (name, named_metric(target, name)) for name in metrics}
+        if objective is None and data is None and samples is None:
+            check_same_objective(joined, target.digest)
+        device = engine.device(options.device)
+        here = device if engine.THREADS is None else torch.device("cpu")
+        subject = cls(
+            root=root,
+            joined=joined,
+            chosen=joined,
+            objective=target.to(here),
+            objective_source=_source(objective),
+            data_source=_source(data),
+            policy=_policy(batch_norm, target),
+            metrics=asked,
+            device=device,
+            streamed=streamed,
+            snapshots=snapshots,
+            last_step=int(first[-1]) if len(first) else None,
+        )
+        return subject.finite(engine, scan=False)
+
+    def finite(self, engine: Engine, *, scan: bool) -> Subject:
+        """The same up to the last finite snapshots; with `scan` the weights of each of them are looked at."""
+
+        def loss(run: Trajectory, place: int) -> float:
+            buffers = run.buffers(slice(place, place + 1))[0]
+            return _computed(SnapshotLoss(self.objective, buffers, self.policy), run, place, engine)
+
+        moving = entries_mask(self.objective, ("mean", "var")).numpy() if self.policy == "interpolate" else None
+        joined, found = finite_part(self.chosen, loss, scan=scan, counted=moving)
+        return replace(self, joined=joined, divergence=found)
+
+    @property
+    def statistics(self) -> Statistics:
+        """What the objective normalises with under the policy."""
+        return POLICIES[self.policy]
+
+
+def _computed(loss: SnapshotLoss, run: Trajectory, place: int, engine: Engine) -> float:
+    """The loss at a snapshot; this is also where a loss that cannot be computed is found, before anything is stored."""
+    try:
+        (tile,) = engine.snapshots(loss, run, [place])
+    except LandscapeError:
+        raise
+    except Exception as error:
+        raise ObjectiveError(
+            f"The loss cannot be computed on the probe samples ({type(error).__name__}: {first_line(error)})",
+            expected="samples that the model and the criterion take",
+            mend="Check --data, or the data and the criterion of --objective",
+        ) from error
+    return float(tile.loss[0])
+
+
+def _source(given: Any) -> str:
+    return OF_THE_RUN if given is None else given if isinstance(given, str) else "given in the call"
+
+
+def _policy(batch_norm: str | None, objective: Objective) -> str:
+    if batch_norm is not None and batch_norm not in POLICIES:
+        raise ObjectiveError(
+            f"Found the BatchNorm policy '{batch_norm}'", expected=f"one of {', '.join(list(POLICIES)[:-1])}"
+        )
+    return (batch_norm or "batch") if objective.has_running_statistics else "none"
