@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("xdist_group") or item.get_closest_marker("spread"):
             continue
-        forks = "interpreters" in getattr(item, "fixturenames", ())
+        forks = "server" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("processes" if forks else item.path.stem))
 
 

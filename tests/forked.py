@@ -1,10 +1,10 @@
 """Interpreters for tests: Python processes that are forked from a server which has imported torch already.
 
-In: Python text, its arguments, a folder and an environment. Out: a process that can be talked to, waited for and killed.
-A new interpreter that imports torch takes seconds of processor time, a forked one a tenth of one. The text is `__main__` as with
-`python -c`, an exception ends the process with its traceback and status 1, and what is registered with `atexit` runs.
-`whole`: the interpreter ends as any other does, which takes half a second. A test whose point is what an import does
-starts an interpreter of its own.
+In: Python text, its arguments, a folder and an environment. Out: a process that can be talked to, waited for, killed.
+A new interpreter that imports torch takes seconds of processor time, a forked one a tenth of one. As with `python -c`,
+the text is `__main__`, an exception ends the process with its traceback and status 1, and what is registered with
+`atexit` runs. `whole`: the interpreter ends as any other does, which takes half a second more. A test whose point is
+what an import does starts an interpreter of its own.
 """
 
 from __future__ import annotations
@@ -107,6 +107,9 @@ if not order["whole"]:
 exec(code, {"__name__": "__main__"})
 """
 
+COMMAND = "import runpy; runpy.run_module('landscape_hooks', run_name='__main__', alter_sys=True)"
+"""`python -m landscape_hooks`."""
+
 
 class Forked:
     """A process: `stdin` and `stdout` are pipes of text, what it writes to stderr is in `stderr()`."""
@@ -205,7 +208,7 @@ class Interpreters:
         here, there = socket.socketpair()
         child_in, stdin = os.pipe()
         stdout, child_out = os.pipe()
-        stderr = tempfile.TemporaryFile()
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115 (the process that is returned closes it)
         with tempfile.TemporaryFile("w+") as text:
             json.dump(order, text)
             text.flush()
@@ -214,7 +217,7 @@ class Interpreters:
         there.close()
         os.close(child_in)
         os.close(child_out)
-        process = Forked(here, open(stdin, "w"), open(stdout), stderr)
+        process = Forked(here, os.fdopen(stdin, "w"), os.fdopen(stdout), stderr)
         self._started.append(process)
         return process
 

@@ -20,7 +20,7 @@ from tests.faults import training
 from tests.faults.children import Children
 from tests.faults.disk import KINDS, Disk
 from tests.faults.store import some
-from tests.faults.test_analyzing import equal, one_thread, run  # noqa: F401
+from tests.faults.test_analyzing import equal, run
 from tests.faults.training import quietly, same, train
 
 END = 8

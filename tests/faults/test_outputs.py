@@ -18,7 +18,7 @@ from landscape_hooks.surface.surface import Surface
 from landscape_hooks.viewer.gl import context
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.replay.landscape import load
-from tests.faults.test_analyzing import equal, one_thread, run  # noqa: F401
+from tests.faults.test_analyzing import equal, run
 from tests.faults.test_disk import OBJECTIVE, children, moments, storms  # noqa: F401
 from tests.faults.training import Model, check, quietly, same, train
 

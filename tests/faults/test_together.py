@@ -24,7 +24,7 @@ from landscape_hooks.viewer import live
 from landscape_hooks.viewer.replay.landscape import load
 from landscape_hooks.viewer.replay.look import Look
 from landscape_hooks.viewer.replay.replay import Replay
-from tests.faults.test_analyzing import equal, one_thread, run  # noqa: F401
+from tests.faults.test_analyzing import run
 from tests.faults.training import SIZE, check, same, states, train
 
 OBJECTIVE = {"objective": lambda model, batch: model(batch), "data": torch.ones(5, 1)}
