@@ -28,7 +28,7 @@ SERVER = """
 import atexit, gc, json, os, select, signal, socket, sys, threading, traceback
 import torch, torch._dynamo, torch.distributed.fsdp, numpy, zarr, sklearn.decomposition
 import matplotlib.figure, matplotlib.backends.backend_agg, PIL.Image
-import landscape_hooks.cli, landscape_hooks.viewer.live, landscape_hooks.viewer.replay.landscape
+import landscape_hooks.cli, landscape_hooks.viewer.live, landscape_hooks.viewer.offscreen
 from landscape_hooks import Objective, Surface, Trajectory, analyze, record
 
 def wait():
