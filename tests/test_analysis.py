@@ -1,9 +1,7 @@
 """analyze() on real runs: the stored surface is what its definition says, and comes back after a kill."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 
@@ -26,15 +24,6 @@ from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.trajectory import Trajectory
 from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny tensors gain nothing from threads, and waiting for them is what a busy machine makes slow."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Quadratic(nn.Module):
@@ -334,7 +323,7 @@ def test_a_loss_of_zero_is_a_result_and_is_not_computed_again(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_kill_9_and_resuming_gives_the_same_bits(bn_run, workers):
+def test_kill_9_and_resuming_gives_the_same_bits(interpreters, bn_run, workers):
     name, options = f"killed-{workers}", {"size": 12, "batch_norm": "recalibrate"}
     options["engine"] = Local(workers=workers, tune=False)
     script = (
@@ -342,7 +331,7 @@ def test_kill_9_and_resuming_gives_the_same_bits(bn_run, workers):
         "from landscape_hooks.analysis import filling; filling.COMMIT_SECONDS = 0.0\n"
         f"analyze({str(bn_run)!r}, name={name!r}, progress=False, **{options!r})"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = interpreters.start(script)
     done = 0
     while process.poll() is None and done < 10:
         time.sleep(0.05)
@@ -359,7 +348,7 @@ def test_kill_9_and_resuming_gives_the_same_bits(bn_run, workers):
         np.testing.assert_array_equal(getattr(resumed, key), getattr(whole, key))
 
 
-def test_parts_run_side_by_side_and_any_of_them_may_be_killed_and_started_again(bn_run, tmp_path):
+def test_parts_run_side_by_side_and_any_of_them_may_be_killed_and_started_again(interpreters, bn_run, tmp_path):
     path = tmp_path / "parts.zarr"
     shutil.copytree(bn_run, path, ignore=shutil.ignore_patterns("surfaces", "gram"))
     options = {"size": 9, "batch_norm": "recalibrate", "name": "parts", "engine": Local(tune=False)}
@@ -368,8 +357,7 @@ def test_parts_run_side_by_side_and_any_of_them_may_be_killed_and_started_again(
         "from landscape_hooks.analysis import filling; filling.COMMIT_SECONDS = 0.0\n"
         f"analyze({str(path)!r}, part=sys.argv[1], progress=False, **{options!r})"
     )
-    world = {**os.environ, "OMP_NUM_THREADS": "1"}
-    jobs = [subprocess.Popen([sys.executable, "-c", script, f"{k}/3"], env=world) for k in (1, 2, 3)]
+    jobs = [interpreters.start(script, f"{k}/3") for k in (1, 2, 3)]
 
     def done(k):
         try:

@@ -1,8 +1,5 @@
 """Planes of every kind through analyze(): paraboloids, several runs, lines, parts, adaptive grids."""
 
-import os
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -25,14 +22,6 @@ from landscape_hooks.trajectory.trajectory import Trajectory
 from landscape_hooks.trajectory.writer import Rows, TrajectoryWriter
 
 SIZE = 24
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Bowl(nn.Module):
@@ -337,14 +326,14 @@ def test_ctrl_c_in_an_adaptive_analysis_and_resuming_gives_the_same_bits(runs, m
     same(run(runs[1], name="stopped", **options), whole)
 
 
-def test_kill_9_in_an_adaptive_analysis_and_resuming_gives_the_same_bits(runs):
+def test_kill_9_in_an_adaptive_analysis_and_resuming_gives_the_same_bits(interpreters, runs):
     options = {"size": (66, 48), "adaptive": 0.01, "engine": Local(tune=False)}
     script = (
         "from landscape_hooks import Local, analyze\n"
         "from landscape_hooks.analysis import filling; filling.COMMIT_SECONDS = 0.0\n"
         f"analyze({runs[1]!r}, name='killed', progress=False, **{options!r})"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = interpreters.start(script)
     done = 0
     while process.poll() is None and done < 70:
         time.sleep(0.02)

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import nn
 
 from landscape_hooks import Surface, cli, record
 from landscape_hooks.errors import LandscapeError
+from tests.forked import COMMAND
 
 
 def run(*arguments):
@@ -71,7 +71,7 @@ def test_a_run_without_objective(tmp_path):
     assert "--objective module:function" in message
 
 
-def test_a_model_that_does_not_fit_the_run(tmp_path):
+def test_a_model_that_does_not_fit_the_run(interpreters, tmp_path):
     run_path = train(tmp_path / "bare.zarr", objective=False)
     (tmp_path / "other.py").write_text(
         "import torch, landscape_hooks\n"
@@ -79,9 +79,7 @@ def test_a_model_that_does_not_fit_the_run(tmp_path):
         "    return landscape_hooks.Objective(torch.nn.Linear(5, 1), criterion=torch.nn.MSELoss(),\n"
         "                                     data=(torch.zeros(4, 5), torch.zeros(4, 1)))\n"
     )
-    command = [sys.executable, "-m", "landscape_hooks", "analyze", str(run_path), "--objective", "other:make"]
-    done = subprocess.run(command,
-                          capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
+    done = interpreters.run(COMMAND, "analyze", run_path, "--objective", "other:make", cwd=tmp_path)
     assert done.returncode == 2
     assert "weight" in done.stderr
     assert "Traceback" not in done.stderr
@@ -109,13 +107,12 @@ def test_an_empty_loader(tmp_path):
         record(model, torch.optim.SGD(model.parameters()), tmp_path / "run.zarr", criterion=nn.MSELoss(), data=[])
 
 
-def test_a_wish_that_is_refused_leaves_the_stored_surface_alone(tmp_path):
+def test_a_wish_that_is_refused_leaves_the_stored_surface_alone(interpreters, tmp_path):
     run_path = train(tmp_path / "run.zarr")
     assert run("analyze", run_path, "--size", "3").returncode == 0
     assert "cross-entropy" in refused("analyze", run_path, "--size", "5", "--metric", "accuracy")
     (tmp_path / "wide.py").write_text("import torch\ndata = (torch.zeros(4, 9), torch.zeros(4, 1))\n")
-    done = subprocess.run([sys.executable, "-m", "landscape_hooks", "analyze", str(run_path), "--data", "wide:data"],
-                          capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
+    done = interpreters.run(COMMAND, "analyze", run_path, "--data", "wide:data", cwd=tmp_path)
     assert done.returncode == 2
     assert "probe samples" in done.stderr
     assert Surface.open(run_path).complete
@@ -123,15 +120,13 @@ def test_a_wish_that_is_refused_leaves_the_stored_surface_alone(tmp_path):
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, workers):
+def test_ctrl_c_saves_and_says_how_to_go_on(interpreters, tmp_path, workers):
     """The interrupt of a terminal reaches the whole group of processes, workers among them."""
     run_path = train(tmp_path / "run.zarr")
-    words = ["analyze", str(run_path), "--size", "300", "--no-tune", "--workers", workers, "--name", "big"]
+    words = ["analyze", run_path, "--size", "300", "--no-tune", "--workers", workers, "--name", "big"]
     # a background shell hands the signal down as ignored
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import landscape_hooks.cli as c; "
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"{code}c.main({words!r})"], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + COMMAND
+    process = interpreters.start(code, *words, session=True)
     done = 0
     while done < 50 and process.poll() is None:
         time.sleep(0.05)

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,16 +9,20 @@ from PIL import Image
 from plyfile import PlyData
 
 from landscape_hooks import Surface, Trajectory
-
-
-def landscape_hooks(*arguments, cwd=None):
-    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
-    return subprocess.run([sys.executable, "-m", "landscape_hooks", *map(str, arguments)],
-                          capture_output=True, text=True, cwd=cwd, env=environment, timeout=280)  # fmt: skip
+from tests.forked import COMMAND
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def landscape_hooks(server):
+    def command(*arguments):
+        environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
+        return server.run(COMMAND, *arguments, env=environment)
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory, landscape_hooks):
     out = tmp_path_factory.mktemp("demo") / "out"
     done = landscape_hooks("demo", "--out", out, "--size", 7, "--epochs", 2)
     assert done.returncode == 0, done.stderr
@@ -53,7 +55,7 @@ def test_the_demos_files_hold_the_surface(demo):
         assert np.asarray(png.convert("RGB")).reshape(-1, 3).std(axis=0).min() > 10
 
 
-def test_info_describes_the_run(demo):
+def test_info_describes_the_run(demo, landscape_hooks):
     out, _ = demo
     done = landscape_hooks("info", out / "digits.zarr", "--json")
     description = json.loads(done.stdout)
@@ -64,7 +66,7 @@ def test_info_describes_the_run(demo):
     assert description["surfaces"][0]["report"][0] in words
 
 
-def test_the_demo_replaces_only_its_own_run(demo, tmp_path):
+def test_the_demo_replaces_only_its_own_run(landscape_hooks, tmp_path):
     (tmp_path / "digits.zarr").mkdir()
     (tmp_path / "digits.zarr" / "precious").write_text("mine")
     done = landscape_hooks("demo", "--out", tmp_path, "--no-view")

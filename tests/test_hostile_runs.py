@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -440,7 +438,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
-def test_memory_is_what_the_files_account_for(honest, tmp_path):
+def test_memory_is_what_the_files_account_for(interpreters, honest, tmp_path):
     """Peak memory of a process that opens one such run after the other: the constant of checked.py at most."""
     from landscape_hooks.store import checked
 
@@ -452,7 +450,8 @@ def test_memory_is_what_the_files_account_for(honest, tmp_path):
     for case, run in zip(cases, runs, strict=False):
         CASES[case](run)
     bomb(runs[-1])
-    done = subprocess.run([sys.executable, "-c", CHILD, *map(str, runs)], capture_output=True, text=True, check=True)
+    done = interpreters.run(CHILD, *runs)
+    assert done.returncode == 0, done.stderr
     assert int(done.stdout) < checked.FREE + 2 * sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file())
 
 
@@ -461,9 +460,10 @@ def bomb(run: Path) -> None:
     from numcodecs import Zstd
 
     side = 16_000
+    zeros = Zstd().encode(np.zeros((side, side), "f8"))
     for name in ("loss", "loss_stderr"):
         shape(f"surfaces/pca/{name}", [side, side], [side, side])(run)
-        (run / f"surfaces/pca/{name}/c/0/0").write_bytes(Zstd().encode(np.zeros((side, side), "f8")))
+        (run / f"surfaces/pca/{name}/c/0/0").write_bytes(zeros)
 
 
 # -- at random -------------------------------------------------------------------------------------------------

@@ -3,9 +3,6 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import torch
@@ -39,17 +36,10 @@ RECORDER = """
 
 
 @pytest.fixture
-def other(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(RECORDER), str(tmp_path / "run.zarr")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def other(interpreters, tmp_path):
+    process = interpreters.start(RECORDER, tmp_path / "run.zarr")
     assert process.stdout.readline() == "recording\n"
-    yield process
-    process.kill()
-    process.wait()
+    return process
 
 
 def go_on(path, if_exists="resume"):

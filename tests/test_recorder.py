@@ -1,9 +1,5 @@
 """Recording: the same training, the promised rows, in any loop."""
 
-import subprocess
-import sys
-import textwrap
-
 import numpy as np
 import pytest
 import torch
@@ -99,7 +95,7 @@ def test_buffers_epoch_loss_and_rates_are_recorded(tmp_path):
     assert (np.diff(t.wall_times) >= 0).all()
 
 
-def test_without_assignment_and_without_close_nothing_is_lost(tmp_path):
+def test_without_assignment_and_without_close_nothing_is_lost(interpreters, tmp_path):
     script = f"""
         import torch
         from torch import nn
@@ -113,7 +109,7 @@ def test_without_assignment_and_without_close_nothing_is_lost(tmp_path):
             optimizer.step()
         torch.save(model.state_dict(), {str(tmp_path / "end.pt")!r})
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    done = interpreters.run(script, whole=True)
     assert (done.returncode, done.stderr) == (0, "")
     t = Trajectory.open(tmp_path / "run.zarr")
     assert t.steps.tolist() == [0, 2, 4, 6, 7]
@@ -122,7 +118,7 @@ def test_without_assignment_and_without_close_nothing_is_lost(tmp_path):
     np.testing.assert_array_equal(t[-1].weights, flat(end).numpy())
 
 
-def test_a_training_whose_optimizer_goes_as_the_script_ends_loses_nothing(tmp_path):
+def test_a_training_whose_optimizer_goes_as_the_script_ends_loses_nothing(interpreters, tmp_path):
     script = f"""
         import torch
         from landscape_hooks import record
@@ -136,7 +132,7 @@ def test_a_training_whose_optimizer_goes_as_the_script_ends_loses_nothing(tmp_pa
                 optimizer.step()
         main()
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    done = interpreters.run(script, whole=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(Trajectory.open(tmp_path / "run.zarr")) == 51
 

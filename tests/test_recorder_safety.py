@@ -1,10 +1,8 @@
 """What is committed survives: kill -9 at any moment, errors of the store, a reader beside the writer, exit and fork."""
 
 import multiprocessing
+import random
 import shutil
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 
@@ -16,56 +14,34 @@ from torch import nn
 from landscape_hooks import Storage, Trajectory, record
 from landscape_hooks.errors import RecordingWarning, RunError
 
-FORKED = """
-    import os, random, signal, sys, time
+RECORDING = """
+    import random, signal, sys, time
     import torch
     from torch import nn
-    import torch._dynamo  # what every optimizer imports, once instead of in every child
     from landscape_hooks import Storage, Trajectory, record
     from landscape_hooks.recording import background
     from landscape_hooks.errors import RunError
 
     background.GROUP_SECONDS = 0.02
-    path, (size, options, kills, end) = sys.argv[1], map(eval, sys.argv[2:])
-    torch.set_num_threads(1)
-
-    def child(ready):
-        # every weight equals the number of steps taken, so a torn row shows
-        model = nn.Linear(size, 1, bias=False)
-        nn.init.zeros_(model.weight)
-        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-        model.weight.grad = torch.full_like(model.weight, -1.0)
-        start = None
-        try:
-            last = Trajectory.open(path)[-1]
-            start = last.step
-            nn.init.constant_(model.weight, last.weights[0])
-        except (RunError, IndexError):
-            pass
-        record(model, optimizer, path, if_exists="resume", step=start, storage=Storage(on_error="raise"), **options)
-        os.write(ready, b"x")
-        for step in range(start or 0, end):
-            optimizer.step()
-
-    for kill in range(kills + 1):
-        read, write = os.pipe()
-        process = os.fork()
-        if not process:
-            child(write)
-            if kill < kills:
-                time.sleep(60)
-            sys.exit(0)
-        os.close(write)
-        # also before the first snapshot: the random moment starts with the process
-        if random.random() < 0.8:
-            os.read(read, 1)
-        os.close(read)
-        if kill < kills:
-            time.sleep(random.random() * 0.12)
-            os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        print("killed" if kill < kills else "ended", flush=True)
-        assert sys.stdin.readline()
+    path, (size, options, end) = sys.argv[1], map(eval, sys.argv[2:])
+    # every weight equals the number of steps taken, so a torn row shows
+    model = nn.Linear(size, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model.weight.grad = torch.full_like(model.weight, -1.0)
+    start = None
+    print("begun", flush=True)
+    try:
+        last = Trajectory.open(path)[-1]
+        start = last.step
+        nn.init.constant_(model.weight, last.weights[0])
+    except (RunError, IndexError):
+        pass
+    record(model, optimizer, path, if_exists="resume", step=start, storage=Storage(on_error="raise"), **options)
+    print("recording", flush=True)
+    for step in range(start or 0, end):
+        optimizer.step()
+    time.sleep(60)
 """
 
 
@@ -83,31 +59,28 @@ def open_if_created(path):
     ("size", "options", "kills"),
     [(1_000, {"every": 1}, 8), (700_000, {"every": 1}, 9), (700_000, {"keep": 8}, 9), (1_000, {"keep": 8}, 6)],
 )
-def test_kill_at_any_moment_leaves_every_committed_snapshot_whole(tmp_path, size, options, kills):
+def test_kill_at_any_moment_leaves_every_committed_snapshot_whole(interpreters, tmp_path, size, options, kills):
     path, end = tmp_path / "run.zarr", 200_000 if size < 10_000 else 20_000
-    server = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(FORKED), str(path), str(size), repr(options), str(kills), str(end)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
     longest, rows = 0, 0
-    try:
-        for _ in range(kills):
-            assert server.stdout.readline() == "killed\n"
-            t = open_if_created(path)
-            if t is not None:
-                np.testing.assert_array_equal(t.block(), np.repeat(t.steps[:, None], size, axis=1).astype(np.float32))
-                stride = np.diff(t.steps)
-                assert (stride == stride[:1]).all()
-                assert len(t) <= options.get("keep", len(t))
-                assert len(t) == 0 or t.steps[-1] >= longest
-                longest, rows = (int(t.steps[-1]), len(t)) if len(t) else (0, 0)
-            server.stdin.write("go on\n")
-            server.stdin.flush()
-    finally:
-        server.kill()
-        server.wait()
+    for number in range(kills):
+        process = interpreters.start(RECORDING, path, size, repr(options), end)
+        assert process.stdout.readline() == "begun\n"
+        if number == kills // 2:  # once when something is committed for certain, however busy the machine
+            while (t := open_if_created(path)) is None or len(t) < 2:
+                time.sleep(0.01)
+        elif random.random() < 0.8:  # also before the first snapshot
+            assert process.stdout.readline() == "recording\n"
+        time.sleep(random.random() * 0.12)
+        process.kill()
+        assert process.wait() == -9
+        t = open_if_created(path)
+        if t is not None:
+            np.testing.assert_array_equal(t.block(), np.repeat(t.steps[:, None], size, axis=1).astype(np.float32))
+            stride = np.diff(t.steps)
+            assert (stride == stride[:1]).all()
+            assert len(t) <= options.get("keep", len(t))
+            assert len(t) == 0 or t.steps[-1] >= longest
+            longest, rows = (int(t.steps[-1]), len(t)) if len(t) else (0, 0)
     assert rows > 1
 
 
@@ -127,12 +100,6 @@ def step_twice(optimizer):
 def assert_whole(trajectory):
     expected = np.repeat(trajectory.steps[:, None], trajectory.layout.size, axis=1)
     np.testing.assert_array_equal(trajectory.block(), expected)
-
-
-def run(script, *arguments):
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)], capture_output=True, text=True
-    )
 
 
 def test_leftovers_of_a_kill_are_removed_when_resuming(tmp_path):
@@ -165,8 +132,8 @@ def test_leftovers_of_a_kill_before_there_was_a_run_are_removed_when_recording(t
 
 
 @pytest.mark.parametrize("ending", ["raise ValueError('my own mistake')", "signal.raise_signal(signal.SIGINT)"])
-def test_an_exception_or_ctrl_c_flushes_and_propagates(tmp_path, ending):
-    done = run(
+def test_an_exception_or_ctrl_c_flushes_and_propagates(interpreters, tmp_path, ending):
+    done = interpreters.run(
         f"""
         import signal, sys, torch
         from torch import nn
@@ -182,6 +149,7 @@ def test_an_exception_or_ctrl_c_flushes_and_propagates(tmp_path, ending):
                 {ending}
         """,
         tmp_path / "run.zarr",
+        whole=True,
     )
     assert done.returncode != 0
     assert "my own mistake" in done.stderr or "KeyboardInterrupt" in done.stderr
@@ -189,9 +157,9 @@ def test_an_exception_or_ctrl_c_flushes_and_propagates(tmp_path, ending):
     assert Trajectory.open(tmp_path / "run.zarr").steps.tolist() == [0, 2, 4, 5]
 
 
-def test_a_full_disk_is_one_warning_and_training_goes_on(tmp_path):
+def test_a_full_disk_is_one_warning_and_training_goes_on(interpreters, tmp_path):
     # the kernel refuses files beyond a size, as it would on a full disk
-    done = run(
+    done = interpreters.run(
         r"""
         import resource, sys, warnings, torch
         from torch import nn

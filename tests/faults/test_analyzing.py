@@ -42,14 +42,6 @@ def distance():
     return Objective(Model(), objective=lambda m, batch: m.theta.norm() + 0 * batch.sum(), data=torch.ones(5, 1))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
 def every_point_is_committed(monkeypatch):
     """By itself, not those of a second together: then there are more moments at which something can go wrong."""

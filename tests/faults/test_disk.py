@@ -17,10 +17,9 @@ from landscape_hooks.store.run import open_run
 from landscape_hooks.surface import surface as surfaces
 from landscape_hooks.surface.surface import Surface
 from tests.faults import training
-from tests.faults.children import Children
 from tests.faults.disk import KINDS, Disk
 from tests.faults.store import some
-from tests.faults.test_analyzing import equal, one_thread, run  # noqa: F401
+from tests.faults.test_analyzing import equal, run
 from tests.faults.training import quietly, same, train
 
 END = 8
@@ -177,12 +176,6 @@ def test_a_disk_that_breaks_at_every_operation_of_an_analysis(name, kind, tmp_pa
 
 
 # -- real processes, really killed -------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def children():
-    with Children() as server:
-        yield server
-
-
 def moments(children, job, folder, fresh, many):
     """Kill the job at operations on the files and at random times, and yield after each; the seed is in the output."""
     fresh()

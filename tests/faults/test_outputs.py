@@ -18,8 +18,8 @@ from landscape_hooks.surface.surface import Surface
 from landscape_hooks.viewer.gl import context
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.replay.landscape import load
-from tests.faults.test_analyzing import equal, one_thread, run  # noqa: F401
-from tests.faults.test_disk import OBJECTIVE, children, moments, storms  # noqa: F401
+from tests.faults.test_analyzing import equal, run
+from tests.faults.test_disk import OBJECTIVE, moments, storms
 from tests.faults.training import Model, check, quietly, same, train
 
 
@@ -79,7 +79,7 @@ def files(folder):
 
 @storms
 @pytest.mark.parametrize("name", ["a.ply", "a.glb", "a.png", "b.png", "b.gif", "b.mp4"])
-def test_a_killed_export_or_render_leaves_the_old_file_or_the_new_one(name, many, recorded, children, tmp_path):  # noqa: F811
+def test_a_killed_export_or_render_leaves_the_old_file_or_the_new_one(name, many, recorded, children, tmp_path):
     if name not in writers(recorded):
         pytest.skip("PyAV is not installed")
     folder = tmp_path / "out"

@@ -36,14 +36,6 @@ SCENARIOS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def traced():
     """The loss as record() traces it, once: what is tested here is how it is written."""

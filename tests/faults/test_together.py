@@ -1,11 +1,7 @@
 """Several at one run at a time, and a clock that is set back: everyone sees whole things, and the results are right."""
 
 import json
-import subprocess
-import sys
-import textwrap
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,8 +20,9 @@ from landscape_hooks.viewer import live
 from landscape_hooks.viewer.replay.landscape import load
 from landscape_hooks.viewer.replay.look import Look
 from landscape_hooks.viewer.replay.replay import Replay
-from tests.faults.test_analyzing import equal, one_thread, run  # noqa: F401
+from tests.faults.test_analyzing import run
 from tests.faults.training import SIZE, check, same, states, train
+from tests.forked import ROOT
 
 OBJECTIVE = {"objective": lambda model, batch: model(batch), "data": torch.ones(5, 1)}
 
@@ -145,14 +142,8 @@ TOGETHER = """
 """
 
 
-def together(path, steps, seconds, options):
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(TOGETHER), str(path), str(steps), str(seconds), json.dumps(options)],
-        capture_output=True,
-        text=True,
-        cwd=root,
-    )
+def together(interpreters, path, steps, seconds, options):
+    done = interpreters.run(TOGETHER, path, steps, seconds, json.dumps(options), cwd=ROOT)
     assert done.stdout, done.stderr
     counts = json.loads(done.stdout.splitlines()[-1])
     assert all(counts.values()), done.stderr
@@ -169,15 +160,15 @@ def together(path, steps, seconds, options):
 
 
 @pytest.mark.parametrize("options", [{"keep": 20}])
-def test_a_recorder_an_analysis_a_viewer_and_a_reader_at_one_run(options, tmp_path):
-    together(tmp_path / "run.zarr", 600, 5.0, options)
+def test_a_recorder_an_analysis_a_viewer_and_a_reader_at_one_run(interpreters, options, tmp_path):
+    together(interpreters, tmp_path / "run.zarr", 600, 5.0, options)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("options", [{"keep": 20}, {"every": 5}, {"keep": 7}])
-def test_a_recorder_an_analysis_a_viewer_and_a_reader_at_one_run_for_a_minute(options, tmp_path):
-    together(tmp_path / "run.zarr", 5000, 60.0, options)
+def test_a_recorder_an_analysis_a_viewer_and_a_reader_at_one_run_for_a_minute(interpreters, options, tmp_path):
+    together(interpreters, tmp_path / "run.zarr", 5000, 60.0, options)
 
 
 def test_a_viewer_that_follows_outlives_a_surface_that_is_replaced(tmp_path, monkeypatch):

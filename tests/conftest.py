@@ -1,0 +1,48 @@
+"""What the tests share: one thread a process, processes that start at once, and which tests keep to one worker."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny tensors gain nothing from threads that wait
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.forked import Interpreters
+
+WORKERS = 4
+"""At most, where there are more cores: each one imports torch for itself."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker per core for folders of tests; none where single files or tests are named, which start sooner so."""
+    named = [Path(argument.partition("::")[0]) for argument in config.args]
+    if not all(path.is_dir() for path in named):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, WORKERS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file stay together, for what they share; those that start processes too, so that one server forks."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") or item.get_closest_marker("spread"):
+            continue
+        forks = "server" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("processes" if forks else item.path.stem))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Interpreters]:
+    with Interpreters() as made:
+        yield made
+
+
+@pytest.fixture
+def interpreters(server: Interpreters) -> Iterator[Interpreters]:
+    """Starts Python processes that have torch imported; what still runs at the end of the test is killed."""
+    yield server
+    server.end_all()
