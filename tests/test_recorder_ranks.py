@@ -278,9 +278,9 @@ import sys
 import torch
 from torch import nn
 from landscape_hooks import Local, Objective, analyze, record
-from landscape_hooks.plane import plane
+from landscape_hooks.plane import blockwise
 torch.set_num_threads(1)
-plane.SPAN_BYTES = 2**22  # the trajectory is streamed in pieces; here the weights are small beside the usual ones
+blockwise.SPAN_BYTES = 2**22  # the trajectory is streamed in pieces; here the weights are small beside the usual ones
 
 def large():
     model = nn.Sequential(nn.Linear(4096, 2048, bias=False), nn.Linear(2048, 4096, bias=False))
