@@ -280,8 +280,11 @@ def test_runs_with_other_values_of_what_stands_still_share_no_plane():
         made.write(root, range(3))
     trajectories = [Trajectory.open(root) for root in roots]
     assert len(Joined(trajectories[:2])) == 6
-    with pytest.raises(LayoutError, match="'b' stands still"):
+    with pytest.raises(LayoutError, match=r"'b' stands still in '.*', at other values"):
         Joined([trajectories[0], trajectories[2]])
+    model.write(roots[1].create_group("longer"), range(5))
+    with pytest.raises(LayoutError, match=r"'b' moves in '.*' and stands still in"):
+        Joined([trajectories[0], Trajectory(roots[1]["longer"])])
 
 
 # -- what a stranger may have written ------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import logging
-import math
 import random
 import time
 import warnings
@@ -24,16 +23,16 @@ from torch import Tensor, nn
 from landscape_hooks.errors import DataError, ObjectiveError, warn_of_recording
 from landscape_hooks.objective.data.batches import Rebuild
 from landscape_hooks.objective.graph.exported import graph_of
-from landscape_hooks.objective.graph.graph import LossGraph, Ref
+from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.graph.weighing import floating, weigh
 from landscape_hooks.objective.live.copies import WAY_OUT
 from landscape_hooks.objective.live.independence import independent
+from landscape_hooks.objective.live.weights import state_of, weighing_of
 from landscape_hooks.objective.loss_module import LossModule, Unrecorded, check_loss
 from landscape_hooks.objective.probe import Group, Probe, write_tensor
 from landscape_hooks.objective.variants import KeptRebuild, Traced, graph_name, kernel_of, trace_variants
 from landscape_hooks.store import schema
 from landscape_hooks.store.run import remove_group, writes
-from landscape_hooks.trajectory.parameters import ParameterLayout
 
 # samples of the batch that is traced: small, and not the size of anything else that may vary
 _TRACE_SIZES = (7, 6, 5, 9, 11, 3, 2)
@@ -130,7 +129,7 @@ def trace(
         traced.seconds = seconds
         kept = traced.kept
         free = per_sample and traced.dynamic and _independent(module, traced.graphs, traced.constants, kept)
-        weighing = "samples" if per_sample else _weighing(traced, module, probe)
+        weighing = "samples" if per_sample else weighing_of(traced, module, probe)
     attrs = {
         "per_sample": per_sample, "dynamic": traced.dynamic, "independent": free, "mutates": traced.mutates,
         "weighing": weighing, "loss": _name(criterion, objective), "torch": torch.__version__, "samples": kept.samples,
@@ -145,7 +144,7 @@ def _independent(module: LossModule, graphs: Sequence[LossGraph], constants: dic
     kernel = kernel_of(graphs)
     with torch.autocast("cpu", enabled=False):
         return independent(
-            lambda moved, leaves: kernel({**moved, **constants}, leaves, statistics="running"), _state(module), probe
+            lambda moved, leaves: kernel({**moved, **constants}, leaves, statistics="running"), state_of(module), probe
         )
 
 
@@ -283,7 +282,7 @@ def _attempt(
 
 def _compare(graph: LossGraph, constants: dict[str, Tensor], module: LossModule, probe: Probe, dynamic: bool) -> bool:
     """The graph must give the model's own loss; returns whether running it changes its inputs."""
-    state = _state(module) | constants
+    state = state_of(module) | constants
     whole, size = next(probe.batches())
     half = probe.groups[0].slice(0, size // 2)
     cases = [whole, *([half] if dynamic and size >= 4 and _computable(module, half) else [])]
@@ -323,49 +322,8 @@ def _computable(module: LossModule, leaves: Sequence[Tensor]) -> bool:
     return True
 
 
-def _weighing(traced: Traced, module: LossModule, probe: Probe) -> str:
-    """By what batches are weighed: "loss" (what the graphs divide by), "samples", "batches" (each once), "unknown".
-
-    What is read off the graphs is tried on the first batch in two parts, where there may be such.
-    """
-    kept = traced.probe
-    assert kept is not None
-    read = [weigh(graph, floating(graph, kept)) for graph in traced.graphs]
-    graphs = [graph for graph in read if graph is not None]
-    sizes = {size for _, size in kept.batches()}
-    # a graph for one size of batch divides by a number where the loss divides by that size
-    numbers = any(not isinstance(output, Ref) for graph in graphs for output in graph.outputs)
-    if len(graphs) < len(read) or (numbers and not traced.dynamic and len(sizes) > 1):
-        return module.weighing(probe.batches)
-    kernel, state = kernel_of(graphs), _state(module) | traced.constants
-    _, size = next(kept.batches())
-    cut = max(1, size // 3)
-    cases = [(0, size), (0, cut), (cut, size)] if traced.dynamic and size > 1 else [(0, size)]
-    try:
-        with torch.no_grad():
-            leaves = [[t.clone() for t in kept.groups[0].slice(*part)] for part in cases]
-            found = [kernel(state, part, statistics="running") for part in leaves]
-        values, weights = zip(*[(float(value), float(weight)) for value, weight, *_ in found], strict=True)
-    except Exception:  # a part of a batch is none
-        return "loss" if len(cases) == 1 or module.parts(*next(probe.batches())) is None else "unknown"
-    each = all(not isinstance(output, Ref) for graph in graphs for output in graph.outputs[1:])
-    if len(found) == 1 and not each:
-        other = next((leaves for leaves, n in kept.batches() if n != size), None)
-        with torch.no_grad():
-            same = other is not None and float(kernel(state, other, statistics="running")[1]) == weights[0]
-        # a mean over what has no samples any more (a covariance) divides by the same number whatever their count
-        return module.weighing(probe.batches) if same else "loss"
-    if len(found) == 1:
-        return "batches"
-    parts = sum(w * v for v, w in zip(values[1:], weights[1:], strict=True) if w) / (sum(weights[1:]) or math.nan)
-    same = math.isclose(values[0], sum(values[1:]) if each else parts, rel_tol=1e-4, abs_tol=1e-6)
-    if not (same or math.isnan(values[0])):
-        return module.weighing(probe.batches)
-    return "batches" if each else "loss"
-
-
 def live_weights(module: LossModule, names: Mapping[str, str], probe: Probe) -> tuple[str, list[Tensor]]:
-    """By what the batches of a probe are weighed (as `_weighing`), and the weights (ways,) of each where it is "loss".
+    """By what the batches of a probe are weighed (as `weighing_of`), and the weights (ways,) of each where it is "loss".
 
     They are read off the loss's graph, where there is one, which is computed once a batch for that.
     """
@@ -379,11 +337,11 @@ def live_weights(module: LossModule, names: Mapping[str, str], probe: Probe) -> 
         with _nothing_moves():
             program, dynamic = _export(module, probe)
             graph, constants = graph_of(program, names)
-            weighing = _weighing(Traced([graph], constants, probe=probe, dynamic=dynamic), module, probe)
+            weighing = weighing_of(Traced([graph], constants, probe=probe, dynamic=dynamic), module, probe)
             weighed = weigh(graph, floating(graph, probe)) if weighing == "loss" else None
             if weighed is None:
                 return weighing, []
-            state, rows = _state(module) | constants, []
+            state, rows = state_of(module) | constants, []
             with torch.no_grad():
                 for leaves in batches:
                     value, *row = weighed(state, [t.clone() for t in leaves])
@@ -394,11 +352,6 @@ def live_weights(module: LossModule, names: Mapping[str, str], probe: Probe) -> 
         return "loss", rows
     except Exception:  # it has no graph, or none of all batches: that is why it is live
         return module.weighing(probe.batches), []
-
-
-def _state(module: LossModule) -> dict[str, Tensor]:
-    layouts = ParameterLayout.of(module.model), ParameterLayout.of_buffers(module.model)
-    return {e.name: t.detach() for layout in layouts for e, t in zip(layout, layout.tensors(module.model), strict=True)}
 
 
 def _varying(probe: Probe) -> set[tuple[int, int]]:

@@ -20,7 +20,8 @@ from torch import Tensor
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.objective.data.batches import Rebuild, Template, Unread, python_value, same_value
 from landscape_hooks.objective.graph.exported import graph_of
-from landscape_hooks.objective.graph.graph import LossGraph, references
+from landscape_hooks.objective.graph.graph import LossGraph
+from landscape_hooks.objective.graph.relabelling import data_read, reading, renamed
 from landscape_hooks.objective.kernels import GraphKernel
 from landscape_hooks.objective.loss_module import LossModule
 from landscape_hooks.objective.probe import VARIANT, Group, Probe, with_variant
@@ -256,7 +257,7 @@ class _Tracer:
         dynamic = dynamic and not whole
         graph, constants = graph_of(program, self._names)
         if done.graphs:
-            graph, constants = _renamed(graph, constants, len(done.graphs))
+            graph, constants = renamed(graph, constants, len(done.graphs))
         graph = LossGraph.from_json(graph.to_json())  # what is compared is what will be read
         mutates = self._compared(graph, constants, lead, dynamic)
         covered = [n for n in alike if n == lead or _fits(program, self._batches[n])]
@@ -368,9 +369,9 @@ class _Tracer:
         python: set[int] = set()
         for template in self._rebuild.templates:
             python |= {p for p, k in zip(template.places, template.kinds, strict=True) if k not in ("tensor", "array")}
-        used = [_data_read(graph) for graph in done.graphs]
+        used = [data_read(graph) for graph in done.graphs]
         kept = [p for p in range(len(self._leaf_names)) if p not in python or any(p in reads for reads in used)]
-        done.graphs = [_reading(graph, kept) for graph in done.graphs]
+        done.graphs = [reading(graph, kept) for graph in done.graphs]
         groups = [
             Group([b.leaves[p] for p in kept], tuple(b.per_sample[p] for p in kept), b.sizes)
             for b in (self._batches[n] for n in sorted(chosen))
@@ -418,31 +419,6 @@ def _fits(program: Program, batch: Group, least: int = 2) -> bool:
             if size < (lower if lower > 2 else least) or (bounds is not None and not size <= bounds.upper):
                 return False
     return True
-
-
-def _renamed(graph: LossGraph, constants: dict[str, Tensor], number: int) -> tuple[LossGraph, dict[str, Tensor]]:
-    """With names for its constants that no other graph's have."""
-    inputs = [replace(i, target=f"variant{number}_{i.target}") if i.kind == "constant" else i for i in graph.inputs]
-    renamed = LossGraph(inputs, graph.nodes, graph.outputs)
-    return renamed, {f"variant{number}_{name}": value for name, value in constants.items()}
-
-
-def _data_read(graph: LossGraph) -> set[int]:
-    """Numbers of the leaves that a graph reads."""
-    read = {name for node in graph.nodes for name in references((node.args, node.kwargs))}
-    read |= set(references(graph.outputs))
-    return {int(i.target) for i in graph.inputs if i.kind == "data" and i.name in read}
-
-
-def _reading(graph: LossGraph, kept: Sequence[int]) -> LossGraph:
-    """The graph over the leaves that are kept, by their new numbers."""
-    at = {str(place): str(number) for number, place in enumerate(kept)}
-    inputs = [
-        replace(i, target=at[i.target]) if i.kind == "data" else i
-        for i in graph.inputs
-        if i.kind != "data" or i.target in at
-    ]
-    return LossGraph(inputs, graph.nodes, graph.outputs)
 
 
 def check_variants(probe: Probe, graphs: int) -> None:

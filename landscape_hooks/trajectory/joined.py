@@ -31,9 +31,9 @@ class Joined:
         self.runs = list(trajectories)
         first = self.runs[0]
         for other in self.runs[1:]:
+            _check_fixed(first, other)
             first.layout.check(other.layout)
             first.buffer_layout.check(other.buffer_layout)
-            _check_fixed(first, other)
         self.layout, self.buffer_layout = first.layout, first.buffer_layout
         self.chunk = max(run.chunk for run in self.runs)
         self.edges = np.cumsum([0, *(len(run) for run in self.runs)])
@@ -101,7 +101,7 @@ class Joined:
 
 
 def _check_fixed(first: Any, other: Any) -> None:
-    """What does not move in two runs is the same in both.
+    """What does not move in two runs are the same tensors, of the same values.
 
     Raises
     ------
@@ -109,8 +109,16 @@ def _check_fixed(first: Any, other: Any) -> None:
         a tensor is not.
     """
     mine, theirs = first.fixed.checksums(), other.fixed.checksums()
-    for name in {**mine, **theirs}:
-        if mine.get(name) != theirs.get(name):
+    for still, run, moving in ((mine, first, other), (theirs, other, first)):
+        for name in still:
+            if name in moving.layout.names:
+                raise LayoutError(
+                    f"The parameter '{name}' moves in '{moving.label}' and stands still in '{run.label}'",
+                    expected="runs in which the same parameters move",
+                    mend="Analyze them one by one, or record both with the same parameters trained",
+                )
+    for name in sorted(mine.keys() & theirs.keys()):
+        if mine[name] != theirs[name]:
             raise LayoutError(
                 f"The parameter '{name}' stands still in '{other.label}', at other values than in '{first.label}'",
                 expected="runs that differ only in what moves",

@@ -61,7 +61,7 @@ def train(store: Any, end: int, *, start: int = 0, later: bool = False, flush: i
                 recorder.log(loss=(step + 1) / 3, epoch=step / 10, step=step + 1)
             if (step + 1) % flush == 0:
                 recorder.flush()
-                if recorder._active:
+                if recorder._guard.active:
                     confirmed = list(recorder._writer.steps)
     finally:
         recorder.close()
