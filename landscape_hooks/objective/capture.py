@@ -323,7 +323,7 @@ def _computable(module: LossModule, leaves: Sequence[Tensor]) -> bool:
 
 
 def live_weights(module: LossModule, names: Mapping[str, str], probe: Probe) -> tuple[str, list[Tensor]]:
-    """By what the batches of a probe are weighed (as `weighing_of`), and the weights (ways,) of each where it is "loss".
+    """By what the batches of a probe are weighed (`weighing_of`), and where it is "loss" the weights (ways,) of each.
 
     They are read off the loss's graph, where there is one, which is computed once a batch for that.
     """

@@ -254,15 +254,16 @@ def test_snapshots_taken_again_at_the_same_reading_are_not_taken_for_the_old_one
     run(path, size=3)
     old = Trajectory.open(path)
     weights = old.block()
-    taken = iter(old.wall_times[4:])
-    monkeypatch.setattr(recorder.time, "time", lambda: next(taken))
+    reading = [old.wall_times[3]]
+    monkeypatch.setattr(recorder.time, "time", lambda: reading[0])
     model = torch.nn.Module()
     model.theta = torch.nn.Parameter(torch.from_numpy(states(3)[-1]).clone())
     model.register_buffer("seen", torch.zeros(2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with record(model, optimizer, path, every=1, if_exists="resume", step=3):
-        for _ in range(3):
+        for time in old.wall_times[4:]:
             model.theta.grad = torch.arange(float(SIZE))
+            reading[0] = time
             optimizer.step()
     monkeypatch.undo()
     new = Trajectory.open(path)
