@@ -25,7 +25,7 @@ def files(run: str) -> None:
 
     FOLDER.mkdir(exist_ok=True)
     render(run, FOLDER / "hero.gif", size=(640, 360), frames=54, fps=15, turn=24, clock="arc length", progress=True)
-    look = Look(theme="light", texture="hypsometric")
+    look = Look(theme="light", colormap="hypsometric")
     render(run, FOLDER / "render.png", size=(1000, 562), look=look, at=0.55, clock="arc length")
     contour_figure(Surface.open(run)).savefig(FOLDER / "contours.png")
 

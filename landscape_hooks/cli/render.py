@@ -13,7 +13,8 @@ import click
 @click.option("--name", help="Surface of the run (left out: the latest).")
 @click.option("--size", default="1280x720", show_default=True, metavar="WxH", help="Size in pixels.")
 @click.option("--view", "view_text", default="", metavar="VIEW", help="Camera, as the window's key V prints it.")
-@click.option("--texture", default="viridis", show_default=True, help="Colour map, hypsometric, grey or wireframe.")
+@click.option("--colormap", default="viridis", show_default=True,
+              help="hypsometric, grey, wireframe, or a colour map of matplotlib.")  # fmt: skip
 @click.option("--contours", default="shader", show_default=True, help="shader, 'marching squares' or off.")
 @click.option("--theme", type=click.Choice(["dark", "light"]), default="dark", show_default=True, help="Background.")
 @click.option("--height", type=click.Choice(["auto", "log10", "linear", "clipped"]), default="auto", show_default=True,
@@ -27,7 +28,7 @@ import click
 @click.option("--clock", default="step", show_default=True, help="What runs evenly: step, epoch or 'arc length'.")
 @click.option("--at", default=1.0, show_default=True, help="Share of the replay that a picture shows, 0 to 1.")
 def render(
-    source: str, output: Path, name: str | None, size: str, view_text: str, texture: str, contours: str, theme: str,
+    source: str, output: Path, name: str | None, size: str, view_text: str, colormap: str, contours: str, theme: str,
     height: str, exaggeration: float, captions: bool, transparent: bool, frames: int, fps: int, turn: float, at: float,
     clock: str,
 ) -> None:  # fmt: skip
@@ -36,7 +37,7 @@ def render(
     from landscape_hooks.viewer.replay.look import Look
 
     look = Look(
-        texture=texture, contours=contours, theme=theme, height=height, exaggeration=exaggeration, captions=captions,
+        colormap=colormap, contours=contours, theme=theme, height=height, exaggeration=exaggeration, captions=captions,
         transparent=transparent,
     )  # fmt: skip
     offscreen.render(

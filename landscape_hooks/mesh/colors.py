@@ -36,11 +36,19 @@ def table(name: str) -> NDArray[np.uint8]:
     load_matplotlib()
     from matplotlib import colormaps
 
-    if name not in colormaps:
+    if not is_known(name):
         raise LandscapeError(
             f"Found the colour map '{name}'", expected="a name that matplotlib knows, such as viridis or magma"
         )
     return np.asarray(colormaps[name](np.arange(256), bytes=True)[:, :3])
+
+
+def is_known(name: str) -> bool:
+    """Whether `table` has the colour map `name`."""
+    load_matplotlib()
+    from matplotlib import colormaps
+
+    return name == "hypsometric" or name in colormaps
 
 
 def of_mesh(mesh: Mesh, name: str = "viridis") -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from imgui_bundle import imgui
 
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.viewer.replay.controls import KEYS, MOUSE, OTHERS
-from landscape_hooks.viewer.replay.look import CONTOURS, EXAGGERATION, HEIGHTS, TEXTURES, THEMES
+from landscape_hooks.viewer.replay.look import COLORMAPS, CONTOURS, EXAGGERATION, HEIGHTS, THEMES
 from landscape_hooks.viewer.replay.replay import Replay
 from landscape_hooks.viewer.replay.timeline import CLOCKS
 
@@ -122,8 +122,8 @@ class Panels:
             timeline.step(1)
         if self._button(f"{timeline.speed:g}x", "speed", "speed (, and .)"):
             timeline.faster(1 if timeline.speed < 10 else -10)
-        texture = f"Texture: {replay.look.texture}"
-        right = sum(imgui.calc_text_size(t).x + 16 for t in (texture, "Options", "Help")) + 28
+        colormap = f"Colours: {replay.look.colormap}"
+        right = sum(imgui.calc_text_size(t).x + 16 for t in (colormap, "Options", "Help")) + 28
         imgui.set_next_item_width(max(size[0] - imgui.get_cursor_pos_x() - right, 60))
         changed, value = imgui.slider_float("##scrub", timeline.fraction, 0.0, 1.0, self._moment(replay))
         self._mark("scrub")
@@ -131,8 +131,8 @@ class Panels:
             timeline.playing = False
             timeline.scrub(value)
         imgui.same_line()
-        if self._button(texture, "texture", "next texture (C)"):
-            self.change(replay, texture=replay.look.next("texture").texture)
+        if self._button(colormap, "colormap", "next colour map (C)"):
+            self.change(replay, colormap=replay.look.next("colormap").colormap)
         if self._button("Options", "options", "everything that can be changed (M)"):
             self.options = not self.options
         if self._button("Help", "help", "keys and mouse (H)"):
@@ -156,7 +156,7 @@ class Panels:
         look, timeline = replay.look, replay.timeline
         imgui.push_item_width(170)
         for name, known in (
-            ("texture", TEXTURES),
+            ("colormap", COLORMAPS),
             ("contours", CONTOURS),
             ("height", HEIGHTS),
             ("theme", tuple(THEMES)),
@@ -181,7 +181,8 @@ class Panels:
 
     def _choice(self, name: str, now: str, known: Sequence[str]) -> str | None:
         """A list to choose from; returns what was chosen, or None."""
-        changed, number = imgui.combo(name, list(known).index(now), list(known))
+        known = [*known, *([now] if now not in known else [])]
+        changed, number = imgui.combo(name, known.index(now), known)
         self._mark(f"choose {name}")
         return known[number] if changed else None
 

@@ -379,7 +379,7 @@ def _in_own_process(source: Any, name: str | None, view: str, look: Look, play: 
         raise context.no_display(RuntimeError("DISPLAY is not set"))
     if not isinstance(source, str | Path):
         raise context.no_display(RuntimeError("this process renders headless"))
-    arguments = [str(source), "--texture", look.texture, "--theme", look.theme, "--height", look.height]
+    arguments = [str(source), "--colormap", look.colormap, "--theme", look.theme, "--height", look.height]
     arguments += ["--name", name] if name else []
     arguments += ["--view", view] if view else []
     arguments += ["--play" if play else "--no-play", *(["--follow"] if follow else [])]

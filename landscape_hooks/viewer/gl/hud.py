@@ -159,11 +159,11 @@ class Hud:
     # -- colour bar ------------------------------------------------------------------------------------
     def _color_bar(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
         mesh, theme, unit = replay.landscape.mesh, replay.look.colors, pen.unit
-        if mesh.grid is None or replay.look.texture == "grey":
+        if mesh.grid is None or replay.look.colormap == "grey":
             return
         width, height = 12 * unit, min(230 * unit, 0.42 * size[1])
         x, y = size[0] - 96 * unit, 46 * unit
-        table = colors.table(replay.look.colormap) / 255.0
+        table = colors.table(replay.look.line_colormap) / 255.0
         bands = 64
         for k in range(bands):
             upper, lower = table[255 - k * 255 // bands], table[255 - (k + 1) * 255 // bands]
@@ -275,7 +275,7 @@ class Hud:
             avoid = np.concatenate(path) if path else np.empty((0, 2))
             places = place_labels(landscape.mesh, landscape.lines, avoid, stage, replay.camera, size)
             self._labelled = (key, places)
-        dark = replay.look.texture == "wireframe" and replay.look.theme == "dark"
+        dark = replay.look.colormap == "wireframe" and replay.look.theme == "dark"
         for x, y, text in self._labelled[1]:
             half, high = pen.width(text, 11.5) / 2 + 4 * pen.unit, 8 * pen.unit
             back = replay.look.colors.panel if dark else (0.05, 0.06, 0.09)
