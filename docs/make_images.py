@@ -81,7 +81,15 @@ def policies(surfaces: dict[str, Surface]) -> None:
             surface = surfaces[policy]
             loss = np.clip(np.log10(surface.loss.T), levels[0], levels[-1])
             filled = top.contourf(surface.alpha, surface.beta, loss, levels=levels)
-            top.contour(surface.alpha, surface.beta, loss, levels=levels[::3], colors="white", linewidths=0.4)
+            top.contour(
+                surface.alpha,
+                surface.beta,
+                loss,
+                levels=levels[::3],
+                colors="white",
+                linestyles="solid",
+                linewidths=0.4,
+            )
             top.plot(*surface.path.T, color="#ff5a36", linewidth=1.5)
             top.set_title(policy, loc="left", fontsize=11, fontweight="bold")
             top.set_xlabel("alpha")
@@ -109,7 +117,7 @@ def heights(surface: Surface) -> None:
         files = [Path(folder) / f"{kind}.png" for kind in ("linear", "log10")]
         for file in files:
             look = Look(theme="light", height=file.stem, true_loss=False)
-            render(surface, file, size=(640, 480), look=look, clock="arc length")
+            render(surface, file, size=(640, 500), look=look, view="az=35,el=24,d=4.3", clock="arc length")
         beside(files, FOLDER / "reading-heights.png")
 
 
@@ -121,9 +129,9 @@ def off_the_plane(surface: Surface) -> None:
 
     with TemporaryDirectory() as folder:
         files = [Path(folder) / "scene.png", Path(folder) / "losses.png"]
-        look = Look(theme="light", height="linear", xray=False)
-        render(surface, files[0], size=(660, 552), look=look, view="az=-125,el=14", at=0.3, clock="arc length")
-        loss_figure(surface, size=(5.4, 4.6)).savefig(files[1], dpi=120)
+        look = Look(theme="light", height="linear")
+        render(surface, files[0], size=(660, 540), look=look, view="az=18,el=10,d=4.5", clock="arc length")
+        loss_figure(surface, size=(5.4, 4.5)).savefig(files[1], dpi=120)
         beside(files, FOLDER / "reading-distance.png")
 
 
@@ -136,7 +144,7 @@ def beside(files: list[Path], path: Path) -> None:
     whole = Image.new("RGB", (sum(image.width for image in images), height), "white")
     left = 0
     for image in images:
-        whole.paste(image, (left, (height - image.height) // 2))
+        whole.paste(image, (left, 0))
         left += image.width
     whole.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
