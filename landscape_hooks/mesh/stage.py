@@ -1,7 +1,7 @@
-"""Stage: from the plane's coordinates and heights into the scene's box and back. Pure arithmetic.
+"""Stage: the map from (alpha, beta, height) to coordinates of the 3-D scene, and back. Arithmetic only.
 
-The longer side of the plane becomes 2 scene units. Both sides have the same scale unless the plane is so narrow
-that nothing would be seen; weights and losses have no common unit, so the height has a scale of its own.
+The longer side of the plane becomes 2 scene units. Both sides have the same scale, unless the plane is very narrow.
+Weights and losses have no common unit, so the height has its own scale.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 NARROWEST = 0.7
 TALL = 0.8
 GAP = 0.12
-"""Height of the relief, and its distance from the floor, in scene units."""
+"""Height of the surface, and its distance from the floor, in scene units."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Stage:
 
     @property
     def corners(self) -> tuple[Floats, Floats]:
-        """Lowest and highest corner of the relief in the scene."""
+        """Lowest and highest corner of the surface in the scene."""
         return self.place(self.low), self.place(self.high)
 
     @property

@@ -1,4 +1,4 @@
-"""A run's Zarr store: create it, open it, say clearly why something is not one. No torch here."""
+"""Run: creates, opens and deletes a run's Zarr store. Errors say why something is no run. Imports no torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 
 def writes(function: Callable[P, R]) -> Callable[P, R]:
-    """What a store refuses to take (a full or read-only disk, a lost connection) is a RunError, not an OSError."""
+    """Decorator: a failed write (a full or read-only disk, a lost connection) is a RunError, not an OSError."""
 
     @functools.wraps(function)
     def explained(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -39,7 +39,7 @@ def writes(function: Callable[P, R]) -> Callable[P, R]:
                 raise
             raise RunError(
                 f"The run cannot be written ({type(error).__name__}: {error})",
-                mend="Make room or get the right to write there, and do the same again: what was committed is intact",
+                mend="Free space, or get the right to write there, and run it again. What was committed is intact",
             ) from error
 
     return explained
@@ -47,10 +47,10 @@ def writes(function: Callable[P, R]) -> Callable[P, R]:
 
 @writes
 def create_run(store: Any, attributes: dict[str, Any] | None = None, *, finished: bool = True) -> Any:
-    """Create an empty run at a path, URL or Zarr store; whatever lies there must have been cleared before.
+    """Create an empty run at a path, URL or Zarr store, which must be empty.
 
-    With `finished=False` it is marked as being created until `finish_creation`: a process that is killed in
-    between leaves something that nobody takes for a run.
+    With `finished=False` it is marked as being created until `finish_creation`. A process that is killed in between
+    leaves an incomplete store, which `open_run` refuses and `prepare` removes.
     """
     mark = {"format": FORMAT, "version": __version__, **({} if finished else {"creating": True})}
     return zarr.create_group(_address(store), zarr_format=3, attributes={KEY: mark, **(attributes or {})})
@@ -58,12 +58,12 @@ def create_run(store: Any, attributes: dict[str, Any] | None = None, *, finished
 
 @writes
 def finish_creation(root: Any) -> None:
-    """From here on it is a run."""
+    """Remove the mark that a run is being created."""
     root.attrs[KEY] = {key: value for key, value in root.attrs[KEY].items() if key != "creating"}
 
 
 def open_run(store: Any, *, mode: Any = "r", creating: bool = False) -> Any:
-    """Open the run at a path, URL, Zarr store or already opened group; `creating` takes one that is not finished, too.
+    """Open the run at a path, URL, Zarr store or opened group; `creating` also accepts one that is being created.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def open_run(store: Any, *, mode: Any = "r", creating: bool = False) -> Any:
             root = zarr.open_group(_inside(address), mode=mode, zarr_format=3)
     except LandscapeError:
         raise
-    except Exception as error:  # whatever zarr makes of metadata that anybody may have written
+    except Exception as error:  # any error that zarr raises for metadata of unknown origin
         if mode != "r" and isinstance(error, ValueError) and "read-only" in str(error):  # how zarr says it
             raise RunError(f"{store} cannot be written: it was opened read-only", mend="Open it for writing") from error
         missing = isinstance(address, str) and "://" not in address and not Path(address).exists()
@@ -116,12 +116,12 @@ def format_of(root: Any) -> int:
 
 
 def prepare(store: Any, if_exists: str) -> bool:
-    """Make way for a run: True if there is one to go on with, False if the place is free (now).
+    """Prepare a place for a run: True if there is a run to resume, False if the place is empty (now).
 
     Raises
     ------
     RunError
-        there is a run and `if_exists` is "error", or there is something that is not a run, which is never deleted.
+        there is a run and `if_exists` is "error", or there is something else, which is never deleted.
     """
     if _is_free(store):
         remove_partial(store)
@@ -137,12 +137,12 @@ def prepare(store: Any, if_exists: str) -> bool:
 
 
 def check_no_run(store: Any) -> None:
-    """Refuse a place where there is a run.
+    """Refuse a place that holds a run.
 
     Raises
     ------
     RunError
-        there is one.
+        there is a run.
     """
     try:
         open_run(store)
@@ -155,7 +155,7 @@ def check_no_run(store: Any) -> None:
 
 
 def _is_free(store: Any) -> bool:
-    """Whether nothing is there, or only what a process left that was killed while it created a run."""
+    """Whether nothing is there, or an incomplete store of a process that was killed while it created a run."""
     address = _address(store)
     if is_local(address):
         path = Path(address)
@@ -165,7 +165,7 @@ def _is_free(store: Any) -> bool:
         mark = zarr.open_group(_inside(address, read_only=True), mode="r", zarr_format=3).attrs.get(KEY)
     except (FileNotFoundError, KeyError):
         return not is_local(address)
-    except Exception:  # something else, which open_run calls by its name
+    except Exception:  # something else; open_run says what
         return False
     if isinstance(mark, dict) and mark.get("creating"):
         clear(store)
@@ -174,7 +174,7 @@ def _is_free(store: Any) -> bool:
 
 
 def free_bytes(store: Any) -> int | None:
-    """Space left on the disk that a local run lies (or is going to lie) on; None for other stores."""
+    """Free bytes on the disk of a local run, which need not exist yet; None for other stores."""
     address = _address(store)
     if not is_local(address):
         return None
@@ -197,22 +197,22 @@ def local_folder(store: Any) -> Path | None:
 
 @writes
 def clear(store: Any) -> None:
-    """Delete the run at a path, URL or Zarr store; of a local one an empty folder stays, which may be locked.
+    """Delete the run at a path, URL or Zarr store. Of a local run an empty folder stays, which may be locked.
 
-    First it ceases to be a run, and the record of that goes last: what an interruption leaves is taken for no run, and
-    is in nobody's way.
+    The run is first marked as incomplete, and the file with that mark is deleted last. So an interrupted deletion
+    leaves an incomplete store, which `record` may reuse.
     """
     root = zarr.open_group(_address(store), mode="a", zarr_format=3)
     target = root.store
     root.attrs[KEY] = {"format": FORMAT, "creating": True}
 
     async def delete() -> None:
-        # FsspecStore.clear stops half-way at a folder whose last file it has just removed
+        # FsspecStore.clear stops at a folder whose last file it has just removed
         await asyncio.gather(*[target.delete(key) async for key in target.list() if key != "zarr.json"])
         await target.delete("zarr.json")
 
     if isinstance(target, LocalStore):
-        # what makes it a run goes last: deleting may be interrupted, and then begun again
+        # zarr.json last: an interrupted deletion can be started again
         for path in sorted(target.root.iterdir(), key=lambda path: path.name == "zarr.json"):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     else:
@@ -221,15 +221,16 @@ def clear(store: Any) -> None:
 
 @writes
 def remove_group(root: Any, path: str) -> None:
-    """Delete a group of a run. First it ceases to count: what an interruption leaves is taken for nothing whole."""
+    """Delete a group of a run. Its attributes go first, so that an interrupted deletion leaves no complete group."""
     if path in root:
         root[path].attrs.put({})
         del root[path]
 
 
 def put_array(root: Any, path: str, values: Any) -> None:
-    """Create the array `path` of a run as the table says, in one chunk. It is there at once, and with all its values:
-    the document that makes the chunk one of an array is written last.
+    """Create the array `path` of a run as the table says, in one chunk.
+
+    The array appears with all its values, because its metadata are written last.
     """
     aside = zarr.create_group(MemoryStore(), zarr_format=3)
     schema.create(aside, path, values.shape, chunks=tuple(max(1, n) for n in values.shape), config=WHOLE)[...] = values
@@ -246,17 +247,17 @@ def put_array(root: Any, path: str, values: Any) -> None:
 
 
 def remove_partial(store: Any) -> None:
-    """Remove what a killed writer left of files it had not finished (they were never part of the run)."""
+    """Remove the unfinished files of a killed writer; they were never part of the run."""
     address = _address(store)
     if is_local(address):
         for path in Path(address).rglob("*.partial"):
-            # an analysis may be at work, and its files on their way
+            # an analysis may be writing these
             if path.relative_to(address).parts[0] not in ("surfaces", "gram"):
                 path.unlink(missing_ok=True)
 
 
 def _inside(address: Any, *, read_only: bool = False) -> Any:
-    """A local path as a store that does not lead out of it; anything else as it is."""
+    """A local path as a RunFolder, whose keys stay inside it; anything else unchanged."""
     return RunFolder(address, read_only=read_only) if is_local(address) else address
 
 
@@ -278,21 +279,21 @@ def durable_store(store: Any) -> Any:
 
 
 def put_attribute(group: Any, key: str, value: Any) -> None:
-    """Set one attribute of an opened group, as `group.attrs[key] = value` does, without its detour."""
+    """Set one attribute of an opened group. `group.attrs[key] = value` does the same, but slower."""
     group.metadata.attributes[key] = value
     ((name, content),) = group.metadata.to_buffer_dict(default_buffer_prototype()).items()
     put_files(group.store, [Put(f"{group.path}/{name}".lstrip("/"), content.as_numpy_array())])
 
 
 def label_of(store: Any) -> str:
-    """What a legend calls a run: its folder's name without `.zarr`."""
+    """The name of a run in a legend: its folder's name without `.zarr`."""
     if isinstance(store, zarr.Group):
         store = store.store_path
     return printable(str(store).rstrip("/").rpartition("/")[2].removesuffix(".zarr"))
 
 
 def _address(store: Any) -> Any:
-    if store == "":  # which zarr would take for the working directory
+    if store == "":  # zarr would use the working directory
         raise RunError(
             "The run's path is empty",
             expected="a folder or a URL",

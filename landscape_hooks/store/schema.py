@@ -1,8 +1,8 @@
-"""The on-disk format as one table; every array of a run is created and documented from it.
+"""Schema: the on-disk format as one table, from which every array of a run is created and documented.
 
 A run is a Zarr v3 group (https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html). The table lists
 each array: path inside the run, dimensions, data type, units, fill value and meaning. `create` makes an
-array as the table says; `table_markdown` prints the table for docs/format.md, and a test holds both together.
+array as the table says. `table_markdown` prints the table for docs/format.md, and a test compares the two.
 `*` in a path stands for a name chosen by the user (a surface) or a running number.
 """
 

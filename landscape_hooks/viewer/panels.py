@@ -1,4 +1,4 @@
-"""Panels: the widgets of the window, by Dear ImGui. They change the Replay by the same actions as the keys."""
+"""Panels: the widgets of the window, drawn with Dear ImGui. They change the Replay by the same actions as the keys."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _FIXED = (
 
 
 class Panels:
-    """Draws the widgets; `places` tells where the last frame put each one (x, y, width, height), for tests."""
+    """Draws the widgets. `places` has the rectangle (x, y, width, height) of each in the last frame, for tests."""
 
     def __init__(self) -> None:
         self.help = False
         self.options = False
         self.notice = ""
-        self.trouble = ""
+        self.error = ""
         self._popup = False
         self.places: dict[str, tuple[float, float, float, float]] = {}
         self._areas: list[tuple[float, float, float, float]] = []
 
     def cover(self, x: float, y: float) -> bool:
-        """Whether a panel lies over a point. (imgui's own answer is that of the picture before.)"""
+        """Whether a panel covers a point. (imgui's own answer is one frame late.)"""
         return self._popup or any(
             left <= x <= left + w and upper <= y <= upper + h for left, upper, w, h in self._areas
         )
@@ -57,7 +57,7 @@ class Panels:
         self._bar(replay, size)
         if self.options:
             self._options(replay, size)
-        if self.notice or self.trouble:
+        if self.notice or self.error:
             self._notice(size)
         if self.help:
             self._help(size)
@@ -65,7 +65,7 @@ class Panels:
         self._popup = imgui.is_popup_open("", flags)
 
     def change(self, replay: Replay, **options: Any) -> None:
-        """Change the look; what cannot be drawn so is said instead."""
+        """Change the look. If it cannot be drawn, show the error instead."""
         self.notice = ""
         try:
             replay.set_look(replace(replay.look, **options))
@@ -211,7 +211,7 @@ class Panels:
         """One line above the bar: what cannot be drawn so, or why the run cannot be read at the moment."""
         imgui.set_next_window_pos(imgui.ImVec2(size[0] / 2, size[1] - BAR - 8), 0, imgui.ImVec2(0.5, 1.0))
         imgui.begin("notice", None, _FIXED | imgui.WindowFlags_.always_auto_resize.value)
-        imgui.text(self.notice or self.trouble)
+        imgui.text(self.notice or self.error)
         self._end()
 
     def _help(self, size: tuple[int, int]) -> None:

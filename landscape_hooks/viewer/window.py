@@ -1,4 +1,4 @@
-"""Window: pyglet's events and clock connected to the Replay. It draws on demand: an idle window costs nothing."""
+"""Window: connects pyglet's events and clock to the Replay. It draws on demand: an idle window uses no CPU time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAMPLES = 4
 """Samples a pixel, where the driver has them."""
 
 SLOW = 0.030
-"""Seconds that a picture may take before the moving picture is drawn the fast way."""
+"""Seconds for a frame above which moving frames are drawn with less quality (`fast`)."""
 
 
 class ReplayWindow:
@@ -83,7 +83,7 @@ class ReplayWindow:
             self._sleep()
 
     def touch(self, frames: int = 3) -> None:
-        """Ask for a few pictures (imgui needs more than one to follow a click) and wake the clock."""
+        """Request a few frames (imgui needs more than one after a click), and start the clock."""
         self._dirty = max(self._dirty, frames)
         if not self._awake:
             import pyglet
@@ -105,13 +105,13 @@ class ReplayWindow:
         if found is not None:
             self.replay.grow(found)
             self.touch()
-        trouble = self._follower.trouble
-        if trouble != self.panels.trouble:
-            self.panels.trouble = trouble
+        error = self._follower.error
+        if error != self.panels.error:
+            self.panels.error = error
             self.touch()
 
     def _sleep(self) -> None:
-        """Nothing moves: no clock runs until the next event, and an idle window takes no CPU."""
+        """Stop the clock until the next event, since nothing moves."""
         import pyglet
 
         pyglet.clock.unschedule(self._tick)
@@ -138,7 +138,7 @@ class ReplayWindow:
         self._judge(time.perf_counter() - now, fast)
 
     def draw_scene(self, pixels: tuple[int, int], scale: float, *, fast: bool) -> None:
-        """The scene without panels; `fast` leaves out smoothing, and takes the coarser of two meshes."""
+        """Draw the scene without panels; `fast` omits smoothing, and uses the coarser of two meshes."""
         self.scene.show(self.replay.landscape, self.replay.look)
         frame, still = self._framebuffers(pixels, 0 if fast else SAMPLES)
         coarse = fast and bool(self._drag or self.replay.turntable)
@@ -148,7 +148,7 @@ class ReplayWindow:
         frame.show()
 
     def _judge(self, seconds: float, fast: bool) -> None:
-        """Find out on the first pictures whether this driver needs the fast way while something moves."""
+        """Measure on the first frames whether this driver needs `fast` while something moves."""
         if self._judged < 3 and not fast:
             from pyglet import gl
 
@@ -191,7 +191,7 @@ class ReplayWindow:
         return {self._mouse.LEFT: 0, self._mouse.RIGHT: 1, self._mouse.MIDDLE: 2}.get(button, 0)
 
     def on_mouse_motion(self, x: int, y: int, dx: int, dy: int) -> None:
-        """Follow the mouse; over the surface a read-out tells what is there."""
+        """Over the surface, show the values under the mouse."""
         self._tell("move", x, self._down(y))
         place = (float(x), float(self._down(y)))
         point = None if self.panels.cover(*place) or self._in_plot(*place) else self.pick(*place)
@@ -239,7 +239,7 @@ class ReplayWindow:
         self.replay.camera = self.replay.camera.zoom(1.12**scroll_y, self.pick(x, self._down(y)))
 
     def on_mouse_leave(self, x: int, y: int) -> None:
-        """The mouse is elsewhere."""
+        """The mouse has left the window."""
         self._hover = None
         self._tell("move", -1e6, -1e6)
 
@@ -269,27 +269,27 @@ class ReplayWindow:
         return True
 
     def _act(self, row: controls.Key) -> None:
-        """Do what a key says; what cannot be drawn so is said above the bar."""
+        """Run the action of a key. If the result cannot be drawn, show the error above the bar."""
         try:
             row.does(self.replay, self.window.get_size())
         except LandscapeError as error:
             self.panels.notice = str(error)
 
     def on_resize(self, width: int, height: int) -> None:
-        """A window of another size."""
+        """The window has a new size."""
         self.touch()
 
     def on_expose(self) -> None:
-        """Another window was in front."""
+        """The window is visible again."""
         self.touch()
 
     def on_close(self) -> None:
-        """Closed by the desktop."""
+        """The desktop closes the window."""
         self.window.close()
 
     # -- helpers of the events -------------------------------------------------------------------------
     def pick(self, x: float, y: float) -> Any:
-        """(3,) the scene point under a pixel from the top left, or None beside the surface."""
+        """(3,) the scene point at a pixel, counted from the top left; None beside the surface."""
         if self._frame is None:
             return None
         self.window.switch_to()
@@ -327,7 +327,7 @@ class ReplayWindow:
         return self._frame.pixels()
 
     def save(self) -> Path:
-        """Save the picture as it is into the working folder, under a name that is free."""
+        """Save the picture in the working folder, under an unused name."""
         from PIL import Image
 
         number = 1
@@ -374,7 +374,7 @@ def view(
 
 
 def _in_own_process(source: Any, name: str | None, view: str, look: Look, play: bool, follow: bool) -> None:
-    """pyglet cannot open windows any more where it has rendered without a display, so another process does."""
+    """Open the window in another process: pyglet cannot open one after it has rendered without a display."""
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
         raise context.no_display(RuntimeError("DISPLAY is not set"))
     if not isinstance(source, str | Path):

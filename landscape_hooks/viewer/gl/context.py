@@ -53,7 +53,7 @@ def _is_driver_loaded() -> bool:
     try:
         loaded = Path("/proc/self/maps").read_text("utf-8", errors="replace")
     except OSError:
-        return True  # not known: whoever has drawn before could crash now, whoever has not might only crash later
+        return True  # unknown: after earlier drawing it could crash now, otherwise it might crash later only
     return any(part in loaded for part in ("libLLVM", "libgallium", "_dri.so"))
 
 
