@@ -30,9 +30,25 @@ def files(run: str) -> None:
     from landscape_hooks.viewer.replay.look import Look
 
     FOLDER.mkdir(exist_ok=True)
-    render(run, FOLDER / "hero.gif", size=(640, 360), frames=54, fps=15, turn=24, clock="arc length", progress=True)
+    render(
+        run,
+        FOLDER / "hero.gif",
+        size=(640, 360),
+        frames=54,
+        fps=15,
+        turn=24,
+        clock="arc length",
+        progress=True,
+    )
     look = Look(theme="light", colormap="hypsometric")
-    render(run, FOLDER / "render.png", size=(1000, 562), look=look, at=0.55, clock="arc length")
+    render(
+        run,
+        FOLDER / "render.png",
+        size=(1000, 562),
+        look=look,
+        at=0.55,
+        clock="arc length",
+    )
     contour_figure(Surface.open(run)).savefig(FOLDER / "contours.png")
 
 
@@ -44,7 +60,10 @@ def reading(run: str) -> None:
     from landscape_hooks import Local, analyze
 
     options = {"size": 25, "samples": 256, "engine": Local(workers=1)}
-    surfaces = {policy: analyze(run, batch_norm=policy, name=policy, **options) for policy in POLICIES}
+    surfaces = {
+        policy: analyze(run, batch_norm=policy, name=policy, **options)
+        for policy in POLICIES
+    }
     random = analyze(run, directions="random", name="random", **options)
     FOLDER.mkdir(exist_ok=True)
     planes(surfaces["batch"], random)
@@ -59,9 +78,13 @@ def planes(principal: Surface, random: Surface) -> None:
 
     with TemporaryDirectory() as folder:
         files = [Path(folder) / f"{number}.png" for number in range(2)]
-        for file, surface, title in zip(files, (principal, random), ("Principal plane", "Random plane"), strict=True):
+        for file, surface, title in zip(
+            files, (principal, random), ("Principal plane", "Random plane"), strict=True
+        ):
             figure = contour_figure(surface, size=(5.2, 4.4))
-            figure.axes[0].set_title(title, loc="left", fontsize=11, fontweight="bold", pad=8)
+            figure.axes[0].set_title(
+                title, loc="left", fontsize=11, fontweight="bold", pad=8
+            )
             figure.axes[0].texts[-1].set_visible(False)
             figure.savefig(file, dpi=120)
         beside(files, FOLDER / "reading-planes.png")
@@ -94,15 +117,30 @@ def policies(surfaces: dict[str, Surface]) -> None:
             top.set_title(policy, loc="left", fontsize=11, fontweight="bold")
             top.set_xlabel("alpha")
             path = surface.paths[0]
-            below.semilogy(path.step, path.loss, color="#1d2430", linewidth=1.6, label="at the snapshot")
-            below.semilogy(path.step, path.plane_loss, "--", color="#ff5a36", linewidth=1.3, label="on the surface")
+            below.semilogy(
+                path.step,
+                path.loss,
+                color="#1d2430",
+                linewidth=1.6,
+                label="at the snapshot",
+            )
+            below.semilogy(
+                path.step,
+                path.plane_loss,
+                "--",
+                color="#ff5a36",
+                linewidth=1.3,
+                label="on the surface",
+            )
             below.set_ylim(1e-3, 1e3)
             below.set_xlabel("optimizer step")
             below.grid(color="#e3e6eb", linewidth=0.6)
         upper[0].set_ylabel("beta")
         lower[0].set_ylabel("loss")
         lower[0].legend(fontsize=8, frameon=False)
-        bar = figure.colorbar(filled, ax=upper.tolist(), ticks=[-3, -2, -1, 0, 1], pad=0.01)
+        bar = figure.colorbar(
+            filled, ax=upper.tolist(), ticks=[-3, -2, -1, 0, 1], pad=0.01
+        )
         bar.ax.set_yticklabels(["0.001", "0.01", "0.1", "1", "≥ 10"])
         bar.set_label("loss")
         figure.savefig(FOLDER / "reading-policies.png", dpi=105)
@@ -117,7 +155,14 @@ def heights(surface: Surface) -> None:
         files = [Path(folder) / f"{kind}.png" for kind in ("linear", "log10")]
         for file in files:
             look = Look(theme="light", height=file.stem, true_loss=False)
-            render(surface, file, size=(640, 500), look=look, view="az=35,el=24,d=4.3", clock="arc length")
+            render(
+                surface,
+                file,
+                size=(640, 500),
+                look=look,
+                view="az=35,el=24,d=4.3",
+                clock="arc length",
+            )
         beside(files, FOLDER / "reading-heights.png")
 
 
@@ -130,7 +175,14 @@ def off_the_plane(surface: Surface) -> None:
     with TemporaryDirectory() as folder:
         files = [Path(folder) / "scene.png", Path(folder) / "losses.png"]
         look = Look(theme="light", height="linear")
-        render(surface, files[0], size=(660, 540), look=look, view="az=18,el=10,d=4.5", clock="arc length")
+        render(
+            surface,
+            files[0],
+            size=(660, 540),
+            look=look,
+            view="az=18,el=10,d=4.5",
+            clock="arc length",
+        )
         loss_figure(surface, size=(5.4, 4.5)).savefig(files[1], dpi=120)
         beside(files, FOLDER / "reading-distance.png")
 
@@ -177,12 +229,23 @@ def window(run: str) -> None:
     draw()
     marker = replay.stage.place(replay.landscape.drapes[0].at(replay.timeline.position))
     x, y, _ = replay.camera.project([marker], size)[0]
-    shown.window.dispatch_event("on_mouse_motion", int(x) - 150, int(size[1] - 1 - y) - 10, 0, 0)
+    shown.window.dispatch_event(
+        "on_mouse_motion", int(x) - 150, int(size[1] - 1 - y) - 10, 0, 0
+    )
     draw()
     pixels = np.empty((size[1], size[0], 4), np.uint8)
     gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, 0)
-    gl.glReadPixels(0, 0, *size, gl.GL_RGBA, gl.GL_UNSIGNED_BYTE, ctypes.c_void_p(pixels.ctypes.data))
-    Image.fromarray(pixels[::-1]).convert("RGB").save(FOLDER / "window.png", optimize=True)
+    gl.glReadPixels(
+        0,
+        0,
+        *size,
+        gl.GL_RGBA,
+        gl.GL_UNSIGNED_BYTE,
+        ctypes.c_void_p(pixels.ctypes.data),
+    )
+    Image.fromarray(pixels[::-1]).convert("RGB").save(
+        FOLDER / "window.png", optimize=True
+    )
 
 
 if __name__ == "__main__":
@@ -193,6 +256,8 @@ if __name__ == "__main__":
     else:
         files(sys.argv[1])
         if os.environ.get("DISPLAY"):
-            subprocess.run([sys.executable, __file__, sys.argv[1], "window"], check=True)
+            subprocess.run(
+                [sys.executable, __file__, sys.argv[1], "window"], check=True
+            )
         else:
             print("window.png was left out: there is no display")
