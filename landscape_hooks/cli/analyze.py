@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from landscape_hooks.errors import LandscapeError
+
+if TYPE_CHECKING:
+    from landscape_hooks.surface.surface import Surface
 
 OWNERS = {
     "directions": {"solver": "pca", "components": "pca", "norm": "random", "points": "points"},
@@ -168,7 +171,7 @@ def _check_owners(context: click.Context, flat: dict[str, Any]) -> None:
                 raise LandscapeError(f"Found {option} with --{choice} {flat[choice]}", mend=f"Add --{choice} {owner}")
 
 
-def summary(run: str, surface: Any) -> dict[str, Any]:
+def summary(run: str, surface: Surface) -> dict[str, Any]:
     """What `--json` prints: the attributes, and the numbers of the report."""
     figures = {}
     if surface.paths:

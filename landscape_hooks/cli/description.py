@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import zarr
 
 from landscape_hooks.errors import SurfaceError, printable
 from landscape_hooks.store import checked
@@ -31,6 +32,7 @@ def describe(store: Any) -> dict[str, Any]:
         the store is not a run.
     """
     root = open_run(store)
+    mark: Any = root.attrs[KEY]
     trajectory = Trajectory.open(root)
     times = trajectory.wall_times
     losses = trajectory.losses
@@ -38,8 +40,8 @@ def describe(store: Any) -> dict[str, Any]:
     objective = dict(stored.attrs) if stored is not None else {}
     return {
         "run": str(store),
-        "format": root.attrs[KEY]["format"],
-        "written_by": root.attrs[KEY].get("version"),
+        "format": mark["format"],
+        "written_by": mark.get("version"),
         "snapshots": len(trajectory),
         "first_step": int(trajectory.steps[0]) if len(trajectory) else None,
         "last_step": int(trajectory.steps[-1]) if len(trajectory) else None,
@@ -65,7 +67,7 @@ def _describe_objective(attributes: dict[str, Any]) -> dict[str, Any]:
     return {key: attributes[key] for key in OBJECTIVE if key in attributes} | said
 
 
-def _surfaces(root: Any) -> Iterator[Surface]:
+def _surfaces(root: zarr.Group) -> Iterator[Surface]:
     """All surfaces of a run, without one that an analysis removes meanwhile."""
     for name in surfaces.names(root):
         try:

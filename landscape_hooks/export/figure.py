@@ -19,6 +19,7 @@ from landscape_hooks.surface.surface import Path, Surface
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
 INK = "#1d2430"
@@ -144,7 +145,7 @@ def _high(surface: Surface) -> float:
     return 1.35 + 4.75 * float(np.ptp(surface.beta) / np.ptp(surface.alpha)) if _equal(surface) else 5.2
 
 
-def _map(name: str) -> Any:
+def _map(name: str) -> ListedColormap:
     """The colour map `name`, for matplotlib."""
     from matplotlib.colors import ListedColormap
 

@@ -68,7 +68,13 @@ class _Document:
         return self.add("accessors", accessor)
 
     def mesh(
-        self, name: str, points: Floats, normals: Floats, faces: NDArray[Any], material: int, rgb: Any = None
+        self,
+        name: str,
+        points: Floats,
+        normals: Floats,
+        faces: NDArray[Any],
+        material: int,
+        rgb: NDArray[np.uint8] | None = None,
     ) -> int:
         """Add a mesh of triangles; returns its number."""
         attributes = {
@@ -88,7 +94,9 @@ class _Document:
         self.json["scenes"][0]["nodes"].append(number)
         return number
 
-    def material(self, name: str, rgb: Any, roughness: float, *, both_sides: bool = False) -> int:
+    def material(
+        self, name: str, rgb: tuple[float, float, float], roughness: float, *, both_sides: bool = False
+    ) -> int:
         """Add a material; returns its number. glTF's colour factors are linear, so sRGB is converted."""
         linear = [float(c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for c in rgb]
         look = {"baseColorFactor": [*linear, 1.0], "metallicFactor": 0.0, "roughnessFactor": roughness}

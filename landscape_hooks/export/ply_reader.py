@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path as FilePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from landscape_hooks.errors import DamagedRunError, PlyError, printable
 from landscape_hooks.export.ply import MARK, STATES
 from landscape_hooks.mesh.mesh import Height, Mesh
 from landscape_hooks.surface.surface import Path, Surface, check_attributes
+
+if TYPE_CHECKING:
+    from plyfile import PlyData
 
 HEADER_BYTES = 2**21
 """Largest header: one written by `ply.py` holds the two axes and the attributes of a surface."""
@@ -53,7 +56,7 @@ def read_ply(path: str | FilePath) -> Surface | Mesh:
     return _foreign(path, data)
 
 
-def _parse(path: FilePath, lengths: dict[str, Any]) -> Any:
+def _parse(path: FilePath, lengths: dict[str, Any]) -> PlyData:
     from plyfile import PlyData, PlyElementParseError, PlyHeaderParseError, PlyParseError
 
     if not path.is_file():
@@ -127,7 +130,7 @@ def _about(comments: Sequence[str]) -> dict[str, Any]:
     return {}
 
 
-def _surface(path: FilePath, data: Any, about: dict[str, Any]) -> Surface:
+def _surface(path: FilePath, data: PlyData, about: dict[str, Any]) -> Surface:
     """The surface of a file of ours."""
     try:
         vertex = data["vertex"].data
@@ -179,7 +182,7 @@ def _read_axis(value: Any, most: int) -> NDArray[np.float64]:
     return axis
 
 
-def _check_numbers(vertex: Any) -> None:
+def _check_numbers(vertex: NDArray[np.void]) -> None:
     """Every property of a vertex is a number."""
     lists = [name for name in vertex.dtype.names or () if vertex.dtype[name].kind not in "iuf"]
     if lists:
@@ -210,10 +213,10 @@ def _read_paths(path: FilePath) -> tuple[Path, ...]:
     return tuple(runs)
 
 
-def _read_path(rows: Any, label: str) -> Path:
+def _read_path(rows: NDArray[np.void], label: str) -> Path:
     def column(name: str) -> NDArray[np.float64]:
         values = np.array(rows[name], dtype=np.float64)
-        if f"{name}_state" in rows.dtype.names:
+        if f"{name}_state" in (rows.dtype.names or ()):
             for code, value in ((2, np.nan), (3, np.inf), (4, -np.inf)):
                 values[rows[f"{name}_state"] == code] = value
         return values
@@ -223,7 +226,7 @@ def _read_path(rows: Any, label: str) -> Path:
     return Path(coordinates=np.column_stack([column("alpha"), column("beta")]), label=label, **arrays)
 
 
-def _foreign(path: FilePath, data: Any) -> Mesh:
+def _foreign(path: FilePath, data: PlyData) -> Mesh:
     """Any triangle mesh: the height is z, the colour its quality, its own colours, or z."""
     elements = {element.name for element in data.elements}
     if "vertex" not in elements or "face" not in elements or not len(data["face"].data):

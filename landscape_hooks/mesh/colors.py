@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +63,6 @@ def rgb(text: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def path_color(number: int) -> Any:
+def path_color(number: int) -> str:
     """The colour "#rrggbb" of run `number`."""
     return PATHS[number % len(PATHS)]

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from landscape_hooks.errors import SurfaceError
 from landscape_hooks.surface.surface import Surface
@@ -71,12 +70,12 @@ class Height:
             )
         return cls(kind, low, high, clipped)
 
-    def of(self, loss: Any) -> Floats:
+    def of(self, loss: ArrayLike) -> Floats:
         """Heights of losses, clipped; NaN stays NaN."""
         clipped = np.clip(np.asarray(loss, dtype=np.float64), self.low, self.high)
         return np.log10(clipped) if self.kind == "log10" else clipped
 
-    def inverse(self, height: Any) -> Floats:
+    def inverse(self, height: ArrayLike) -> Floats:
         """Losses of heights."""
         height = np.asarray(height, dtype=np.float64)
         return 10.0**height if self.kind == "log10" else height
@@ -343,7 +342,10 @@ class Mesh:
         return self.grid
 
 
-def _fan(c00: Any, c10: Any, c01: Any, c11: Any, centre: Any) -> tuple[tuple[Any, Any, Any], ...]:
+Index = NDArray[np.int32]
+
+
+def _fan(c00: Index, c10: Index, c01: Index, c11: Index, centre: Index) -> tuple[tuple[Index, Index, Index], ...]:
     return (c00, c10, centre), (c10, c11, centre), (c11, c01, centre), (c01, c00, centre)
 
 

@@ -7,10 +7,9 @@ Weights and losses have no common unit, so the height has its own scale.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from landscape_hooks.mesh.contours import levels, nice_step
 from landscape_hooks.mesh.mesh import Height, Mesh
@@ -46,11 +45,11 @@ class Stage:
         scale = np.array([*(sides / extent[:2]), tall * exaggeration / extent[2]])
         return cls(low, high, scale, mesh.height)
 
-    def place(self, points: Any) -> Floats:
+    def place(self, points: ArrayLike) -> Floats:
         """(N, 3) scene points of (N, 3) alpha, beta, height."""
         return (np.asarray(points, dtype=np.float64) - (self.low + self.high) / 2) * self.scale
 
-    def data(self, points: Any) -> Floats:
+    def data(self, points: ArrayLike) -> Floats:
         """(N, 3) alpha, beta, height of scene points: the inverse of `place`."""
         return np.asarray(points, dtype=np.float64) / self.scale + (self.low + self.high) / 2
 

@@ -50,7 +50,7 @@ NUMBERS = "biufc"
 
 
 # -- groups and attributes -----------------------------------------------------------------------------------
-def group(root: Any, path: str) -> Any:
+def group(root: zarr.Group, path: str) -> Any:
     """The group at `path` below `root`; None if nothing is there.
 
     Raises
@@ -64,17 +64,19 @@ def group(root: Any, path: str) -> Any:
     return found
 
 
-def fresh(known: Any) -> Any:
+def fresh(known: zarr.Group) -> zarr.Group:
     """A group as the store has it now, read again."""
     return _guarded(lambda: zarr.open_group(known.store, path=known.path, mode="r", zarr_format=3), known.path)
 
 
-def has(root: Any, path: str) -> bool:
+def has(root: zarr.Group, path: str) -> bool:
     """Whether something is at `path` below `root`."""
     return _member(root, path) is not None
 
 
-def attribute(owner: Any, key: str, kind: type[Result] | tuple[type, ...], where: str) -> Result:
+def attribute(
+    owner: zarr.Group | zarr.Array[Any], key: str, kind: type[Result] | tuple[type, ...], where: str
+) -> Result:
     """An attribute that must exist and have the type `kind`; `where` names its owner in an error.
 
     A boolean does not count as an integer.
@@ -88,7 +90,7 @@ def attribute(owner: Any, key: str, kind: type[Result] | tuple[type, ...], where
     return value  # type: ignore[return-value]
 
 
-def whole(value: Any, what: str, *, low: int = 0, high: int = 2**63 - 1) -> int:
+def whole(value: object, what: str, *, low: int = 0, high: int = 2**63 - 1) -> int:
     """An integer of a range, as JSON gives it."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise damaged(f"{what} is {_short(value)}", expected=f"a whole number from {low} on")
@@ -112,7 +114,7 @@ def number(value: object, what: str) -> float:
     return float(value)
 
 
-def names_of(root: Any, path: str, *, arrays: bool = False) -> list[str]:
+def names_of(root: zarr.Group, path: str, *, arrays: bool = False) -> list[str]:
     """Sorted names of the groups (or arrays) directly below `path`, without names that the writers never give."""
     parent = group(root, path)
     if parent is None:
@@ -130,7 +132,7 @@ def is_name(name: str) -> bool:
 
 
 # -- arrays --------------------------------------------------------------------------------------------------
-def array(root: Any, path: str) -> Any:
+def array(root: zarr.Group, path: str) -> zarr.Array[Any]:
     """The Zarr array at `path` below `root`, checked to have the dimensions and the type of the table.
 
     Raises
@@ -159,13 +161,13 @@ def array(root: Any, path: str) -> Any:
     return found
 
 
-def read(root: Any, path: str) -> NDArray[Any]:
+def read(root: zarr.Group, path: str) -> NDArray[Any]:
     """All of the array at `path`."""
     found = array(root, path)
     return select(found, (slice(None),) * len(found.shape), path)
 
 
-def select(found: Any, selection: Sequence[slice | int], path: str) -> NDArray[Any]:
+def select(found: zarr.Array[Any], selection: Sequence[slice | int], path: str) -> NDArray[Any]:
     """A part of an array that `array` returned.
 
     Raises
@@ -185,7 +187,7 @@ def select(found: Any, selection: Sequence[slice | int], path: str) -> NDArray[A
     return np.asarray(_guarded(lambda: found[tuple(selection)], path))
 
 
-def afford(found: Any, size: int, path: str, *, free: int = FREE) -> None:
+def afford(found: zarr.Array[Any], size: int, path: str, *, free: int = FREE) -> None:
     """Refuse to allocate `size` bytes for an array whose files are too small for that.
 
     Raises
@@ -233,7 +235,7 @@ def damaged(found: str, *, expected: str = "") -> DamagedRunError:
 
 
 # -- helpers -------------------------------------------------------------------------------------------------
-def _member(root: Any, path: str) -> Any:
+def _member(root: zarr.Group, path: str) -> zarr.Group | zarr.Array[Any] | None:
     return _guarded(lambda: root.get(path), path)
 
 
@@ -278,12 +280,12 @@ def _fits(dtype: np.dtype[Any], wanted: str) -> bool:
     return dtype == np.dtype(wanted)
 
 
-def _holds_bits(found: Any) -> bool:
+def _holds_bits(found: zarr.Array[Any]) -> bool:
     """Whether an array holds the 16 bits of bfloat16 numbers."""
     return bool(found.dtype == np.uint16 and found.attrs.get("torch_dtype") == "bfloat16")
 
 
-def _codecs(found: Any) -> list[str]:
+def _codecs(found: zarr.Array[Any]) -> list[str]:
     """Names of all codecs of an array, including those inside shards."""
 
     def names(codecs: Iterable[Any]) -> list[str]:
@@ -293,15 +295,16 @@ def _codecs(found: Any) -> list[str]:
             listed += [str(codec["name"]), *names(inner.get("codecs", ())), *names(inner.get("index_codecs", ()))]
         return listed
 
-    return names(found.metadata.to_dict().get("codecs", ()))
+    listed: Any = found.metadata.to_dict().get("codecs", ())
+    return names(listed)
 
 
-def _stored(found: Any, path: str) -> int:
+def _stored(found: zarr.Array[Any], path: str) -> int:
     """Size of the files of an array, in bytes."""
     return int(_guarded(lambda: found.nbytes_stored(), path))
 
 
-def _check_frames(found: Any, path: str) -> None:
+def _check_frames(found: zarr.Array[Any], path: str) -> None:
     """Refuse compressed chunks of a local run that declare to unpack to more than a chunk.
 
     Shards are not checked: their chunks are unpacked one by one.
@@ -333,6 +336,6 @@ def unfolded(head: bytes) -> int:
     return size if width else 2**63
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

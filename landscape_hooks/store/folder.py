@@ -10,11 +10,13 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
@@ -28,6 +30,8 @@ WHOLE: Any = {"write_empty_chunks": True}
 METADATA_BYTES = 2**25
 """Largest metadata document, in bytes: JSON takes some twenty times its size in memory."""
 
+
+Bytes = bytes | memoryview | NDArray[np.uint8]
 
 HOLES_FROM = 2**28
 """Size in bytes from which a file must occupy space on the disk, and not consist of holes."""
@@ -174,13 +178,13 @@ def _said_how_full(path: Path, size: int) -> Iterator[None]:
         raise OSError(error.errno, f"{os.strerror(errno.ENOSPC)}: {found}", str(path)) from error
 
 
-def _replace(path: Path, data: Any, *, fsync: bool = False) -> None:
+def _replace(path: Path, data: Bytes, *, fsync: bool = False) -> None:
     """Write a file under a temporary name, and rename it over the one that may be there."""
     with _said_how_full(path, len(data)):
         _put_in_place(path, data, fsync)
 
 
-def _put_in_place(path: Path, data: Any, fsync: bool) -> None:
+def _put_in_place(path: Path, data: Bytes, fsync: bool) -> None:
     partial = f"{path}.{os.urandom(8).hex()}.partial"
     try:
         if not path.parent.exists():
@@ -198,7 +202,7 @@ def _put_in_place(path: Path, data: Any, fsync: bool) -> None:
         _sync_folder(path.parent)
 
 
-def _overwrite(path: Path, data: Any, fresh: slice) -> bool:
+def _overwrite(path: Path, data: Bytes, fresh: slice) -> bool:
     """Write the bytes `fresh` into the existing file; False if there is no file of this length.
 
     This uses the blocks on the disk and the cached pages of the file, so it is several times as fast as replacing it.
@@ -215,8 +219,8 @@ def _overwrite(path: Path, data: Any, fresh: slice) -> bool:
         return False
 
 
-def _write(file: Any, data: Any) -> None:
-    rest = memoryview(data)
+def _write(file: RawIOBase, data: Bytes) -> None:
+    rest = memoryview(data)  # type: ignore[arg-type]  # numpy has no __buffer__ before Python 3.12
     while len(rest):  # the kernel takes at most 2 GiB at a time
         rest = rest[file.write(rest) :]
 
@@ -236,7 +240,7 @@ def _sync_folder(path: Path) -> None:
         os.close(folder)
 
 
-def check_there(store: Any) -> None:
+def check_there(store: Store) -> None:
     """Refuse to write into a local run whose folder was removed: zarr would create it again, empty.
 
     Raises
@@ -268,7 +272,7 @@ class Put:
     fresh: slice | None = None
 
 
-def put_files(store: Any, puts: Sequence[Put]) -> None:
+def put_files(store: Store, puts: Sequence[Put]) -> None:
     """Put files into an opened Zarr store."""
     if isinstance(store, LocalStore):
         fsync = isinstance(store, DurableStore)

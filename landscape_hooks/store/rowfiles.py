@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from io import RawIOBase
 from itertools import groupby
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.storage import LocalStore
@@ -54,7 +57,7 @@ class RowFiles:
         rows that are in the store and count. They are kept when their file is filled further.
     """
 
-    def __init__(self, array: Any, committed: Sequence[int] = ()) -> None:
+    def __init__(self, array: zarr.Array[Any], committed: Sequence[int] = ()) -> None:
         self._array = array
         sharded = array.shards is not None
         file_shape = array.shards or array.chunks
@@ -160,7 +163,7 @@ class RowFiles:
         first = number * self.rows
         here = self._committed[(self._committed >= first) & (self._committed < first + self.rows)]
         if len(here):
-            stored = self._array[first : min(first + self.rows, self._array.shape[0])]
+            stored = np.asarray(self._array[first : min(first + self.rows, self._array.shape[0])])
             self._values[here - first, : self._numbers] = stored.reshape(len(stored), -1)[here - first]
             self._present[here - first] = True
 
@@ -196,7 +199,7 @@ class RowFiles:
         return f"{self._array.path}/{self._array.metadata.encode_chunk_key(index)}"
 
 
-def _as_slice(indices: NDArray[np.intp]) -> Any:
+def _as_slice(indices: NDArray[np.intp]) -> slice | NDArray[np.intp]:
     """Ascending indices as a slice if they have no gaps, so that numpy makes no extra copy."""
     first, last = int(indices[0]), int(indices[-1])
     return slice(first, last + 1) if last - first + 1 == len(indices) and (np.diff(indices) == 1).all() else indices
@@ -207,12 +210,12 @@ def _zeros(size: int) -> NDArray[np.uint8]:
 
 
 # -- reading ----------------------------------------------------------------------------------------------------
-def reads_directly(array: Any) -> bool:
+def reads_directly(array: zarr.Array[Any]) -> bool:
     """Whether a part of a row can be read from its file without the rest: for local, uncompressed arrays (row, number).
 
     zarr-python reads and copies whole chunks, and one chunk of several hundred rows may not fit into memory.
     """
-    codecs = array.metadata.codecs
+    codecs: Any = array.metadata.codecs  # type: ignore[union-attr]
     if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec):
         ends = codecs[0].index_location.value == "end"
         kinds = [type(codec) for codec in codecs[0].index_codecs]
@@ -228,7 +231,7 @@ def reads_directly(array: Any) -> bool:
     )
 
 
-def read_rows(array: Any, places: NDArray[np.intp], start: int, stop: int) -> NDArray[Any] | None:
+def read_rows(array: zarr.Array[Any], places: NDArray[np.intp], start: int, stop: int) -> NDArray[Any] | None:
     """(n, stop - start) numbers of the rows at `places`, read directly from the files.
 
     None if zarr has to read them: another kind of store or codec, or a file that is absent or not as expected.
@@ -238,12 +241,13 @@ def read_rows(array: Any, places: NDArray[np.intp], start: int, stop: int) -> ND
     rows, width = (array.shards or array.chunks)[0], array.chunks[1]
     pieces = (array.shards or array.chunks)[1] // width
     found = np.empty((len(places), stop - start), dtype=array.dtype)
+    root: Path = array.store.root  # type: ignore[attr-defined]  # reads_directly takes local stores only
     try:
         for number, group in groupby(enumerate(places.tolist()), key=lambda item: item[1] // rows):
             key = f"{array.path}/{array.metadata.encode_chunk_key((number, 0))}"
             if isinstance(array.store, RunFolder):
                 array.store.check(key)
-            with open(array.store.root / key, "rb", buffering=0) as file:
+            with open(root / key, "rb", buffering=0) as file:
                 index = _read_index(file, rows, pieces) if array.shards else np.zeros((1, 1), dtype=np.int64)
                 for i, place in group:
                     if not _read_row(file, index[place % rows], width, found[i], start):
@@ -253,7 +257,7 @@ def read_rows(array: Any, places: NDArray[np.intp], start: int, stop: int) -> ND
     return found
 
 
-def _read_row(file: BinaryIO, offsets: NDArray[np.int64], width: int, out: NDArray[Any], start: int) -> bool:
+def _read_row(file: RawIOBase, offsets: NDArray[np.int64], width: int, out: NDArray[Any], start: int) -> bool:
     """Fill `out` with the numbers of one row from `start` on; its chunks of `width` numbers begin at `offsets`."""
     stop = start + len(out)
     for piece in range(start // width, -(-stop // width)):
@@ -262,12 +266,12 @@ def _read_row(file: BinaryIO, offsets: NDArray[np.int64], width: int, out: NDArr
         if offsets[piece] < 0:
             return False
         file.seek(int(offsets[piece]) + (a - piece * width) * out.dtype.itemsize)
-        if file.readinto(target) != len(target):  # type: ignore[attr-defined]
+        if file.readinto(target) != len(target):  # type: ignore[arg-type]
             return False
     return True
 
 
-def _read_index(file: BinaryIO, rows: int, pieces: int) -> NDArray[np.int64]:
+def _read_index(file: RawIOBase, rows: int, pieces: int) -> NDArray[np.int64]:
     """(rows, pieces) offsets of a shard's chunks, negative for absent chunks; ValueError if the index is damaged."""
     size = 16 * rows * pieces + 4
     file.seek(-size, 2)

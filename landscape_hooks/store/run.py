@@ -8,12 +8,14 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
 import zarr
+from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
+from zarr.core.common import AccessModeLiteral
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import LocalStore, MemoryStore, StoreLike
 
 from landscape_hooks.errors import LandscapeError, RunError, printable
 from landscape_hooks.store import schema
@@ -22,6 +24,9 @@ from landscape_hooks.store.schema import FORMAT
 from landscape_hooks.version import __version__
 
 KEY = "landscape_hooks"
+
+RunLike = StoreLike | os.PathLike[str] | zarr.Group
+"""What names a run: a path, a URL, a Zarr store, or its opened group."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,7 +51,7 @@ def writes(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @writes
-def create_run(store: Any, attributes: dict[str, Any] | None = None, *, finished: bool = True) -> Any:
+def create_run(store: RunLike, attributes: dict[str, Any] | None = None, *, finished: bool = True) -> zarr.Group:
     """Create an empty run at a path, URL or Zarr store, which must be empty.
 
     With `finished=False` it is marked as being created until `finish_creation`. A process that is killed in between
@@ -57,12 +62,13 @@ def create_run(store: Any, attributes: dict[str, Any] | None = None, *, finished
 
 
 @writes
-def finish_creation(root: Any) -> None:
+def finish_creation(root: zarr.Group) -> None:
     """Remove the mark that a run is being created."""
-    root.attrs[KEY] = {key: value for key, value in root.attrs[KEY].items() if key != "creating"}
+    mark: Any = root.attrs[KEY]
+    root.attrs[KEY] = {key: value for key, value in mark.items() if key != "creating"}
 
 
-def open_run(store: Any, *, mode: Any = "r", creating: bool = False) -> Any:
+def open_run(store: RunLike, *, mode: AccessModeLiteral = "r", creating: bool = False) -> zarr.Group:
     """Open the run at a path, URL, Zarr store or opened group; `creating` also accepts one that is being created.
 
     Raises
@@ -110,12 +116,13 @@ def open_run(store: Any, *, mode: Any = "r", creating: bool = False) -> Any:
     return root
 
 
-def format_of(root: Any) -> int:
-    """Version of the on-disk format that an opened run was written in."""
-    return int(root.attrs[KEY]["format"])
+def format_of(root: zarr.Group) -> int:
+    """Version of the on-disk format of an opened run."""
+    mark: Any = root.attrs[KEY]
+    return int(mark["format"])
 
 
-def prepare(store: Any, if_exists: str) -> bool:
+def prepare(store: RunLike, if_exists: str) -> bool:
     """Prepare a place for a run: True if there is a run to resume, False if the place is empty (now).
 
     Raises
@@ -136,7 +143,7 @@ def prepare(store: Any, if_exists: str) -> bool:
     return True
 
 
-def check_no_run(store: Any) -> None:
+def check_no_run(store: RunLike) -> None:
     """Refuse a place that holds a run.
 
     Raises
@@ -154,7 +161,7 @@ def check_no_run(store: Any) -> None:
     )
 
 
-def _is_free(store: Any) -> bool:
+def _is_free(store: RunLike) -> bool:
     """Whether nothing is there, or an incomplete store of a process that was killed while it created a run."""
     address = _address(store)
     if is_local(address):
@@ -173,7 +180,7 @@ def _is_free(store: Any) -> bool:
     return False
 
 
-def free_bytes(store: Any) -> int | None:
+def free_bytes(store: RunLike) -> int | None:
     """Free bytes on the disk of a local run, which need not exist yet; None for other stores."""
     address = _address(store)
     if not is_local(address):
@@ -182,12 +189,12 @@ def free_bytes(store: Any) -> int | None:
     return shutil.disk_usage(folder).free
 
 
-def is_local(address: Any) -> bool:
+def is_local(address: object) -> TypeGuard[str]:
     """Whether an address is a path of this machine."""
     return isinstance(address, str) and "://" not in address
 
 
-def local_folder(store: Any) -> Path | None:
+def local_folder(store: RunLike) -> Path | None:
     """The folder of a run of this machine; None for other stores."""
     address = _address(store)
     if isinstance(address, LocalStore):
@@ -196,7 +203,7 @@ def local_folder(store: Any) -> Path | None:
 
 
 @writes
-def clear(store: Any) -> None:
+def clear(store: RunLike) -> None:
     """Delete the run at a path, URL or Zarr store. Of a local run an empty folder stays, which may be locked.
 
     The run is first marked as incomplete, and the file with that mark is deleted last. So an interrupted deletion
@@ -220,14 +227,14 @@ def clear(store: Any) -> None:
 
 
 @writes
-def remove_group(root: Any, path: str) -> None:
+def remove_group(root: zarr.Group, path: str) -> None:
     """Delete a group of a run. Its attributes go first, so that an interrupted deletion leaves no complete group."""
     if path in root:
         root[path].attrs.put({})
         del root[path]
 
 
-def put_array(root: Any, path: str, values: Any) -> None:
+def put_array(root: zarr.Group, path: str, values: NDArray[Any]) -> None:
     """Create the array `path` of a run as the table says, in one chunk.
 
     The array appears with all its values, because its metadata are written last.
@@ -239,14 +246,14 @@ def put_array(root: Any, path: str, values: Any) -> None:
     async def copy() -> None:
         keys = [key async for key in aside.store.list_prefix(f"{path}/")]
         for key in sorted(keys, key=lambda key: key.endswith("zarr.json")):
-            await root.store.set(
-                f"{root.path}/{key}".lstrip("/"), await aside.store.get(key, default_buffer_prototype())
-            )
+            content = await aside.store.get(key, default_buffer_prototype())
+            assert content is not None
+            await root.store.set(f"{root.path}/{key}".lstrip("/"), content)
 
     sync(copy())
 
 
-def remove_partial(store: Any) -> None:
+def remove_partial(store: RunLike) -> None:
     """Remove the unfinished files of a killed writer; they were never part of the run."""
     address = _address(store)
     if is_local(address):
@@ -261,7 +268,7 @@ def _inside(address: Any, *, read_only: bool = False) -> Any:
     return RunFolder(address, read_only=read_only) if is_local(address) else address
 
 
-def durable_store(store: Any) -> Any:
+def durable_store(store: RunLike) -> DurableStore:
     """The local folder `store` as a `DurableStore`.
 
     Raises
@@ -269,30 +276,31 @@ def durable_store(store: Any) -> Any:
     LandscapeError
         it is not a local folder.
     """
-    if not is_local(_address(store)):
+    address = _address(store)
+    if not is_local(address):
         raise LandscapeError(
             f'Found durability="fsync" for {store}',
             expected="a folder of this machine",
             mend="Leave it out: object stores keep what they have confirmed",
         )
-    return DurableStore(Path(store))
+    return DurableStore(Path(address))
 
 
-def put_attribute(group: Any, key: str, value: Any) -> None:
+def put_attribute(group: zarr.Group, key: str, value: Any) -> None:
     """Set one attribute of an opened group. `group.attrs[key] = value` does the same, but slower."""
     group.metadata.attributes[key] = value
     ((name, content),) = group.metadata.to_buffer_dict(default_buffer_prototype()).items()
     put_files(group.store, [Put(f"{group.path}/{name}".lstrip("/"), content.as_numpy_array())])
 
 
-def label_of(store: Any) -> str:
+def label_of(store: RunLike) -> str:
     """The name of a run in a legend: its folder's name without `.zarr`."""
     if isinstance(store, zarr.Group):
         store = store.store_path
     return printable(str(store).rstrip("/").rpartition("/")[2].removesuffix(".zarr"))
 
 
-def _address(store: Any) -> Any:
+def _address(store: RunLike) -> Any:
     if store == "":  # zarr would use the working directory
         raise RunError(
             "The run's path is empty",

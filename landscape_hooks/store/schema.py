@@ -11,7 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import zarr
+    from numpy.typing import DTypeLike
+
 
 FORMAT = 2
 """Version of the on-disk format written here. A reader takes every version up to its own."""
@@ -304,14 +309,14 @@ def field(path: str) -> Field:
 
 
 def create(
-    root: Any,
+    root: zarr.Group,
     path: str,
     shape: tuple[int, ...],
     *,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     attributes: Mapping[str, Any] | None = None,
     **storage: Any,
-) -> Any:
+) -> zarr.Array[Any]:
     """Create the array `path` below the group `root` as the table says.
 
     `dtype` overrides the table's only where the table allows more than one; `storage` is passed on to

@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import DamagedRunError, SurfaceError, printable
@@ -108,7 +109,7 @@ class Surface:
             ) from error
 
     @classmethod
-    def _read(cls, root: Any, name: str) -> Surface:
+    def _read(cls, root: zarr.Group, name: str) -> Surface:
         group = checked.group(root, f"surfaces/{name}")
         if group is None:
             raise checked.damaged(f"The surface '{name}' is not there any more")
@@ -217,14 +218,14 @@ class Surface:
         return self.paths[0]
 
 
-def _read(group: Any, sizes: checked.Sizes, key: str) -> NDArray[Any]:
+def _read(group: zarr.Group, sizes: checked.Sizes, key: str) -> NDArray[Any]:
     """An array of a surface, checked to have the dimensions of the arrays read before it."""
     values = checked.read(group, key)
     sizes.check(f"surfaces/*/{key}", values.shape)
     return values
 
 
-def _read_path(group: Any, number: int) -> Path:
+def _read_path(group: zarr.Group, number: int) -> Path:
     """A path of a surface; all of its arrays have one entry for each snapshot."""
     base = f"paths/{number}"
     read = partial(_read, group, checked.Sizes(direction=2))
@@ -267,17 +268,17 @@ def check_attributes(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return attrs
 
 
-def names(root: Any) -> list[str]:
+def names(root: zarr.Group) -> list[str]:
     """Sorted names of the surfaces of an opened run, without one that is being created or deleted."""
     return [name for name in checked.names_of(root, "surfaces") if _is_begun(root, name)]
 
 
-def _is_begun(root: Any, name: str) -> bool:
+def _is_begun(root: zarr.Group, name: str) -> bool:
     group = checked.group(root, f"surfaces/{name}")
     return group is not None and "path_count" in group.attrs
 
 
-def resolve_name(root: Any, name: str | None) -> str:
+def resolve_name(root: zarr.Group, name: str | None) -> str:
     """`name`, if the run has that surface; None gives the name of the latest."""
     known = names(root)
     if not known:

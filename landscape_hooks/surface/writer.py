@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.store import checked, schema
@@ -24,6 +25,13 @@ def _chunk(shape: tuple[int, int]) -> tuple[int, int]:
     return min(shape[0], max(1, CHUNK_POINTS // shape[1])), shape[1]
 
 
+def _array(group: zarr.Group, key: str) -> zarr.Array[Any]:
+    """An array of the surface that this writer has created."""
+    found = group[key]
+    assert isinstance(found, zarr.Array)
+    return found
+
+
 class SurfaceWriter:
     """Writes a surface into a run while it is computed. What is committed survives the end of the process.
 
@@ -31,18 +39,18 @@ class SurfaceWriter:
     (`SurfaceWriter.resume`).
     """
 
-    def __init__(self, root: Any, group: Any, evaluated: NDArray[np.bool_]) -> None:
+    def __init__(self, root: zarr.Group, group: zarr.Group, evaluated: NDArray[np.bool_]) -> None:
         self._root, self._group = root, group
         self.evaluated = evaluated
-        self._arrays = {key: group[key].with_config(WHOLE) for key in ("loss", "loss_stderr", "evaluated")}
-        self._values = {key: array[...] for key, array in self._arrays.items()} | {"evaluated": evaluated}
+        self._arrays = {key: _array(group, key).with_config(WHOLE) for key in ("loss", "loss_stderr", "evaluated")}
+        self._values = {key: np.asarray(array[...]) for key, array in self._arrays.items()} | {"evaluated": evaluated}
 
     @classmethod
     @checked.guard("surfaces")
     @writes
     def create(
         cls,
-        root: Any,
+        root: zarr.Group,
         name: str,
         alpha: Floats,
         beta: Floats,
@@ -81,7 +89,7 @@ class SurfaceWriter:
         return cls(root, group, np.zeros(shape, dtype=bool))
 
     @classmethod
-    def resume(cls, root: Any, name: str) -> SurfaceWriter:
+    def resume(cls, root: zarr.Group, name: str) -> SurfaceWriter:
         """Continue a surface that was begun."""
         group = checked.group(root, f"surfaces/{name}")
         sizes = checked.Sizes()
@@ -142,7 +150,7 @@ class SurfaceWriter:
 
     @checked.guard("surfaces")
     @writes
-    def write_paths(self, root: Any, paths: Sequence[Path]) -> None:
+    def write_paths(self, root: zarr.Group, paths: Sequence[Path]) -> None:
         """Store the paths of the surface."""
         for number, path in enumerate(paths):
             group = root.require_group(f"surfaces/{self.name}/paths/{number}")
@@ -155,13 +163,13 @@ class SurfaceWriter:
         """Store a small array of the surface in one step, since it may be read meanwhile."""
         check_there(self._root.store)
         if key in self._group:
-            self._group[key][...] = values
+            _array(self._group, key)[...] = values
         else:
             put_array(self._root, f"surfaces/{self.name}/{key}", values)
 
     @checked.guard("surfaces")
     @writes
-    def finish(self, root: Any, attrs: Mapping[str, Any]) -> None:
+    def finish(self, root: zarr.Group, attrs: Mapping[str, Any]) -> None:
         """Add the closing attributes and make this the run's latest surface."""
         check_there(self._root.store)
         self._group.attrs.update(attrs)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError, SurfaceError
@@ -95,11 +96,11 @@ class Follower:
         return self._seen
 
 
-def _digest(root: Any, name: str) -> Any:
+def _digest(root: zarr.Group, name: str) -> Any:
     return checked.group(root, f"surfaces/{name}").attrs.get("trajectory_digest")
 
 
-def extend(root: Any, base: Surface) -> Surface | None:
+def extend(root: zarr.Group, base: Surface) -> Surface | None:
     """`base` with the snapshots of the run that came after its analysis; None if there are none.
 
     Those that the analysis left out stay out, and so do those whose weights are not finite.

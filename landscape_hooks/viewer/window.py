@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.export.outfile import whole_file
@@ -17,6 +17,11 @@ from landscape_hooks.viewer.replay import controls
 from landscape_hooks.viewer.replay.landscape import load
 from landscape_hooks.viewer.replay.look import Look
 from landscape_hooks.viewer.replay.replay import Replay
+
+if TYPE_CHECKING:
+    import numpy as np
+    from imgui_bundle import imgui
+    from numpy.typing import NDArray
 
 DOUBLE_CLICK = 0.35
 ORBIT = 0.35
@@ -91,7 +96,7 @@ class ReplayWindow:
             self._awake = True
             pyglet.clock.schedule_interval(self._tick, 1 / 60)
 
-    def follow(self, follower: Any) -> None:
+    def follow(self, follower: Follower) -> None:
         """Show what a follower finds, until the window is closed."""
         import pyglet
 
@@ -171,7 +176,7 @@ class ReplayWindow:
 
     # -- events ----------------------------------------------------------------------------------------
     @property
-    def _io(self) -> Any:
+    def _io(self) -> imgui.IO:
         from imgui_bundle import imgui
 
         imgui.set_current_context(self.overlay.context)
@@ -288,7 +293,7 @@ class ReplayWindow:
         self.window.close()
 
     # -- helpers of the events -------------------------------------------------------------------------
-    def pick(self, x: float, y: float) -> Any:
+    def pick(self, x: float, y: float) -> NDArray[np.float64] | None:
         """(3,) the scene point at a pixel, counted from the top left; None beside the surface."""
         if self._frame is None:
             return None
@@ -312,7 +317,7 @@ class ReplayWindow:
             self.replay.timeline.playing = False
             self.replay.timeline.scrub((x - left) / width)
 
-    def picture(self) -> Any:
+    def picture(self) -> NDArray[np.uint8]:
         """(height, width, 4) the scene with its captions, without the panels."""
         self.window.switch_to()
         size, pixels = self.window.get_size(), self.window.get_framebuffer_size()

@@ -16,7 +16,7 @@ from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.contours import levels
 from landscape_hooks.mesh.stage import Stage
 from landscape_hooks.viewer.gl import arrays as geometry
-from landscape_hooks.viewer.gl.gpu import Framebuffer, Table, Vertices, program, set_uniforms
+from landscape_hooks.viewer.gl.gpu import Framebuffer, Indices, Table, Vertices, program, set_uniforms
 from landscape_hooks.viewer.replay.camera import Camera
 from landscape_hooks.viewer.replay.landscape import Landscape
 from landscape_hooks.viewer.replay.look import Look
@@ -111,7 +111,7 @@ class Scene:
             )
             self._part(f"ends {number}", "ball", balls)
 
-    def _part(self, name: str, kind: str, data: NDArray[Any], indices: Any = None) -> None:
+    def _part(self, name: str, kind: str, data: NDArray[Any], indices: Indices = None) -> None:
         self._drop(name)
         self._parts[name] = Vertices(self._programs[kind], data, indices, instanced=kind != "surface")
 

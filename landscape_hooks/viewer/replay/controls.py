@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from landscape_hooks.viewer.replay.replay import Replay, fitted
+from landscape_hooks.viewer.replay.timeline import Timeline
 
 Action = Callable[[Replay, tuple[int, int]], Any]
 
@@ -89,7 +90,7 @@ def _switch(name: str) -> Action:
     return act
 
 
-def _loop(timeline: Any) -> None:
+def _loop(timeline: Timeline) -> None:
     timeline.loop = not timeline.loop
 
 
