@@ -113,7 +113,7 @@ def extend(root: zarr.Group, base: Surface) -> Surface | None:
     rows = np.flatnonzero(new if seen is None else new & (trajectory.steps > seen))
     if not len(rows):
         return None
-    coordinates, distance = project(root[f"surfaces/{base.name}"], trajectory, rows)
+    coordinates, distance = project(checked.group(root, f"surfaces/{base.name}"), trajectory, rows)
     finite = np.isfinite(coordinates).all(axis=1) & np.isfinite(distance)
     rows, coordinates, distance = rows[finite], coordinates[finite], distance[finite]
     if not len(rows):

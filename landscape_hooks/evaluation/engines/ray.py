@@ -278,7 +278,7 @@ class Engine:
             self._handles.append(Handle(actor, actor.begin.remote()))
 
     def _assign(self, todo: deque[Job]) -> None:
-        """Give everybody one job before anybody gets a second one."""
+        """Give every worker one job before any worker gets a second one."""
         for depth in range(AHEAD):
             for handle in self._handles:
                 if todo and handle.starting is None and len(handle.held) <= depth:
