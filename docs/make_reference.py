@@ -43,7 +43,9 @@ def _with_table(page: Path, table: str) -> str:
 
 def _commands() -> str:
     context = click.Context(commands, info_name="landscape-hooks")
-    return "\n".join([TOP, *(line for name in COMMANDS for line in _section(context, name))])
+    return "\n".join(
+        [TOP, *(line for name in COMMANDS for line in _section(context, name))]
+    )
 
 
 def _section(context: click.Context, name: str) -> Iterator[str]:

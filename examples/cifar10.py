@@ -256,7 +256,7 @@ def parse() -> argparse.Namespace:
 
 
 def check_earlier(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """A finished training is analyzed anew; one that was interrupted, or of the other settings, stands in the way."""
+    """Refuse an earlier training that was interrupted or had other settings; a finished one is analyzed again."""
     store, file = (arguments.out / f"{arguments.model}{suffix}" for suffix in (".zarr", ".json"))
     mend = "Remove it to train again, or choose another --out."
     if store.exists() and not file.exists():

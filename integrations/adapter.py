@@ -200,7 +200,7 @@ def probe_loader(loader: Any) -> Any:
 
 
 class FirstBatches:
-    """Batches until they hold `samples` samples, of an iterator that is nobody else's; random states stay as they were.
+    """Batches until they hold `samples` samples, of an iterator without other users; random states stay as they were.
 
     They are taken when this is made, so that they can be read more than once.
     """

@@ -1,7 +1,7 @@
-"""What goes wrong, said in one sentence each: what was found, what was expected, what mends it.
+"""The errors of the package: each says what was found, what was expected, and what mends it.
 
-The command line turns every `LandscapeError` into that sentence and exit status 2; a library caller
-catches the leaf it cares about.
+The command line prints the text of a `LandscapeError` and exits with status 2. In Python, catch the subclass that
+matters to you.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import warnings
 from contextlib import suppress
 
 LONGEST = 2000
-"""Characters of a text that are shown."""
+"""Number of characters of a text that are shown."""
 
 
 def printable(text: object) -> str:
-    """A text as a terminal, a header or a figure can take it: one line, control characters written out, not endless.
+    """A text for a terminal, a file header or a figure: one line of limited length, control characters escaped.
 
-    Bytes of a file's name that the locale could not decode are taken for UTF-8.
+    Bytes of a file's name that the locale could not decode are decoded as UTF-8.
     """
     shown = str(text)[:LONGEST]
     with suppress(UnicodeEncodeError):
@@ -32,14 +32,14 @@ def first_line(error: BaseException) -> str:
 
 
 class LandscapeError(Exception):
-    """Something the user can mend.
+    """An error that the user can mend.
 
     Parameters
     ----------
     found
         What was found, as a sentence.
     expected
-        What was expected in its place (left out where *found* already says it).
+        What was expected instead (left out if *found* already says it).
     mend
         What the user does about it, as a sentence.
     """
@@ -55,7 +55,7 @@ class LandscapeError(Exception):
 
 
 class RunError(LandscapeError):
-    """A store is not a run, is of an unknown format, or its trajectory cannot serve the purpose."""
+    """A store is not a run, has an unknown format, or has a trajectory that cannot be used for the purpose."""
 
 
 class DivergedError(RunError):
@@ -63,11 +63,11 @@ class DivergedError(RunError):
 
 
 class DamagedRunError(RunError):
-    """What a run holds is not what the format says."""
+    """The content of a run does not match the format."""
 
 
 class LayoutError(LandscapeError):
-    """A model (or a second run) does not have the parameters that the run recorded."""
+    """The parameters of a model, or of a second run, are not those that the run recorded."""
 
 
 class ObjectiveError(LandscapeError):
@@ -75,11 +75,11 @@ class ObjectiveError(LandscapeError):
 
 
 class DataError(ObjectiveError):
-    """The probe data is empty, or is not what the model and the criterion take."""
+    """The probe data are empty, or do not fit the model and the criterion."""
 
 
 class PlaneError(LandscapeError):
-    """Directions, extent or size do not make a plane or a grid."""
+    """Directions, extent or size do not define a plane or a grid."""
 
 
 class SurfaceError(LandscapeError):
@@ -87,15 +87,15 @@ class SurfaceError(LandscapeError):
 
 
 class PlyError(LandscapeError):
-    """A file is not a PLY that holds a triangle surface."""
+    """A file is not a PLY file with a triangle mesh."""
 
 
 class DisplayError(LandscapeError):
-    """There is no display, or no OpenGL 3.3, to open a window on."""
+    """There is no display, or no OpenGL 3.3."""
 
 
 class RecordingWarning(UserWarning):
-    """Recording met trouble that training survives; the message says what is lost and what mends it."""
+    """Recording failed in a way that does not end the training; the message says what is lost and what mends it."""
 
 
 def warn_of_recording(text: str) -> None:

@@ -1,16 +1,15 @@
-"""The machine: cores, threads, worker processes, devices."""
+"""The machine: its cores and devices, and the number of threads and processes to use."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import torch
 
 from landscape_hooks.errors import ObjectiveError, first_line
 
 MOST_WORKERS = 1024
-"""Processes, and threads in one, at most."""
+"""Upper limit for the number of processes, and for the threads in a process."""
 
 
 def cores() -> int:
@@ -19,12 +18,12 @@ def cores() -> int:
 
 
 def forks() -> bool:
-    """Whether worker processes can share memory with this one by forking (Linux)."""
+    """Whether worker processes can be forked and so share memory with this process (Linux)."""
     return os.name == "posix" and os.uname().sysname == "Linux"
 
 
 class threads:
-    """Torch's number of threads for a while."""
+    """Context manager that sets torch's number of threads and restores it afterwards."""
 
     def __init__(self, count: int) -> None:
         self._count, self._before = count, torch.get_num_threads()
@@ -33,12 +32,19 @@ class threads:
         if self._count != self._before:
             torch.set_num_threads(self._count)
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._count != self._before:
             torch.set_num_threads(self._before)
 
 
-def find_device(device: Any) -> torch.device:
+def find_device(device: str | int | torch.device | None) -> torch.device:
+    """The device of that name; None is the GPU if there is one, else the CPU.
+
+    Raises
+    ------
+    ObjectiveError
+        torch cannot use the device.
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -95,7 +95,7 @@ class _Lines:
     def _say(self, words: str) -> None:
         counted = f"{self._done} of {self._total} {self._unit}{'es' if self._unit.endswith('s') else 's'}"
         self._said, self._last = self._done, time.monotonic()
-        with suppress(OSError, ValueError):  # nobody reads any more; the work goes on
+        with suppress(OSError, ValueError):  # the reader has ended; the work continues
             print(f"{self._what}: {counted}, {words}", file=self._stream, flush=True)
 
 

@@ -107,6 +107,23 @@ def test_what_the_text_of_a_page_calls_an_option_is_one(page):
             assert not option.startswith("-") or option == "-" or option in known, f"{page.name}: `{code}`"
 
 
+@of_page
+def test_no_line_of_code_runs_out_of_its_box(page):
+    """The theme's column holds some 88 characters; a longer line is cut off by a scroll bar."""
+    text = page.read_text()
+    for block in BLOCK.finditer(text):
+        first = text[: block.start("code")].count("\n") + 1
+        for number, line in enumerate(block["code"].splitlines(), first):
+            assert len(line) <= 88, f"{page.name}:{number} has {len(line)} characters"
+
+
+@of_page
+def test_the_pictures_of_a_page_are_small(page):
+    """A page loads quickly: no still of docs/reading.md is larger than 150 kB."""
+    for name in re.findall(r"\]\((images/reading-[\w-]+\.png)\)", page.read_text()):
+        assert (page.parent / name).stat().st_size <= 150_000, name
+
+
 SOURCES = [p for folder in ("landscape_hooks", "integrations") for p in sorted((ROOT / folder).rglob("*.py"))]
 
 

@@ -333,9 +333,9 @@ OPTIONS = {
                 "--engine", "--seed", "--name", "--solver", "--components", "--points", "--adaptive", "--metric",
                 "--part", "--norm", "--workers", "--precision", "--log-to"],
     "export": ["--ply", "--glb", "--png", "--figure", "--name", "--height", "--colormap"],
-    "render": ["--output", "--name", "--size", "--view", "--texture", "--contours", "--theme", "--height",
+    "render": ["--output", "--name", "--size", "--view", "--colormap", "--contours", "--theme", "--height",
                "--exaggeration", "--frames", "--fps", "--turn", "--clock", "--at"],
-    "view": ["--name", "--view", "--texture", "--theme", "--height"],
+    "view": ["--name", "--view", "--colormap", "--theme", "--height"],
     "info": ["--name", "--objective", "--data"],
     "demo": ["--size", "--epochs"],
 }  # fmt: skip

@@ -23,11 +23,11 @@ MEAN, BLOCK = 0.3, 12.0
 
 SCENES = {
     "dark": (Look(captions=False), {}, "", 1.0),
-    "light": (Look(captions=False, theme="light", texture="hypsometric", contours="marching squares"), {}, "", 0.5),
-    "wire": (Look(captions=False, texture="wireframe", floor=False), {}, "az=-40,el=20", 0.7),
-    "top": (Look(captions=False, texture="cividis"), {"holes": True}, "top", 1.0),
+    "light": (Look(captions=False, theme="light", colormap="hypsometric", contours="marching squares"), {}, "", 0.5),
+    "wire": (Look(captions=False, colormap="wireframe", floor=False), {}, "az=-40,el=20", 0.7),
+    "top": (Look(captions=False, colormap="cividis"), {"holes": True}, "top", 1.0),
     "two": (
-        Look(captions=False, texture="grey", height="linear", exaggeration=1.4),
+        Look(captions=False, colormap="grey", height="linear", exaggeration=1.4),
         {"paths": (descent(), descent(30, "adam", -1.0))},
         "az=60",
         0.8,
@@ -76,7 +76,7 @@ def test_the_bounds_see_a_small_fault(canvas):
     """A marker two per cent of the path away, missing contours and a similar colour map are all found."""
     look, options, _, _ = SCENES["dark"]
     replay = Replay.of(load(surface(**options)), look, aspect=SIZE[0] / SIZE[1])
-    for change in ("at", "contours", "texture"):
+    for change in ("at", "contours", "colormap"):
         replay.look, replay.timeline.position = look, replay.timeline.last
         if change == "at":
             replay.timeline.scrub(0.9)

@@ -111,9 +111,9 @@ def test_a_run_that_vanishes_leaves_the_picture_and_a_sentence(training):
     try:
         shutil.rmtree(run)
         start = time.monotonic()
-        while not follower.trouble and time.monotonic() - start < 5:
+        while not follower.error and time.monotonic() - start < 5:
             time.sleep(0.02)
-        assert str(run) in follower.trouble
+        assert str(run) in follower.error
         assert follower.latest() is None
     finally:
         follower.stop()

@@ -16,7 +16,7 @@ from landscape_hooks.surface.surface import Surface
 from landscape_hooks.viewer.offscreen import Canvas, render
 from landscape_hooks.viewer.replay.camera import Camera
 from landscape_hooks.viewer.replay.landscape import load
-from landscape_hooks.viewer.replay.look import TEXTURES, Look
+from landscape_hooks.viewer.replay.look import COLORMAPS, Look
 from landscape_hooks.viewer.replay.replay import Replay
 from tests.landscapes import ODD, surface, write_run
 
@@ -85,12 +85,12 @@ def test_colours_follow_the_loss(canvas):
         np.testing.assert_allclose(spot(pixels, x, y), expected, atol=8)
 
 
-@pytest.mark.parametrize("texture", TEXTURES)
-def test_every_texture_gives_another_picture(canvas, texture):
-    first = canvas.draw(replay(replace(PLAIN, texture="viridis")))
-    other = canvas.draw(replay(replace(PLAIN, texture=texture)))
+@pytest.mark.parametrize("colormap", [*COLORMAPS, "plasma"])
+def test_every_colormap_gives_another_picture(canvas, colormap):
+    first = canvas.draw(replay(replace(PLAIN, colormap="viridis")))
+    other = canvas.draw(replay(replace(PLAIN, colormap=colormap)))
     difference = np.abs(first.astype(int) - other).mean()
-    assert (difference < 0.01) == (texture == "viridis")
+    assert (difference < 0.01) == (colormap == "viridis")
 
 
 def test_contours_of_the_shader_and_by_marching_squares_lie_on_the_same_places(canvas):
@@ -212,7 +212,7 @@ def test_what_cannot_be_rendered_is_named(tmp_path):
     with pytest.raises(LandscapeError, match="size 5x5"):
         render(surface(), tmp_path / "f.png", size=(5, 5))
     with pytest.raises(LandscapeError, match="plaid"):
-        Look(texture="plaid")
+        Look(colormap="plaid")
     for options in ({"exaggeration": 0.0}, {"exaggeration": float("nan")}, {"shading": 2.0}):
         with pytest.raises(LandscapeError, match=next(iter(options))):
             Look(**options)
@@ -221,6 +221,11 @@ def test_what_cannot_be_rendered_is_named(tmp_path):
             render(surface(), tmp_path / "f.gif", **options)
     with pytest.raises(LandscapeError, match="clock 'moon'"):
         render(surface(), tmp_path / "f.gif", clock="moon")
+
+
+def test_the_key_goes_on_from_a_colour_map_that_is_not_in_its_list():
+    assert Look(colormap="plasma").next("colormap").colormap == COLORMAPS[0]
+    assert Look(colormap="plasma").next("colormap", -1).colormap == COLORMAPS[-1]
 
 
 def test_webp_and_mp4_hold_every_picture(tmp_path):
@@ -263,7 +268,7 @@ def test_supersampling_smooths_and_keeps_the_picture():
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.filterwarnings("error")
 def test_odd_surfaces_are_drawn(canvas, name):
-    for look in (Look(), Look(contours="marching squares", texture="wireframe", theme="light")):
+    for look in (Look(), Look(contours="marching squares", colormap="wireframe", theme="light")):
         made = Replay.of(load(ODD[name]), look, aspect=SIZE[0] / SIZE[1])
         for share in (0.4, 1.0):
             made.timeline.scrub(share)
@@ -314,8 +319,8 @@ def test_a_mesh_of_another_program_is_drawn_by_its_own_values(canvas, tmp_path, 
     pixels = canvas.draw(made)
     red, green, _ = spot(pixels, *made.camera.project(made.stage.place([[1.0, 0.0, 0.4]]), SIZE)[0][:2])
     assert (red > 2 * green) == colored
-    for texture in TEXTURES:
-        made.set_look(replace(Look(), texture=texture))
+    for colormap in COLORMAPS:
+        made.set_look(replace(Look(), colormap=colormap))
         assert canvas.draw(made).std() > 10
 
 

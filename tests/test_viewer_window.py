@@ -85,15 +85,15 @@ def run(display, scene):
     return done.stdout
 
 
-def test_the_window_shows_the_surface_and_a_button_changes_its_texture(display):
+def test_the_window_shows_the_surface_and_a_button_changes_its_colour_map(display):
     run(
         display,
         """
         assert first.std() > 20
         middle = first[150:350, 300:500].reshape(-1, 3)
         assert (middle[:, 1] > middle[:, 0] + 20).mean() > 0.3, "viridis: green and blue"
-        click("texture")
-        assert replay.look.texture == "cividis"
+        click("colormap")
+        assert replay.look.colormap == "cividis"
         assert np.abs(picture() - first).mean() > 3
         """,
     )
@@ -156,14 +156,14 @@ def test_the_options_change_everything_and_name_what_cannot_be_drawn(display):
             assert getattr(owner, name) is not before, name
         replay.turntable = replay.follow = False
         camera = replay.camera
-        click("choose texture")                  # opens a list, whose items lie outside the panel
-        x, y, width, height = shown.panels.places["choose texture"]
+        click("choose colormap")                  # opens a list, whose items lie outside the panel
+        x, y, width, height = shown.panels.places["choose colormap"]
         at = int(x + 40), int(500 - 1 - (y + height * 2.6))
         event("on_mouse_motion", *at, 0, 0); picture()
         event("on_mouse_press", *at, mouse.LEFT, 0); picture()
         event("on_mouse_drag", at[0] + 5, at[1], 5, 0, mouse.LEFT, 0)
         event("on_mouse_release", at[0] + 5, at[1], mouse.LEFT, 0); picture()
-        assert replay.look.texture != "viridis"
+        assert replay.look.colormap != "viridis"
         assert replay.camera == camera, "the list took the mouse"
 
         from dataclasses import replace
@@ -287,7 +287,7 @@ def test_a_session_with_the_real_mouse_and_keyboard(display, tmp_path):
             if np.abs(first - picture()).mean() > 1:
                 break
         else:
-            raise AssertionError("the button changes the texture")
+            raise AssertionError("the button changes the colour map")
         do("key", "Escape")
         assert session.wait(timeout=60) == 0, session.stderr.read()
     finally:

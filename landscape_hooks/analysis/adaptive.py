@@ -1,8 +1,8 @@
 """Adaptive: a fine surface from few evaluations, coarse to fine, checked at held-back points.
 
 In: the values at the points evaluated so far. Out: the points to evaluate next, and when there are none left, the
-interpolated values of all others with the error estimated for each. Pure arithmetic on arrays: whoever
-evaluates is told what is needed (`needed`), so that an interrupted run derives the same decisions again.
+interpolated values of all others with the error estimated for each. Arithmetic on arrays only: `needed` says
+which points to evaluate, so that an interrupted run makes the same decisions again.
 
 The lattice of every s-th point carries a bicubic spline, through the logarithm of the loss where all of it is
 positive (loss surfaces are smooth there). A cell is held against the loss itself at its midpoint; where the spline

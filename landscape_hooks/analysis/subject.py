@@ -40,7 +40,7 @@ class Subject:
     objective
         the loss, on the device where this process computes.
     objective_source, data_source
-        where the objective and its data come from, for whoever verifies the surface.
+        where the objective and its data come from, for a later verification.
     policy
         the BatchNorm policy; "none" where there is nothing to choose.
     metrics

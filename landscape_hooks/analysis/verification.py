@@ -1,6 +1,6 @@
 """Verification: whether a stored surface is still what the stored loss gives, by computing some of it anew.
 
-In: a run, as anybody may have written it. Out: for each surface, numbers beside each other: ten evaluated grid points,
+In: a run of any origin. Out: for each surface, numbers beside each other: ten evaluated grid points,
 the path's two ends, the snapshot at the origin; and the checksums of the snapshots, where the run has them. Nothing is
 written.
 """

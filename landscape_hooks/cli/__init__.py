@@ -1,4 +1,7 @@
-"""The command line: parse, call, print. Each command is a file here, and imports what it needs when it runs."""
+"""The command line. Each command is a file here: it parses options, calls the library, and prints.
+
+A command imports what it needs when it runs, so that `--help` is quick.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ COMMANDS = ("demo", "info", "analyze", "export", "view", "render")
 
 
 class _Lazy(click.Group):
-    """Loads a command's module when it is asked for; nothing heavy is imported before it runs."""
+    """Imports the module of a command when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -46,14 +49,14 @@ class _Lazy(click.Group):
 )
 @click.version_option(__version__, prog_name="landscape-hooks")
 def commands() -> None:
-    """Look at the path an optimizer took over the loss surface it really descended.
+    """Show the path that an optimizer took over the loss surface it really descended.
 
     A RUN is the Zarr store that landscape_hooks.record wrote during a training.
     """
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Entry point; a LandscapeError becomes its sentence on standard error and exit status 2."""
+    """Entry point. A LandscapeError prints its text on standard error and exits with status 2."""
     try:
         commands.main(args=arguments, prog_name="landscape-hooks", standalone_mode=False)
     except click.ClickException as error:
@@ -69,7 +72,7 @@ def main(arguments: list[str] | None = None) -> Any:
         print(f"landscape-hooks: {printable(error)}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        # the reader of a pipe (head, less) went away: nothing is wrong
+        # the reader of a pipe (head, less) has ended: this is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:  # a full disk, a folder that is no longer there, no right to write

@@ -1,18 +1,21 @@
-"""`landscape-hooks analyze RUN`: the options of `landscape_hooks.analyze`, and what came out in words."""
+"""`landscape-hooks analyze RUN`: the options of `landscape_hooks.analyze`; prints the report."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from landscape_hooks.errors import LandscapeError
 
+if TYPE_CHECKING:
+    from landscape_hooks.surface.surface import Surface
+
 OWNERS = {
     "directions": {"solver": "pca", "components": "pca", "norm": "random", "points": "points"},
     "engine": {"address": "ray", "worker_cpus": "ray", "worker_gpus": "ray"},
 }
-"""Options that belong to one kind of directions, or to one engine."""
+"""Options that one kind of directions, or one engine, uses: choice, then option, then owner."""
 
 
 def _numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -24,66 +27,95 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("--directions", default="pca", show_default=True, help="The plane: pca, random, hessian or points.")
-@click.option("--size", default="25", show_default=True, help="Points of the grid: 25, or 25x40.")
-@click.option("--extent", default="auto", show_default=True, help="auto (covers the path), or a0,a1,b0,b1.")
+@click.option(
+    "--directions", default="pca", show_default=True, help="Directions of the plane: pca, random, hessian or points."
+)
+@click.option("--size", default="25", show_default=True, help="Number of grid points along each axis: 25, or 25x40.")
+@click.option(
+    "--extent", default="auto", show_default=True, help="Extent of the grid: auto (covers the path), or a0,a1,b0,b1."
+)
 @click.option(
     "--batch-norm",
-    help="batch, fixed, interpolate or recalibrate. [default: batch where the model has running statistics]",
+    help="BatchNorm policy: batch, fixed, interpolate or recalibrate. "
+    "[default: batch, if the model has running statistics]",
 )
-@click.option("--samples", type=click.IntRange(min=1), help="Use only the first so many probe samples.")
+@click.option("--samples", type=click.IntRange(min=1), help="Use only the first N probe samples.")
 @click.option("--objective", metavar="MODULE:FUNCTION", help="A function that returns an Objective.")
 @click.option("--data", metavar="MODULE:FUNCTION", help="A function that returns other probe data.")
-@click.option("--device", help="Where the loss is computed, as torch spells it.")
-@click.option("--engine", default="local", show_default=True, help="Where points are computed: local, or ray.")
-@click.option("--address", help="Of the Ray cluster: HOST:PORT, auto or local. [default: RAY_ADDRESS, else local]")
-@click.option("--worker-cpus", type=click.IntRange(min=1), default=1, show_default=True, help="CPUs of a Ray worker.")
 @click.option(
-    "--worker-gpus", type=click.FloatRange(min=0), default=0.0, show_default=True, help="GPUs of a Ray worker."
+    "--device", help="Device on which the loss is computed, such as cpu or cuda:1. [default: a GPU if there is one]"
+)
+@click.option("--engine", default="local", show_default=True, help="Engine that computes the points: local or ray.")
+@click.option(
+    "--address", help="Address of the Ray cluster: HOST:PORT, auto or local. [default: RAY_ADDRESS, else local]"
+)
+@click.option(
+    "--worker-cpus", type=click.IntRange(min=1), default=1, show_default=True, help="CPUs for each Ray worker."
+)
+@click.option(
+    "--worker-gpus", type=click.FloatRange(min=0), default=0.0, show_default=True, help="GPUs for each Ray worker."
 )
 @click.option(
     "--stream/--no-stream",
     default=None,
-    help="Read the plane again for every point instead of holding it. [default: for runs recorded in shards]",
+    help="Read the plane from the run for every point, to save memory. [default: for sharded runs]",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of random directions.")
 @click.option("--name", help="Name of the surface in the run. [default: the directions' name]")
-@click.option("--solver", default="auto", show_default=True, help="Of the PCA: gram, covariance, incremental or auto.")
-@click.option("--components", default="0,1", show_default=True, callback=_numbers, help="Which principal components.")
-@click.option("--points", default="", help="Of the plane through points: three of STEP, RUN:STEP, RUN: (final).")
-@click.option("--line", is_flag=True, help="A curve along the first direction alone.")
-@click.option("--adaptive", type=float, metavar="TOL", help="Evaluate only where interpolation errs by more than TOL.")
-@click.option("--from", "start", type=click.IntRange(min=0), help="Use the snapshots from this step on.")
-@click.option("--to", "stop", type=click.IntRange(min=0), help="Use the snapshots up to this step.")
-@click.option("--only", metavar="STEPS", callback=_numbers, help="Use the snapshots of these steps: 0,100,200.")
-@click.option("--last", type=click.IntRange(min=1), help="Use the last so many snapshots.")
-@click.option("--every", type=click.IntRange(min=1), help="Use every so many snapshots, counted from the last.")
-@click.option("--metric", "metrics", multiple=True, help="Beside the loss: accuracy, or MODULE:FUNCTION. Repeatable.")
-@click.option("--part", metavar="K/N", help="Compute one of N parts and stop; without it, parts are joined.")
-@click.option("--norm", default="filter", show_default=True, help="Of random directions: filter, layer, model or none.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), help="Processes, or Ray workers. [default: as many as pay, or fit]"
+    "--solver", default="auto", show_default=True, help="Solver of the PCA: gram, covariance, incremental or auto."
 )
-@click.option("--tune/--no-tune", default=True, help="Try first what is fastest on this machine.")
-@click.option("--precision", default="float32", show_default=True, help="float32, or bfloat16 (coarser, faster).")
-@click.option("--fresh", is_flag=True, help="Compute anew what is already stored.")
-@click.option("--log-to", metavar="TRACKER", help="tensorboard:FOLDER, wandb:PROJECT or mlflow:URI.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option(
+    "--components", default="0,1", show_default=True, callback=_numbers, help="The two principal components to use."
+)
+@click.option("--points", default="", help="Three points of the plane: each STEP, RUN:STEP, or RUN: (final).")
+@click.option("--line", is_flag=True, help="Compute a line along the first direction, no grid.")
+@click.option("--adaptive", type=float, metavar="TOL", help="Interpolate where the relative error is below TOL.")
+@click.option("--from", "start", type=click.IntRange(min=0), help="First step of the snapshots to use.")
+@click.option("--to", "stop", type=click.IntRange(min=0), help="Last step of the snapshots to use.")
+@click.option("--only", metavar="STEPS", callback=_numbers, help="Steps of the snapshots to use, such as 0,100,200.")
+@click.option("--last", type=click.IntRange(min=1), help="Use only the last N snapshots.")
+@click.option("--every", type=click.IntRange(min=1), help="Use every N-th snapshot, counted from the last.")
+@click.option(
+    "--metric", "metrics", multiple=True, help="Compute this as well: accuracy, or MODULE:FUNCTION. Repeatable."
+)
+@click.option("--part", metavar="K/N", help="Compute part K of N and stop. Without it, parts are joined.")
+@click.option(
+    "--norm",
+    default="filter",
+    show_default=True,
+    help="Normalisation of random directions: filter, layer, model or none.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Number of processes or Ray workers. [default: what is fastest, or what fits]",
+)
+@click.option("--tune/--no-tune", default=True, help="First measure which way of computing is fastest on this machine.")
+@click.option(
+    "--precision",
+    default="float32",
+    show_default=True,
+    help="Precision of the evaluation: float32, or bfloat16 (coarser, faster).",
+)
+@click.option("--fresh", is_flag=True, help="Recompute what is already stored.")
+@click.option("--log-to", metavar="TRACKER", help="Also log to tensorboard:FOLDER, wandb:PROJECT or mlflow:URI.")
+@click.option("--quiet", is_flag=True, help="Show no progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def analyze(
     context: click.Context, runs: tuple[str, ...], quiet: bool, as_json: bool, log_to: str | None, **options: Any
 ) -> None:
-    """Draw the loss surface that the recorded RUN descended, and store it in the run.
+    """Compute the loss surface that the recorded RUN descended, and store it in the run.
 
-    Several runs share one plane; the surface is stored in the first.
+    Several runs share one plane. The surface is stored in the first.
     """
     from landscape_hooks.analysis.analyze import analyze as compute
 
     try:
         surface = compute(*runs, progress=not quiet, **_objects(context, options))
     except KeyboardInterrupt:
-        click.echo("\nInterrupted; what is computed is saved. The same command goes on from there.", err=True)
+        click.echo("\nInterrupted. What was computed is saved; the same command continues from there.", err=True)
         raise SystemExit(130) from None
     if log_to is not None:
         from landscape_hooks.integrations.trackers import log_surface
@@ -102,7 +134,7 @@ def analyze(
 
 
 def _objects(context: click.Context, flat: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `landscape_hooks.analyze`, whose options are objects."""
+    """The flat options of the command line as arguments of `landscape_hooks.analyze`, which takes option objects."""
     from landscape_hooks.analysis.frame import parse_directions
     from landscape_hooks.evaluation.engines import OPTIONS, parse_engine
     from landscape_hooks.plane.grid import parse_size
@@ -128,7 +160,7 @@ def _objects(context: click.Context, flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_owners(context: click.Context, flat: dict[str, Any]) -> None:
-    """Refuse an option that the chosen directions, or the chosen engine, would not look at."""
+    """Refuse an option that the chosen directions, or the chosen engine, would ignore."""
     from click.core import ParameterSource
 
     for choice, owners in OWNERS.items():
@@ -139,8 +171,8 @@ def _check_owners(context: click.Context, flat: dict[str, Any]) -> None:
                 raise LandscapeError(f"Found {option} with --{choice} {flat[choice]}", mend=f"Add --{choice} {owner}")
 
 
-def summary(run: str, surface: Any) -> dict[str, Any]:
-    """What `--json` prints: the attributes, and the figures of the report."""
+def summary(run: str, surface: Surface) -> dict[str, Any]:
+    """What `--json` prints: the attributes, and the numbers of the report."""
     figures = {}
     if surface.paths:
         path = surface.paths[0]
@@ -160,6 +192,6 @@ def summary(run: str, surface: Any) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN or inf."""
+    """The number, or None for NaN and inf, which JSON does not have."""
     value = float(value)
     return value if value - value == 0 else None

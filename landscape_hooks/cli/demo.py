@@ -1,4 +1,4 @@
-"""`landscape-hooks demo`: the whole path on real data."""
+"""`landscape-hooks demo`: train on real data, record, analyze, export, replay."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import click
 @click.command()
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("landscape-demo"),
               show_default=True, help="Folder for the run and the files.")  # fmt: skip
-@click.option("--view/--no-view", default=True, help="Open the replay window at the end, where there is a display.")
+@click.option("--view/--no-view", default=True, help="Open the replay window at the end, if there is a display.")
 @click.option(
     "--size", type=click.IntRange(2, 1001), default=25, show_default=True, help="Grid points along each axis."
 )
 @click.option("--epochs", type=click.IntRange(1, 1000), default=12, show_default=True, help="Epochs of training.")
 def demo(out: Path, view: bool, size: int, epochs: int) -> None:
-    """Train on scikit-learn's digits with the hook, analyze, export, and replay: the whole path in two minutes."""
+    """Train on scikit-learn's digits with the hook, analyze, export and replay. Takes two minutes."""
     from landscape_hooks.cli.digits import run_demo
     from landscape_hooks.errors import DisplayError
 

@@ -1,4 +1,4 @@
-"""What a run holds, as plain data and in words. No torch here."""
+"""Description of a run: as plain data, and as text. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import zarr
 
 from landscape_hooks.errors import SurfaceError, printable
 from landscape_hooks.store import checked
@@ -23,7 +24,7 @@ OBJECTIVE = ("loss", "samples", "batch_size", "torch", "left_out")
 
 
 def describe(store: Any) -> dict[str, Any]:
-    """What the run at `store` holds, as JSON-able data.
+    """The content of the run at `store`, as data that JSON can hold.
 
     Raises
     ------
@@ -31,6 +32,7 @@ def describe(store: Any) -> dict[str, Any]:
         the store is not a run.
     """
     root = open_run(store)
+    mark: Any = root.attrs[KEY]
     trajectory = Trajectory.open(root)
     times = trajectory.wall_times
     losses = trajectory.losses
@@ -38,8 +40,8 @@ def describe(store: Any) -> dict[str, Any]:
     objective = dict(stored.attrs) if stored is not None else {}
     return {
         "run": str(store),
-        "format": root.attrs[KEY]["format"],
-        "written_by": root.attrs[KEY].get("version"),
+        "format": mark["format"],
+        "written_by": mark.get("version"),
         "snapshots": len(trajectory),
         "first_step": int(trajectory.steps[0]) if len(trajectory) else None,
         "last_step": int(trajectory.steps[-1]) if len(trajectory) else None,
@@ -65,8 +67,8 @@ def _describe_objective(attributes: dict[str, Any]) -> dict[str, Any]:
     return {key: attributes[key] for key in OBJECTIVE if key in attributes} | said
 
 
-def _surfaces(root: Any) -> Iterator[Surface]:
-    """All surfaces of a run; one that an analysis takes away meanwhile is left out."""
+def _surfaces(root: zarr.Group) -> Iterator[Surface]:
+    """All surfaces of a run, without one that an analysis removes meanwhile."""
     for name in surfaces.names(root):
         try:
             found = Surface.open(root, name)
@@ -94,7 +96,7 @@ def _describe_surface(surface: Surface) -> dict[str, Any]:
 
 
 def description_text(d: dict[str, Any]) -> str:
-    """The description for people."""
+    """The description as text."""
     lines = [
         f"{d['run']}  (format {d['format']}, written by landscape-hooks {d['written_by']})",
         f"  trajectory  {d['snapshots']} snapshots, steps {d['first_step']} to {d['last_step']}, "
@@ -132,7 +134,7 @@ def _said_of_closing(closing: dict[str, str]) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """`value` as strict JSON knows it: a NaN or inf among a stranger's attributes becomes null."""
+    """`value` as strict JSON has it: a NaN or inf among a run's attributes becomes null."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -141,7 +143,7 @@ def plain(value: Any) -> Any:
 
 
 def _time(seconds: float) -> str | None:
-    if not 0 <= seconds < 2**36:  # NaN, or a time that no calendar of Python's knows
+    if not 0 <= seconds < 2**36:  # NaN, or a time outside the range of datetime
         return None
     return datetime.fromtimestamp(float(seconds), UTC).strftime("%Y-%m-%d %H:%M:%S")
 

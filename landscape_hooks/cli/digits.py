@@ -1,4 +1,4 @@
-"""The whole path on real data in two minutes: train on scikit-learn's digits, analyze, export, render.
+"""The demo: train on scikit-learn's digits, analyze, export and render, in two minutes.
 
 In: a folder. Out: a run, its surface, and the files that show it. The training below is an ordinary PyTorch
 loop; the recorder is its one added line.
@@ -31,7 +31,7 @@ EPOCHS, BATCH, RATE = 12, 64, 0.05
 
 @dataclass(frozen=True)
 class Demo:
-    """What a demo left behind: the run, its surface, and the files with what each of them shows."""
+    """The result of a demo: the run, its surface, and the files with what each of them shows."""
 
     run: Path
     surface: Surface

@@ -1,4 +1,4 @@
-"""`landscape-hooks export`: the surface for other programs and for print."""
+"""`landscape-hooks export`: write the surface as mesh, scene or figure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ FIGURES = [".png", ".svg", ".pdf"]
 
 @click.command()
 @click.argument("run", metavar="RUN|F.ply")
-@click.option("--ply", type=click.Path(path_type=Path), help="Mesh, and the path in F_path.ply.")
-@click.option("--glb", type=click.Path(path_type=Path), help="The scene with a marker that replays, for browsers.")
-@click.option("--png", type=click.Path(path_type=Path), help="Figure of the contours (PNG, SVG or PDF by the name).")
+@click.option("--ply", type=click.Path(path_type=Path), help="Write the mesh, and the path into F_path.ply.")
+@click.option(
+    "--glb",
+    type=click.Path(path_type=Path),
+    help="Write the scene with a marker that moves along the path, for browsers.",
+)
+@click.option("--png", type=click.Path(path_type=Path), help="Write a figure; the name decides: PNG, SVG or PDF.")
 @click.option("--figure", "kind", type=click.Choice(["contours", "surface", "loss"]), default="contours",
-              show_default=True, help="Which figure --png draws.")  # fmt: skip
-@click.option("--name", help="Surface of the run (left out: the latest).")
+              show_default=True, help="The figure that --png draws.")  # fmt: skip
+@click.option("--name", help="Name of the surface. [default: the latest]")
 @click.option("--height", type=click.Choice(["auto", "log10", "linear"]), default="auto", show_default=True,
-              help="What the height is of the loss.")  # fmt: skip
-@click.option("--colormap", default="viridis", show_default=True, help="A colour map of matplotlib.")
+              help="Scale of the height.")  # fmt: skip
+@click.option("--colormap", default="viridis", show_default=True, help="hypsometric, or a colour map of matplotlib.")
 def export(
     run: str,
     ply: Path | None,
@@ -42,9 +46,9 @@ def export(
     if ply is None and glb is None and png is None:
         raise click.UsageError("Say what to write: --ply F.ply, --glb F.glb, --png F.png, or several.")
     for option, file, suffixes in (("ply", ply, [".ply"]), ("glb", glb, [".glb"]), ("png", png, FIGURES)):
-        if file is not None and file.suffix.lower() not in suffixes:  # --ply run.zarr/zarr.json would end the run
+        if file is not None and file.suffix.lower() not in suffixes:  # --ply run.zarr/zarr.json would destroy the run
             raise click.UsageError(f"Found --{option} {file}; expected a name that ends in {' or '.join(suffixes)}.")
-    # a run's surface may be a line, which is no mesh and has a figure all the same
+    # a run's surface may be a line, which has a figure, but no mesh
     surface = load(run, name=name).surface if run.lower().endswith(".ply") else Surface.open(run, name)
     if surface is None:
         raise SurfaceError(f"{run} is a mesh of another program", expected="a run, or a PLY file written by us")

@@ -1,4 +1,4 @@
-"""`landscape-hooks info`: what a run holds."""
+"""`landscape-hooks info`: print what a run contains, and verify its surfaces."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import click
 
 @click.command()
 @click.argument("run")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option(
-    "--verify", is_flag=True, help="Compute ten points of each surface and the path's ends anew, and compare."
+    "--verify", is_flag=True, help="Recompute ten points of each surface and the ends of the path, and compare."
 )
-@click.option("--name", help="With --verify: only this surface.")
-@click.option("--objective", metavar="MODULE:FUNCTION", help="With --verify: as the surface was analyzed with.")
-@click.option("--data", metavar="MODULE:FUNCTION", help="With --verify: as the surface was analyzed with.")
+@click.option("--name", help="With --verify: verify only this surface.")
+@click.option("--objective", metavar="MODULE:FUNCTION", help="With --verify: the --objective of the analysis.")
+@click.option("--data", metavar="MODULE:FUNCTION", help="With --verify: the --data of the analysis.")
 def info(run: str, as_json: bool, verify: bool, name: str | None, objective: str | None, data: str | None) -> None:
-    """Say what RUN holds: snapshots, parameters, objective, surfaces and what they show.
+    """Print what RUN contains: snapshots, parameters, objective, and surfaces with their reports.
 
-    With --verify the exit status is 1 unless every surface was computed anew and holds.
+    With --verify the exit status is 1 unless every surface could be recomputed and holds.
     """
     from landscape_hooks.cli.description import describe, description_text, plain
 

@@ -1,4 +1,4 @@
-"""`landscape-hooks render`: the replay as a file, without a display."""
+"""`landscape-hooks render`: draw a picture or an animation without a display."""
 
 from __future__ import annotations
 
@@ -9,34 +9,50 @@ import click
 
 @click.command()
 @click.argument("source", metavar="RUN|F.ply")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="F.png, F.gif, F.webp or F.mp4.")
-@click.option("--name", help="Surface of the run (left out: the latest).")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File to write: F.png, F.gif, F.webp or F.mp4.",
+)
+@click.option("--name", help="Name of the surface. [default: the latest]")
 @click.option("--size", default="1280x720", show_default=True, metavar="WxH", help="Size in pixels.")
 @click.option("--view", "view_text", default="", metavar="VIEW", help="Camera, as the window's key V prints it.")
-@click.option("--texture", default="viridis", show_default=True, help="Colour map, hypsometric, grey or wireframe.")
-@click.option("--contours", default="shader", show_default=True, help="shader, 'marching squares' or off.")
+@click.option("--colormap", default="viridis", show_default=True,
+              help="hypsometric, grey, wireframe, or a colour map of matplotlib.")  # fmt: skip
+@click.option(
+    "--contours", default="shader", show_default=True, help="Contour lines: shader, 'marching squares' or off."
+)
 @click.option("--theme", type=click.Choice(["dark", "light"]), default="dark", show_default=True, help="Background.")
 @click.option("--height", type=click.Choice(["auto", "log10", "linear", "clipped"]), default="auto", show_default=True,
-              help="What the height is of the loss.")  # fmt: skip
-@click.option("--exaggeration", default=1.0, show_default=True, help="Stretches the height.")
-@click.option("--captions/--no-captions", default=True, help="Axes, colour bar, read-out and title.")
-@click.option("--transparent", is_flag=True, help="No background (PNG, WebP).")
-@click.option("--frames", default=72, show_default=True, help="Pictures of a film.")
-@click.option("--fps", default=18, show_default=True, help="Pictures a second.")
-@click.option("--turn", default=20.0, show_default=True, help="Degrees that the camera turns during a film.")
-@click.option("--clock", default="step", show_default=True, help="What runs evenly: step, epoch or 'arc length'.")
-@click.option("--at", default=1.0, show_default=True, help="Share of the replay that a picture shows, 0 to 1.")
+              help="Scale of the height.")  # fmt: skip
+@click.option("--exaggeration", default=1.0, show_default=True, help="Factor on the height.")
+@click.option("--captions/--no-captions", default=True, help="Draw axes, colour bar, read-out and title.")
+@click.option("--transparent", is_flag=True, help="Draw no background (PNG, WebP).")
+@click.option("--frames", default=72, show_default=True, help="Number of frames of an animation.")
+@click.option("--fps", default=18, show_default=True, help="Frames per second.")
+@click.option("--turn", default=20.0, show_default=True, help="Degrees by which the camera turns during an animation.")
+@click.option(
+    "--clock",
+    default="step",
+    show_default=True,
+    help="What advances evenly in the replay: step, epoch or 'arc length'.",
+)
+@click.option(
+    "--at", default=1.0, show_default=True, help="Moment of the replay that a picture shows, 0 (start) to 1 (end)."
+)
 def render(
-    source: str, output: Path, name: str | None, size: str, view_text: str, texture: str, contours: str, theme: str,
+    source: str, output: Path, name: str | None, size: str, view_text: str, colormap: str, contours: str, theme: str,
     height: str, exaggeration: float, captions: bool, transparent: bool, frames: int, fps: int, turn: float, at: float,
     clock: str,
 ) -> None:  # fmt: skip
-    """Draw the surface and the path into a picture or a film. Needs no display."""
+    """Draw the surface and the path as a picture or an animation. Needs no display."""
     from landscape_hooks.viewer import offscreen
     from landscape_hooks.viewer.replay.look import Look
 
     look = Look(
-        texture=texture, contours=contours, theme=theme, height=height, exaggeration=exaggeration, captions=captions,
+        colormap=colormap, contours=contours, theme=theme, height=height, exaggeration=exaggeration, captions=captions,
         transparent=transparent,
     )  # fmt: skip
     offscreen.render(

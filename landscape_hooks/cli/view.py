@@ -1,4 +1,4 @@
-"""`landscape-hooks view`: the replay in a window."""
+"""`landscape-hooks view`: open the replay window."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import click
 
 @click.command()
 @click.argument("source", metavar="RUN|F.ply")
-@click.option("--name", help="Surface of the run (left out: the latest).")
-@click.option("--view", "view_text", default="", metavar="VIEW", help="Camera, as the key V prints it; also: top, iso.")
-@click.option("--texture", default="viridis", show_default=True, help="Texture at the start; the key C changes it.")
+@click.option("--name", help="Name of the surface. [default: the latest]")
+@click.option("--view", "view_text", default="", metavar="VIEW", help="Camera, as the key V prints it, or top, or iso.")
+@click.option("--colormap", default="viridis", show_default=True, help="Colour map at the start; the key C changes it.")
 @click.option("--theme", type=click.Choice(["dark", "light"]), default="dark", show_default=True, help="Background.")
 @click.option("--height", type=click.Choice(["auto", "log10", "linear", "clipped"]), default="auto", show_default=True,
-              help="What the height is of the loss.")  # fmt: skip
+              help="Scale of the height.")  # fmt: skip
 @click.option("--play/--no-play", default=True, help="Start playing at once.")
 @click.option("--follow", is_flag=True, help="Show new snapshots of a training that is still running.")
 def view(
-    source: str, name: str | None, view_text: str, texture: str, theme: str, height: str, play: bool, follow: bool
+    source: str, name: str | None, view_text: str, colormap: str, theme: str, height: str, play: bool, follow: bool
 ) -> None:
-    """Open a window that replays the optimizer's path over its loss surface. H shows the keys."""
+    """Open a window that replays the optimizer's path over the loss surface. H lists the keys."""
     from landscape_hooks.viewer import window
     from landscape_hooks.viewer.replay.look import Look
 
@@ -26,7 +26,7 @@ def view(
         source,
         name=name,
         view=view_text,
-        look=Look(texture=texture, theme=theme, height=height),
+        look=Look(colormap=colormap, theme=theme, height=height),
         play=play,
         follow=follow,
     )

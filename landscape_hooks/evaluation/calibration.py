@@ -170,7 +170,7 @@ def _best_over_cores(short: PlaneLoss, base: Plan, single: Plan, limit: int, *, 
     if fixed:
         seconds[several] = _throughput(several.apply(short), several)
     elif limit > 1:
-        # by the time each of them was running: on a busy machine the clock on the wall speaks for whoever waits least
+        # compared by CPU time, since wall time depends on the machine's other load
         alone = local.apart(lambda: _timed(several.apply(short), several, ALONE), limit)
         if alone:  # a loss that takes gradients itself: torch cannot do that in a forked process
             seconds[several] = sum(alone) / limit**2

@@ -75,7 +75,7 @@ class Plan:
         return cls(**stored) if numbers and all(plan[key] in known for key, known in ways.items()) else None
 
     def sentence(self, processes: str | None = None) -> str:
-        """What was chosen, in words; `processes` are whoever did it in place of this machine's."""
+        """The plan as a sentence; `processes` replaces the count of this machine's processes."""
         processes = processes or f"{self.workers} process{'es' if self.workers > 1 else ''}"
         ways = [f"{processes} with {self.threads} thread{'s' if self.threads > 1 else ''}"]
         ways += ["channels last"] if self.layout == "channels_last" else []

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import zarr
 from zarr.storage import LocalStore
@@ -28,7 +28,7 @@ from landscape_hooks.trajectory.joined import Joined, digest_of
 from landscape_hooks.trajectory.trajectory import Trajectory
 
 
-def open_runs(runs: Sequence[Any], *, mode: str = "r+") -> tuple[zarr.Group, Joined]:
+def open_runs(runs: Sequence[Any], *, mode: Literal["r", "r+"] = "r+") -> tuple[zarr.Group, Joined]:
     """The first run's group, writable if not said otherwise, and the snapshots of all runs.
 
     Raises

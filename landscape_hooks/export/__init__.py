@@ -1,1 +1,1 @@
-"""Files for other programs."""
+"""Export: a surface as PLY mesh, GLB scene or figure."""

@@ -19,6 +19,7 @@ from landscape_hooks.surface.surface import Path, Surface
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
 INK = "#1d2430"
@@ -38,8 +39,8 @@ def contour_figure(
 ) -> Figure:
     """Filled contours of the loss with labelled lines, and the paths over them (cf. Li et al. 2018, fig. 9).
 
-    `size` is in inches (left out: 6.4 wide, and as high as the plane's sides ask for). Grid points without a finite
-    loss are hatched. Of a line (a grid with one row or one column) it is `line_figure`.
+    `size` is in inches; the default is 6.4 wide, and as high as the sides of the plane require. Grid points without a
+    finite loss are hatched. For a line (a grid with one row or one column) this is `line_figure`.
 
     Raises
     ------
@@ -67,18 +68,18 @@ def contour_figure(
 
 
 def _head(axes: Axes, title: str, inches: float, below: str = "") -> None:
-    """The title, in letters as small as its length asks for, and a caption in as many lines as it asks for."""
+    """Draw the title, in a size that fits its length, and the caption, in as many lines as it needs."""
     size = float(np.clip(11 * 9.4 * inches / max(len(title), 1), 6.5, 11))
     lines = _lines(below, inches - 0.9) if below else []
     axes.set_title(title, loc="left", fontsize=size, fontweight="bold", color=INK, pad=11 * (1 + len(lines)))
     axes.annotate(
         "\n".join(lines), (0, 1), xytext=(0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=SMALL,
-        linespacing=1.25, color=QUIET, in_layout=False,  # a long one does not squeeze the axes
+        linespacing=1.25, color=QUIET, in_layout=False,  # a long caption does not shrink the axes
     )  # fmt: skip
 
 
 def _lines(text: str, inches: float) -> list[str]:
-    """A caption in lines that a width has room for, broken between its parts."""
+    """A caption as lines that fit the width, broken between its parts."""
     from matplotlib.textpath import TextPath
 
     lines: list[str] = []
@@ -92,7 +93,7 @@ def _lines(text: str, inches: float) -> list[str]:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Below the axes, where it covers nothing, in as many columns as its words leave room for."""
+    """Draw the legend below the axes, in as many columns as fit."""
     from matplotlib.transforms import offset_copy
 
     handles, labels = axes.get_legend_handles_labels()
@@ -110,7 +111,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def _plain(text: str) -> str:
-    """A name that is not taken for a formula."""
+    """A name with its dollar signs escaped, so that matplotlib reads no formula."""
     return text.replace("$", r"\$")
 
 
@@ -135,17 +136,17 @@ def _shown(surface: Surface) -> list[Path]:
 
 
 def _equal(surface: Surface) -> bool:
-    """Equal units on both axes, where that leaves a readable picture."""
+    """Whether both axes can have equal units: their lengths differ by less than a factor."""
     return 0.4 <= float(np.ptp(surface.beta) / np.ptp(surface.alpha)) <= 1.6
 
 
 def _high(surface: Surface) -> float:
-    """Inches of height that axes of equal units need at 6.4 inches of width."""
+    """Height in inches of a figure 6.4 inches wide whose axes have equal units."""
     return 1.35 + 4.75 * float(np.ptp(surface.beta) / np.ptp(surface.alpha)) if _equal(surface) else 5.2
 
 
-def _map(name: str) -> Any:
-    """The colour map as matplotlib takes it."""
+def _map(name: str) -> ListedColormap:
+    """The colour map `name`, for matplotlib."""
     from matplotlib.colors import ListedColormap
 
     return ListedColormap(colors.table(name) / 255.0, name=name)
@@ -184,7 +185,7 @@ def _fill(figure: Figure, axes: Axes, surface: Surface, mesh: Mesh, colormap: st
             names = dict(zip(map(float, drawn.levels), words, strict=True))
             for label in axes.clabel(drawn, fmt=names, fontsize=7, colors="white", inline_spacing=4):
                 label.set_path_effects([patheffects.withStroke(linewidth=1.6, foreground="#00000066")])
-    beside = axes.inset_axes((1.025, 0.0, 0.03, 1.0))  # as high as the axes, whatever their aspect
+    beside = axes.inset_axes((1.025, 0.0, 0.03, 1.0))  # as high as the axes, at any aspect ratio
     bar = figure.colorbar(filled, cax=beside, spacing="proportional")
     shown = lines[index] if index.sum() >= 3 else lines
     bar.set_ticks(shown.tolist(), labels=texts_of(float(mesh.height.inverse(level)) for level in shown))
@@ -194,7 +195,7 @@ def _fill(figure: Figure, axes: Axes, surface: Surface, mesh: Mesh, colormap: st
 
 
 def _holes(axes: Axes, mesh: Mesh) -> None:
-    """Hatch the cells that have no finite loss, so that nothing looks like a value."""
+    """Hatch the cells without a finite loss, so that they do not look like a value."""
     if not mesh.open_cells.any():
         return
     axes.set_facecolor("#eef0f3")
@@ -209,7 +210,7 @@ def _holes(axes: Axes, mesh: Mesh) -> None:
 
 
 def _evaluated(axes: Axes, surface: Surface) -> None:
-    """Where a part of the surface is interpolated, small dots at the points that were evaluated."""
+    """Mark the evaluated points by small dots, if a part of the surface is interpolated."""
     if surface.said_of_interpolation():
         rows, columns = np.nonzero(surface.evaluated)
         axes.plot(
@@ -220,7 +221,7 @@ def _evaluated(axes: Axes, surface: Surface) -> None:
 
 
 def _draw_path(axes: Axes, path: Path, color: str, *, alone: bool) -> None:
-    """The path with a light casing, its snapshots as dots, start and end marked."""
+    """Draw the path with a light outline, its snapshots as dots, start and end marked."""
     from matplotlib import patheffects
 
     points = path.coordinates
@@ -304,7 +305,7 @@ def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> 
 
 
 def loss_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.6)) -> Figure:
-    """The loss along the path: at the snapshots, at their projections (what the surface shows), and the distance."""
+    """The loss along the path: at the snapshots and at their projections, and the distance from the plane."""
     from landscape_hooks.export.style import StyledFigure, ours
 
     with ours():

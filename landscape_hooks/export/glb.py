@@ -1,8 +1,8 @@
-"""GLB: the scene as one binary glTF file, for browsers, slides and 3-D programs; its marker replays the path.
+"""GLB: the scene as one binary glTF file, for browsers, slides and 3-D programs. A marker moves along the path.
 
 In: a Surface. Out: a file by the specification of glTF 2.0 (https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html):
-a coloured mesh, a tube along every path, and a ball with an animation that takes it down the path. The scene is the
-viewer's box (the longer side is 2 units), with y upwards as glTF has it.
+a coloured mesh, a tube along every path, and a ball that is animated along the path. The scene has the coordinates of
+the viewer (the longer side is 2 units), with y upwards, as in glTF.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Floats = NDArray[np.float64]
 FLOAT, UINT, UBYTE = 5126, 5125, 5121
 ARRAY, ELEMENTS = 34962, 34963
 RADIUS = 0.011
-"""Of the tube, in scene units; the ball is three times as thick."""
+"""Radius of the tube, in scene units. The ball's radius is three times as large."""
 
 SECONDS = 8.0
 
 
 class _Document:
-    """Collects arrays into one binary buffer, and the JSON that describes them."""
+    """The file under construction: one binary buffer, and the JSON that describes its arrays."""
 
     def __init__(self) -> None:
         self.json: dict[str, Any] = {
@@ -51,7 +51,7 @@ class _Document:
         return len(self.json[key]) - 1
 
     def array(self, values: NDArray[Any], kind: str, target: int | None = None, *, bounds: bool = False) -> int:
-        """An accessor on `values`, little endian and aligned to four bytes."""
+        """Add `values`, little endian and aligned to four bytes; returns the number of the accessor."""
         component = {"f4": FLOAT, "u4": UINT, "u1": UBYTE}[values.dtype.str[1:]]
         view: dict[str, Any] = {"buffer": 0, "byteOffset": len(self._data), "byteLength": values.nbytes}
         if target is not None:
@@ -68,9 +68,15 @@ class _Document:
         return self.add("accessors", accessor)
 
     def mesh(
-        self, name: str, points: Floats, normals: Floats, faces: NDArray[Any], material: int, rgb: Any = None
+        self,
+        name: str,
+        points: Floats,
+        normals: Floats,
+        faces: NDArray[Any],
+        material: int,
+        rgb: NDArray[np.uint8] | None = None,
     ) -> int:
-        """A mesh of triangles; returns its number."""
+        """Add a mesh of triangles; returns its number."""
         attributes = {
             "POSITION": self.array(points.astype("f4"), "VEC3", ARRAY, bounds=True),
             "NORMAL": self.array(normals.astype("f4"), "VEC3", ARRAY),
@@ -83,19 +89,21 @@ class _Document:
         return self.add("meshes", {"name": name, "primitives": [part]})
 
     def node(self, name: str, mesh: int, **more: Any) -> int:
-        """A node of the scene."""
+        """Add a node to the scene; returns its number."""
         number = self.add("nodes", {"name": name, "mesh": mesh, **more})
         self.json["scenes"][0]["nodes"].append(number)
         return number
 
-    def material(self, name: str, rgb: Any, roughness: float, *, both_sides: bool = False) -> int:
-        """A material; glTF's colour factors are linear, so sRGB is converted."""
+    def material(
+        self, name: str, rgb: tuple[float, float, float], roughness: float, *, both_sides: bool = False
+    ) -> int:
+        """Add a material; returns its number. glTF's colour factors are linear, so sRGB is converted."""
         linear = [float(c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for c in rgb]
         look = {"baseColorFactor": [*linear, 1.0], "metallicFactor": 0.0, "roughnessFactor": roughness}
         return self.add("materials", {"name": name, "pbrMetallicRoughness": look, "doubleSided": both_sides})
 
     def bytes(self) -> bytes:
-        """The file."""
+        """The content of the file."""
         self.json["buffers"] = [{"byteLength": len(self._data)}]
         text = json.dumps(self.json, allow_nan=False).encode()
         text += b" " * (-len(text) % 4)
@@ -152,19 +160,19 @@ def write_glb(
 
 
 def _upright(points: Floats) -> Floats:
-    """From z upwards to glTF's y upwards."""
+    """Turn points with z upwards into points with y upwards, as in glTF."""
     return np.stack([points[:, 0], points[:, 2], -points[:, 1]], axis=1)
 
 
 def _linear(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Vertex colours are linear in glTF, unlike those of a PLY."""
+    """sRGB colours as linear colours: vertex colours are linear in glTF, but not in PLY."""
     share = rgb / 255.0
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     return np.round(linear * 255).astype(np.uint8)
 
 
 def _add_path(document: _Document, surface: Surface, mesh: Mesh, stage: Stage, number: int) -> list[tuple[Any, int]]:
-    """Tube and ball of a run; returns the sampler of the ball's motion and its node, where the path has a length."""
+    """Add tube and ball of a path; returns the sampler of the ball's motion and its node, if the path has a length."""
     run = surface.paths[number]
     drape = mesh.drape(run.coordinates)
     points = stage.place(drape.points)
@@ -194,8 +202,9 @@ def _add_path(document: _Document, surface: Surface, mesh: Mesh, stage: Stage, n
 
 
 def _apart(points: Floats, distance: float) -> Floats:
-    """The points of a polyline that lie at least `distance` from the one before; the last always. A tube of closer
-    points would turn inside out at a bend.
+    """The points of a polyline that lie at least `distance` from the point before, and the last point.
+
+    With closer points the tube would intersect itself at a bend.
     """
     kept = [0]
     for number in range(1, len(points) - 1):
@@ -225,7 +234,7 @@ def _tube(points: Floats, sides: int = 8) -> tuple[Floats, Floats, NDArray[np.in
 
 
 def _ball(rings: int = 10, sides: int = 16) -> tuple[Floats, NDArray[np.int64]]:
-    """Vertices (which are the normals, too) and triangles of a ball of radius 1."""
+    """Vertices (which are also the normals) and triangles of a ball of radius 1."""
     down, around = np.meshgrid(np.linspace(0, np.pi, rings + 1), np.arange(sides) * 2 * np.pi / sides, indexing="ij")
     points = np.stack([np.sin(down) * np.cos(around), np.cos(down), -np.sin(down) * np.sin(around)], -1).reshape(-1, 3)
     ring = np.arange(rings)[:, None] * sides

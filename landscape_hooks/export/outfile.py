@@ -1,7 +1,7 @@
-"""whole_file: a file that is written under another name and takes its own when it is whole.
+"""whole_file: writes a file under a temporary name and renames it when it is complete.
 
-In: where a picture, film or mesh is wanted. Out: that file, or whatever was there before; never half of one, however
-the process ends.
+In: the path of a picture, an animation or a mesh. Out: the complete file, or what was there before, however the process
+ends.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """The name to write to (of the same suffix, in the same folder); afterwards the file is moved to `path`.
+    """The temporary name to write to, in the same folder and with the same suffix; moved to `path` afterwards.
 
-    What a killed process leaves is hidden, and the next one that writes the same file takes its place.
+    A killed process leaves a hidden file, which the next writer of the same file replaces.
 
     Raises
     ------
     IsADirectoryError
-        there is a folder of that name, which stays as it is.
+        there is a folder of that name; it is not changed.
     OSError
         the file cannot be written.
     """
     path = Path(path)
-    if path.is_dir():  # some of them, such as ".", have no name to write beside
+    if path.is_dir():  # some folders, such as ".", have no name
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
@@ -36,7 +36,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         partial.replace(path)
     except OSError as error:
         if error.errno is not None and (error.filename is None or str(error.filename) == str(partial)):
-            # the name that was asked for, in an error of its own: that of PyAV's cannot be changed
+            # a new error with the name that was asked for: the name in PyAV's error cannot be changed
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:

@@ -1,13 +1,12 @@
-"""PLY: a surface as a triangle mesh that other tools open, and any triangle PLY as something to look at.
+"""PLY writer: a surface as a triangle mesh for other programs.
 
-In: a Surface. Out: `F.ply` (the mesh) and `F_path.ply` (the paths, laid on it). Reading inverts both: a file of
-ours gives back the Surface, any other triangle PLY gives a Mesh.
+In: a Surface. Out: `F.ply` (the mesh) and `F_path.ply` (the paths on it). `ply_reader.py` inverts both.
 
-The dialect is the one that trimesh, meshio, VTK, open3d, MeshLab and Blender all read: binary little endian,
-vertices with float `x y z`, uchar `red green blue`, float `quality` and double `loss` (the raw loss, once for tools
-that look for a quality and once in full precision), faces as `list uchar int vertex_indices`. What defines the
-picture is in comments, last a line of JSON. There is never a NaN or an inf in a file: where the loss is not a finite
-number no face touches the vertex, and a property `state` says what was there.
+The files follow the dialect that trimesh, meshio, VTK, open3d, MeshLab and Blender read: binary, little endian.
+Vertices have float `x y z`, uchar `red green blue`, float `quality` and double `loss`: the loss, once for programs that
+show a quality and once in full precision. Faces are `list uchar int vertex_indices`. Comments hold what defines the
+picture; the last is a line of JSON. A file contains no NaN or inf: no face touches a vertex without a finite loss, and
+a property `state` says what was there.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from landscape_hooks.surface.surface import Path, Surface
 from landscape_hooks.version import __version__
 
 MARK = "landscape_hooks "
-"""A comment that starts so holds the JSON line."""
+"""Start of the comment that holds the JSON line."""
 
 STATES = ("finite", "not computed", "nan", "inf", "-inf", "interpolated")
-"""Meaning of the vertex property `state`, which is there only when some point is not plainly finite."""
+"""Meaning of the vertex property `state`, which is written only if some point is not 0 (finite)."""
 
 
 HEIGHT_SHARE = 0.5
-"""Height of the written mesh, as a share of its longer side: weights and losses have no common unit."""
+"""Height of the mesh in the file, as a share of its longer side: weights and losses have no common unit."""
 
 
 def write_ply(
@@ -46,10 +45,10 @@ def write_ply(
     clip: tuple[float, float] = (0.0, 100.0),
     colormap: str = "viridis",
 ) -> list[FilePath]:
-    """Write the mesh to `path`, and the surface's paths to the sibling `*_path.ply`; return what was written.
+    """Write the mesh to `path`, and the surface's paths to `*_path.ply` beside it; return the files written.
 
-    x and y are alpha and beta, z is the transformed loss stretched as a comment says. The first A·B vertices are the
-    grid points, row by row.
+    x and y are alpha and beta. z is the height, scaled by the factor that a comment states. The first A·B vertices are
+    the grid points, row by row.
 
     Raises
     ------
@@ -90,7 +89,7 @@ def _position(points: NDArray[Any], height: Height, scale: float) -> dict[str, N
 
 
 def _single(values: NDArray[Any]) -> NDArray[Any]:
-    """As float32, cut off at its largest number: an inf is not for a file."""
+    """`values` as float32, clipped at its largest number, so that no inf is written."""
     largest = float(np.finfo(np.float32).max)
     return np.clip(values, -largest, largest).astype("<f4")
 
@@ -100,7 +99,7 @@ def _rgb(rgb: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
 
 
 def _states(surface: Surface, mesh: Mesh) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """State of every vertex, and its loss with the value of the highest point where it is not finite."""
+    """State of every vertex, and its loss; where that is not finite, the loss of the highest point."""
     loss = surface.loss.ravel()
     state = np.zeros(len(mesh.vertices), dtype=np.uint8)
     grid = state[: loss.size]
@@ -114,7 +113,7 @@ def _states(surface: Surface, mesh: Mesh) -> tuple[NDArray[np.uint8], NDArray[np
 
 
 def _describe(surface: Surface, mesh: Mesh, scale: float) -> dict[str, Any]:
-    """What the JSON line holds: all of the Surface that is not in the vertices."""
+    """The content of the JSON line: everything of the Surface that is not in the vertices."""
     return {
         "kind": "surface",
         "version": __version__,
@@ -129,7 +128,7 @@ def _describe(surface: Surface, mesh: Mesh, scale: float) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON knows it; a NaN or inf becomes null."""
+    """`value` as JSON has it; NaN and inf become null."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -207,7 +206,7 @@ def _write(
     faces: NDArray[np.int32] | None = None,
     edges: NDArray[np.int32] | None = None,
 ) -> None:
-    """A header and the arrays' bytes; the file appears whole or not at all."""
+    """Write the header and the arrays' bytes; the file appears complete or not at all."""
     names = {"f4": "float", "f8": "double", "u1": "uchar", "i4": "int"}
     count = len(next(iter(columns.values())))
     vertex = np.empty(count, dtype=[(name, value.dtype.newbyteorder("<")) for name, value in columns.items()])
@@ -225,7 +224,7 @@ def _write(
     if edges is not None:
         header += [f"element edge {len(edges)}", "property int vertex1", "property int vertex2"]
         blocks.append(edges.astype("<i4").tobytes())
-    header = [" ".join(line.splitlines()) for line in header]  # a name with a line break writes no header of its own
+    header = [" ".join(line.splitlines()) for line in header]  # names may have line breaks
     text = "\n".join([*header, "end_header", ""]).encode("ascii", "backslashreplace")
     with whole_file(path) as file:
         file.write_bytes(b"".join([text, *blocks]))

@@ -1,6 +1,6 @@
-"""read_ply: a PLY file of ours back into a Surface, and any other triangle mesh into a Mesh.
+"""PLY reader: a file of `ply.py` as a Surface, any other triangle mesh as a Mesh.
 
-In: bytes that anybody may have written. Out: what `ply.py` wrote, or an error that names what is wrong with it.
+In: a file of any origin. Out: what `ply.py` wrote, or an error that names the fault.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path as FilePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,11 @@ from landscape_hooks.export.ply import MARK, STATES
 from landscape_hooks.mesh.mesh import Height, Mesh
 from landscape_hooks.surface.surface import Path, Surface, check_attributes
 
+if TYPE_CHECKING:
+    from plyfile import PlyData
+
 HEADER_BYTES = 2**21
-"""A header may be this long: one of ours holds the two axes and the attributes of a surface."""
+"""Largest header: one written by `ply.py` holds the two axes and the attributes of a surface."""
 
 
 WIDTHS = {
@@ -28,11 +31,11 @@ WIDTHS = {
     **dict.fromkeys((b"int", b"uint", b"int32", b"uint32", b"float", b"float32"), 4),
     **dict.fromkeys((b"double", b"float64"), 8),
 }
-"""Bytes of PLY's types; of a list its length is counted."""
+"""Bytes of PLY's types; a list counts with its length."""
 
 
 def read_ply(path: str | FilePath) -> Surface | Mesh:
-    """Read a PLY: one of ours gives the Surface (with its paths, if the sibling is there), any other a Mesh.
+    """Read a PLY file: a Surface if `write_ply` wrote it (with its paths, if `*_path.ply` is there), else a Mesh.
 
     Raises
     ------
@@ -53,7 +56,7 @@ def read_ply(path: str | FilePath) -> Surface | Mesh:
     return _foreign(path, data)
 
 
-def _parse(path: FilePath, lengths: dict[str, Any]) -> Any:
+def _parse(path: FilePath, lengths: dict[str, Any]) -> PlyData:
     from plyfile import PlyData, PlyElementParseError, PlyHeaderParseError, PlyParseError
 
     if not path.is_file():
@@ -69,7 +72,7 @@ def _parse(path: FilePath, lengths: dict[str, Any]) -> Any:
     _check_header(path)
     try:
         try:
-            # Only a mapped file with lists of a known length is read at once, and not row by row.
+            # A mapped file with lists of known length is read at once; others are read row by row.
             return PlyData.read(str(path), mmap="c", known_list_len=lengths)
         except (PlyElementParseError, ValueError, KeyError):
             return PlyData.read(str(path), mmap=False)
@@ -84,9 +87,9 @@ def _parse(path: FilePath, lengths: dict[str, Any]) -> Any:
 
 
 def _check_header(path: FilePath) -> None:
-    """Refuse a header that counts more rows than the file has bytes for; the reader would set memory aside for them.
+    """Refuse a header that counts more rows than the file has bytes for: the reader would allocate memory for them.
 
-    What is wrong with it besides is for the reader to say.
+    The reader reports other faults.
     """
     with path.open("rb") as stream:
         raw = stream.read(HEADER_BYTES)
@@ -102,7 +105,7 @@ def _check_header(path: FilePath) -> None:
         elif words[:1] == [b"property"] and len(words) > 2:
             size += 2 if text else WIDTHS.get(words[2 if words[1] == b"list" else 1], 1)
         if count and size == 0 and words[:1] in ([b"property"], [b"element"]) and count > path.stat().st_size:
-            least = max(least, count)  # rows of nothing are not written by anybody
+            least = max(least, count)  # no program writes rows of no bytes
     least += count * size
     if least > path.stat().st_size + HEADER_BYTES:
         raise PlyError(
@@ -127,7 +130,7 @@ def _about(comments: Sequence[str]) -> dict[str, Any]:
     return {}
 
 
-def _surface(path: FilePath, data: Any, about: dict[str, Any]) -> Surface:
+def _surface(path: FilePath, data: PlyData, about: dict[str, Any]) -> Surface:
     """The surface of a file of ours."""
     try:
         vertex = data["vertex"].data
@@ -179,7 +182,7 @@ def _read_axis(value: Any, most: int) -> NDArray[np.float64]:
     return axis
 
 
-def _check_numbers(vertex: Any) -> None:
+def _check_numbers(vertex: NDArray[np.void]) -> None:
     """Every property of a vertex is a number."""
     lists = [name for name in vertex.dtype.names or () if vertex.dtype[name].kind not in "iuf"]
     if lists:
@@ -210,10 +213,10 @@ def _read_paths(path: FilePath) -> tuple[Path, ...]:
     return tuple(runs)
 
 
-def _read_path(rows: Any, label: str) -> Path:
+def _read_path(rows: NDArray[np.void], label: str) -> Path:
     def column(name: str) -> NDArray[np.float64]:
         values = np.array(rows[name], dtype=np.float64)
-        if f"{name}_state" in rows.dtype.names:
+        if f"{name}_state" in (rows.dtype.names or ()):
             for code, value in ((2, np.nan), (3, np.inf), (4, -np.inf)):
                 values[rows[f"{name}_state"] == code] = value
         return values
@@ -223,7 +226,7 @@ def _read_path(rows: Any, label: str) -> Path:
     return Path(coordinates=np.column_stack([column("alpha"), column("beta")]), label=label, **arrays)
 
 
-def _foreign(path: FilePath, data: Any) -> Mesh:
+def _foreign(path: FilePath, data: PlyData) -> Mesh:
     """Any triangle mesh: the height is z, the colour its quality, its own colours, or z."""
     elements = {element.name for element in data.elements}
     if "vertex" not in elements or "face" not in elements or not len(data["face"].data):

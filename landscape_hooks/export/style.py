@@ -1,6 +1,7 @@
-"""Style: how our figures look, whatever matplotlib's settings are where they are made and saved.
+"""Style: the look of the figures, independent of the user's matplotlib settings.
 
-In: nothing. Out: settings for a while, and figures that are saved with them. Importing this imports matplotlib.
+In: nothing. Out: a context with these settings, and figures that are saved with them. Importing this module imports
+matplotlib.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _DRAWING = (
     "mathtext", "patch", "path", "pdf", "pgf", "polaraxes", "ps", "savefig", "scatter", "svg", "text", "xaxis", "xtick",
     "yaxis", "ytick",
 )  # fmt: skip
-"""The settings of matplotlib that a picture depends on, by how their names begin."""
+"""Prefixes of the settings of matplotlib that a picture depends on."""
 
 _OURS = {
     "font.family": "DejaVu Sans",
@@ -38,18 +39,18 @@ _OURS = {
 
 
 def ours() -> AbstractContextManager[None]:
-    """matplotlib's own settings and ours, for the time of a `with`; a user's style is back afterwards."""
+    """Context with matplotlib's defaults and the settings of this module; restores the user's style afterwards."""
     settings: Any = {key: value for key, value in rcParamsDefault.items() if key.startswith(_DRAWING)}
     settings.update(_OURS)
     return rc_context(settings)
 
 
 class StyledFigure(Figure):
-    """A figure that pyplot knows nothing of, saved in our style: fonts and hatching are settings of that moment."""
+    """A figure outside of pyplot, saved in this style: matplotlib reads fonts and hatching when it saves."""
 
     @classmethod
     def blank(cls, size: tuple[float, float]) -> StyledFigure:
-        """An empty one of (width, height) inches."""
+        """An empty figure of (width, height) inches."""
         return cls(figsize=size, layout="constrained", dpi=150)
 
     def savefig(self, *args: Any, **kwargs: Any) -> None:

@@ -1,7 +1,7 @@
-"""Backend: matplotlib, whatever windows or notebooks its surroundings ask for.
+"""Backend: imports matplotlib, whatever the environment variable MPLBACKEND says.
 
-In: MPLBACKEND, which a notebook's kernel hands on to every command. Out: matplotlib, imported. Nothing here is drawn
-into a window, so a backend that does not exist in this environment is no reason to stop.
+In: MPLBACKEND, which a notebook's kernel sets for every command. Out: matplotlib, imported. The package opens no window
+of matplotlib, so a backend that is missing in this environment is no error.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from contextlib import suppress
 
 
 def load_matplotlib() -> None:
-    """Import matplotlib, which otherwise refuses if it does not know the backend that MPLBACKEND names.
+    """Import matplotlib. Its own import fails if it does not know the backend that MPLBACKEND names.
 
-    A backend that it does know is set, as its own import does, for whatever the caller draws besides.
+    A backend that it knows is set, as its own import does, for other figures of the caller.
     """
     if "matplotlib" in sys.modules:
         return
     for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
-        del sys.modules[name]  # what an import leaves that was refused; the next one would stumble over it
+        del sys.modules[name]  # left by an import that failed; the next import would fail because of it
     wanted = os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib

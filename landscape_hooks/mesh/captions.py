@@ -1,23 +1,18 @@
-"""What a picture of a surface says of itself: caption, axes. No matplotlib here."""
+"""Captions: the caption and the axis labels of a picture of a surface. Imports no matplotlib."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from landscape_hooks.mesh.mesh import Height
 from landscape_hooks.surface.surface import Surface
 
-if TYPE_CHECKING:
-    pass
-
 BETWEEN = "  ·  "
-"""Stands between the parts of a caption."""
+"""Separator between the parts of a caption."""
 
 
 def caption(surface: Surface, height: Height) -> str:
-    """What defines the picture, in one line: policy of the buffers, samples, divergence, interpolation, height."""
+    """What defines the picture, in one line: policy, samples, divergence, share of interpolated points, height."""
     policy = surface.attrs.get("batch_norm")
     parts = [f"BatchNorm: {policy}" if policy not in (None, "", "none") else "no running statistics"]
     parts += ["other buffers: the origin's"] if surface.moving_buffers else []

@@ -1,9 +1,8 @@
-"""Colours: heights to RGB by matplotlib's colour maps. One lookup for the PLY writer, the viewer and the figures."""
+"""Colours: heights to RGB by matplotlib's colour maps, for the PLY writer, the viewer and the figures."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +12,16 @@ from landscape_hooks.mesh.backend import load_matplotlib
 from landscape_hooks.mesh.mesh import Mesh
 
 PATHS = ("#ff5a36", "#22c7f0", "#f7c531", "#d45cf5", "#57d977", "#ff8fb3", "#a5adff", "#c9a37a")
-"""Colours of the runs in a picture, first run first; they stay apart from the colour maps below them."""
+"""Colours of the paths, first run first; they stand out against the colour maps."""
 
 
 HYPSOMETRIC = ("#16325c", "#23679a", "#3fa0a5", "#6fbf85", "#b5d17c", "#ecdf9a", "#d6a765", "#a86a42", "#6f3f33")
-"""Tints of an atlas, from the deep sea to the mountains."""
+"""Hypsometric tints, from low to high, as in an atlas."""
 
 
 @lru_cache(maxsize=32)
 def table(name: str) -> NDArray[np.uint8]:
-    """(256, 3) the colours of matplotlib's colour map `name`, or of the atlas ("hypsometric"), lowest first.
+    """(256, 3) the colours of matplotlib's colour map `name`, or the hypsometric tints, lowest first.
 
     Raises
     ------
@@ -36,15 +35,23 @@ def table(name: str) -> NDArray[np.uint8]:
     load_matplotlib()
     from matplotlib import colormaps
 
-    if name not in colormaps:
+    if not is_known(name):
         raise LandscapeError(
             f"Found the colour map '{name}'", expected="a name that matplotlib knows, such as viridis or magma"
         )
     return np.asarray(colormaps[name](np.arange(256), bytes=True)[:, :3])
 
 
+def is_known(name: str) -> bool:
+    """Whether `table` has the colour map `name`."""
+    load_matplotlib()
+    from matplotlib import colormaps
+
+    return name == "hypsometric" or name in colormaps
+
+
 def of_mesh(mesh: Mesh, name: str = "viridis") -> NDArray[np.uint8]:
-    """(V, 3) the colour of every vertex by its height; the ends of the map are the ends of the transform."""
+    """(V, 3) the colour of every vertex by its height; the map spans the bounds of the height."""
     low, high = mesh.height.bounds
     share = (mesh.vertices[:, 2] - low) / (high - low) if high > low else np.zeros(len(mesh.vertices))
     return table(name)[np.clip(share * 256, 0, 255).astype(np.intp)]
@@ -56,6 +63,6 @@ def rgb(text: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def path_color(number: int) -> Any:
+def path_color(number: int) -> str:
     """The colour "#rrggbb" of run `number`."""
     return PATHS[number % len(PATHS)]

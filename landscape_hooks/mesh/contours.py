@@ -1,4 +1,4 @@
-"""Contour lines of a surface by marching squares (contourpy), at levels that a reader can name.
+"""Contours: lines of equal loss by marching squares (contourpy), at round levels.
 
 In: a Mesh made from a surface. Out: polylines that lie on the mesh, and the levels' losses.
 """
@@ -17,7 +17,7 @@ from landscape_hooks.mesh.mesh import Height, Mesh
 Floats = NDArray[np.float64]
 
 INDEX_EVERY = 5
-"""Every fifth line is heavier, as on a map."""
+"""Every fifth line is an index line, which is drawn heavier."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Contour:
 def levels(height: Height, count: int = 20) -> tuple[Floats, NDArray[np.bool_]]:
     """Losses (L,) of about `count` contour lines between the ends of `height`, and which are index lines (L,).
 
-    Linear heights get a 1-2-5 step. Logarithmic ones equal ratios: 5 or 10 lines a decade where the range is
-    small, and every index line at 1, 2 or 5 times a power of ten as far as that is possible.
+    Linear heights get steps of 1, 2 or 5 times a power of ten. Logarithmic heights get equal ratios: 5 or 10 lines a
+    decade if the range is small. Index lines lie at 1, 2 or 5 times a power of ten if possible.
     """
     low, high = height.bounds
     if not high > low:

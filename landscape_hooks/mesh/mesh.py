@@ -1,21 +1,20 @@
-"""Mesh: a surface as triangles, and its paths laid exactly on them.
+"""Mesh: a surface as triangles, and paths that lie exactly on them.
 
-In: a Surface, (or the vertices and faces of any triangle mesh). Out: plain numpy arrays for the PLY writer, the
-viewer and the contour lines. No OpenGL, no files here.
+In: a Surface, or the vertices and faces of any triangle mesh. Out: numpy arrays for the PLY writer, the viewer and the
+contour lines. This module uses no OpenGL and no files.
 
-A grid cell becomes four triangles that meet in the cell's centre, whose height is the mean of the corners'
-heights: neither diagonal is preferred, and the triangles are the ones that `contourpy` cuts with
-`quad_as_tri=True`, so contour lines lie on the mesh.
+A grid cell becomes four triangles that meet in the cell's centre. The centre has the mean height of the corners, so
+neither diagonal is preferred. `contourpy` cuts the same triangles with `quad_as_tri=True`, so contour lines lie on the
+mesh.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from landscape_hooks.errors import SurfaceError
 from landscape_hooks.surface.surface import Surface
@@ -23,17 +22,17 @@ from landscape_hooks.surface.surface import Surface
 Floats = NDArray[np.float64]
 
 LOG_FROM = 50.0
-"""max/min of the loss from which on the height is its logarithm: above it a linear height is a flat sheet."""
+"""Ratio of the largest to the smallest loss above which the height is logarithmic."""
 
 EDGE = 1e-9
-"""Share of a cell by which rounding may put a point beyond the edge of the grid."""
+"""Share of a cell by which a point may lie outside the grid because of rounding."""
 
 KINDS = ("auto", "log10", "linear")
 
 
 @dataclass(frozen=True)
 class Height:
-    """How a loss becomes a height: log10 or linear, clipped to [low, high] (in loss units).
+    """The map from losses to heights: log10 or linear, clipped to [low, high] (in units of the loss).
 
     >>> Height("log10", 0.01, 100.0).of(np.array([0.001, 1.0]))
     array([-2.,  0.])
@@ -46,7 +45,7 @@ class Height:
 
     @classmethod
     def choose(cls, loss: Floats, kind: str = "auto", clip: tuple[float, float] = (0.0, 100.0)) -> Height:
-        """Pick the transform for the finite values of `loss`; `clip` gives percentiles below and above which it is cut.
+        """Choose the height for the finite values of `loss`; `clip` gives the percentiles at which it is clipped.
 
         Raises
         ------
@@ -71,12 +70,12 @@ class Height:
             )
         return cls(kind, low, high, clipped)
 
-    def of(self, loss: Any) -> Floats:
+    def of(self, loss: ArrayLike) -> Floats:
         """Heights of losses, clipped; NaN stays NaN."""
         clipped = np.clip(np.asarray(loss, dtype=np.float64), self.low, self.high)
         return np.log10(clipped) if self.kind == "log10" else clipped
 
-    def inverse(self, height: Any) -> Floats:
+    def inverse(self, height: ArrayLike) -> Floats:
         """Losses of heights."""
         height = np.asarray(height, dtype=np.float64)
         return 10.0**height if self.kind == "log10" else height
@@ -89,22 +88,22 @@ class Height:
 
     @property
     def statement(self) -> str:
-        """What a caption says about the height."""
+        """The height, for a caption."""
         text = "height: log10 of the loss" if self.kind == "log10" else "height: the loss, linear"
         return f"{text}, {self.clipped}" if self.clipped else text
 
 
 @dataclass(frozen=True)
 class Drape:
-    """A path laid on a mesh.
+    """A path that lies on a mesh.
 
     Attributes
     ----------
     points
         (N, 3) alpha, beta, height: the snapshots and every point where the path crosses an edge of a triangle.
-        Height is NaN where the mesh has a hole or ends.
+        Height is NaN in a hole of the mesh and outside of it.
     position
-        (N,) place along the path in snapshots; the snapshots themselves have whole numbers.
+        (N,) position along the path, in snapshots: snapshot n has the number n.
     """
 
     points: Floats
@@ -146,7 +145,7 @@ class Mesh:
 
     @property
     def statement(self) -> str:
-        """What a caption says about the height, or about a mesh that is not ours."""
+        """The height, or the origin of a mesh from another program, for a caption."""
         if self.grid is not None:
             return self.height.statement
         by = "its own colours" if self.colors is not None else self.scalar
@@ -154,7 +153,7 @@ class Mesh:
 
     @classmethod
     def from_surface(cls, surface: Surface, *, height: str = "auto", clip: tuple[float, float] = (0.0, 100.0)) -> Mesh:
-        """Four triangles a cell; cells with a corner that is not computed, NaN or inf are left open.
+        """The mesh of a surface: four triangles a cell. A cell with a corner that is not computed, NaN or inf has none.
 
         Raises
         ------
@@ -220,7 +219,7 @@ class Mesh:
 
     @cached_property
     def missing(self) -> dict[str, int]:
-        """How many grid points have no finite loss, by reason; nothing where all have."""
+        """Number of grid points without a finite loss, by reason; empty if all have one."""
         if self.grid is None:
             return {}
         present, loss = self.grid.present, self.grid.loss
@@ -241,8 +240,10 @@ class Mesh:
         return np.where(self.valid, heights, np.nan)
 
     def normals(self, scale: Floats) -> Floats:
-        """(V, 3) unit normals of the mesh stretched by `scale` (3,): smooth over a whole grid by its gradient, and
-        weighted by the area of the faces where there are holes or no grid.
+        """(V, 3) unit normals of the mesh scaled by `scale` (3,).
+
+        They come from the gradient of the grid. With holes, or without a grid, they are means of the faces' normals,
+        weighted by area.
         """
         if self.grid is not None and self.valid.all():
             return self._grid_normals(scale)
@@ -257,7 +258,7 @@ class Mesh:
         return np.where(length > 0, total / np.where(length > 0, length, 1), [0.0, 0.0, 1.0])
 
     def _grid_normals(self, scale: Floats) -> Floats:
-        """Normals from the slopes: of the grid at its points, of the four corners at a cell's centre."""
+        """Normals from slopes: of the grid at its points, of the four corners at a cell's centre."""
         grid = self._grid()
         h = self.heights * scale[2]
         width, depth = np.diff(grid.alpha)[:, None] * scale[0], np.diff(grid.beta)[None, :] * scale[1]
@@ -278,7 +279,7 @@ class Mesh:
         h00, h10, h01, h11 = h[i, j], h[i + 1, j], h[i, j + 1], h[i + 1, j + 1]
         inside = (np.abs(u - 0.5) <= 0.5 + EDGE) & (np.abs(v - 0.5) <= 0.5 + EDGE)
         u, v = np.clip(u, 0, 1), np.clip(v, 0, 1)
-        # Barycentric weights of the four triangles in one formula: at most two corners and the centre weigh in.
+        # Barycentric weights of the four triangles in one formula: at most two corners and the centre are not zero.
         edge = 2 * np.minimum(np.minimum(u, 1 - u), np.minimum(v, 1 - v))
         value = (
             np.maximum(1 - u - v, 0) * h00
@@ -290,9 +291,9 @@ class Mesh:
         return np.where(inside, value, np.nan)
 
     def drape(self, coordinates: Floats) -> Drape:
-        """Lay the polyline through `coordinates` (T, 2) on the mesh, cut at every edge of a triangle it crosses.
+        """The polyline through `coordinates` (T, 2) on the mesh, cut at every edge of a triangle that it crosses.
 
-        A line through the heights of the snapshots alone would run under the surface for a third of its length.
+        A line through the snapshots' heights alone would lie under the surface for a third of its length.
         """
         coordinates = np.asarray(coordinates, dtype=np.float64)
         if len(coordinates) < 2:
@@ -316,7 +317,7 @@ class Mesh:
             found.append((numbers[:, None] + t)[hit])
         cuts = np.unique(np.concatenate(found))
 
-        # Between two cuts the path stays in one cell, and crosses each of its two diagonals at most once.
+        # Between two cuts the path stays in one cell, and crosses each of the cell's diagonals at most once.
         def place(position: Floats) -> tuple[Floats, Floats]:
             index = np.arange(len(coordinates))
             return np.interp(position, index, coordinates[:, 0]), np.interp(position, index, coordinates[:, 1])
@@ -341,11 +342,14 @@ class Mesh:
         return self.grid
 
 
-def _fan(c00: Any, c10: Any, c01: Any, c11: Any, centre: Any) -> tuple[tuple[Any, Any, Any], ...]:
+Index = NDArray[np.int32]
+
+
+def _fan(c00: Index, c10: Index, c01: Index, c11: Index, centre: Index) -> tuple[tuple[Index, Index, Index], ...]:
     return (c00, c10, centre), (c10, c11, centre), (c11, c01, centre), (c01, c00, centre)
 
 
 def _cell(axis: Floats, values: Floats) -> tuple[NDArray[np.intp], Floats]:
-    """Number of the interval of `axis` that holds each value, and the place in it (0 … 1 inside)."""
+    """The interval of `axis` that contains each value, and the position in it (0 … 1 inside)."""
     index = np.clip(np.searchsorted(axis, values, side="right") - 1, 0, len(axis) - 2)
     return index, (values - axis[index]) / (axis[index + 1] - axis[index])

@@ -1,16 +1,15 @@
-"""Stage: from the plane's coordinates and heights into the scene's box and back. Pure arithmetic.
+"""Stage: the map from (alpha, beta, height) to coordinates of the 3-D scene, and back. Arithmetic only.
 
-The longer side of the plane becomes 2 scene units. Both sides have the same scale unless the plane is so narrow
-that nothing would be seen; weights and losses have no common unit, so the height has a scale of its own.
+The longer side of the plane becomes 2 scene units. Both sides have the same scale, unless the plane is very narrow.
+Weights and losses have no common unit, so the height has its own scale.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from landscape_hooks.mesh.contours import levels, nice_step
 from landscape_hooks.mesh.mesh import Height, Mesh
@@ -21,7 +20,7 @@ Floats = NDArray[np.float64]
 NARROWEST = 0.7
 TALL = 0.8
 GAP = 0.12
-"""Height of the relief, and its distance from the floor, in scene units."""
+"""Height of the surface, and its distance from the floor, in scene units."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +45,17 @@ class Stage:
         scale = np.array([*(sides / extent[:2]), tall * exaggeration / extent[2]])
         return cls(low, high, scale, mesh.height)
 
-    def place(self, points: Any) -> Floats:
+    def place(self, points: ArrayLike) -> Floats:
         """(N, 3) scene points of (N, 3) alpha, beta, height."""
         return (np.asarray(points, dtype=np.float64) - (self.low + self.high) / 2) * self.scale
 
-    def data(self, points: Any) -> Floats:
+    def data(self, points: ArrayLike) -> Floats:
         """(N, 3) alpha, beta, height of scene points: the inverse of `place`."""
         return np.asarray(points, dtype=np.float64) / self.scale + (self.low + self.high) / 2
 
     @property
     def corners(self) -> tuple[Floats, Floats]:
-        """Lowest and highest corner of the relief in the scene."""
+        """Lowest and highest corner of the surface in the scene."""
         return self.place(self.low), self.place(self.high)
 
     @property

@@ -1,6 +1,6 @@
 """Double backward: operations of torch that can be differentiated twice, in place of fast ones that cannot.
 
-In: nothing. Out: contexts for whoever takes second derivatives of a loss, live or stored. Fast kernels of attention
+In: nothing. Out: contexts for second derivatives of a loss, live or stored. Fast kernels of attention
 and of recurrent layers have a first derivative that is itself not differentiable, and the fused weight normalisation
 has one that torch differentiates wrongly. In these contexts, other operations with the same values take their places.
 """

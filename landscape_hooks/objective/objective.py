@@ -2,7 +2,7 @@
 
 In: weights θ (D,) and buffers (B,). Out: the mean loss over the probe samples, its standard error, and terms
 that can be differentiated. `capture` traces a model's loss with `torch.export` and stores it in a run as data
-(graph.py), so that whoever analyzes the run needs none of the training code.
+(graph.py), so that an analysis needs none of the training code.
 
 Evaluation is deterministic: fixed samples in a fixed order, evaluation mode (dropout off), the mean over batches
 weighted as the loss itself weighs (graph/weighing.py). What normalisation layers with running statistics use is

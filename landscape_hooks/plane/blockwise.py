@@ -92,7 +92,7 @@ def columns_of(partition: list[slice]) -> slice:
 def partitions(weights: Any) -> tuple[list[list[slice]], int]:
     """All parameters as at most `PARTITIONS` partitions of neighbouring spans, and how many spans fit into memory.
 
-    They follow from the data alone: whoever computes them, a sum over partitions in their order is the same to the bit.
+    They follow from the data alone, so a sum over them in order has the same bits for any number of workers.
     """
     spans, workers = spans_of(weights, slice(None))
     count = -(-len(spans) // PARTITIONS)

@@ -27,7 +27,7 @@ class StoredPlane:
         self.size = int(self._origin.shape[0])
         self.dtype: torch.dtype = getattr(torch, str(self._origin.dtype))
         self.device = torch.device(device)
-        self.is_line = not any(self._directions[1, columns].any() for columns in self._blocks())
+        self.is_line = not any(np.any(self._directions[1, columns]) for columns in self._blocks())
 
     def to(self, device: Any) -> StoredPlane:
         """The same plane whose points are made on another device."""

@@ -1,4 +1,4 @@
-"""at_exit: recorders are held until they are closed, and closed when the script ends, whether anybody kept them or not.
+"""at_exit: keeps a reference to every recorder, and closes each when the script ends, whether assigned or not.
 
 In: recorders as they begin. Out: their end, when the script ends, or when their model and its optimizers are gone.
 """
@@ -34,7 +34,7 @@ _error_before: Any = None
 
 
 def hold(recorder: Closable) -> None:
-    """Hold the recorder though nobody assigned it, and close it when the script ends.
+    """Keep a reference to the recorder, which need not be assigned, and close it when the script ends.
 
     Zarr writes through asyncio.to_thread, whose executor refuses work once threading's own exit callbacks
     have run (long before `atexit`); a callback registered later than the executor's runs before it.
@@ -55,7 +55,7 @@ def let_go(recorder: Closable) -> None:
 
 
 def close_of(store: Any) -> None:
-    """One writer a run: where a fit was interrupted and nobody closed its recorder, going on with the run does."""
+    """Close an open recorder of this run, such as that of an interrupted fit: a run has one writer at a time."""
     for recorder in list(_live):
         if _address(recorder.store) == _address(store):
             recorder.finish("Another recording of the same run began before this one was closed")

@@ -212,7 +212,7 @@ class Recorder:
     def close(self) -> None:
         """Take the last snapshot, commit everything, compare it with the training, and take the hooks off.
 
-        Safe to call twice: when it returns, everything is committed, whoever closed the recorder.
+        Safe to call twice: when it returns, everything is committed.
 
         Raises
         ------

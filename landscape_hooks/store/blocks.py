@@ -1,6 +1,6 @@
-"""Blocks: an array as long as the weights that is made block by block while it is stored, and is never held whole.
+"""Blocks: an array as long as the weights, computed block by block while it is stored, and never whole in memory.
 
-In: snapshots of a trajectory. Out: pieces (columns, values), in order, which SurfaceWriter puts into the run.
+In: snapshots of a trajectory. Out: pieces (columns, values), in order, which SurfaceWriter writes into the run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Blocks:
-    """An array (..., D) by the function that makes its pieces: (columns, values (..., c))."""
+    """An array (..., D), given by the function that makes its pieces: (columns, values (..., c))."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -23,11 +23,11 @@ class Blocks:
 
     @property
     def size(self) -> int:
-        """Numbers in it."""
+        """Number of its elements."""
         return int(np.prod(self.shape))
 
     def whole(self) -> NDArray[Any]:
-        """All of it in memory, after all."""
+        """The whole array in memory."""
         found = np.empty(self.shape, self.dtype)
         for columns, values in self.pieces():
             found[..., columns] = values
@@ -35,7 +35,7 @@ class Blocks:
 
 
 def row_of(trajectory: Any, row: int, size: int, dtype: np.dtype[Any], width: int = 2**20) -> Blocks:
-    """(D,) the weights of one snapshot."""
+    """(D,) the weights of one snapshot, as blocks of `width` numbers."""
 
     def pieces() -> Iterator[tuple[slice, NDArray[Any]]]:
         for start in range(0, size, width):

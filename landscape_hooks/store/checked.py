@@ -1,8 +1,8 @@
-"""Checked: groups, arrays and attributes of a run, as the table (schema.py) describes them, or an error.
+"""Checked: groups, arrays and attributes of a run, checked against the table of the format (schema.py).
 
-In: an opened run that a stranger may have written. Out: what it holds, with the types and dimensions that the format
-gives it, in no more memory than its files account for. The one place that doubts what a store says about itself;
-behind it, the code may rely on it. No torch here.
+In: an opened run of any origin. Out: its content, with the types and dimensions of the format, in no more memory than
+its files account for; otherwise an error. Only this module checks what a store says about itself; the code that uses
+it relies on that. Imports no torch.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from landscape_hooks.store import schema
 Result = TypeVar("Result")
 
 FREE = 2**28
-"""Bytes that are set aside on an array's word alone. What it asks for beyond them its files have to account for."""
+"""Bytes that an array may take whatever the size of its files. For more, its files have to be large enough."""
 
 EXPANSION = 64
-"""How many times larger than its files a compressed array may be (beyond `FREE`); one that is not, twice."""
+"""Largest ratio of a compressed array (beyond `FREE`) to its files. For an uncompressed array the ratio is 2."""
 
 FREE_CHUNKS = 4096
-"""Chunks that are gone through on an array's word alone; beyond them, its files account for each."""
+"""Number of chunks that are visited whatever the size of the files. For more, the files have to be large enough."""
 
 CODECS = frozenset({"bytes", "transpose", "crc32c", "sharding_indexed", "blosc", "zstd"})
-"""The codecs of the format. Others may be installed, and need not care what they are given."""
+"""The codecs of the format. Others may be installed, but need not be safe with hostile data."""
 
 COMPRESSORS = frozenset({"blosc", "zstd"})
 
@@ -50,8 +50,8 @@ NUMBERS = "biufc"
 
 
 # -- groups and attributes -----------------------------------------------------------------------------------
-def group(root: Any, path: str) -> Any:
-    """The group at `path` below `root`; None where nothing is there.
+def group(root: zarr.Group, path: str) -> Any:
+    """The group at `path` below `root`; None if nothing is there.
 
     Raises
     ------
@@ -64,20 +64,22 @@ def group(root: Any, path: str) -> Any:
     return found
 
 
-def fresh(known: Any) -> Any:
-    """A group as the store has it now, whatever was read of it before."""
+def fresh(known: zarr.Group) -> zarr.Group:
+    """A group as the store has it now, read again."""
     return _guarded(lambda: zarr.open_group(known.store, path=known.path, mode="r", zarr_format=3), known.path)
 
 
-def has(root: Any, path: str) -> bool:
+def has(root: zarr.Group, path: str) -> bool:
     """Whether something is at `path` below `root`."""
     return _member(root, path) is not None
 
 
-def attribute(owner: Any, key: str, kind: type[Result] | tuple[type, ...], where: str) -> Result:
-    """An attribute that has to be there and of a type; `where` is what an error calls its owner.
+def attribute(
+    owner: zarr.Group | zarr.Array[Any], key: str, kind: type[Result] | tuple[type, ...], where: str
+) -> Result:
+    """An attribute that must exist and have the type `kind`; `where` names its owner in an error.
 
-    A boolean is no integer.
+    A boolean does not count as an integer.
     """
     value = owner.attrs.get(key)
     kinds = kind if isinstance(kind, tuple) else (kind,)
@@ -88,7 +90,7 @@ def attribute(owner: Any, key: str, kind: type[Result] | tuple[type, ...], where
     return value  # type: ignore[return-value]
 
 
-def whole(value: Any, what: str, *, low: int = 0, high: int = 2**63 - 1) -> int:
+def whole(value: object, what: str, *, low: int = 0, high: int = 2**63 - 1) -> int:
     """An integer of a range, as JSON gives it."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise damaged(f"{what} is {_short(value)}", expected=f"a whole number from {low} on")
@@ -112,13 +114,14 @@ def number(value: object, what: str) -> float:
     return float(value)
 
 
-def names_of(root: Any, path: str, *, arrays: bool = False) -> list[str]:
-    """Sorted names of the groups (or arrays) directly below `path`; those that no writer of ours gives are left out."""
+def names_of(root: zarr.Group, path: str, *, arrays: bool = False) -> list[str]:
+    """Sorted names of the groups (or arrays) directly below `path`, without names that the writers never give."""
     parent = group(root, path)
     if parent is None:
         return []
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Object at .* is not recognized")  # a folder that is only begun
+        # a folder without metadata belongs to a group that is being created
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized")
         found = _guarded(lambda: list(parent.array_keys() if arrays else parent.group_keys()), path)
     return sorted(name for name in found if is_name(name))
 
@@ -129,8 +132,8 @@ def is_name(name: str) -> bool:
 
 
 # -- arrays --------------------------------------------------------------------------------------------------
-def array(root: Any, path: str) -> Any:
-    """The Zarr array at `path` below `root`, which has the dimensions and the type that the table gives it.
+def array(root: zarr.Group, path: str) -> zarr.Array[Any]:
+    """The Zarr array at `path` below `root`, checked to have the dimensions and the type of the table.
 
     Raises
     ------
@@ -158,19 +161,19 @@ def array(root: Any, path: str) -> Any:
     return found
 
 
-def read(root: Any, path: str) -> NDArray[Any]:
+def read(root: zarr.Group, path: str) -> NDArray[Any]:
     """All of the array at `path`."""
     found = array(root, path)
     return select(found, (slice(None),) * len(found.shape), path)
 
 
-def select(found: Any, selection: Sequence[slice | int], path: str) -> NDArray[Any]:
-    """Part of an array that `array` gave.
+def select(found: zarr.Array[Any], selection: Sequence[slice | int], path: str) -> NDArray[Any]:
+    """A part of an array that `array` returned.
 
     Raises
     ------
     DamagedRunError
-        it is larger than its files account for, or they are damaged.
+        it is too large for its files, or they are damaged.
     """
     sizes = [
         len(range(*part.indices(size))) if isinstance(part, slice) else 1
@@ -184,13 +187,13 @@ def select(found: Any, selection: Sequence[slice | int], path: str) -> NDArray[A
     return np.asarray(_guarded(lambda: found[tuple(selection)], path))
 
 
-def afford(found: Any, size: int, path: str, *, free: int = FREE) -> None:
-    """Refuse to set `size` bytes aside for an array whose files do not account for them.
+def afford(found: zarr.Array[Any], size: int, path: str, *, free: int = FREE) -> None:
+    """Refuse to allocate `size` bytes for an array whose files are too small for that.
 
     Raises
     ------
     DamagedRunError
-        they do not.
+        they are too small.
     """
     if size <= free:
         return
@@ -202,18 +205,18 @@ def afford(found: Any, size: int, path: str, *, free: int = FREE) -> None:
 
 
 class Sizes:
-    """Dimensions that arrays share by name: all of them have to be of one size."""
+    """Dimensions that arrays share by name. Each name must have the same size everywhere."""
 
     def __init__(self, **known: int) -> None:
         self._known = {name: (size, "the manifest") for name, size in known.items()}
 
     def check(self, path: str, shape: Sequence[int]) -> None:
-        """Take the sizes of one more array, a path of the table.
+        """Check the sizes of one more array, which is at `path` in the table.
 
         Raises
         ------
         DamagedRunError
-            one of them is another than before.
+            a size differs from the one before.
         """
         for name, size in zip(schema.field(path).dims, shape, strict=False):
             expected, by = self._known.setdefault(name.rstrip("_"), (size, f"'{path}'"))
@@ -223,7 +226,7 @@ class Sizes:
 
 
 def damaged(found: str, *, expected: str = "") -> DamagedRunError:
-    """The error of a run that is not what the format says."""
+    """The error for a run that does not match the format."""
     return DamagedRunError(
         found,
         expected=expected,
@@ -232,7 +235,7 @@ def damaged(found: str, *, expected: str = "") -> DamagedRunError:
 
 
 # -- helpers -------------------------------------------------------------------------------------------------
-def _member(root: Any, path: str) -> Any:
+def _member(root: zarr.Group, path: str) -> zarr.Group | zarr.Array[Any] | None:
     return _guarded(lambda: root.get(path), path)
 
 
@@ -243,9 +246,9 @@ def _guarded(action: Callable[[], Result], path: str) -> Result:
 
 @contextmanager
 def guard(path: str) -> Iterator[None]:
-    """Whatever zarr and its codecs make of bytes that a stranger wrote is an error of the run.
+    """Turn every error that zarr and its codecs raise for bytes of any origin into a DamagedRunError.
 
-    A context, or the decorator of a function that writes into what somebody else may have begun.
+    Use it as a context, or as the decorator of a function that writes into a group that another program may have begun.
     """
     try:
         yield
@@ -253,13 +256,13 @@ def guard(path: str) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-            raise  # trouble of the disk
+            raise  # the disk failed, not the run
         said = f"{type(error).__name__}: {first_line(error)}"
         raise damaged(f"'{path}' of the run cannot be read or written ({said})") from error
 
 
 def _field(path: str) -> schema.Field:
-    """The row of the table for an array of a run that may itself lie somewhere inside of a store, or of a rank."""
+    """The row of the table for an array; the run may itself lie in a group of a store, or of a rank."""
     steps = path.split("/")
     for start in range(len(steps)):
         try:
@@ -272,18 +275,18 @@ def _field(path: str) -> schema.Field:
 def _fits(dtype: np.dtype[Any], wanted: str) -> bool:
     if wanted == "as recorded":
         return dtype.kind in NUMBERS
-    if wanted == "float32":  # the table says for which of these arrays other widths occur
+    if wanted == "float32":  # the table says which of these arrays may have other widths
         return dtype.kind == "f" and dtype.itemsize <= 8
     return dtype == np.dtype(wanted)
 
 
-def _holds_bits(found: Any) -> bool:
+def _holds_bits(found: zarr.Array[Any]) -> bool:
     """Whether an array holds the 16 bits of bfloat16 numbers."""
     return bool(found.dtype == np.uint16 and found.attrs.get("torch_dtype") == "bfloat16")
 
 
-def _codecs(found: Any) -> list[str]:
-    """Names of all codecs of an array, those inside of shards, too."""
+def _codecs(found: zarr.Array[Any]) -> list[str]:
+    """Names of all codecs of an array, including those inside shards."""
 
     def names(codecs: Iterable[Any]) -> list[str]:
         listed = []
@@ -292,18 +295,19 @@ def _codecs(found: Any) -> list[str]:
             listed += [str(codec["name"]), *names(inner.get("codecs", ())), *names(inner.get("index_codecs", ()))]
         return listed
 
-    return names(found.metadata.to_dict().get("codecs", ()))
+    listed: Any = found.metadata.to_dict().get("codecs", ())
+    return names(listed)
 
 
-def _stored(found: Any, path: str) -> int:
-    """Bytes that the files of an array hold."""
+def _stored(found: zarr.Array[Any], path: str) -> int:
+    """Size of the files of an array, in bytes."""
     return int(_guarded(lambda: found.nbytes_stored(), path))
 
 
-def _check_frames(found: Any, path: str) -> None:
-    """Refuse compressed chunks of a local run that say they unfold to something larger than a chunk.
+def _check_frames(found: zarr.Array[Any], path: str) -> None:
+    """Refuse compressed chunks of a local run that declare to unpack to more than a chunk.
 
-    Shards are not looked into: their chunks are unfolded one by one.
+    Shards are not checked: their chunks are unpacked one by one.
     """
     store = found.store
     if found.shards is not None or not COMPRESSORS.intersection(_codecs(found)) or not isinstance(store, LocalStore):
@@ -317,10 +321,10 @@ def _check_frames(found: Any, path: str) -> None:
 
 
 def unfolded(head: bytes) -> int:
-    """Bytes that a Zstandard frame (RFC 8878, section 3.1.1) or a Blosc frame says it unfolds to.
+    """Bytes to which a Zstandard frame (RFC 8878, section 3.1.1) or a Blosc frame declares to unpack.
 
-    Both codecs set aside what the frame says, before they look at the data; a Zstandard frame that does not say it may
-    unfold to anything.
+    Both codecs allocate the declared size before they read the data. A Zstandard frame without a declared size may
+    unpack to any size.
     """
     if head[:4] != b"\x28\xb5\x2f\xfd":
         return int.from_bytes(head[4:8], "little")
@@ -332,6 +336,6 @@ def unfolded(head: bytes) -> int:
     return size if width else 2**63
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

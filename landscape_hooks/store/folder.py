@@ -1,4 +1,4 @@
-"""A local run: a folder whose files are there whole or not at all, and which no key leaves."""
+"""Folder: a local run. Files are replaced as a whole, and every key stays inside the folder."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
@@ -22,21 +24,23 @@ from zarr.storage import FsspecStore, LocalStore
 from landscape_hooks.errors import RunError
 
 WHOLE: Any = {"write_empty_chunks": True}
-"""How arrays are opened whose chunks of nothing but fill values are to be files, too."""
+"""Configuration of arrays that also write chunks of nothing but fill values."""
 
 
 METADATA_BYTES = 2**25
-"""A metadata document may be this large: JSON takes some twenty times its size in memory."""
+"""Largest metadata document, in bytes: JSON takes some twenty times its size in memory."""
 
+
+Bytes = bytes | memoryview | NDArray[np.uint8]
 
 HOLES_FROM = 2**28
-"""A file of at least this size has to be on the disk, not consist of holes."""
+"""Size in bytes from which a file must occupy space on the disk, and not consist of holes."""
 
 
 class RunFolder(LocalStore):
-    """A local run, out of which no key leads: links to other places, pipes and devices are refused, not followed.
+    """A local run. Links that lead out of the run, pipes and devices are refused, not followed.
 
-    An archive from a stranger may hold such links. Where the run itself lies may be a link.
+    An archive of unknown origin may contain such links. The run's folder itself may be a link.
     """
 
     def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
@@ -44,7 +48,7 @@ class RunFolder(LocalStore):
         self._sound: set[str] = set()
 
     def check(self, key: str) -> None:
-        """Look at every step of a key's path; folders that were sound once are not looked at again."""
+        """Check every part of a key's path. Folders that were found sound are not checked again."""
         path = str(self.root)
         for part in key.split("/"):
             if part == "..":
@@ -137,9 +141,9 @@ class RunFolder(LocalStore):
 
 
 class DurableStore(RunFolder):
-    """A local folder whose files are on the disk, not only on their way there, before the next one is begun.
+    """A local folder that has each file on the disk (fsync) before the next one is begun.
 
-    zarr's own LocalStore survives a kill of the process; this one survives a loss of power, too.
+    zarr's LocalStore survives the end of the process; this store also survives a loss of power.
     """
 
     async def _set(self, key: str, value: Any, exclusive: bool = False) -> None:
@@ -148,21 +152,21 @@ class DurableStore(RunFolder):
         self._check_writable()
         self.check(key)
         if exclusive and (self.root / key).exists():
-            # what zarr's set_if_not_exists counts on: creating an array must not reset its parents' attributes
+            # zarr's set_if_not_exists relies on this: creating an array must not reset its parents' attributes
             raise FileExistsError(self.root / key)
         await asyncio.to_thread(_replace, self.root / key, value.as_buffer_like(), fsync=True)
 
     def set_sync(self, key: str, value: Any) -> None:
-        """The file and every folder made for it are on the disk when this returns."""
+        """Write the file; it and every new folder are on the disk when this returns."""
         self.check(key)
         _replace(self.root / key, value.as_buffer_like(), fsync=True)
 
 
 @contextlib.contextmanager
 def _said_how_full(path: Path, size: int) -> Iterator[None]:
-    """Where the disk is full while `size` bytes are written to `path`, the error says how much of it is left.
+    """Add the free space to the error if the disk is full while `size` bytes are written to `path`.
 
-    Quotas are not asked for: how much a user may still write is known to each file system in another way.
+    Quotas are not queried: every file system has another way to do that.
     """
     try:
         yield
@@ -174,13 +178,13 @@ def _said_how_full(path: Path, size: int) -> Iterator[None]:
         raise OSError(error.errno, f"{os.strerror(errno.ENOSPC)}: {found}", str(path)) from error
 
 
-def _replace(path: Path, data: Any, *, fsync: bool = False) -> None:
-    """Write a file that appears at once, in place of the one that may be there."""
+def _replace(path: Path, data: Bytes, *, fsync: bool = False) -> None:
+    """Write a file under a temporary name, and rename it over the one that may be there."""
     with _said_how_full(path, len(data)):
         _put_in_place(path, data, fsync)
 
 
-def _put_in_place(path: Path, data: Any, fsync: bool) -> None:
+def _put_in_place(path: Path, data: Bytes, fsync: bool) -> None:
     partial = f"{path}.{os.urandom(8).hex()}.partial"
     try:
         if not path.parent.exists():
@@ -198,11 +202,10 @@ def _put_in_place(path: Path, data: Any, fsync: bool) -> None:
         _sync_folder(path.parent)
 
 
-def _overwrite(path: Path, data: Any, fresh: slice) -> bool:
-    """Write the bytes `fresh` of a file into the file where it lies; False if there is none of this length.
+def _overwrite(path: Path, data: Bytes, fresh: slice) -> bool:
+    """Write the bytes `fresh` into the existing file; False if there is no file of this length.
 
-    Neither other files' places on the disk nor other pages of memory are taken, which makes it several times
-    as fast as replacing the file.
+    This uses the blocks on the disk and the cached pages of the file, so it is several times as fast as replacing it.
     """
     try:
         with open(path, "r+b", buffering=0) as file:
@@ -216,8 +219,8 @@ def _overwrite(path: Path, data: Any, fresh: slice) -> bool:
         return False
 
 
-def _write(file: Any, data: Any) -> None:
-    rest = memoryview(data)
+def _write(file: RawIOBase, data: Bytes) -> None:
+    rest = memoryview(data)  # type: ignore[arg-type]  # numpy has no __buffer__ before Python 3.12
     while len(rest):  # the kernel takes at most 2 GiB at a time
         rest = rest[file.write(rest) :]
 
@@ -237,8 +240,8 @@ def _sync_folder(path: Path) -> None:
         os.close(folder)
 
 
-def check_there(store: Any) -> None:
-    """Refuse to write into a local run whose folder was removed; zarr would make it anew, without what it held.
+def check_there(store: Store) -> None:
+    """Refuse to write into a local run whose folder was removed: zarr would create it again, empty.
 
     Raises
     ------
@@ -260,8 +263,8 @@ class Put:
     data
         (bytes,) the whole content.
     fresh
-        the bytes that nobody counts on yet; the others lie in the store already, if the file does. They may be written
-        without the rest, and need not appear at once. None: a reader has to see the old file or the new one.
+        the bytes that no commit record counts yet; if the file exists, the others are in it already. These bytes may be
+        written in place, and need not appear at once. None: a reader has to see the old file or the new one.
     """
 
     key: str
@@ -269,7 +272,7 @@ class Put:
     fresh: slice | None = None
 
 
-def put_files(store: Any, puts: Sequence[Put]) -> None:
+def put_files(store: Store, puts: Sequence[Put]) -> None:
     """Put files into an opened Zarr store."""
     if isinstance(store, LocalStore):
         fsync = isinstance(store, DurableStore)
@@ -281,7 +284,7 @@ def put_files(store: Any, puts: Sequence[Put]) -> None:
                 _replace(path, put.data, fsync=fsync)
         return
     buffer = default_buffer_prototype().buffer
-    # what a store in memory is given it keeps, also through a wrapper; the caller's array will be written again
+    # a store in memory keeps the array that it gets, also through a wrapper, and the caller will reuse that array
     keeps = not isinstance(store, FsspecStore)
     values = [(put.key, buffer.from_array_like(put.data.copy() if keeps else put.data)) for put in puts]
 

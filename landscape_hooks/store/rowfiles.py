@@ -1,22 +1,25 @@
-"""RowFiles: the files (chunks or shards) that the rows of one array lie in, written whole and straight from memory.
+"""RowFiles: the files (chunks or shards) of the rows of one array, written and read directly.
 
-In: rows for places of an array. Out: files (`Put`) for the store, and parts of rows back (`read_rows`).
-zarr-python writes a 47 MB row at a fifth of the speed of a plain file, because it copies it chunk by chunk; the file's
-content is nothing but the row's bytes and a constant index (Zarr v3 sharding codec,
-https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/), so it can be handed over as it lies in memory.
-A file appears as a whole, which local folders and object stores do atomically; only rows that do not count yet may
-be written where they lie. Arrays that are compressed go through zarr itself.
+In: rows for places of an array. Out: files (`Put`) for the store, and parts of rows (`read_rows`).
+zarr-python writes a row of 47 MB at a fifth of the speed of a plain file, because it copies it chunk by chunk. The file
+consists of the row's bytes and a constant index (Zarr v3 sharding codec,
+https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/), so memory in that layout is written without a
+copy. A file is replaced as a whole; only rows that do not count yet may be written in place. Compressed arrays are
+written by zarr.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from io import RawIOBase
 from itertools import groupby
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.storage import LocalStore
@@ -33,8 +36,8 @@ _ALIGNMENT = 64
 def chunking(size: int, itemsize: int, *, several_rows: bool) -> tuple[tuple[int, int], tuple[int, int]]:
     """(chunk, shard) of a (row, size) array.
 
-    A row is cut into even chunks of about a million numbers, so that a part of a row is read without the rest,
-    and stored as one file, so that it appears at once. Several short rows share a file where rows are only appended.
+    A row is divided into equal chunks of about a million numbers, so that a part of it can be read alone. A row is one
+    file, so that it appears at once. Several short rows share a file if rows are only appended.
     """
     size = max(1, size)
     pieces = max(1, round(size / CHUNK_NUMBERS))
@@ -44,17 +47,17 @@ def chunking(size: int, itemsize: int, *, several_rows: bool) -> tuple[tuple[int
 
 
 class RowFiles:
-    """Files of `rows` rows each: in memory the one that is being filled, in the store all the others.
+    """Files of `rows` rows each. The file that is being filled is in memory, all others are in the store.
 
     Parameters
     ----------
     array
         the Zarr array, (row,) or (row, number).
     committed
-        rows that lie in the store and count; of the file that is still to be filled, these are kept.
+        rows that are in the store and count. They are kept when their file is filled further.
     """
 
-    def __init__(self, array: Any, committed: Sequence[int] = ()) -> None:
+    def __init__(self, array: zarr.Array[Any], committed: Sequence[int] = ()) -> None:
         self._array = array
         sharded = array.shards is not None
         file_shape = array.shards or array.chunks
@@ -82,8 +85,8 @@ class RowFiles:
     ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         """Memory for `depth` rows: (files (depth, bytes), values (depth, numbers)), the second a view of the first.
 
-        Where every row has a file of its own, a filled row of `files` is that file; otherwise only `values` is used.
-        `allocate` gives that many bytes of zeros, where the memory has to be of a kind (page-locked).
+        If every row is a file of its own, a filled row of `files` is the content of that file. Otherwise only `values`
+        is used. `allocate` returns a number of bytes of zeros, for memory of a special kind (page-locked).
         """
         if not self.direct or self.rows > 1:
             memory = (allocate or _zeros)(max(1, depth * self._numbers * self._dtype.itemsize))
@@ -100,7 +103,7 @@ class RowFiles:
         return memory
 
     def _index(self, present: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """The shard's index: (offset, length) of every chunk, absent ones all ones, and its CRC-32C."""
+        """The shard's index: (offset, length) of every chunk, all bits set for an absent chunk, and the CRC-32C."""
         if not self._index_bytes:
             return np.empty(0, dtype=np.uint8)
         entries = np.full((self._entries, 2), _MISSING, dtype="<u8")
@@ -121,8 +124,8 @@ class RowFiles:
     ) -> list[Put]:
         """The files to put so that `values` (n, numbers) or (n,) lie at `places`; `files` is their staging memory.
 
-        They have to be in the store before the next call, which uses their memory again. `counted` says that these
-        rows are committed already, and so may not be seen half written.
+        They must be in the store before the next call, which reuses their memory. `counted` says that these rows are
+        committed already, so that a reader must not see them partly written.
         """
         if not values.size:
             return []
@@ -150,7 +153,7 @@ class RowFiles:
         return done
 
     def _load(self, number: int) -> None:
-        """Begin to fill another file, with what is committed of it."""
+        """Begin to fill another file, starting with its committed rows."""
         if len(self._memory):
             self._lent.append(self._memory)
         self._memory = self._blank(1)[0] if not self._spare else self._spare.pop()
@@ -160,7 +163,7 @@ class RowFiles:
         first = number * self.rows
         here = self._committed[(self._committed >= first) & (self._committed < first + self.rows)]
         if len(here):
-            stored = self._array[first : min(first + self.rows, self._array.shape[0])]
+            stored = np.asarray(self._array[first : min(first + self.rows, self._array.shape[0])])
             self._values[here - first, : self._numbers] = stored.reshape(len(stored), -1)[here - first]
             self._present[here - first] = True
 
@@ -170,7 +173,7 @@ class RowFiles:
         return self._memory[: self._data_bytes].view(self._dtype).reshape(self.rows, -1)
 
     def _finished(self, fresh: slice, counted: bool) -> Put:
-        """The file in memory as it is to be put: no longer than its last row, if it has an index that says so."""
+        """The file in memory, ready to put. With an index, it ends after its last row."""
         row_bytes = self._data_bytes // self.rows
         if not self._index_bytes:
             span = None if counted else slice(fresh.start * row_bytes, fresh.stop * row_bytes)
@@ -180,7 +183,7 @@ class RowFiles:
         return Put(self._key(self._open), self._memory[: end + self._index_bytes])
 
     def forget(self, committed: Sequence[int]) -> None:
-        """Only these rows count any more; what else is in memory goes."""
+        """Keep these rows only; discard other rows in memory."""
         self._committed = np.asarray(committed, dtype=np.int64)
         self._open = -1
 
@@ -196,8 +199,8 @@ class RowFiles:
         return f"{self._array.path}/{self._array.metadata.encode_chunk_key(index)}"
 
 
-def _as_slice(indices: NDArray[np.intp]) -> Any:
-    """Ascending indices as a slice where they have no gaps: numpy then copies no more than it has to."""
+def _as_slice(indices: NDArray[np.intp]) -> slice | NDArray[np.intp]:
+    """Ascending indices as a slice if they have no gaps, so that numpy makes no extra copy."""
     first, last = int(indices[0]), int(indices[-1])
     return slice(first, last + 1) if last - first + 1 == len(indices) and (np.diff(indices) == 1).all() else indices
 
@@ -207,19 +210,19 @@ def _zeros(size: int) -> NDArray[np.uint8]:
 
 
 # -- reading ----------------------------------------------------------------------------------------------------
-def reads_directly(array: Any) -> bool:
-    """Whether any part of a row (row, number) can be read from its file without the rest: a local, uncompressed array.
+def reads_directly(array: zarr.Array[Any]) -> bool:
+    """Whether a part of a row can be read from its file without the rest: for local, uncompressed arrays (row, number).
 
-    zarr-python reads and copies whole chunks, of which several hundred rows hold more than fits into memory.
+    zarr-python reads and copies whole chunks, and one chunk of several hundred rows may not fit into memory.
     """
-    codecs = array.metadata.codecs
+    codecs: Any = array.metadata.codecs  # type: ignore[union-attr]
     if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec):
         ends = codecs[0].index_location.value == "end"
         kinds = [type(codec) for codec in codecs[0].index_codecs]
         codecs = codecs[0].codecs if ends and kinds == [BytesCodec, Crc32cCodec] else ()
     plain = len(codecs) == 1 and isinstance(codecs[0], BytesCodec) and codecs[0] == BytesCodec(endian="little")
     whole_rows = array.ndim == 2 and array.chunks[0] == 1 and (array.shards or array.chunks)[1] >= array.shape[1]
-    # exactly these stores: a subclass or wrapper may have a reason to see every reading
+    # exactly these stores: a subclass or wrapper may need to see every read
     return (
         plain
         and whole_rows
@@ -228,22 +231,23 @@ def reads_directly(array: Any) -> bool:
     )
 
 
-def read_rows(array: Any, places: NDArray[np.intp], start: int, stop: int) -> NDArray[Any] | None:
-    """(n, stop - start) numbers of the rows at `places`, straight from the files into memory.
+def read_rows(array: zarr.Array[Any], places: NDArray[np.intp], start: int, stop: int) -> NDArray[Any] | None:
+    """(n, stop - start) numbers of the rows at `places`, read directly from the files.
 
-    None where zarr has to do it: another kind of store or codec, a file that is absent or not as it should be.
+    None if zarr has to read them: another kind of store or codec, or a file that is absent or not as expected.
     """
     if not reads_directly(array):
         return None
     rows, width = (array.shards or array.chunks)[0], array.chunks[1]
     pieces = (array.shards or array.chunks)[1] // width
     found = np.empty((len(places), stop - start), dtype=array.dtype)
+    root: Path = array.store.root  # type: ignore[attr-defined]  # reads_directly takes local stores only
     try:
         for number, group in groupby(enumerate(places.tolist()), key=lambda item: item[1] // rows):
             key = f"{array.path}/{array.metadata.encode_chunk_key((number, 0))}"
             if isinstance(array.store, RunFolder):
                 array.store.check(key)
-            with open(array.store.root / key, "rb", buffering=0) as file:
+            with open(root / key, "rb", buffering=0) as file:
                 index = _read_index(file, rows, pieces) if array.shards else np.zeros((1, 1), dtype=np.int64)
                 for i, place in group:
                     if not _read_row(file, index[place % rows], width, found[i], start):
@@ -253,8 +257,8 @@ def read_rows(array: Any, places: NDArray[np.intp], start: int, stop: int) -> ND
     return found
 
 
-def _read_row(file: BinaryIO, offsets: NDArray[np.int64], width: int, out: NDArray[Any], start: int) -> bool:
-    """Fill `out` with the numbers of one row from `start` on; its pieces of `width` numbers lie at `offsets`."""
+def _read_row(file: RawIOBase, offsets: NDArray[np.int64], width: int, out: NDArray[Any], start: int) -> bool:
+    """Fill `out` with the numbers of one row from `start` on; its chunks of `width` numbers begin at `offsets`."""
     stop = start + len(out)
     for piece in range(start // width, -(-stop // width)):
         a, b = max(start, piece * width), min(stop, (piece + 1) * width)
@@ -262,13 +266,13 @@ def _read_row(file: BinaryIO, offsets: NDArray[np.int64], width: int, out: NDArr
         if offsets[piece] < 0:
             return False
         file.seek(int(offsets[piece]) + (a - piece * width) * out.dtype.itemsize)
-        if file.readinto(target) != len(target):  # type: ignore[attr-defined]
+        if file.readinto(target) != len(target):  # type: ignore[arg-type]
             return False
     return True
 
 
-def _read_index(file: BinaryIO, rows: int, pieces: int) -> NDArray[np.int64]:
-    """(rows, pieces) where in a shard the chunks begin; ValueError if it does not say so (absent chunks: below 0)."""
+def _read_index(file: RawIOBase, rows: int, pieces: int) -> NDArray[np.int64]:
+    """(rows, pieces) offsets of a shard's chunks, negative for absent chunks; ValueError if the index is damaged."""
     size = 16 * rows * pieces + 4
     file.seek(-size, 2)
     raw = file.read(size)

@@ -1,4 +1,4 @@
-"""A run's Zarr store: create it, open it, say clearly why something is not one. No torch here."""
+"""Run: creates, opens and deletes a run's Zarr store. Errors say why something is no run. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
 import zarr
+from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
+from zarr.core.common import AccessModeLiteral
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import LocalStore, MemoryStore, StoreLike
 
 from landscape_hooks.errors import LandscapeError, RunError, printable
 from landscape_hooks.store import schema
@@ -23,12 +25,15 @@ from landscape_hooks.version import __version__
 
 KEY = "landscape_hooks"
 
+RunLike = StoreLike | os.PathLike[str] | zarr.Group
+"""What names a run: a path, a URL, a Zarr store, or its opened group."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def writes(function: Callable[P, R]) -> Callable[P, R]:
-    """What a store refuses to take (a full or read-only disk, a lost connection) is a RunError, not an OSError."""
+    """Decorator: a failed write (a full or read-only disk, a lost connection) is a RunError, not an OSError."""
 
     @functools.wraps(function)
     def explained(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -39,31 +44,32 @@ def writes(function: Callable[P, R]) -> Callable[P, R]:
                 raise
             raise RunError(
                 f"The run cannot be written ({type(error).__name__}: {error})",
-                mend="Make room or get the right to write there, and do the same again: what was committed is intact",
+                mend="Free space, or get the right to write there, and run it again. What was committed is intact",
             ) from error
 
     return explained
 
 
 @writes
-def create_run(store: Any, attributes: dict[str, Any] | None = None, *, finished: bool = True) -> Any:
-    """Create an empty run at a path, URL or Zarr store; whatever lies there must have been cleared before.
+def create_run(store: RunLike, attributes: dict[str, Any] | None = None, *, finished: bool = True) -> zarr.Group:
+    """Create an empty run at a path, URL or Zarr store, which must be empty.
 
-    With `finished=False` it is marked as being created until `finish_creation`: a process that is killed in
-    between leaves something that nobody takes for a run.
+    With `finished=False` it is marked as being created until `finish_creation`. A process that is killed in between
+    leaves an incomplete store, which `open_run` refuses and `prepare` removes.
     """
     mark = {"format": FORMAT, "version": __version__, **({} if finished else {"creating": True})}
     return zarr.create_group(_address(store), zarr_format=3, attributes={KEY: mark, **(attributes or {})})
 
 
 @writes
-def finish_creation(root: Any) -> None:
-    """From here on it is a run."""
-    root.attrs[KEY] = {key: value for key, value in root.attrs[KEY].items() if key != "creating"}
+def finish_creation(root: zarr.Group) -> None:
+    """Remove the mark that a run is being created."""
+    mark: Any = root.attrs[KEY]
+    root.attrs[KEY] = {key: value for key, value in mark.items() if key != "creating"}
 
 
-def open_run(store: Any, *, mode: Any = "r", creating: bool = False) -> Any:
-    """Open the run at a path, URL, Zarr store or already opened group; `creating` takes one that is not finished, too.
+def open_run(store: RunLike, *, mode: AccessModeLiteral = "r", creating: bool = False) -> zarr.Group:
+    """Open the run at a path, URL, Zarr store or opened group; `creating` also accepts one that is being created.
 
     Raises
     ------
@@ -81,7 +87,7 @@ def open_run(store: Any, *, mode: Any = "r", creating: bool = False) -> Any:
             root = zarr.open_group(_inside(address), mode=mode, zarr_format=3)
     except LandscapeError:
         raise
-    except Exception as error:  # whatever zarr makes of metadata that anybody may have written
+    except Exception as error:  # any error that zarr raises for metadata of unknown origin
         if mode != "r" and isinstance(error, ValueError) and "read-only" in str(error):  # how zarr says it
             raise RunError(f"{store} cannot be written: it was opened read-only", mend="Open it for writing") from error
         missing = isinstance(address, str) and "://" not in address and not Path(address).exists()
@@ -110,18 +116,19 @@ def open_run(store: Any, *, mode: Any = "r", creating: bool = False) -> Any:
     return root
 
 
-def format_of(root: Any) -> int:
-    """Version of the on-disk format that an opened run was written in."""
-    return int(root.attrs[KEY]["format"])
+def format_of(root: zarr.Group) -> int:
+    """Version of the on-disk format of an opened run."""
+    mark: Any = root.attrs[KEY]
+    return int(mark["format"])
 
 
-def prepare(store: Any, if_exists: str) -> bool:
-    """Make way for a run: True if there is one to go on with, False if the place is free (now).
+def prepare(store: RunLike, if_exists: str) -> bool:
+    """Prepare a place for a run: True if there is a run to resume, False if the place is empty (now).
 
     Raises
     ------
     RunError
-        there is a run and `if_exists` is "error", or there is something that is not a run, which is never deleted.
+        there is a run and `if_exists` is "error", or there is something else, which is never deleted.
     """
     if _is_free(store):
         remove_partial(store)
@@ -136,13 +143,13 @@ def prepare(store: Any, if_exists: str) -> bool:
     return True
 
 
-def check_no_run(store: Any) -> None:
-    """Refuse a place where there is a run.
+def check_no_run(store: RunLike) -> None:
+    """Refuse a place that holds a run.
 
     Raises
     ------
     RunError
-        there is one.
+        there is a run.
     """
     try:
         open_run(store)
@@ -154,8 +161,8 @@ def check_no_run(store: Any) -> None:
     )
 
 
-def _is_free(store: Any) -> bool:
-    """Whether nothing is there, or only what a process left that was killed while it created a run."""
+def _is_free(store: RunLike) -> bool:
+    """Whether nothing is there, or an incomplete store of a process that was killed while it created a run."""
     address = _address(store)
     if is_local(address):
         path = Path(address)
@@ -165,7 +172,7 @@ def _is_free(store: Any) -> bool:
         mark = zarr.open_group(_inside(address, read_only=True), mode="r", zarr_format=3).attrs.get(KEY)
     except (FileNotFoundError, KeyError):
         return not is_local(address)
-    except Exception:  # something else, which open_run calls by its name
+    except Exception:  # something else; open_run says what
         return False
     if isinstance(mark, dict) and mark.get("creating"):
         clear(store)
@@ -173,8 +180,8 @@ def _is_free(store: Any) -> bool:
     return False
 
 
-def free_bytes(store: Any) -> int | None:
-    """Space left on the disk that a local run lies (or is going to lie) on; None for other stores."""
+def free_bytes(store: RunLike) -> int | None:
+    """Free bytes on the disk of a local run, which need not exist yet; None for other stores."""
     address = _address(store)
     if not is_local(address):
         return None
@@ -182,12 +189,12 @@ def free_bytes(store: Any) -> int | None:
     return shutil.disk_usage(folder).free
 
 
-def is_local(address: Any) -> bool:
+def is_local(address: object) -> TypeGuard[str]:
     """Whether an address is a path of this machine."""
     return isinstance(address, str) and "://" not in address
 
 
-def local_folder(store: Any) -> Path | None:
+def local_folder(store: RunLike) -> Path | None:
     """The folder of a run of this machine; None for other stores."""
     address = _address(store)
     if isinstance(address, LocalStore):
@@ -196,23 +203,23 @@ def local_folder(store: Any) -> Path | None:
 
 
 @writes
-def clear(store: Any) -> None:
-    """Delete the run at a path, URL or Zarr store; of a local one an empty folder stays, which may be locked.
+def clear(store: RunLike) -> None:
+    """Delete the run at a path, URL or Zarr store. Of a local run an empty folder stays, which may be locked.
 
-    First it ceases to be a run, and the record of that goes last: what an interruption leaves is taken for no run, and
-    is in nobody's way.
+    The run is first marked as incomplete, and the file with that mark is deleted last. So an interrupted deletion
+    leaves an incomplete store, which `record` may reuse.
     """
     root = zarr.open_group(_address(store), mode="a", zarr_format=3)
     target = root.store
     root.attrs[KEY] = {"format": FORMAT, "creating": True}
 
     async def delete() -> None:
-        # FsspecStore.clear stops half-way at a folder whose last file it has just removed
+        # FsspecStore.clear stops at a folder whose last file it has just removed
         await asyncio.gather(*[target.delete(key) async for key in target.list() if key != "zarr.json"])
         await target.delete("zarr.json")
 
     if isinstance(target, LocalStore):
-        # what makes it a run goes last: deleting may be interrupted, and then begun again
+        # zarr.json last: an interrupted deletion can be started again
         for path in sorted(target.root.iterdir(), key=lambda path: path.name == "zarr.json"):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     else:
@@ -220,16 +227,17 @@ def clear(store: Any) -> None:
 
 
 @writes
-def remove_group(root: Any, path: str) -> None:
-    """Delete a group of a run. First it ceases to count: what an interruption leaves is taken for nothing whole."""
+def remove_group(root: zarr.Group, path: str) -> None:
+    """Delete a group of a run. Its attributes go first, so that an interrupted deletion leaves no complete group."""
     if path in root:
         root[path].attrs.put({})
         del root[path]
 
 
-def put_array(root: Any, path: str, values: Any) -> None:
-    """Create the array `path` of a run as the table says, in one chunk. It is there at once, and with all its values:
-    the document that makes the chunk one of an array is written last.
+def put_array(root: zarr.Group, path: str, values: NDArray[Any]) -> None:
+    """Create the array `path` of a run as the table says, in one chunk.
+
+    The array appears with all its values, because its metadata are written last.
     """
     aside = zarr.create_group(MemoryStore(), zarr_format=3)
     schema.create(aside, path, values.shape, chunks=tuple(max(1, n) for n in values.shape), config=WHOLE)[...] = values
@@ -238,29 +246,29 @@ def put_array(root: Any, path: str, values: Any) -> None:
     async def copy() -> None:
         keys = [key async for key in aside.store.list_prefix(f"{path}/")]
         for key in sorted(keys, key=lambda key: key.endswith("zarr.json")):
-            await root.store.set(
-                f"{root.path}/{key}".lstrip("/"), await aside.store.get(key, default_buffer_prototype())
-            )
+            content = await aside.store.get(key, default_buffer_prototype())
+            assert content is not None
+            await root.store.set(f"{root.path}/{key}".lstrip("/"), content)
 
     sync(copy())
 
 
-def remove_partial(store: Any) -> None:
-    """Remove what a killed writer left of files it had not finished (they were never part of the run)."""
+def remove_partial(store: RunLike) -> None:
+    """Remove the unfinished files of a killed writer; they were never part of the run."""
     address = _address(store)
     if is_local(address):
         for path in Path(address).rglob("*.partial"):
-            # an analysis may be at work, and its files on their way
+            # an analysis may be writing these
             if path.relative_to(address).parts[0] not in ("surfaces", "gram"):
                 path.unlink(missing_ok=True)
 
 
 def _inside(address: Any, *, read_only: bool = False) -> Any:
-    """A local path as a store that does not lead out of it; anything else as it is."""
+    """A local path as a RunFolder, whose keys stay inside it; anything else unchanged."""
     return RunFolder(address, read_only=read_only) if is_local(address) else address
 
 
-def durable_store(store: Any) -> Any:
+def durable_store(store: RunLike) -> DurableStore:
     """The local folder `store` as a `DurableStore`.
 
     Raises
@@ -268,31 +276,32 @@ def durable_store(store: Any) -> Any:
     LandscapeError
         it is not a local folder.
     """
-    if not is_local(_address(store)):
+    address = _address(store)
+    if not is_local(address):
         raise LandscapeError(
             f'Found durability="fsync" for {store}',
             expected="a folder of this machine",
             mend="Leave it out: object stores keep what they have confirmed",
         )
-    return DurableStore(Path(store))
+    return DurableStore(Path(address))
 
 
-def put_attribute(group: Any, key: str, value: Any) -> None:
-    """Set one attribute of an opened group, as `group.attrs[key] = value` does, without its detour."""
+def put_attribute(group: zarr.Group, key: str, value: Any) -> None:
+    """Set one attribute of an opened group. `group.attrs[key] = value` does the same, but slower."""
     group.metadata.attributes[key] = value
     ((name, content),) = group.metadata.to_buffer_dict(default_buffer_prototype()).items()
     put_files(group.store, [Put(f"{group.path}/{name}".lstrip("/"), content.as_numpy_array())])
 
 
-def label_of(store: Any) -> str:
-    """What a legend calls a run: its folder's name without `.zarr`."""
+def label_of(store: RunLike) -> str:
+    """The name of a run in a legend: its folder's name without `.zarr`."""
     if isinstance(store, zarr.Group):
         store = store.store_path
     return printable(str(store).rstrip("/").rpartition("/")[2].removesuffix(".zarr"))
 
 
-def _address(store: Any) -> Any:
-    if store == "":  # which zarr would take for the working directory
+def _address(store: RunLike) -> Any:
+    if store == "":  # zarr would use the working directory
         raise RunError(
             "The run's path is empty",
             expected="a folder or a URL",

@@ -1,8 +1,8 @@
-"""The on-disk format as one table; every array of a run is created and documented from it.
+"""Schema: the on-disk format as one table, from which every array of a run is created and documented.
 
 A run is a Zarr v3 group (https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html). The table lists
 each array: path inside the run, dimensions, data type, units, fill value and meaning. `create` makes an
-array as the table says; `table_markdown` prints the table for docs/format.md, and a test holds both together.
+array as the table says. `table_markdown` prints the table for docs/format.md, and a test compares the two.
 `*` in a path stands for a name chosen by the user (a surface) or a running number.
 """
 
@@ -11,7 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import zarr
+    from numpy.typing import DTypeLike
+
 
 FORMAT = 2
 """Version of the on-disk format written here. A reader takes every version up to its own."""
@@ -304,14 +309,14 @@ def field(path: str) -> Field:
 
 
 def create(
-    root: Any,
+    root: zarr.Group,
     path: str,
     shape: tuple[int, ...],
     *,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     attributes: Mapping[str, Any] | None = None,
     **storage: Any,
-) -> Any:
+) -> zarr.Array[Any]:
     """Create the array `path` below the group `root` as the table says.
 
     `dtype` overrides the table's only where the table allows more than one; `storage` is passed on to

@@ -1,4 +1,4 @@
-"""report: what a surface shows, what it hides and where it must not be trusted, in words.
+"""Report: what a surface shows, what it hides, and where not to trust it, as sentences.
 
 In: a Surface. Out: sentences, stored with it, printed by `analyze` and repeated by `info`. No torch here.
 """
@@ -14,11 +14,11 @@ from landscape_hooks.surface.digits import text_of
 from landscape_hooks.surface.surface import Path, Surface
 
 NOTABLE = 0.1
-"""A gap between the true and the plane's loss counts from this share of the true loss on, or of all that the loss
-changed, whichever is less."""
+"""A difference between the true loss and the plane's counts if it is above this share of the true loss, or of the whole
+change of the loss, whichever is less."""
 
 SHOWN = 5
-"""Steps that a sentence lists at most."""
+"""Largest number of steps that a sentence lists."""
 
 POLICY = {
     "batch": "Losses are taken with the statistics of each batch, as in training, not as in evaluation.",
@@ -29,9 +29,9 @@ POLICY = {
 
 
 def sentences(surface: Surface, doubts: Sequence[str] = ()) -> list[str]:
-    """The report, one sentence an entry: what is shown, what is hidden, where not to trust it.
+    """The report, one sentence for each entry.
 
-    `doubts` are further ones than the surface has, of other runs on it.
+    `doubts` are those of the other runs on the surface.
     """
     said = [_what(surface), *(f"In doubt: {doubt}" for doubt in (*surface.doubts, *doubts)), *_divergence(surface)]
     if (policy := surface.definition.batch_norm) in POLICY:
@@ -82,7 +82,7 @@ def _buffers(surface: Surface) -> list[str]:
 
 
 def _variance(surface: Surface) -> list[str]:
-    """How much of the motion the plane holds, beside what a random walk of that length would show."""
+    """The plane's share of the variance, compared with that of a random walk of the same length."""
     ratio, count = surface.explained_variance_ratio, sum(len(p) for p in surface.paths)
     if not np.isfinite(ratio).all() or count < 3:
         return []
@@ -114,7 +114,7 @@ def _texts(*losses: float) -> list[str]:
 
 
 def _gap(path: Path) -> str:
-    """Where the surface does not carry the path."""
+    """Where the loss of the surface differs from the true loss."""
     finite = np.isfinite(path.loss) & np.isfinite(path.plane_loss)
     if not finite.any():
         return "No snapshot has a finite loss both by itself and on the plane."
@@ -148,7 +148,7 @@ def _distance(surface: Surface, path: Path) -> str:
 
 
 def _extent(surface: Surface, path: Path) -> str:
-    """Whether there is a path to be seen at all."""
+    """A sentence if the path is too small to be seen."""
     width = np.ptp(surface.alpha), np.ptp(surface.beta)
     shares = [float(np.ptp(path.coordinates[:, k]) / width[k]) for k in (0, 1) if width[k] > 0]
     if shares and max(shares) < 0.05:

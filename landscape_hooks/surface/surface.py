@@ -1,7 +1,7 @@
 """Surface: the loss on a grid over a plane, with the optimizer's path on it. Read from and written into a run.
 
 In: the arrays of `surfaces/NAME` of a run (schema.py). Out: numpy arrays for the figure, the mesh and the
-viewer. No torch here: whoever looks at a picture needs none.
+viewer. Imports no torch: looking at a picture needs none.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import DamagedRunError, SurfaceError, printable
@@ -25,22 +26,22 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Path:
-    """One run's trajectory as the plane of a surface sees it; every array has one entry a snapshot (T,).
+    """The path of one run on the plane of a surface; every array has one entry for each snapshot (T,).
 
     Attributes
     ----------
     coordinates
         (T, 2) alpha and beta of each snapshot's projection.
     step, epoch, learning_rate
-        as recorded (epoch and learning_rate NaN where not known).
+        as recorded (epoch and learning_rate are NaN where unknown).
     loss, loss_stderr
         probe loss at the snapshot itself, and its standard error.
     plane_loss
-        probe loss at the projection: what the surface shows there.
+        probe loss at the projection, which is the loss of the surface there.
     distance
         Euclidean distance in weight space between snapshot and projection.
     label
-        what a legend calls the run.
+        name of the run in a legend.
     """
 
     coordinates: Floats
@@ -64,7 +65,7 @@ class Surface:
     """The loss over a plane (A rows along alpha, B columns along beta) and the paths on it.
 
     `loss[i, j] = L(origin + alpha[i]·direction 0 + beta[j]·direction 1)`. A point that is not `present`
-    has not been computed yet; NaN and inf at a present point are what the loss really is there.
+    has not been computed yet. NaN and inf at a present point are the loss there.
     """
 
     alpha: Floats
@@ -83,7 +84,7 @@ class Surface:
 
     @classmethod
     def open(cls, store_or_path: Any, name: str | None = None) -> Surface:
-        """Read the surface `name` of a run (left out: the latest).
+        """Read the surface `name` of a run; None is the latest.
 
         Raises
         ------
@@ -102,13 +103,13 @@ class Surface:
             if not missing:
                 raise
             raise SurfaceError(
-                f"The surface '{name}' is not whole (it lacks {', '.join(missing)})",
-                expected="every array that it has",
-                mend="If an analysis is writing it, wait; else make it again: landscape-hooks analyze RUN --fresh",
+                f"The surface '{name}' is incomplete (it lacks {', '.join(missing)})",
+                expected="all arrays of a surface",
+                mend="If an analysis is writing it, wait. Else compute it again: landscape-hooks analyze RUN --fresh",
             ) from error
 
     @classmethod
-    def _read(cls, root: Any, name: str) -> Surface:
+    def _read(cls, root: zarr.Group, name: str) -> Surface:
         group = checked.group(root, f"surfaces/{name}")
         if group is None:
             raise checked.damaged(f"The surface '{name}' is not there any more")
@@ -174,7 +175,7 @@ class Surface:
         return bool(self.present.all())
 
     def said_at(self, alpha: float, beta: float) -> str:
-        """Where the value at the grid point nearest to (alpha, beta) comes from, and how far to trust it, in words."""
+        """Whether the grid point nearest to (alpha, beta) was evaluated or interpolated, and its error, as text."""
         i, j = int(np.abs(self.alpha - alpha).argmin()), int(np.abs(self.beta - beta).argmin())
         if self.evaluated[i, j]:
             error = float(self.loss_stderr[i, j])
@@ -195,7 +196,7 @@ class Surface:
         return list(self.attrs.get("doubts", ()))
 
     def said_of_interpolation(self) -> str:
-        """How much of the surface is interpolated and with which estimated errors; "" where nothing is."""
+        """The share of interpolated points and their estimated errors, as text; "" if there are none."""
         if self.interpolated is None or not self.interpolated.any():
             return ""
         said = f"{self.interpolated.mean():.1%} interpolated"
@@ -217,15 +218,15 @@ class Surface:
         return self.paths[0]
 
 
-def _read(group: Any, sizes: checked.Sizes, key: str) -> NDArray[Any]:
-    """An array of a surface, whose dimensions are those of the arrays before it."""
+def _read(group: zarr.Group, sizes: checked.Sizes, key: str) -> NDArray[Any]:
+    """An array of a surface, checked to have the dimensions of the arrays read before it."""
     values = checked.read(group, key)
     sizes.check(f"surfaces/*/{key}", values.shape)
     return values
 
 
-def _read_path(group: Any, number: int) -> Path:
-    """A path of a surface; all of its arrays have an entry a snapshot."""
+def _read_path(group: zarr.Group, number: int) -> Path:
+    """A path of a surface; all of its arrays have one entry for each snapshot."""
     base = f"paths/{number}"
     read = partial(_read, group, checked.Sizes(direction=2))
     found = checked.group(group, base)
@@ -237,20 +238,20 @@ def _read_path(group: Any, number: int) -> Path:
 
 OPTIONAL = ("interpolated", "interpolation_error", "spectrum")
 REQUIRED = ("alpha", "beta", "evaluated", "loss", "loss_stderr", "explained_variance_ratio")
-"""Arrays that every surface has; those before it are read first. A mask is read before the losses that it makes count,
-as it is written after them: what it counts while an analysis is at work is then there."""
+"""Arrays that every surface has. The optional ones are read before them. A mask is written after the losses that it
+counts, and read before them, so a reader finds every loss that the mask counts while an analysis is writing."""
 
 TEXTS = ("directions", "normalization", "centring", "batch_norm", "data_digest", "trajectory_digest", "origin")
 LISTS = ("labels", "report", "moving_buffers", "doubts")
 
 
 def check_attributes(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes of a surface; those that are shown and compared are printable, and of the format's types.
+    """The attributes of a surface, checked: those that are shown or compared have the format's types and are printable.
 
     Raises
     ------
     RunError
-        one of them is not.
+        one of them has another type.
     """
     attrs = dict(attrs)
     for key, value in attrs.items():
@@ -267,21 +268,21 @@ def check_attributes(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return attrs
 
 
-def names(root: Any) -> list[str]:
-    """Names of the surfaces of an opened run, sorted; one that is only being begun, or deleted, is none yet."""
+def names(root: zarr.Group) -> list[str]:
+    """Sorted names of the surfaces of an opened run, without one that is being created or deleted."""
     return [name for name in checked.names_of(root, "surfaces") if _is_begun(root, name)]
 
 
-def _is_begun(root: Any, name: str) -> bool:
+def _is_begun(root: zarr.Group, name: str) -> bool:
     group = checked.group(root, f"surfaces/{name}")
     return group is not None and "path_count" in group.attrs
 
 
-def resolve_name(root: Any, name: str | None) -> str:
-    """`name` if the run has that surface; left out, the latest one's name."""
+def resolve_name(root: zarr.Group, name: str | None) -> str:
+    """`name`, if the run has that surface; None gives the name of the latest."""
     known = names(root)
     if not known:
-        raise SurfaceError("The run has no surface yet", mend="Make one: landscape-hooks analyze RUN")
+        raise SurfaceError("The run has no surface yet", mend="Compute one: landscape-hooks analyze RUN")
     if name is None:
         latest = checked.group(root, "surfaces").attrs.get("latest")
         return latest if isinstance(latest, str) and latest in known else known[-1]
@@ -289,13 +290,13 @@ def resolve_name(root: Any, name: str | None) -> str:
         raise SurfaceError(
             f"The run has no surface named '{name}'",
             expected=f"one of: {', '.join(known)}",
-            mend=f"Name one of these, or make it: landscape-hooks analyze RUN --name {name}",
+            mend=f"Name one of these, or compute it: landscape-hooks analyze RUN --name {name}",
         )
     return name
 
 
 def check_name(name: str) -> None:
-    """A surface name is one path component of letters, digits and . _ - that starts with a letter or digit."""
+    """Refuse a surface name other than letters, digits and . _ - that starts with a letter or digit."""
     if not checked.is_name(name):
         raise SurfaceError(
             f"Found the surface name '{name}'",

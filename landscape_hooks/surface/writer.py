@@ -1,4 +1,4 @@
-"""SurfaceWriter: a surface on its way into a run. Losses in, arrays of `surfaces/NAME` out."""
+"""SurfaceWriter: writes a surface into a run. In: losses. Out: the arrays of `surfaces/NAME`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.store import checked, schema
@@ -16,42 +17,49 @@ from landscape_hooks.store.run import put_array, remove_group, writes
 from landscape_hooks.surface.surface import Floats, Path, _read, check_name
 
 CHUNK_POINTS = 2**17
-"""Grid points in one stored chunk: 1 MB of losses, the most that a commit of neighbouring points has to write."""
+"""Grid points in one chunk: 1 MB of losses, the most that a commit of neighbouring points writes."""
 
 
 def _chunk(shape: tuple[int, int]) -> tuple[int, int]:
-    """Whole rows, up to CHUNK_POINTS: what one commit has to write of a large grid."""
+    """Shape of a chunk: whole rows, up to CHUNK_POINTS points."""
     return min(shape[0], max(1, CHUNK_POINTS // shape[1])), shape[1]
 
 
-class SurfaceWriter:
-    """Writes a surface into a run while it is being computed; what is committed survives a kill.
+def _array(group: zarr.Group, key: str) -> zarr.Array[Any]:
+    """An array of the surface that this writer has created."""
+    found = group[key]
+    assert isinstance(found, zarr.Array)
+    return found
 
-    Losses are written before the mask `evaluated` that makes them count, so that a killed analysis goes
-    on where the mask ends (`SurfaceWriter.resume`).
+
+class SurfaceWriter:
+    """Writes a surface into a run while it is computed. What is committed survives the end of the process.
+
+    Losses are written before the mask `evaluated` that counts them, so a killed analysis continues where the mask ends
+    (`SurfaceWriter.resume`).
     """
 
-    def __init__(self, root: Any, group: Any, evaluated: NDArray[np.bool_]) -> None:
+    def __init__(self, root: zarr.Group, group: zarr.Group, evaluated: NDArray[np.bool_]) -> None:
         self._root, self._group = root, group
         self.evaluated = evaluated
-        self._arrays = {key: group[key].with_config(WHOLE) for key in ("loss", "loss_stderr", "evaluated")}
-        self._values = {key: array[...] for key, array in self._arrays.items()} | {"evaluated": evaluated}
+        self._arrays = {key: _array(group, key).with_config(WHOLE) for key in ("loss", "loss_stderr", "evaluated")}
+        self._values = {key: np.asarray(array[...]) for key, array in self._arrays.items()} | {"evaluated": evaluated}
 
     @classmethod
     @checked.guard("surfaces")
     @writes
     def create(
         cls,
-        root: Any,
+        root: zarr.Group,
         name: str,
         alpha: Floats,
         beta: Floats,
         attrs: Mapping[str, Any],
         arrays: Mapping[str, Any],
     ) -> SurfaceWriter:
-        """Start the surface `name` (an earlier one of that name goes).
+        """Start the surface `name`; an earlier one of that name is deleted.
 
-        `arrays` are written as they are; `Blocks` are made meanwhile.
+        `arrays` are written as they are; `Blocks` are computed while they are written.
         """
         check_name(name)
         surfaces = root.require_group("surfaces")
@@ -60,7 +68,7 @@ class SurfaceWriter:
         shape = (len(alpha), len(beta))
         for key, value in {"alpha": alpha, "beta": beta, **arrays}.items():
             value = value if isinstance(value, Blocks) else np.asarray(value)
-            # long vectors in chunks, so that a part of one is read without the rest; weights do not compress
+            # long vectors in chunks, so that a part can be read alone; weights do not compress
             target = schema.create(
                 root,
                 f"surfaces/{name}/{key}",
@@ -76,13 +84,13 @@ class SurfaceWriter:
                 target[...] = value
         for key in ("loss", "loss_stderr", "evaluated"):
             target = schema.create(root, f"surfaces/{name}/{key}", shape, chunks=_chunk(shape), config=WHOLE)
-            target[...] = target.fill_value  # from now on a chunk is only replaced, and never there in part
+            target[...] = target.fill_value  # from now on a chunk is only replaced, and never partly there
         group.attrs.update({**attrs, "path_count": 0})
         return cls(root, group, np.zeros(shape, dtype=bool))
 
     @classmethod
-    def resume(cls, root: Any, name: str) -> SurfaceWriter:
-        """Go on with a surface that was begun."""
+    def resume(cls, root: zarr.Group, name: str) -> SurfaceWriter:
+        """Continue a surface that was begun."""
         group = checked.group(root, f"surfaces/{name}")
         sizes = checked.Sizes()
         evaluated = [_read(group, sizes, key) for key in ("alpha", "beta", "loss", "loss_stderr", "evaluated")][-1]
@@ -104,7 +112,7 @@ class SurfaceWriter:
 
     @property
     def name(self) -> str:
-        """Of the surface."""
+        """Name of the surface."""
         return str(self._group.basename)
 
     @property
@@ -121,7 +129,7 @@ class SurfaceWriter:
 
     @checked.guard("surfaces")
     def losses(self) -> Floats:
-        """(A, B) what is stored; it counts where `evaluated`."""
+        """(A, B) the stored losses; they count where `evaluated`."""
         return self._values["loss"].copy()
 
     @checked.guard("surfaces")
@@ -142,7 +150,7 @@ class SurfaceWriter:
 
     @checked.guard("surfaces")
     @writes
-    def write_paths(self, root: Any, paths: Sequence[Path]) -> None:
+    def write_paths(self, root: zarr.Group, paths: Sequence[Path]) -> None:
         """Store the paths of the surface."""
         for number, path in enumerate(paths):
             group = root.require_group(f"surfaces/{self.name}/paths/{number}")
@@ -152,16 +160,16 @@ class SurfaceWriter:
         self._group.attrs["path_count"] = len(paths)
 
     def _put(self, key: str, values: NDArray[Any]) -> None:
-        """Store a small array of the surface, in one step, as it may be read meanwhile."""
+        """Store a small array of the surface in one step, since it may be read meanwhile."""
         check_there(self._root.store)
         if key in self._group:
-            self._group[key][...] = values
+            _array(self._group, key)[...] = values
         else:
             put_array(self._root, f"surfaces/{self.name}/{key}", values)
 
     @checked.guard("surfaces")
     @writes
-    def finish(self, root: Any, attrs: Mapping[str, Any]) -> None:
+    def finish(self, root: zarr.Group, attrs: Mapping[str, Any]) -> None:
         """Add the closing attributes and make this the run's latest surface."""
         check_there(self._root.store)
         self._group.attrs.update(attrs)

@@ -1,6 +1,6 @@
 """Doubts: what a run cannot vouch for, and how its recording ended. Attributes of the root group; no torch here.
 
-In: sentences, with the numbers they are about, from whoever compared the run with the training. Out: the same, for
+In: sentences, with the numbers they are about, from a comparison of the run with the training. Out: the same, for
 everybody who shows numbers of the run.
 """
 

@@ -322,7 +322,7 @@ class ParameterLayout(Sequence[ParameterEntry]):
 
 
 def _read_entry(entry: dict[str, Any], *, sum_to: int) -> ParameterEntry:
-    """One entry of a manifest that anybody may have written, which has to begin at `sum_to`."""
+    """One entry of a manifest of any origin, checked to begin at `sum_to`."""
     shape, dtype = entry["shape"], entry["dtype"]
     numbers = [*shape, entry["offset"], entry["size"], entry.get("groups", 1)]
     if len(shape) > 64 or any(type(n) is not int or not 0 <= n < 2**63 for n in numbers):

@@ -50,7 +50,7 @@ class Snapshot:
     wall_time
         seconds since 1970-01-01 UTC.
     momentum
-        (G,) momentum of each parameter group, or beta 1 of Adam's kind; NaN where there is none or nobody knows.
+        (G,) momentum of each parameter group, or beta 1 of Adam's kind; NaN where there is none or it is unknown.
     """
 
     step: int
@@ -83,7 +83,7 @@ class Trajectory(Sequence[Snapshot]):
     learning_rates
         (T, G) learning rate of each parameter group.
     momenta
-        (T, G) momentum of each parameter group (beta 1 of Adam's kind), NaN where there is none or nobody knows.
+        (T, G) momentum of each parameter group (beta 1 of Adam's kind), NaN where there is none or it is unknown.
     wall_times
         (T,) seconds since 1970-01-01 UTC.
     places

@@ -169,10 +169,10 @@ class TrajectoryWriter:
 
     def _row(self, number: int) -> NDArray[Any]:
         place, step = int(self.commit.places[number]), self.steps[number]
-        parts = [bits.numbers_of(self._arrays["weights"][place])]
+        parts = [bits.numbers_of(np.asarray(self._arrays["weights"][place]))]
         for late in self.late:
             if step >= late.from_step:
-                parts.append(bits.numbers_of(self._arrays[late.array][place]))
+                parts.append(bits.numbers_of(np.asarray(self._arrays[late.array][place])))
             else:
                 parts.append(self._fixed.row(late.layout, 0, late.layout.size, parts[0].dtype))
         return np.concatenate(parts)

@@ -1,1 +1,1 @@
-"""The replay: the same scene in a window and in an offscreen framebuffer. No torch in this room."""
+"""The replay: one scene, drawn in a window or into a file. This family imports no torch."""

@@ -1,7 +1,7 @@
 """Live: new snapshots of a training that is still running, on the plane of the latest analysis.
 
-In: a run. Out: the Landscape with a longer path. It only reads: the training is not disturbed. What an analysis has
-not evaluated yet (the loss at a new snapshot, and at its projection) stays unknown.
+In: a run. Out: the Landscape with a longer path. It only reads the run, so it does not disturb the training. The losses
+at a new snapshot and at its projection are unknown (NaN) until an analysis evaluates them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError, SurfaceError
@@ -25,11 +26,11 @@ from landscape_hooks.viewer.replay.landscape import Landscape
 Floats = NDArray[np.float64]
 
 INTERVAL = 0.5
-"""Seconds between two looks into the run."""
+"""Seconds between two readings of the run."""
 
 
 class Follower:
-    """Looks into a run every `INTERVAL` seconds on a thread of its own; `latest` hands over what is new."""
+    """Reads a run every `INTERVAL` seconds in a thread of its own; `latest` returns what is new."""
 
     def __init__(self, run: Any, landscape: Landscape) -> None:
         if landscape.surface is None:
@@ -41,15 +42,15 @@ class Follower:
         self._found: Landscape | None = None
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self.trouble = ""
+        self.error = ""
         self._thread = threading.Thread(target=self._watch, name="landscape-follower", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and wait for it."""
+        """Stop the thread, and wait until it has ended."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
@@ -65,24 +66,24 @@ class Follower:
             try:
                 found = self.look()
             except (LandscapeError, OSError, KeyError, ValueError) as error:
-                # A snapshot thinned out while it was read, a surface that is being replaced, or a run that is gone: the
-                # picture stays, and says so.
-                self.trouble = str(error)
+                # A snapshot was removed while it was read, a surface is being replaced, or the run is gone: the picture
+                # stays, and the window shows the error.
+                self.error = str(error)
                 continue
-            self.trouble = ""
+            self.error = ""
             if found is not None:
                 with self._lock:
                     self._found = found
 
     def look(self) -> Landscape | None:
-        """One look: the landscape with the new snapshots, or None if there are none."""
+        """Read the run once: the landscape with the new snapshots, or None if there are none."""
         root = open_run(self._run)
         assert self._seen.surface is not None
         latest = surface.resolve_name(root, None)
         base = self._seen.surface
         unfinished = not (base.complete and base.paths)
         if latest != self._name or unfinished or _digest(root, latest) != base.attrs.get("trajectory_digest"):
-            base = Surface.open(root)  # a newer analysis takes the place of the old one, or goes on
+            base = Surface.open(root)  # a newer analysis has replaced the old one, or has continued
             self._name = base.name
             self._seen = replace(self._seen.of_surface(base), title=self._seen.title)
             extended = extend(root, base) or base
@@ -95,11 +96,11 @@ class Follower:
         return self._seen
 
 
-def _digest(root: Any, name: str) -> Any:
+def _digest(root: zarr.Group, name: str) -> Any:
     return checked.group(root, f"surfaces/{name}").attrs.get("trajectory_digest")
 
 
-def extend(root: Any, base: Surface) -> Surface | None:
+def extend(root: zarr.Group, base: Surface) -> Surface | None:
     """`base` with the snapshots of the run that came after its analysis; None if there are none.
 
     Those that the analysis left out stay out, and so do those whose weights are not finite.
@@ -112,7 +113,7 @@ def extend(root: Any, base: Surface) -> Surface | None:
     rows = np.flatnonzero(new if seen is None else new & (trajectory.steps > seen))
     if not len(rows):
         return None
-    coordinates, distance = project(root[f"surfaces/{base.name}"], trajectory, rows)
+    coordinates, distance = project(checked.group(root, f"surfaces/{base.name}"), trajectory, rows)
     finite = np.isfinite(coordinates).all(axis=1) & np.isfinite(distance)
     rows, coordinates, distance = rows[finite], coordinates[finite], distance[finite]
     if not len(rows):

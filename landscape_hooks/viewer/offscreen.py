@@ -1,6 +1,6 @@
 """Offscreen: a replay as a file, without a display.
 
-In: a run, a PLY file or a Surface. Out: a picture, or a film of the marker going down the path.
+In: a run, a PLY file or a Surface. Out: a picture, or an animation in which the marker follows the path.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from landscape_hooks.viewer.replay.replay import Replay
 Pixels = NDArray[np.uint8]
 
 STILLS = (".png", ".webp")
-FILMS = (".gif", ".webp", ".mp4")
+ANIMATIONS = (".gif", ".webp", ".mp4")
 LARGEST = 8192
 
 
 class Canvas:
-    """Draws replays into memory at one size. Needs no display; takes the process's OpenGL context."""
+    """Draws replays into memory at one size. Needs no display; uses the process's OpenGL context."""
 
     def __init__(self, size: tuple[int, int], *, supersample: int = 2, samples: int = 4) -> None:
         context.offscreen()
@@ -44,7 +44,7 @@ class Canvas:
         self._scene: Any = None
 
     def draw(self, replay: Replay) -> Pixels:
-        """(height, width, 4) the picture of the replay as it stands, alpha not multiplied in."""
+        """(height, width, 4) the picture of the replay at its present moment, with straight alpha."""
         from landscape_hooks.viewer.gl.scene import Scene
 
         context.offscreen()
@@ -60,7 +60,7 @@ class Canvas:
         return _smaller(self._frame.pixels(), self._supersample)
 
     def close(self) -> None:
-        """Give everything back to the GPU."""
+        """Delete all OpenGL objects."""
         if self._scene is not None:
             self._scene.delete()
         self._overlay.delete()
@@ -68,7 +68,7 @@ class Canvas:
 
 
 def _unit(size: tuple[int, int]) -> float:
-    """Lines and markers keep their share of the picture: they are as wide as said at a height of 720."""
+    """Factor on the widths of lines and markers, which are given for a height of 720 pixels."""
     return float(np.clip(min(size[1] / 720, size[0] / 1000), 0.6, 8.0))
 
 
@@ -101,9 +101,32 @@ def render(
 ) -> Path:
     """Draw `source` into `output`: .png a picture, .gif or .mp4 the replay, .webp the replay (a picture if frames=1).
 
-    `view` is a camera as the window prints it, `at` the share of the replay that a picture shows, `turn` the degrees
-    that the camera turns during a film of `frames` pictures, `fps` a second; `clock` is what runs
-    evenly: step, epoch or arc length. `progress` shows a bar.
+    Parameters
+    ----------
+    source
+        a run (path, URL or Zarr store), a PLY file, or a Surface.
+    output
+        the file; its suffix decides the format.
+    size
+        width and height in pixels.
+    name
+        the surface of the run; None is the latest.
+    view
+        the camera, as the window's key V prints it.
+    look
+        the options of the picture.
+    supersample
+        pixels drawn for each pixel of the file, along each side.
+    frames, fps
+        number of frames of an animation, and frames per second.
+    turn
+        degrees by which the camera turns during an animation.
+    at
+        the moment of the replay that a picture shows, from 0 (start) to 1 (end).
+    clock
+        what advances evenly: "step", "epoch" or "arc length".
+    progress
+        whether to show a progress bar.
 
     Raises
     ------
@@ -116,10 +139,11 @@ def render(
     """
     output = Path(output)
     suffix = output.suffix.lower()
-    film = suffix in FILMS and not (suffix == ".webp" and frames == 1)
-    if not film and suffix not in STILLS:
+    animated = suffix in ANIMATIONS and not (suffix == ".webp" and frames == 1)
+    if not animated and suffix not in STILLS:
         raise LandscapeError(
-            f"Found the output '{output.name}'", expected=f"a name that ends in {', '.join(sorted({*STILLS, *FILMS}))}"
+            f"Found the output '{output.name}'",
+            expected=f"a name that ends in {', '.join(sorted({*STILLS, *ANIMATIONS}))}",
         )
     if not all(16 <= side <= LARGEST for side in size):
         raise LandscapeError(f"Found the size {size[0]}x{size[1]}", expected=f"16 to {LARGEST} pixels each way")
@@ -137,10 +161,10 @@ def render(
     canvas = Canvas(size, supersample=supersample)
     try:
         with whole_file(output) as file:
-            if film:
-                pictures = film_of(canvas, replay, frames, turn)
+            if animated:
+                pictures = frames_of(canvas, replay, frames, turn)
                 drawn = counted(pictures, frames, shown=progress, what="render", unit="picture")
-                _write_film(file, drawn, fps, look)
+                _write_animation(file, drawn, fps, look)
             else:
                 _write_still(file, canvas.draw(replay), look)
     finally:
@@ -148,8 +172,8 @@ def render(
     return output
 
 
-def film_of(canvas: Canvas, replay: Replay, frames: int, turn: float) -> Iterator[Pixels]:
-    """The pictures of a replay: the marker goes down while the camera turns, then the end stays for a moment."""
+def frames_of(canvas: Canvas, replay: Replay, frames: int, turn: float) -> Iterator[Pixels]:
+    """The frames of an animation: the marker follows the path while the camera turns, then the end is held."""
     start = replay.camera
     hold = frames // 6 if frames > 6 else 0
     moving = max(frames - hold, 1)
@@ -168,7 +192,7 @@ def _write_still(output: Path, pixels: Pixels, look: Look) -> None:
     (image if look.transparent else image.convert("RGB")).save(output, optimize=True)
 
 
-def _write_film(output: Path, pictures: Iterable[Pixels], fps: int, look: Look) -> None:
+def _write_animation(output: Path, pictures: Iterable[Pixels], fps: int, look: Look) -> None:
     suffix = output.suffix.lower()
     if suffix == ".mp4":
         _write_mp4(output, pictures, fps)
@@ -189,7 +213,7 @@ def _write_webp(output: Path, pictures: Iterable[Pixels], fps: int, look: Look) 
 
 
 def _write_gif(output: Path, pictures: Iterable[Pixels], fps: int) -> None:
-    """One palette for the whole film, taken from all of it: a palette a picture would make the background flicker."""
+    """A GIF with one palette for all frames: with a palette for each, the background would flicker."""
     from PIL import Image
 
     images = [Image.fromarray(pixels).convert("RGB") for pixels in pictures]
@@ -205,7 +229,7 @@ def _write_gif(output: Path, pictures: Iterable[Pixels], fps: int) -> None:
 
 
 def _write_mp4(output: Path, pictures: Iterable[Pixels], fps: int) -> None:
-    """H.264 in the pixel format that every player takes."""
+    """An MP4 file: H.264 in the pixel format that every player supports."""
     import av
 
     with av.open(str(output), "w") as container:
@@ -224,7 +248,7 @@ def _write_mp4(output: Path, pictures: Iterable[Pixels], fps: int) -> None:
 
 
 def _check_mp4(size: tuple[int, int]) -> None:
-    """Before the pictures are drawn: PyAV is there, and the size is one that H.264 takes."""
+    """Check, before frames are drawn, that PyAV is installed and that H.264 supports the size."""
     if size[0] % 2 or size[1] % 2:
         raise LandscapeError(
             f"Found the size {size[0]}x{size[1]} for an MP4", expected="even numbers: H.264 halves its colours"

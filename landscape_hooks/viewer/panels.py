@@ -1,4 +1,4 @@
-"""Panels: the widgets of the window, by Dear ImGui. They change the Replay by the same actions as the keys."""
+"""Panels: the widgets of the window, drawn with Dear ImGui. They change the Replay by the same actions as the keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from imgui_bundle import imgui
 
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.viewer.replay.controls import KEYS, MOUSE, OTHERS
-from landscape_hooks.viewer.replay.look import CONTOURS, EXAGGERATION, HEIGHTS, TEXTURES, THEMES
+from landscape_hooks.viewer.replay.look import COLORMAPS, CONTOURS, EXAGGERATION, HEIGHTS, THEMES
 from landscape_hooks.viewer.replay.replay import Replay
 from landscape_hooks.viewer.replay.timeline import CLOCKS
 
@@ -27,19 +27,19 @@ _FIXED = (
 
 
 class Panels:
-    """Draws the widgets; `places` tells where the last frame put each one (x, y, width, height), for tests."""
+    """Draws the widgets. `places` has the rectangle (x, y, width, height) of each in the last frame, for tests."""
 
     def __init__(self) -> None:
         self.help = False
         self.options = False
         self.notice = ""
-        self.trouble = ""
+        self.error = ""
         self._popup = False
         self.places: dict[str, tuple[float, float, float, float]] = {}
         self._areas: list[tuple[float, float, float, float]] = []
 
     def cover(self, x: float, y: float) -> bool:
-        """Whether a panel lies over a point. (imgui's own answer is that of the picture before.)"""
+        """Whether a panel covers a point. (imgui's own answer is one frame late.)"""
         return self._popup or any(
             left <= x <= left + w and upper <= y <= upper + h for left, upper, w, h in self._areas
         )
@@ -57,7 +57,7 @@ class Panels:
         self._bar(replay, size)
         if self.options:
             self._options(replay, size)
-        if self.notice or self.trouble:
+        if self.notice or self.error:
             self._notice(size)
         if self.help:
             self._help(size)
@@ -65,7 +65,7 @@ class Panels:
         self._popup = imgui.is_popup_open("", flags)
 
     def change(self, replay: Replay, **options: Any) -> None:
-        """Change the look; what cannot be drawn so is said instead."""
+        """Change the look. If it cannot be drawn, show the error instead."""
         self.notice = ""
         try:
             replay.set_look(replace(replay.look, **options))
@@ -122,8 +122,8 @@ class Panels:
             timeline.step(1)
         if self._button(f"{timeline.speed:g}x", "speed", "speed (, and .)"):
             timeline.faster(1 if timeline.speed < 10 else -10)
-        texture = f"Texture: {replay.look.texture}"
-        right = sum(imgui.calc_text_size(t).x + 16 for t in (texture, "Options", "Help")) + 28
+        colormap = f"Colours: {replay.look.colormap}"
+        right = sum(imgui.calc_text_size(t).x + 16 for t in (colormap, "Options", "Help")) + 28
         imgui.set_next_item_width(max(size[0] - imgui.get_cursor_pos_x() - right, 60))
         changed, value = imgui.slider_float("##scrub", timeline.fraction, 0.0, 1.0, self._moment(replay))
         self._mark("scrub")
@@ -131,8 +131,8 @@ class Panels:
             timeline.playing = False
             timeline.scrub(value)
         imgui.same_line()
-        if self._button(texture, "texture", "next texture (C)"):
-            self.change(replay, texture=replay.look.next("texture").texture)
+        if self._button(colormap, "colormap", "next colour map (C)"):
+            self.change(replay, colormap=replay.look.next("colormap").colormap)
         if self._button("Options", "options", "everything that can be changed (M)"):
             self.options = not self.options
         if self._button("Help", "help", "keys and mouse (H)"):
@@ -156,7 +156,7 @@ class Panels:
         look, timeline = replay.look, replay.timeline
         imgui.push_item_width(170)
         for name, known in (
-            ("texture", TEXTURES),
+            ("colormap", COLORMAPS),
             ("contours", CONTOURS),
             ("height", HEIGHTS),
             ("theme", tuple(THEMES)),
@@ -181,7 +181,8 @@ class Panels:
 
     def _choice(self, name: str, now: str, known: Sequence[str]) -> str | None:
         """A list to choose from; returns what was chosen, or None."""
-        changed, number = imgui.combo(name, list(known).index(now), list(known))
+        known = [*known, *([now] if now not in known else [])]
+        changed, number = imgui.combo(name, known.index(now), known)
         self._mark(f"choose {name}")
         return known[number] if changed else None
 
@@ -210,7 +211,7 @@ class Panels:
         """One line above the bar: what cannot be drawn so, or why the run cannot be read at the moment."""
         imgui.set_next_window_pos(imgui.ImVec2(size[0] / 2, size[1] - BAR - 8), 0, imgui.ImVec2(0.5, 1.0))
         imgui.begin("notice", None, _FIXED | imgui.WindowFlags_.always_auto_resize.value)
-        imgui.text(self.notice or self.trouble)
+        imgui.text(self.notice or self.error)
         self._end()
 
     def _help(self, size: tuple[int, int]) -> None:
@@ -241,7 +242,7 @@ class Panels:
             self.help = False
 
 
-def handle(io: Any, kind: str, *values: Any) -> None:
+def handle(io: imgui.IO, kind: str, *values: Any) -> None:
     """Tell imgui of the mouse: "move" x, y; "press" or "release" button; "wheel" x, y."""
     if kind == "move":
         io.add_mouse_pos_event(float(values[0]), float(values[1]))

@@ -1,4 +1,4 @@
-"""Window: pyglet's events and clock connected to the Replay. It draws on demand: an idle window costs nothing."""
+"""Window: connects pyglet's events and clock to the Replay. It draws on demand: an idle window uses no CPU time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.export.outfile import whole_file
@@ -18,6 +18,11 @@ from landscape_hooks.viewer.replay.landscape import load
 from landscape_hooks.viewer.replay.look import Look
 from landscape_hooks.viewer.replay.replay import Replay
 
+if TYPE_CHECKING:
+    import numpy as np
+    from imgui_bundle import imgui
+    from numpy.typing import NDArray
+
 DOUBLE_CLICK = 0.35
 ORBIT = 0.35
 """Degrees a pixel."""
@@ -26,7 +31,7 @@ SAMPLES = 4
 """Samples a pixel, where the driver has them."""
 
 SLOW = 0.030
-"""Seconds that a picture may take before the moving picture is drawn the fast way."""
+"""Seconds for a frame above which moving frames are drawn with less quality (`fast`)."""
 
 
 class ReplayWindow:
@@ -83,7 +88,7 @@ class ReplayWindow:
             self._sleep()
 
     def touch(self, frames: int = 3) -> None:
-        """Ask for a few pictures (imgui needs more than one to follow a click) and wake the clock."""
+        """Request a few frames (imgui needs more than one after a click), and start the clock."""
         self._dirty = max(self._dirty, frames)
         if not self._awake:
             import pyglet
@@ -91,7 +96,7 @@ class ReplayWindow:
             self._awake = True
             pyglet.clock.schedule_interval(self._tick, 1 / 60)
 
-    def follow(self, follower: Any) -> None:
+    def follow(self, follower: Follower) -> None:
         """Show what a follower finds, until the window is closed."""
         import pyglet
 
@@ -105,13 +110,13 @@ class ReplayWindow:
         if found is not None:
             self.replay.grow(found)
             self.touch()
-        trouble = self._follower.trouble
-        if trouble != self.panels.trouble:
-            self.panels.trouble = trouble
+        error = self._follower.error
+        if error != self.panels.error:
+            self.panels.error = error
             self.touch()
 
     def _sleep(self) -> None:
-        """Nothing moves: no clock runs until the next event, and an idle window takes no CPU."""
+        """Stop the clock until the next event, since nothing moves."""
         import pyglet
 
         pyglet.clock.unschedule(self._tick)
@@ -138,7 +143,7 @@ class ReplayWindow:
         self._judge(time.perf_counter() - now, fast)
 
     def draw_scene(self, pixels: tuple[int, int], scale: float, *, fast: bool) -> None:
-        """The scene without panels; `fast` leaves out smoothing, and takes the coarser of two meshes."""
+        """Draw the scene without panels; `fast` omits smoothing, and uses the coarser of two meshes."""
         self.scene.show(self.replay.landscape, self.replay.look)
         frame, still = self._framebuffers(pixels, 0 if fast else SAMPLES)
         coarse = fast and bool(self._drag or self.replay.turntable)
@@ -148,7 +153,7 @@ class ReplayWindow:
         frame.show()
 
     def _judge(self, seconds: float, fast: bool) -> None:
-        """Find out on the first pictures whether this driver needs the fast way while something moves."""
+        """Measure on the first frames whether this driver needs `fast` while something moves."""
         if self._judged < 3 and not fast:
             from pyglet import gl
 
@@ -171,7 +176,7 @@ class ReplayWindow:
 
     # -- events ----------------------------------------------------------------------------------------
     @property
-    def _io(self) -> Any:
+    def _io(self) -> imgui.IO:
         from imgui_bundle import imgui
 
         imgui.set_current_context(self.overlay.context)
@@ -191,7 +196,7 @@ class ReplayWindow:
         return {self._mouse.LEFT: 0, self._mouse.RIGHT: 1, self._mouse.MIDDLE: 2}.get(button, 0)
 
     def on_mouse_motion(self, x: int, y: int, dx: int, dy: int) -> None:
-        """Follow the mouse; over the surface a read-out tells what is there."""
+        """Over the surface, show the values under the mouse."""
         self._tell("move", x, self._down(y))
         place = (float(x), float(self._down(y)))
         point = None if self.panels.cover(*place) or self._in_plot(*place) else self.pick(*place)
@@ -239,7 +244,7 @@ class ReplayWindow:
         self.replay.camera = self.replay.camera.zoom(1.12**scroll_y, self.pick(x, self._down(y)))
 
     def on_mouse_leave(self, x: int, y: int) -> None:
-        """The mouse is elsewhere."""
+        """The mouse has left the window."""
         self._hover = None
         self._tell("move", -1e6, -1e6)
 
@@ -269,27 +274,27 @@ class ReplayWindow:
         return True
 
     def _act(self, row: controls.Key) -> None:
-        """Do what a key says; what cannot be drawn so is said above the bar."""
+        """Run the action of a key. If the result cannot be drawn, show the error above the bar."""
         try:
             row.does(self.replay, self.window.get_size())
         except LandscapeError as error:
             self.panels.notice = str(error)
 
     def on_resize(self, width: int, height: int) -> None:
-        """A window of another size."""
+        """The window has a new size."""
         self.touch()
 
     def on_expose(self) -> None:
-        """Another window was in front."""
+        """The window is visible again."""
         self.touch()
 
     def on_close(self) -> None:
-        """Closed by the desktop."""
+        """The desktop closes the window."""
         self.window.close()
 
     # -- helpers of the events -------------------------------------------------------------------------
-    def pick(self, x: float, y: float) -> Any:
-        """(3,) the scene point under a pixel from the top left, or None beside the surface."""
+    def pick(self, x: float, y: float) -> NDArray[np.float64] | None:
+        """(3,) the scene point at a pixel, counted from the top left; None beside the surface."""
         if self._frame is None:
             return None
         self.window.switch_to()
@@ -312,7 +317,7 @@ class ReplayWindow:
             self.replay.timeline.playing = False
             self.replay.timeline.scrub((x - left) / width)
 
-    def picture(self) -> Any:
+    def picture(self) -> NDArray[np.uint8]:
         """(height, width, 4) the scene with its captions, without the panels."""
         self.window.switch_to()
         size, pixels = self.window.get_size(), self.window.get_framebuffer_size()
@@ -327,7 +332,7 @@ class ReplayWindow:
         return self._frame.pixels()
 
     def save(self) -> Path:
-        """Save the picture as it is into the working folder, under a name that is free."""
+        """Save the picture in the working folder, under an unused name."""
         from PIL import Image
 
         number = 1
@@ -374,12 +379,12 @@ def view(
 
 
 def _in_own_process(source: Any, name: str | None, view: str, look: Look, play: bool, follow: bool) -> None:
-    """pyglet cannot open windows any more where it has rendered without a display, so another process does."""
+    """Open the window in another process: pyglet cannot open one after it has rendered without a display."""
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
         raise context.no_display(RuntimeError("DISPLAY is not set"))
     if not isinstance(source, str | Path):
         raise context.no_display(RuntimeError("this process renders headless"))
-    arguments = [str(source), "--texture", look.texture, "--theme", look.theme, "--height", look.height]
+    arguments = [str(source), "--colormap", look.colormap, "--theme", look.theme, "--height", look.height]
     arguments += ["--name", name] if name else []
     arguments += ["--view", view] if view else []
     arguments += ["--play" if play else "--no-play", *(["--follow"] if follow else [])]

@@ -168,7 +168,7 @@ def test_recording_onto_a_full_disk(disk, tmp_path):
     found = Trajectory.open(path)
     np.testing.assert_array_equal(found.block(), np.repeat(np.arange(6.0)[:, None], 600_000, axis=1))
     disk.fill()
-    with pytest.raises(RunError, match=r"cannot be written.*No space left on device.*Make room"):
+    with pytest.raises(RunError, match=r"cannot be written.*No space left on device.*Free space"):
         training(disk.path / "other.zarr", 1)
     disk.free()
     training(disk.path / "other.zarr", 1)

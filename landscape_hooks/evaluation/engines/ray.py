@@ -278,7 +278,7 @@ class Engine:
             self._handles.append(Handle(actor, actor.begin.remote()))
 
     def _assign(self, todo: deque[Job]) -> None:
-        """Give everybody one job before anybody gets a second one."""
+        """Give every worker one job before any worker gets a second one."""
         for depth in range(AHEAD):
             for handle in self._handles:
                 if todo and handle.starting is None and len(handle.held) <= depth:
@@ -377,7 +377,7 @@ def connect(address: str | None) -> None:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our own reports to nobody
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our own sends no usage statistics
         ray.init(address="local", num_cpus=cores(), include_dashboard=False, **quiet)
         return
     try:

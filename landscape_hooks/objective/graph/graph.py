@@ -136,7 +136,7 @@ class LossGraph:
             out = self._run(values, statistics, device)
         except LandscapeError:
             raise
-        except Exception as error:  # whatever torch makes of operations that anybody may have written down
+        except Exception as error:  # any error that torch raises for operations of unknown origin
             said = f"{type(error).__name__}: {first_line(error)}"
             raise ObjectiveError(
                 f"The stored loss cannot be computed on the probe samples ({said})",

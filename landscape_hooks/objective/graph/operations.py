@@ -1,6 +1,6 @@
 """Operations: what a stored graph may call, looked up by name.
 
-In: the name of an operation, as anybody may have written it into a run. Out: the `torch.ops.aten` overload or the
+In: the name of an operation, as a run of any origin has it. Out: the `torch.ops.aten` overload or the
 arithmetic on sizes that it names. Whatever reaches outside its arguments, or trusts them instead of checking them, is
 refused.
 """

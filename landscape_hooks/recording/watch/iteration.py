@@ -82,7 +82,7 @@ class Iterations:
             return
         entry = (get_ident(), id(optimizer))
         if not self._open or self._open[-1] != entry:
-            if entry not in self._open:  # it began before anybody listened
+            if entry not in self._open:  # it began before the watch
                 return
             while self._open[-1] != entry and self._open[-1][0] == entry[0]:  # inner steps that raised
                 self._open.pop()
@@ -104,7 +104,7 @@ class Iterations:
         return any(_holds(optimizer, known) for optimizer in alive if optimizer is not None)
 
     def _judge(self, optimizer: Optimizer) -> tuple[weakref.ref[Any], int] | None:
-        """Whether an optimizer that nobody passed moves the model; asked again only where its groups have changed."""
+        """Whether an optimizer that was not passed moves the model; asked again only where its groups have changed."""
         size = sum(len(group["params"]) for group in getattr(optimizer, "param_groups", ()))
         known = self._strangers.get(id(optimizer))
         if known is not None and known[0]() is optimizer and known[1] == size:

@@ -16,6 +16,7 @@ from landscape_hooks.mesh.contours import Contour
 from landscape_hooks.mesh.mesh import Drape, Mesh
 from landscape_hooks.mesh.stage import Stage
 from landscape_hooks.surface.surface import Path
+from landscape_hooks.viewer.replay.look import Rgb
 
 Floats = NDArray[np.float64]
 Triangles = NDArray[np.uint32]
@@ -142,9 +143,12 @@ def lid_array(mesh: Mesh, stage: Stage) -> tuple[NDArray[Any], Triangles] | None
     return out, np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
 
 
+Ink = Rgb | Floats
+
+
 # -- lines --------------------------------------------------------------------------------------------------
 def line_array(
-    points: Floats, color: Any, width: float, *, along: Floats | None = None, alpha: Floats | float = 1.0
+    points: Floats, color: Ink, width: float, *, along: Floats | None = None, alpha: Floats | float = 1.0
 ) -> NDArray[Any]:
     """(N - 1,) LINE of a polyline (N, 3) in the scene; segments with a NaN end are left out."""
     points = np.asarray(points, dtype=np.float64)
@@ -159,7 +163,9 @@ def line_array(
     return out[np.isfinite(points[:-1]).all(axis=1) & np.isfinite(points[1:]).all(axis=1)]
 
 
-def segments_array(pairs: Floats, color: Any, width: float, *, along: Any = 0.0, alpha: Any = 1.0) -> NDArray[Any]:
+def segments_array(
+    pairs: Floats, color: Ink, width: float, *, along: Floats | float = 0.0, alpha: Floats | float = 1.0
+) -> NDArray[Any]:
     """(N,) LINE of single segments (N, 2, 3)."""
     pairs = np.asarray(pairs, dtype=np.float64).reshape(-1, 2, 3)
     out = np.zeros(len(pairs), dtype=LINE)
@@ -173,7 +179,7 @@ def segments_array(pairs: Floats, color: Any, width: float, *, along: Any = 0.0,
 
 
 def contour_array(
-    lines: list[Contour], mesh: Mesh, stage: Stage, *, color: Any = None, colormap: str = "viridis", floor: bool
+    lines: list[Contour], mesh: Mesh, stage: Stage, *, color: Rgb | None = None, colormap: str = "viridis", floor: bool
 ) -> NDArray[Any]:
     """LINE of the marching-squares contours, on the mesh or projected onto the floor; without `color` by their loss."""
     parts = []
@@ -192,7 +198,7 @@ def contour_array(
     return np.concatenate(parts) if parts else np.zeros(0, dtype=LINE)
 
 
-def path_array(drape: Drape, path: Path, stage: Stage, color: Any, reach: float) -> NDArray[Any]:
+def path_array(drape: Drape, path: Path, stage: Stage, color: Ink, reach: float) -> NDArray[Any]:
     """LINE of a draped path; it fades where the snapshot is far off the plane, compared with the path's extent."""
     fade = fading(path, reach)
     rows = corners(len(drape.points))
@@ -219,7 +225,7 @@ def true_points(path: Path, mesh: Mesh, stage: Stage) -> Floats:
     return stage.place(np.column_stack([path.coordinates, heights]))
 
 
-def true_loss_arrays(path: Path, mesh: Mesh, stage: Stage, color: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+def true_loss_arrays(path: Path, mesh: Mesh, stage: Stage, color: Ink) -> tuple[NDArray[Any], NDArray[Any]]:
     """LINE of the true loss, and of the stems that join it to the surface."""
     upper = true_points(path, mesh, stage)
     lower = stage.place(np.column_stack([path.coordinates, mesh.height_at(path.coordinates)]))
@@ -233,7 +239,7 @@ def true_loss_arrays(path: Path, mesh: Mesh, stage: Stage, color: Any) -> tuple[
     return line, stems
 
 
-def ball_array(centres: Sequence[Any], fill: Any, ring: Any, radius: float) -> NDArray[Any]:
+def ball_array(centres: Sequence[Any], fill: Rgb, ring: Rgb, radius: float) -> NDArray[Any]:
     """(N,) BALL at scene points."""
     points = np.asarray(centres, dtype=np.float64).reshape(-1, 3)
     points = points[np.isfinite(points).all(axis=1)]
@@ -245,7 +251,7 @@ def ball_array(centres: Sequence[Any], fill: Any, ring: Any, radius: float) -> N
     return out
 
 
-def floor_array(stage: Stage, ink: Any) -> NDArray[Any]:
+def floor_array(stage: Stage, ink: Ink) -> NDArray[Any]:
     """LINE of the floor: a frame, and a grid at the ticks."""
     low, high = stage.corners
     z = stage.floor

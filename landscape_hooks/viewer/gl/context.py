@@ -11,9 +11,13 @@ import ctypes
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from landscape_hooks.errors import DisplayError
+
+if TYPE_CHECKING:
+    from pyglet import gl
+    from pyglet.window import Window
 
 _state: dict[str, Any] = {}
 
@@ -53,7 +57,7 @@ def _is_driver_loaded() -> bool:
     try:
         loaded = Path("/proc/self/maps").read_text("utf-8", errors="replace")
     except OSError:
-        return True  # not known: whoever has drawn before could crash now, whoever has not might only crash later
+        return True  # unknown: after earlier drawing it could crash now, otherwise it might crash later only
     return any(part in loaded for part in ("libLLVM", "libgallium", "_dri.so"))
 
 
@@ -62,7 +66,7 @@ def is_headless() -> bool | None:
     return _state.get("headless")
 
 
-def offscreen() -> Any:
+def offscreen() -> Window:
     """A current OpenGL context without a visible window: EGL on Linux, a hidden window elsewhere.
 
     Raises
@@ -89,7 +93,7 @@ def offscreen() -> Any:
     return _state["offscreen"]
 
 
-def window(**options: Any) -> Any:
+def window(**options: Any) -> Window:
     """An OpenGL window on the display.
 
     Raises
@@ -130,7 +134,7 @@ def no_display(error: Exception) -> DisplayError:
     )
 
 
-def _config() -> Any:
+def _config() -> gl.Config:
     """OpenGL 3.3 core. Smoothing happens in framebuffers of our own, so the window itself needs no multisampling."""
     from pyglet import gl
 

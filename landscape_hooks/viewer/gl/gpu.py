@@ -6,17 +6,21 @@ Vertex arrays take numpy arrays by one `glBufferData`: for a large mesh that is 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Sequence
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pyglet import gl
 
+if TYPE_CHECKING:
+    from pyglet.graphics.shader import ShaderProgram
+
 _TYPES = {"f4": gl.GL_FLOAT, "u1": gl.GL_UNSIGNED_BYTE}
 
 
-def program(name: str) -> Any:
+def program(name: str) -> ShaderProgram:
     """The program of `shaders/NAME.vert` and `shaders/NAME.frag`."""
     from pyglet.graphics.shader import Shader, ShaderProgram
 
@@ -27,7 +31,7 @@ def program(name: str) -> Any:
     )
 
 
-def set_uniforms(target: Any, **values: Any) -> None:
+def set_uniforms(target: ShaderProgram, **values: Any) -> None:
     """Set uniforms that the program has; a matrix (4, 4) is given row by row. The compiler may have dropped some."""
     for name, value in values.items():
         if name not in target.uniforms:
@@ -37,10 +41,14 @@ def set_uniforms(target: Any, **values: Any) -> None:
         target[name] = value
 
 
-def new_name(generate: Any) -> Any:
+def new_name(generate: Callable[..., None]) -> ctypes.c_uint:
     name = gl.GLuint()
     generate(1, ctypes.byref(name))
     return name
+
+
+Indices = NDArray[Any] | Sequence[NDArray[Any]] | None
+"""Indices of the triangles: one array, one for each level of detail, or none."""
 
 
 class Vertices:
@@ -49,7 +57,9 @@ class Vertices:
     A field of the dtype is an attribute of that name; uint8 fields are normalised to 0 … 1.
     """
 
-    def __init__(self, target: Any, data: NDArray[Any], indices: Any = None, *, instanced: bool = False) -> None:
+    def __init__(
+        self, target: ShaderProgram, data: NDArray[Any], indices: Indices = None, *, instanced: bool = False
+    ) -> None:
         self.count = len(data)
         self._instanced = instanced
         self._array, self._buffer = new_name(gl.glGenVertexArrays), new_name(gl.glGenBuffers)
@@ -73,7 +83,7 @@ class Vertices:
             )
             gl.glVertexAttribDivisor(place, int(instanced))
         self._indices: list[tuple[Any, int]] = []
-        for one in [] if indices is None else indices if isinstance(indices, list) else [indices]:
+        for one in [] if indices is None else [indices] if isinstance(indices, np.ndarray) else indices:
             element = new_name(gl.glGenBuffers)
             gl.glBindBuffer(gl.GL_ELEMENT_ARRAY_BUFFER, element)
             self._fill(gl.GL_ELEMENT_ARRAY_BUFFER, np.ascontiguousarray(one, dtype=np.uint32))
@@ -152,7 +162,7 @@ class Framebuffer:
         self._draw = self._make(self.samples)
         self._read = self._make(0) if self.samples else self._draw
 
-    def _make(self, samples: int) -> Any:
+    def _make(self, samples: int) -> ctypes.c_uint:
         frame, color, depth = (
             new_name(gl.glGenFramebuffers),
             new_name(gl.glGenRenderbuffers),
@@ -190,7 +200,7 @@ class Framebuffer:
         """Copy picture and depth, with their samples, into another framebuffer of the same size and samples."""
         self._blit(self._draw, other._draw, gl.GL_COLOR_BUFFER_BIT | gl.GL_DEPTH_BUFFER_BIT)
 
-    def _blit(self, source: Any, target: Any, mask: int) -> None:
+    def _blit(self, source: ctypes.c_uint | int, target: ctypes.c_uint | int, mask: int) -> None:
         gl.glBindFramebuffer(gl.GL_READ_FRAMEBUFFER, source)
         gl.glBindFramebuffer(gl.GL_DRAW_FRAMEBUFFER, target)
         gl.glDisable(gl.GL_SCISSOR_TEST)

@@ -16,16 +16,22 @@ from numpy.typing import NDArray
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption, in_doubt
 from landscape_hooks.surface.digits import text_of, texts_of
+from landscape_hooks.surface.surface import Path
+from landscape_hooks.viewer.replay.camera import Camera
 from landscape_hooks.viewer.replay.labels import place_labels
+from landscape_hooks.viewer.replay.look import Rgb, Theme
 from landscape_hooks.viewer.replay.replay import Replay, describe_moment, describe_place
 
 Floats = NDArray[np.float64]
 
 
+Spot = Sequence[float] | Floats
+
+
 class Pen:
     """Draws in pixels of a picture that is 720 high, whatever its real size."""
 
-    def __init__(self, target: Any, font: Any, unit: float) -> None:
+    def __init__(self, target: imgui.ImDrawList, font: imgui.ImFont, unit: float) -> None:
         self._list, self._font, self.unit = target, font, unit
 
     @staticmethod
@@ -42,7 +48,7 @@ class Pen:
         return max(round(size * self.unit), 9)
 
     def text(
-        self, x: float, y: float, text: str, color: Any, *, size: float = 14.0, align: float = 0.0, alpha: float = 1.0
+        self, x: float, y: float, text: str, color: Rgb, *, size: float = 14.0, align: float = 0.0, alpha: float = 1.0
     ) -> None:
         """Text whose top is at `y`; `align` 0 starts, 0.5 is centred, 1 ends at `x`. Drawn on whole pixels."""
         x -= align * self.width(text, size)
@@ -50,31 +56,31 @@ class Pen:
             self._font, self._pixels(size), imgui.ImVec2(round(x), round(y)), self.ink(color, alpha), text
         )
 
-    def line(self, a: Any, b: Any, color: Any, *, width: float = 1.0, alpha: float = 1.0) -> None:
+    def line(self, a: Spot, b: Spot, color: Rgb, *, width: float = 1.0, alpha: float = 1.0) -> None:
         """A straight line."""
         self._list.add_line(imgui.ImVec2(*a), imgui.ImVec2(*b), self.ink(color, alpha), width * self.unit)
 
-    def polyline(self, points: Floats, color: Any, *, width: float = 1.0, alpha: float = 1.0) -> None:
+    def polyline(self, points: Floats, color: Rgb, *, width: float = 1.0, alpha: float = 1.0) -> None:
         """A line through points; a NaN breaks it."""
         sound = np.asarray(np.isfinite(points).all(axis=1))
         for part in np.split(np.arange(len(points)), np.flatnonzero(~sound)):
             part = part[sound[part]]
             if len(part) > 1:
-                spots = [imgui.ImVec2(float(x), float(y)) for x, y in points[part]]
+                spots: list[Any] = [imgui.ImVec2(float(x), float(y)) for x, y in points[part]]
                 # by name: 1.92 and 1.93 have them in another order
                 self._list.add_polyline(points=spots, col=self.ink(color, alpha), thickness=width * self.unit, flags=0)
 
-    def box(self, a: Any, b: Any, color: Any, *, alpha: float = 1.0, rounding: float = 0.0) -> None:
+    def box(self, a: Spot, b: Spot, color: Rgb, *, alpha: float = 1.0, rounding: float = 0.0) -> None:
         """A filled rectangle."""
         self._list.add_rect_filled(imgui.ImVec2(*a), imgui.ImVec2(*b), self.ink(color, alpha), rounding * self.unit)
 
-    def gradient(self, a: Any, b: Any, top: Any, bottom: Any) -> None:
+    def gradient(self, a: Spot, b: Spot, top: Rgb, bottom: Rgb) -> None:
         """A rectangle from one colour to another."""
         self._list.add_rect_filled_multi_color(
             imgui.ImVec2(*a), imgui.ImVec2(*b), self.ink(top), self.ink(top), self.ink(bottom), self.ink(bottom)
         )
 
-    def dot(self, x: float, y: float, radius: float, color: Any, alpha: float = 1.0) -> None:
+    def dot(self, x: float, y: float, radius: float, color: Rgb, alpha: float = 1.0) -> None:
         """A filled circle."""
         self._list.add_circle_filled(imgui.ImVec2(x, y), radius * self.unit, self.ink(color, alpha))
 
@@ -87,7 +93,7 @@ class Hud:
         self._corner = (0.0, 0.0)
         self._labelled: tuple[Any, list[tuple[float, float, str]]] = (None, [])
 
-    def draw(self, replay: Replay, font: Any, size: tuple[int, int], *, bottom: float = 0) -> None:
+    def draw(self, replay: Replay, font: imgui.ImFont, size: tuple[int, int], *, bottom: float = 0) -> None:
         """Everything, into imgui's background list; the lowest `bottom` pixels stay free for a panel."""
         size = (size[0], size[1] - round(bottom))
         unit = min(max(min(size[1] / 720, size[0] / 1000), 0.55), 4.0)
@@ -134,7 +140,9 @@ class Hud:
                 pen.text(x + 18 * pen.unit, y, path.label or f"run {number + 1}", theme.ink, size=13)
                 y += 19 * pen.unit
 
-    def hover(self, replay: Replay, font: Any, size: tuple[int, int], mouse: tuple[float, float], point: Any) -> None:
+    def hover(
+        self, replay: Replay, font: imgui.ImFont, size: tuple[int, int], mouse: tuple[float, float], point: Floats
+    ) -> None:
         """What is under the mouse, in a box beside it."""
         theme = replay.look.colors
         unit = min(max(min(size[1] / 720, size[0] / 1000), 0.55), 4.0)
@@ -159,11 +167,11 @@ class Hud:
     # -- colour bar ------------------------------------------------------------------------------------
     def _color_bar(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
         mesh, theme, unit = replay.landscape.mesh, replay.look.colors, pen.unit
-        if mesh.grid is None or replay.look.texture == "grey":
+        if mesh.grid is None or replay.look.colormap == "grey":
             return
         width, height = 12 * unit, min(230 * unit, 0.42 * size[1])
         x, y = size[0] - 96 * unit, 46 * unit
-        table = colors.table(replay.look.colormap) / 255.0
+        table = colors.table(replay.look.line_colormap) / 255.0
         bands = 64
         for k in range(bands):
             upper, lower = table[255 - k * 255 // bands], table[255 - (k + 1) * 255 // bands]
@@ -202,7 +210,7 @@ class Hud:
             self._axis_name(pen, camera, size, middle, outwards, names[axis], theme)
         self._height_axis(pen, replay, size)
 
-    def _tick(self, pen: Pen, x: float, y: float, label: str, align: float, theme: Any) -> None:
+    def _tick(self, pen: Pen, x: float, y: float, label: str, align: float, theme: Theme) -> None:
         """A tick's label, unless the plot of the losses lies there."""
         left = x - align * pen.width(label, 12.5)
         if self.plot is not None:
@@ -212,7 +220,14 @@ class Hud:
         pen.text(x, y, label, theme.faint, size=12.5, align=align)
 
     def _tick_row(
-        self, pen: Pen, camera: Any, size: Any, spots: Floats, labels: Any, outwards: Floats, theme: Any
+        self,
+        pen: Pen,
+        camera: Camera,
+        size: tuple[int, int],
+        spots: Floats,
+        labels: Sequence[str],
+        outwards: Floats,
+        theme: Theme,
     ) -> None:
         inner, outer = camera.project(spots, size), camera.project(spots + 0.035 * outwards, size)
         for a, b, label in zip(inner, outer, labels, strict=True):
@@ -222,7 +237,7 @@ class Hud:
                 self._tick(pen, x, y, label, align, theme)
 
     def _axis_name(
-        self, pen: Pen, camera: Any, size: Any, spot: Floats, outwards: Floats, name: str, theme: Any
+        self, pen: Pen, camera: Camera, size: tuple[int, int], spot: Floats, outwards: Floats, name: str, theme: Theme
     ) -> None:
         a, b = camera.project(np.stack([spot, spot + 0.1 * outwards]), size)
         if np.isfinite([*a, *b]).all():
@@ -275,7 +290,7 @@ class Hud:
             avoid = np.concatenate(path) if path else np.empty((0, 2))
             places = place_labels(landscape.mesh, landscape.lines, avoid, stage, replay.camera, size)
             self._labelled = (key, places)
-        dark = replay.look.texture == "wireframe" and replay.look.theme == "dark"
+        dark = replay.look.colormap == "wireframe" and replay.look.theme == "dark"
         for x, y, text in self._labelled[1]:
             half, high = pen.width(text, 11.5) / 2 + 4 * pen.unit, 8 * pen.unit
             back = replay.look.colors.panel if dark else (0.05, 0.06, 0.09)
@@ -298,7 +313,7 @@ class Hud:
         low, high = float(change(values.min())), float(change(values.max()))
         high = high if high > low else low + 1
 
-        def place(path: Any, losses: Floats) -> Floats:
+        def place(path: Path, losses: Floats) -> Floats:
             rows = telling(losses, int(width))
             clock = replay.timeline_shares(rows / max(len(path) - 1, 1))
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -372,7 +387,7 @@ def telling(values: Floats, pixels: int) -> NDArray[np.intp]:
     return np.unique(np.minimum(rows, count - 1))
 
 
-def _beside(pen: Pen, a: Any, b: Any, distance: float) -> tuple[float, float, float]:
+def _beside(pen: Pen, a: Floats, b: Floats, distance: float) -> tuple[float, float, float]:
     """Place and alignment of a text beyond `b` as seen from `a`, so that it does not lie on the line between them."""
     way = np.asarray(b[:2]) - np.asarray(a[:2])
     way = way / max(float(np.linalg.norm(way)), 1e-9)

@@ -45,7 +45,7 @@ class Overlay:
         self._layout()
 
     @staticmethod
-    def _font(io: Any) -> Any:
+    def _font(io: imgui.IO) -> imgui.ImFont:
         """DejaVu Sans of matplotlib, which has the Greek letters; imgui's own font where it is not found."""
         spec = find_spec("matplotlib")
         for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -117,11 +117,11 @@ class Overlay:
         gl.glDisable(gl.GL_BLEND)
 
     @staticmethod
-    def _upload(kind: int, name: Any, buffer: Any, size: int) -> None:
+    def _upload(kind: int, name: ctypes.c_uint, buffer: Any, size: int) -> None:
         gl.glBindBuffer(kind, name)
         gl.glBufferData(kind, buffer.size() * size, ctypes.c_void_p(buffer.data_address()), gl.GL_STREAM_DRAW)
 
-    def _update(self, texture: Any) -> None:
+    def _update(self, texture: imgui.ImTextureData) -> None:
         """Make, fill or remove a texture as imgui asks for it."""
         status = imgui.ImTextureStatus
         if texture.status == status.want_create:

@@ -16,7 +16,7 @@ from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.contours import levels
 from landscape_hooks.mesh.stage import Stage
 from landscape_hooks.viewer.gl import arrays as geometry
-from landscape_hooks.viewer.gl.gpu import Framebuffer, Table, Vertices, program, set_uniforms
+from landscape_hooks.viewer.gl.gpu import Framebuffer, Indices, Table, Vertices, program, set_uniforms
 from landscape_hooks.viewer.replay.camera import Camera
 from landscape_hooks.viewer.replay.landscape import Landscape
 from landscape_hooks.viewer.replay.look import Look
@@ -53,7 +53,7 @@ class Scene:
             self.landscape = landscape
             self._build_all()
             return
-        if (look.texture, look.theme) != (old.texture, old.theme):
+        if (look.colormap, look.theme) != (old.colormap, old.theme):
             self._build_colors()
             self._build_lines()
 
@@ -71,7 +71,7 @@ class Scene:
         self._build_paths()
 
     def _build_colors(self) -> None:
-        self._table("colors", colors.table(self.look.colormap))
+        self._table("colors", colors.table(self.look.line_colormap))
         mesh = self.landscape.mesh
         losses, index = levels(mesh.height) if mesh.grid is not None else (np.empty(0), np.empty(0, dtype=bool))
         self._levels = len(losses)
@@ -85,10 +85,10 @@ class Scene:
         for name in ("contours", "shadow"):
             self._drop(name)
         if mesh.grid is not None:
-            ink = (0.02, 0.03, 0.05) if self.look.texture != "wireframe" else theme.ink
+            ink = (0.02, 0.03, 0.05) if self.look.colormap != "wireframe" else theme.ink
             lines, stage = self.landscape.lines, self.stage
             self._part("contours", "line", geometry.contour_array(lines, mesh, stage, color=ink, floor=False))
-            shadow = geometry.contour_array(lines, mesh, stage, colormap=self.look.colormap, floor=True)
+            shadow = geometry.contour_array(lines, mesh, stage, colormap=self.look.line_colormap, floor=True)
             self._part("shadow", "line", shadow)
 
     def _build_paths(self) -> None:
@@ -111,7 +111,7 @@ class Scene:
             )
             self._part(f"ends {number}", "ball", balls)
 
-    def _part(self, name: str, kind: str, data: NDArray[Any], indices: Any = None) -> None:
+    def _part(self, name: str, kind: str, data: NDArray[Any], indices: Indices = None) -> None:
         self._drop(name)
         self._parts[name] = Vertices(self._programs[kind], data, indices, instanced=kind != "surface")
 
@@ -233,20 +233,20 @@ class Scene:
     def _draw_surface(self, camera: Camera, coarse: bool) -> None:
         target, look, mesh = self._programs["surface"], self.look, self.landscape.mesh
         target.use()
-        mode = {"hypsometric": 1, "grey": 2, "wireframe": 3}.get(look.texture, 0)
-        if mode == 0 and mesh.colors is not None and look.texture == "viridis":
+        mode = {"hypsometric": 1, "grey": 2, "wireframe": 3}.get(look.colormap, 0)
+        if mode == 0 and mesh.colors is not None and look.colormap == "viridis":
             mode = 4
         light = 0.75 * camera.up - 0.55 * camera.right - 0.35 * camera.forward + np.array([0, 0, 0.55])
         set_uniforms(
             target,
-            texture_mode=mode,
+            color_mode=mode,
             contour_mode=int(look.contours == "shader"),
             has_grid=int(mesh.grid is not None),
             shading=float(look.shading),
             light=light / np.linalg.norm(light),
             paper=look.colors.bottom,
             table_size=256.0,
-            contour_ink=-1.0 if look.texture != "wireframe" else 1.0,
+            contour_ink=-1.0 if look.colormap != "wireframe" else 1.0,
             level_count=self._levels,
             colors=0,
             level_of=1,
@@ -259,13 +259,13 @@ class Scene:
         gl.glPolygonOffset(1.0, 1.0)
         self._parts["surface"].draw(gl.GL_TRIANGLES, level=int(coarse))
         if mode == 3 and mesh.grid is None:  # its edges are those of the triangles
-            set_uniforms(target, texture_mode=0)
+            set_uniforms(target, color_mode=0)
             gl.glPolygonMode(gl.GL_FRONT_AND_BACK, gl.GL_LINE)
             gl.glDisable(gl.GL_POLYGON_OFFSET_FILL)
             self._parts["surface"].draw(gl.GL_TRIANGLES)
             gl.glPolygonMode(gl.GL_FRONT_AND_BACK, gl.GL_FILL)
         if "lid" in self._parts:
-            set_uniforms(target, texture_mode=5, hatch=look.colors.faint)
+            set_uniforms(target, color_mode=5, hatch=look.colors.faint)
             self._parts["lid"].draw(gl.GL_TRIANGLES)
         gl.glDisable(gl.GL_POLYGON_OFFSET_FILL)
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from landscape_hooks.errors import LandscapeError
 
@@ -90,7 +89,7 @@ class Camera:
         """(4, 4) from the scene to clip space."""
         return self.projection(aspect) @ self.view
 
-    def project(self, points: Any, size: tuple[float, float]) -> Floats:
+    def project(self, points: ArrayLike, size: tuple[float, float]) -> Floats:
         """(N, 3) pixel x, pixel y (from the top left) and depth in -1 … 1; NaN for points behind the eye."""
         points = np.atleast_2d(np.asarray(points, dtype=np.float64))
         clip = np.column_stack([points, np.ones(len(points))]) @ self.matrix(size[0] / size[1]).T
@@ -129,7 +128,7 @@ class Camera:
         across = offset - (offset @ self.forward) * self.forward
         return camera.look_at(np.asarray(self.target) + share * across)
 
-    def look_at(self, target: Any) -> Camera:
+    def look_at(self, target: ArrayLike) -> Camera:
         """Put `target` (3,) into the middle of the picture; it stays near the scene."""
         x, y, z = (float(v) for v in np.clip(np.asarray(target, dtype=np.float64), *TARGET))
         return replace(self, target=(x, y, z))

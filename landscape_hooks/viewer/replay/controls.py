@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from landscape_hooks.viewer.replay.replay import Replay, fitted
+from landscape_hooks.viewer.replay.timeline import Timeline
 
 Action = Callable[[Replay, tuple[int, int]], Any]
 
@@ -89,7 +90,7 @@ def _switch(name: str) -> Action:
     return act
 
 
-def _loop(timeline: Any) -> None:
+def _loop(timeline: Timeline) -> None:
     timeline.loop = not timeline.loop
 
 
@@ -118,8 +119,8 @@ KEYS: tuple[Key, ...] = (
     Key("T", "map from above", top),
     Key("I", "isometric", isometric),
     Key("P", "perspective", _camera(lambda c: c.perspective())),
-    Key("C", "next texture", _next("texture")),
-    Key("C", "previous texture", _next("texture", -1), shift=True),
+    Key("C", "next colour map", _next("colormap")),
+    Key("C", "previous colour map", _next("colormap", -1), shift=True),
     Key("O", "contours: shader, marching squares, off", _next("contours")),
     Key("B", "dark or light", _next("theme")),
     Key("Z", "height: auto, log, linear, clipped", _next("height")),

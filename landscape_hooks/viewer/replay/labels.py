@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,7 +57,7 @@ def place_labels(
     return placed
 
 
-def visible(mesh: Mesh, stage: Stage, camera: Camera, spots: Floats, samples: int = 48) -> Any:
+def visible(mesh: Mesh, stage: Stage, camera: Camera, spots: Floats, samples: int = 48) -> NDArray[np.bool_]:
     """(N,) whether nothing of the surface is between scene points on it and the eye; it is seen from above, too."""
     towards = camera.eye - spots if not camera.orthographic else np.broadcast_to(-camera.forward * 4, spots.shape)
     _, high = stage.corners
@@ -70,4 +68,4 @@ def visible(mesh: Mesh, stage: Stage, camera: Camera, spots: Floats, samples: in
     ground = mesh.height_at(stage.data(between.reshape(-1, 3))[:, :2])
     height = stage.data(between.reshape(-1, 3))[:, 2]
     hidden = np.where(np.isfinite(ground), ground > height + 0.004 * np.ptp(mesh.height.bounds), False)
-    return ~hidden.reshape(len(spots), samples).any(axis=1)
+    return np.asarray(~hidden.reshape(len(spots), samples).any(axis=1))

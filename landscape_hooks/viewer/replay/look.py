@@ -1,4 +1,4 @@
-"""Look: everything about the picture that is neither the data, the camera nor the moment. Values, no OpenGL."""
+"""Look: the options of the picture apart from the data, the camera and the moment shown. Values, no OpenGL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from landscape_hooks.mesh import colors
 
 Rgb = tuple[float, float, float]
 
-TEXTURES = ("viridis", "cividis", "magma", "inferno", "turbo", "hypsometric", "grey", "wireframe")
+COLORMAPS = ("viridis", "cividis", "magma", "inferno", "turbo", "hypsometric", "grey", "wireframe")
+"""What the key C goes through; any other colour map of matplotlib can be named as well."""
+
 CONTOURS = ("shader", "marching squares", "off")
 HEIGHTS = ("auto", "log10", "linear", "clipped")
 EXAGGERATION = (0.2, 5.0)
@@ -53,9 +55,38 @@ THEMES = {
 
 @dataclass(frozen=True)
 class Look:
-    """The options of the picture; every one has a key, a widget and a command-line option."""
+    """The options of the picture.
 
-    texture: str = "viridis"
+    Attributes
+    ----------
+    colormap
+        one of `COLORMAPS`, or any colour map of matplotlib. "hypsometric" has the tints of an atlas, one a contour
+        interval; "grey" shades the surface in one colour; "wireframe" draws the grid's lines only.
+    contours
+        "shader" (lines by the graphics card), "marching squares" (lines as geometry) or "off".
+    theme
+        "dark" or "light": the background and everything that is not data.
+    height
+        "auto", "log10", "linear", or "clipped" (at the 1st and 95th percentile of the loss).
+    exaggeration
+        factor on the height, 0.2 to 5.
+    shading
+        strength of the light, 0 (none) to 1.
+    floor, true_loss, xray, captions
+        whether the floor with its axes, the loss at the snapshots themselves, the path behind hills, and the captions
+        are drawn.
+    transparent
+        whether a picture has no background.
+    plain
+        whether the background has one colour, as an animation of 256 colours needs it.
+
+    Raises
+    ------
+    LandscapeError
+        a value is not one of these.
+    """
+
+    colormap: str = "viridis"
     contours: str = "shader"
     theme: str = "dark"
     height: str = "auto"
@@ -67,10 +98,14 @@ class Look:
     captions: bool = True
     transparent: bool = False
     plain: bool = False
-    """One colour as the background, for films of 256 colours."""
 
     def __post_init__(self) -> None:
-        for name, known in (("texture", TEXTURES), ("contours", CONTOURS), ("theme", THEMES), ("height", HEIGHTS)):
+        if self.colormap not in COLORMAPS and not colors.is_known(self.colormap):
+            raise LandscapeError(
+                f"Found the colour map '{self.colormap}'",
+                expected=f"one of {', '.join(COLORMAPS)}, or another colour map of matplotlib",
+            )
+        for name, known in (("contours", CONTOURS), ("theme", THEMES), ("height", HEIGHTS)):
             if getattr(self, name) not in known:
                 raise LandscapeError(
                     f"Found the {name} '{getattr(self, name)}'", expected=f"one of: {', '.join(known)}"
@@ -86,14 +121,16 @@ class Look:
         return THEMES[self.theme]
 
     @property
-    def colormap(self) -> str:
-        """The colour map of the texture, or the one below it."""
-        return self.texture if self.texture not in ("grey", "wireframe") else "viridis"
+    def line_colormap(self) -> str:
+        """The colour map of lines and of the colour bar: `colormap`, or viridis where the surface itself has none."""
+        return self.colormap if self.colormap not in ("grey", "wireframe") else "viridis"
 
     def next(self, name: str, by: int = 1) -> Look:
-        """The same with the next texture, contours, theme or height."""
-        known = {"texture": TEXTURES, "contours": CONTOURS, "theme": tuple(THEMES), "height": HEIGHTS}[name]
-        change: dict[str, Any] = {name: known[(known.index(getattr(self, name)) + by) % len(known)]}
+        """The same with the next colormap, contours, theme or height; after one that is not listed comes the first."""
+        known = {"colormap": COLORMAPS, "contours": CONTOURS, "theme": tuple(THEMES), "height": HEIGHTS}[name]
+        now = getattr(self, name)
+        place = known.index(now) if now in known else min(-by, 0)
+        change: dict[str, Any] = {name: known[(place + by) % len(known)]}
         return replace(self, **change)
 
     def exaggerated(self, factor: float) -> Look:

@@ -8,13 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from landscape_hooks.mesh.mesh import Mesh
 from landscape_hooks.mesh.stage import Stage
 from landscape_hooks.surface.digits import text_of
 from landscape_hooks.viewer.replay.camera import FAR, Camera
 from landscape_hooks.viewer.replay.landscape import Landscape
 from landscape_hooks.viewer.replay.look import Look
 from landscape_hooks.viewer.replay.timeline import Timeline
+
+Floats = NDArray[np.float64]
 
 
 @dataclass
@@ -96,7 +100,7 @@ class Replay:
         """Whether the picture changes by itself."""
         return self.timeline.playing or self.turntable
 
-    def timeline_shares(self, shares: Any) -> Any:
+    def timeline_shares(self, shares: Floats) -> Floats:
         """Places on the clock, 0 … 1, of shares of the snapshots."""
         reading = self.timeline.clocks[self.timeline.clock]
         if len(reading) < 2 or reading[-1] <= reading[0]:
@@ -123,7 +127,7 @@ def start_camera(landscape: Landscape, aspect: float, captions: bool) -> Camera:
     return max(candidates, key=lambda camera: _shows(landscape, stage, normals, camera, aspect))
 
 
-def _shows(landscape: Landscape, stage: Stage, normals: Any, camera: Camera, aspect: float) -> float:
+def _shows(landscape: Landscape, stage: Stage, normals: Floats, camera: Camera, aspect: float) -> float:
     """How well a camera shows a landscape: length of the path in the picture, and area of the surface that faces it."""
     mesh = landscape.mesh
     some = mesh.faces[:: max(1, len(mesh.faces) // 4000)]
@@ -150,9 +154,10 @@ def _shows(landscape: Landscape, stage: Stage, normals: Any, camera: Camera, asp
     return score + 0.35 * length / len(points)
 
 
-def _nearest(mesh: Any, points: Any) -> Any:
+def _nearest(mesh: Mesh, points: Floats) -> NDArray[np.intp]:
     """Numbers of the grid points next to (N, 3) points of the plane."""
     grid = mesh.grid
+    assert grid is not None
     rows = np.abs(points[:, :1] - grid.alpha).argmin(axis=1)
     columns = np.abs(points[:, 1:2] - grid.beta).argmin(axis=1)
     return rows * len(grid.beta) + columns
@@ -189,7 +194,7 @@ def describe_moment(replay: Replay, number: int = 0) -> dict[str, Any]:
     }
 
 
-def describe_place(replay: Replay, point: Any) -> list[str]:
+def describe_place(replay: Replay, point: Floats) -> list[str]:
     """What is at a point of the scene: coordinates and loss, where that comes from, the nearest snapshot."""
     mesh = replay.landscape.mesh
     alpha, beta, height = replay.stage.data(point)

@@ -1,19 +1,19 @@
 #version 330 core
-// Colour of the surface: a texture (colour map, tint, grey, wire, the file's colours), light, and iso-lines.
+// Colour of the surface: colour map, tints, grey, wireframe or the file's colours, light, and iso-lines.
 in vec3 v_position;
 in vec3 v_normal;
 in float v_share;
 in float v_occlusion;
 in vec2 v_cell;
 in vec3 v_tint;
-uniform int texture_mode;       // 0 colour map, 1 hypsometric, 2 grey, 3 wire, 4 the file's colours
+uniform int color_mode;       // 0 colour map, 1 hypsometric, 2 grey, 3 wire, 4 the file's colours
 uniform int contour_mode;       // 1 draws iso-lines here
 uniform int has_grid;
 uniform float shading;          // 0 flat … 1 full hill-shade
 uniform float line_scale;       // pixels of the framebuffer a pixel of the picture
 uniform vec3 eye;
 uniform vec3 light;             // towards the light
-uniform vec3 paper;             // background, for the wire texture
+uniform vec3 paper;             // background, for the wireframe
 uniform vec3 hatch;
 uniform float table_size;
 uniform float contour_ink;      // < 0 dark lines, > 0 light lines
@@ -37,7 +37,7 @@ float line(float distance_px, float half_width) {
 }
 
 void main() {
-    if (texture_mode == 5) {    // nothing is known here: stripes, and nothing between them
+    if (color_mode == 5) {    // nothing is known here: stripes, and nothing between them
         float stripe = fract((v_position.x + v_position.y) * 16.0);
         if (stripe > 0.42) discard;
         color = vec4(hatch, 1.0);
@@ -48,14 +48,14 @@ void main() {
     bool below = dot(n, to_eye) < 0.0;
     if (below) n = -n;
 
-    bool leveled = level_count > 0 && (contour_mode == 1 || texture_mode == 1);
+    bool leveled = level_count > 0 && (contour_mode == 1 || color_mode == 1);
     float level = leveled ? level_at(v_share) : 0.0;
 
     vec3 base;
-    if (texture_mode == 1 && leveled) base = look_up((floor(level) + 0.5) / float(level_count + 1));
-    else if (texture_mode == 2) base = vec3(0.74);
-    else if (texture_mode == 3) base = mix(paper, look_up(v_share), 0.12);
-    else if (texture_mode == 4) base = v_tint;
+    if (color_mode == 1 && leveled) base = look_up((floor(level) + 0.5) / float(level_count + 1));
+    else if (color_mode == 2) base = vec3(0.74);
+    else if (color_mode == 3) base = mix(paper, look_up(v_share), 0.12);
+    else if (color_mode == 4) base = v_tint;
     else base = look_up(v_share);
 
     float key = max(dot(n, light), 0.0);
@@ -70,7 +70,7 @@ void main() {
     lit += base * (rim * rim * rim * 0.10 * shading);
     if (below) lit *= 0.62;
 
-    if (texture_mode == 3) {
+    if (color_mode == 3) {
         vec2 cell_width = max(fwidth(v_cell), vec2(1e-6));
         vec2 away = abs(fract(v_cell - 0.5) - 0.5) / cell_width;
         float wire = has_grid == 1 ? line(min(away.x, away.y), 0.55 * line_scale) : 0.0;
