@@ -4,8 +4,6 @@ docs/trust.md ("Numbers") says it to the reader.
 """
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from landscape_hooks import Local, Points, analyze, record
 from landscape_hooks.analysis import filling
 from landscape_hooks.store.run import open_run
 from landscape_hooks.surface.surface import Surface
+from tests.forked import ROOT
 
 ROUNDING = 1e-6
 """Relative difference that another order of summation may make in a mean over samples in float32."""
@@ -72,11 +71,12 @@ def arrays(path, name):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs to be bound to cores")
-def test_one_thread_and_two(path):
+def test_one_thread_and_two(interpreters, path):
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two cores")
     for threads in ("1", "2"):
-        subprocess.run([sys.executable, "-c", SCRIPT, threads, path], check=True)
+        done = interpreters.run(SCRIPT, threads, path, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
     for name in PLANES:
         (plane, loss), (other_plane, other_loss) = (arrays(path, f"{name}-{threads}") for threads in "12")
         for key, values in plane.items():
