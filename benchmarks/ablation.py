@@ -37,7 +37,6 @@ from landscape_hooks.evaluation.plan import Plan, cores
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.objective import kernels
 from landscape_hooks.objective.graph import fusing
-from landscape_hooks.objective.graph.winograd import applies
 
 SIZES = {"digits": 15, "resnet18": 6, "transformer": 7}
 """Grids of `--analyze`, so that each takes a few seconds, calibration included."""
@@ -106,12 +105,6 @@ TECHNIQUES = {
         off=lambda: replaced(kernels, "merge", lambda graph: (graph, [])),
     ),
     "fusing": Technique(off=lambda: replaced(kernels, "fused", views_only)),
-    "winograd": Technique(
-        applies=lambda loss: images(loss) and applies(loss.objective.kernel.graph),
-        base=lambda plan: replace(plan, winograd=True),
-        without=lambda plan: replace(plan, winograd=False),
-        off=lambda: replaced(calibration, "applies", lambda graph: False),
-    ),
     "stack of 4": stacked(4),
     "stack of 16": stacked(16),
 }
@@ -194,7 +187,7 @@ def compare_points(name: str, policy: str, techniques: list[str], rounds: int, s
     print(f"{name:12s} {policy:6s} {chosen.sentence()}", flush=True)
     folds = policy != "batch" and objective.has_running_statistics
     layout = "channels_last" if images(loss) else "contiguous"
-    best = replace(chosen, workers=cores(), threads=1, layout=layout, fold=folds, fuse=True, winograd=False, tile=1)
+    best = replace(chosen, workers=cores(), threads=1, layout=layout, fold=folds, fuse=True, tile=1)
     for technique in techniques:
         way = TECHNIQUES[technique]
         if not way.applies(loss):

@@ -14,7 +14,7 @@ from torch import nn
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluation import calibration
 from landscape_hooks.evaluation.engines import local
-from landscape_hooks.evaluation.plan import Plan, threads
+from landscape_hooks.evaluation.plan import GONE, Plan, threads
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.graph.folding import fold
@@ -88,7 +88,6 @@ def test_what_can_be_folded_is(loss_of):
         Plan(chunk=7, layout="channels_last"),
         Plan(chunk=100, layout="channels_last", fold=True, fuse=True),
         Plan(chunk=40, fuse=True),
-        Plan(layout="channels_last", winograd=True),
     ],
 )
 def test_every_way_gives_the_same_loss(loss_of, policy, plan):
@@ -239,6 +238,15 @@ def test_images_of_one_channel_lead_to_results_with_channels_last():
 def test_a_plan_stored_before_there_was_fusing_is_read():
     stored = {"workers": 2, "threads": 1, "layout": "channels_last", "chunk": 64, "fold": True, "precision": "float32"}
     assert Plan(**stored).fuse is False
+
+
+def test_a_plan_that_took_what_is_gone_is_none_of_this_version():
+    """The surface is then computed anew, in one way throughout; a plan that did without it goes on."""
+    plan = Plan(workers=2, layout="channels_last", chunk=64)
+    assert Plan.from_json({**plan.to_json(), **GONE}) == plan
+    for way in GONE:
+        assert Plan.from_json({**plan.to_json(), way: True}) is None
+        assert Plan.from_json({**plan.to_json(), way: "yes"}) is None
 
 
 def test_a_loss_that_works_in_this_process_only_is_computed_there():

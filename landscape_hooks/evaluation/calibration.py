@@ -21,7 +21,6 @@ from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluation.engines import local
 from landscape_hooks.evaluation.plan import Plan, cores, forks, threads
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
-from landscape_hooks.objective.graph.winograd import applies
 
 TOLERANCE = 1e-5
 """A way of computing whose loss differs by more than this (relative) from the plain one is not taken."""
@@ -141,10 +140,6 @@ def _best_single(short: PlaneLoss, base: Plan) -> Plan:
         if start == one or (fuses[0] and layout != "contiguous" and not fused) or not _agrees(start, short, reference):
             continue
         best = min(best, replace(start, seconds=_timed(start.apply(short), start, ALONE)), key=lambda p: p.seconds)
-    if best.layout == "channels_last" and best.fuse and applies(short.objective.kernel.graph):
-        trial = replace(best, winograd=True)
-        if _agrees(trial, short, reference):
-            best = min(best, replace(trial, seconds=_timed(trial.apply(short), trial, ALONE)), key=lambda p: p.seconds)
     for chunk in chunks:
         trial = replace(best, chunk=chunk)
         if chunk != best.chunk and _agrees(trial, short, reference):

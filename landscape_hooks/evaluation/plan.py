@@ -15,6 +15,9 @@ import torch
 MOST_WORKERS = 1024
 """Processes, and threads in one, at most."""
 
+GONE = {"winograd": False}
+"""Ways of earlier versions, each as in a plan that did not take it."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -26,7 +29,7 @@ class Plan:
         processes that share the weights, each computing whole points.
     threads
         of torch in each of them.
-    layout, chunk, fold, fuse, winograd, precision
+    layout, chunk, fold, fuse, precision
         see `Objective.tuned`.
     tile
         points handed to a process at a time.
@@ -44,7 +47,6 @@ class Plan:
     chunk: int = 256
     fold: bool = False
     fuse: bool = False
-    winograd: bool = False
     precision: str = "float32"
     tile: int = 1
     stack: int = 1
@@ -57,7 +59,7 @@ class Plan:
 
     def tune(self, objective: Any) -> Any:
         """An Objective computed in this way."""
-        names = ("layout", "chunk", "fold", "fuse", "winograd", "precision")
+        names = ("layout", "chunk", "fold", "fuse", "precision")
         return objective.tuned(**{name: getattr(self, name) for name in names})
 
     def to_json(self) -> dict[str, Any]:
@@ -70,9 +72,12 @@ class Plan:
         counts = {"workers": MOST_WORKERS, "threads": MOST_WORKERS, "chunk": 2**31, "tile": 2**31, "stack": 2**31}
         ways = {
             "layout": ("contiguous", "channels_last"), "fold": (False, True), "fuse": (False, True),
-            "winograd": (False, True), "precision": ("float32", "bfloat16"),
+            "precision": ("float32", "bfloat16"),
         }  # fmt: skip
-        if not isinstance(stored, dict) or not {"workers", "threads"} <= stored.keys() <= counts.keys() | ways.keys():
+        if not isinstance(stored, dict) or any(stored.get(key, unused) is not unused for key, unused in GONE.items()):
+            return None
+        stored = {key: value for key, value in stored.items() if key not in GONE}
+        if not {"workers", "threads"} <= stored.keys() <= counts.keys() | ways.keys():
             return None
         plan = cls(**stored).to_json()  # an older plan lacks the newer ways, which it did not take
         numbers = all(type(plan[key]) is int and 1 <= plan[key] <= most for key, most in counts.items())
@@ -85,7 +90,6 @@ class Plan:
         ways += ["channels last"] if self.layout == "channels_last" else []
         ways += ["BatchNorm folded"] if self.fold else []
         ways += ["operations fused"] if self.fuse else []
-        ways += ["small images convolved after Winograd"] if self.winograd else []
         ways += [f"{self.chunk} samples at a time"]
         ways += [f"{self.stack} points together"] if self.stack > 1 else []
         ways += [self.precision] if self.precision != "float32" else []

@@ -18,7 +18,6 @@ from landscape_hooks.objective.graph.folding import Fold
 from landscape_hooks.objective.graph.folding import fold as merge
 from landscape_hooks.objective.graph.fusing import fuse as fused
 from landscape_hooks.objective.graph.graph import LossGraph
-from landscape_hooks.objective.graph.winograd import winograd as minimal
 from landscape_hooks.objective.loss_module import LossModule
 
 
@@ -34,7 +33,7 @@ class Kernel(Protocol):
 
     def to(self, device: torch.device) -> Kernel: ...
 
-    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> Kernel: ...
+    def tuned(self, *, layout: str, fold: bool, fuse: bool) -> Kernel: ...
 
     def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]: ...
 
@@ -60,14 +59,12 @@ class GraphKernel:
     def to(self, device: torch.device) -> GraphKernel:
         return replace(self, device=device)
 
-    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> GraphKernel:
+    def tuned(self, *, layout: str, fold: bool, fuse: bool) -> GraphKernel:
         """With other operations for the same values: see Objective.tuned."""
         merged, folds = merge(self.graph) if fold else (self.graph, [])
         graph = self.graph
         if fuse or layout != "contiguous":  # a view that the layout does not allow has to copy
             graph, merged = fused(graph), fused(merged)
-        if winograd:
-            graph, merged = minimal(graph), minimal(merged)
         return replace(self, graph=graph, folded=merged if folds else None, folds=tuple(folds))
 
     def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]:
@@ -117,7 +114,7 @@ class ModuleKernel:
         memo: dict[int, Any] = {id(t): nn.Parameter(torch.empty_like(t, device="meta"), t.requires_grad) for t in given}
         return replace(self, module=copy.deepcopy(self.module, memo))
 
-    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> ModuleKernel:
+    def tuned(self, *, layout: str, fold: bool, fuse: bool) -> ModuleKernel:
         """Live code is run as it is; the layout of what it is given is the caller's affair."""
         return self
 

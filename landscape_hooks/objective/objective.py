@@ -215,7 +215,6 @@ class Objective:
         chunk: int | None = None,
         fold: bool = False,
         fuse: bool = False,
-        winograd: bool = False,
         precision: str = "float32",
     ) -> Objective:
         """The same loss computed in another way.
@@ -230,8 +229,6 @@ class Objective:
             merge batch normalisation with known statistics into the convolution before it (folding.py).
         fuse
             take fewer passes over memory (fusing.py); any layout but "contiguous" implies it.
-        winograd
-            multiply less in convolutions of small images with their channels last (winograd.py).
         precision
             "float32" leaves the model's own types alone; "bfloat16" runs it under autocast.
         """
@@ -239,7 +236,7 @@ class Objective:
             layout_format=layout,
             chunk=chunk or self.chunk,
             precision=precision,
-            kernel=self.kernel.tuned(layout=layout, fold=fold, fuse=fuse, winograd=winograd),
+            kernel=self.kernel.tuned(layout=layout, fold=fold, fuse=fuse),
             probe=self.probe.map(lambda t: _laid_out(t, layout)),
         )
 
