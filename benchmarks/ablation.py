@@ -35,8 +35,6 @@ from landscape_hooks.evaluation import calibration
 from landscape_hooks.evaluation.engines import local
 from landscape_hooks.evaluation.plan import Plan, cores
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
-from landscape_hooks.objective import kernels
-from landscape_hooks.objective.graph import fusing
 
 SIZES = {"digits": 15, "resnet18": 6, "transformer": 7}
 """Grids of `--analyze`, so that each takes a few seconds, calibration included."""
@@ -68,17 +66,6 @@ def images(loss: PlaneLoss) -> bool:
     return calibration._has_images(loss.objective)
 
 
-def views_only(graph: Any) -> Any:
-    """What channels last needs of fusing: views that copy where they must."""
-    graph = graph.copy()
-    for node in graph.nodes:
-        if node.scope is not None:
-            node.scope = views_only(node.scope)
-        elif node.op in fusing._VIEWS:
-            node.function = torch.reshape
-    return graph
-
-
 def stacked(count: int) -> Technique:
     """Points together, against the same way for one after the other."""
     return Technique(
@@ -99,12 +86,6 @@ TECHNIQUES = {
         without=lambda plan: replace(plan, layout="contiguous"),
         off=lambda: replaced(calibration, "_has_images", lambda objective: False),
     ),
-    "folding": Technique(
-        applies=lambda loss: loss.statistics != "batch" and loss.objective.has_running_statistics,
-        without=lambda plan: replace(plan, fold=False),
-        off=lambda: replaced(kernels, "merge", lambda graph: (graph, [])),
-    ),
-    "fusing": Technique(off=lambda: replaced(kernels, "fused", views_only)),
     "stack of 4": stacked(4),
     "stack of 16": stacked(16),
 }
@@ -185,9 +166,8 @@ def compare_points(name: str, policy: str, techniques: list[str], rounds: int, s
     loss = PlaneLoss(objective, plane, buffers, policy, moved)
     chosen = calibration.choose(loss, 10**9)
     print(f"{name:12s} {policy:6s} {chosen.sentence()}", flush=True)
-    folds = policy != "batch" and objective.has_running_statistics
     layout = "channels_last" if images(loss) else "contiguous"
-    best = replace(chosen, workers=cores(), threads=1, layout=layout, fold=folds, fuse=True, tile=1)
+    best = replace(chosen, workers=cores(), threads=1, layout=layout, tile=1)
     for technique in techniques:
         way = TECHNIQUES[technique]
         if not way.applies(loss):

@@ -15,7 +15,7 @@ import torch
 MOST_WORKERS = 1024
 """Processes, and threads in one, at most."""
 
-GONE = {"winograd": False}
+GONE = {"fold": False, "fuse": False, "winograd": False}
 """Ways of earlier versions, each as in a plan that did not take it."""
 
 
@@ -29,7 +29,7 @@ class Plan:
         processes that share the weights, each computing whole points.
     threads
         of torch in each of them.
-    layout, chunk, fold, fuse, precision
+    layout, chunk, precision
         see `Objective.tuned`.
     tile
         points handed to a process at a time.
@@ -45,8 +45,6 @@ class Plan:
     threads: int = 1
     layout: str = "contiguous"
     chunk: int = 256
-    fold: bool = False
-    fuse: bool = False
     precision: str = "float32"
     tile: int = 1
     stack: int = 1
@@ -59,8 +57,7 @@ class Plan:
 
     def tune(self, objective: Any) -> Any:
         """An Objective computed in this way."""
-        names = ("layout", "chunk", "fold", "fuse", "precision")
-        return objective.tuned(**{name: getattr(self, name) for name in names})
+        return objective.tuned(layout=self.layout, chunk=self.chunk, precision=self.precision)
 
     def to_json(self) -> dict[str, Any]:
         """As stored with the surface."""
@@ -70,10 +67,7 @@ class Plan:
     def from_json(cls, stored: Any) -> Plan | None:
         """The inverse of `to_json`; None where what is stored is no plan that this version would have made."""
         counts = {"workers": MOST_WORKERS, "threads": MOST_WORKERS, "chunk": 2**31, "tile": 2**31, "stack": 2**31}
-        ways = {
-            "layout": ("contiguous", "channels_last"), "fold": (False, True), "fuse": (False, True),
-            "precision": ("float32", "bfloat16"),
-        }  # fmt: skip
+        ways = {"layout": ("contiguous", "channels_last"), "precision": ("float32", "bfloat16")}
         if not isinstance(stored, dict) or any(stored.get(key, unused) is not unused for key, unused in GONE.items()):
             return None
         stored = {key: value for key, value in stored.items() if key not in GONE}
@@ -88,8 +82,6 @@ class Plan:
         processes = processes or f"{self.workers} process{'es' if self.workers > 1 else ''}"
         ways = [f"{processes} with {self.threads} thread{'s' if self.threads > 1 else ''}"]
         ways += ["channels last"] if self.layout == "channels_last" else []
-        ways += ["BatchNorm folded"] if self.fold else []
-        ways += ["operations fused"] if self.fuse else []
         ways += [f"{self.chunk} samples at a time"]
         ways += [f"{self.stack} points together"] if self.stack > 1 else []
         ways += [self.precision] if self.precision != "float32" else []

@@ -208,15 +208,7 @@ class Objective:
             device=device,
         )
 
-    def tuned(
-        self,
-        *,
-        layout: str = "contiguous",
-        chunk: int | None = None,
-        fold: bool = False,
-        fuse: bool = False,
-        precision: str = "float32",
-    ) -> Objective:
+    def tuned(self, *, layout: str = "contiguous", chunk: int | None = None, precision: str = "float32") -> Objective:
         """The same loss computed in another way.
 
         Parameters
@@ -225,10 +217,6 @@ class Objective:
             memory format of images and convolution weights: "contiguous" or "channels_last".
         chunk
             samples at a time, where nothing depends on the batch.
-        fold
-            merge batch normalisation with known statistics into the convolution before it (folding.py).
-        fuse
-            take fewer passes over memory (fusing.py); any layout but "contiguous" implies it.
         precision
             "float32" leaves the model's own types alone; "bfloat16" runs it under autocast.
         """
@@ -236,7 +224,7 @@ class Objective:
             layout_format=layout,
             chunk=chunk or self.chunk,
             precision=precision,
-            kernel=self.kernel.tuned(layout=layout, fold=fold, fuse=fuse),
+            kernel=self.kernel.laid_out(layout),
             probe=self.probe.map(lambda t: _laid_out(t, layout)),
         )
 
@@ -304,7 +292,6 @@ class Objective:
         mode = "batch" if statistics == "batch" and self.running_statistics else "running"
         if self.layout_format != "contiguous":
             state = {name: _laid_out(tensor, self.layout_format) for name, tensor in state.items()}
-        state = self.kernel.prepare(state, mode)
         free = self.per_sample and mode == "running" and not whole_batches and self.attrs.get("dynamic", True)
         for leaves, n in self.probe.chunks(self.chunk) if free else self.probe.batches():
             yield self._call(state, leaves, mode), n
