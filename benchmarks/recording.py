@@ -338,10 +338,12 @@ def _ways(out: Path, values: Rows, stretches: list[slice]) -> dict[str, tuple[Ca
         config = {"write_empty_chunks": True}
         arrays.append(create_run(out / way).create_array("weights", shape=values.shape, config=config, **options))
     (ours, theirs), files, places = arrays, RowFiles(arrays[0]), np.arange(len(values))
+    memory, snapshots = files.staging(len(values))  # where a snapshot is copied to, whoever writes it
+    snapshots[...] = values
 
     def put() -> None:
         for i in range(len(values)):
-            put_files(ours.store, files.put([i], values[i : i + 1]))
+            put_files(ours.store, files.put([i], snapshots[i : i + 1], memory[i : i + 1]))
 
     def assign() -> None:
         for i in range(len(values)):
