@@ -1,6 +1,6 @@
 """What recording costs, as ratios measured side by side in one process.
 
-    python benchmarks/recording.py [hook idle training checkpoint tiny store size memory] [--out DIR]
+    python benchmarks/recording.py [hook idle training checkpoint tiny store rows size memory] [--out DIR]
 
 Every figure is the median of interleaved repetitions, so that a busy machine slows both sides alike.
 """
@@ -22,9 +22,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import zarr
+from numpy.typing import NDArray
 from torch import nn
 
 from landscape_hooks import Trajectory, record
+from landscape_hooks.store.rowfiles import RowFiles, chunking, read_rows
+from landscape_hooks.store.run import create_run, put_files
+
+Rows = NDArray[np.float32]
 
 
 def timed(action: Callable[[], Any]) -> float:
@@ -300,6 +306,60 @@ def store(out: Path) -> None:
         print(f"store     {name}: {speeds[0]:.0f} MB/s, plain files {speeds[1]:.0f} MB/s: {ratio * 100:.0f} %")
 
 
+def rows(out: Path) -> None:
+    """Writing and reading rows as files (rowfiles.py), against zarr on the same arrays; all from the page cache."""
+    for name, size, count, stretch in (("resnet18", 11_689_512, 6, 2**20), ("10,008", 10_008, 400, 2_500)):
+        found: dict[str, list[tuple[float, float]]] = {}
+        values = np.random.default_rng(0).normal(size=(count, size)).astype(np.float32)
+        for number in range(5):
+            ways = _ways(out, values, [slice(a, min(a + stretch, size)) for a in range(0, size, stretch)])
+            for way in [*ways][:: 1 if number % 2 else -1]:
+                for what, action in zip(("written", "read"), ways[way], strict=True):
+                    warm(out / "warm", 2 * values.nbytes)
+                    before = time.process_time()
+                    found.setdefault(f"{what} {way}", []).append((timed(action), time.process_time() - before))
+        for what in ("written", "read"):
+            ours, theirs = (np.array(found[f"{what} {way}"]) for way in ways)
+            (wall, processor), smallest = np.median(theirs / ours, axis=0), theirs.min(axis=0)[0] / ours.min(axis=0)[0]
+            speed = values.nbytes / np.median(ours[:, 0]) / 1e6
+            print(
+                f"rows      {name}, {what}: {speed:.0f} MB/s, {wall:.1f} times as fast as zarr {zarr.__version__} "
+                f"(smallest times {smallest:.1f}, the processor's {processor:.1f})"
+            )
+
+
+def _ways(out: Path, values: Rows, stretches: list[slice]) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+    """How to write rows one by one and to read them in stretches: our way and zarr's, each with an array of its own."""
+    chunks, shards = chunking(values.shape[1], 4, several_rows=values.shape[1] < 10**6)
+    arrays = []
+    for way in ("ours", "zarr"):
+        shutil.rmtree(out / way, ignore_errors=True)
+        options = {"chunks": chunks, "shards": shards, "dtype": "f4", "fill_value": np.nan, "compressors": None}
+        config = {"write_empty_chunks": True}
+        arrays.append(create_run(out / way).create_array("weights", shape=values.shape, config=config, **options))
+    (ours, theirs), files, places = arrays, RowFiles(arrays[0]), np.arange(len(values))
+    memory, snapshots = files.staging(len(values))  # where a snapshot is copied to, whoever writes it
+    snapshots[...] = values
+
+    def put() -> None:
+        for i in range(len(values)):
+            put_files(ours.store, files.put([i], snapshots[i : i + 1], memory[i : i + 1]))
+
+    def assign() -> None:
+        for i in range(len(values)):
+            theirs[i] = values[i]
+
+    def read() -> None:
+        for part in stretches:
+            assert read_rows(ours, places, part.start, part.stop) is not None
+
+    def select() -> None:
+        for part in stretches:
+            theirs[:, part]
+
+    return {"ours": (put, read), "zarr": (assign, select)}
+
+
 def warm(file: Path, size: int) -> None:
     """Have the kernel's page cache take memory and give it back, so that neither side has to be given new memory.
 
@@ -381,7 +441,7 @@ def memory(out: Path) -> None:
     print(f"memory    resnet50: {(peaks['with'] - peaks['without']) / snapshot:.2f} snapshots more")
 
 
-PARTS = {f.__name__: f for f in (hook, idle, training, checkpoint, tiny, store, size, memory)}
+PARTS = {f.__name__: f for f in (hook, idle, training, checkpoint, tiny, store, rows, size, memory)}
 
 
 def main() -> None:

@@ -1,19 +1,23 @@
 """The Ray engine: time of a 25×25 grid with one worker and with two, and against the engine of this machine.
 
-    python benchmarks/scale.py [--size 25] [--milliseconds 40] [--tiles 8] [--seconds 1.0] [--rounds 1]
+    python benchmarks/scale.py [--size 25] [--milliseconds 40] [--tiles 8] [--seconds 1.0] [--rounds 1] [--knock]
 
 Strong scaling: the same grid by one worker and by two, workers already started. Overhead: a few points that take
 `--seconds` each, by one Ray worker and by this process, in alternation; medians. What a point costs is set by the
-number of its samples, one thread everywhere. Needs two idle cores, the driver's share included, and
-pip install "landscape-hooks[ray]".
+number of its samples, one thread everywhere. With `--knock`, only how long it takes until an address where no cluster
+answers is said to be one, with the knock that the engine begins with and without it. Needs two idle cores, the
+driver's share included, and pip install "landscape-hooks[ray]".
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import socket
 import statistics
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from torch import nn
 
 from landscape_hooks import record
 from landscape_hooks.analysis.filling import begin
+from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluation import engines
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
@@ -80,6 +85,33 @@ def timed(engine: Any, loss: PlaneLoss, points: np.ndarray) -> tuple[float, np.n
     return time.perf_counter() - start, found
 
 
+def knock(limit: float = 30.0) -> None:
+    """Print the seconds until an error: nobody listens there, or somebody who never says anything."""
+    for kind in ("nobody", "somebody silent"):
+        found = []
+        for knocks in (True, False):
+            process = multiprocessing.get_context("spawn").Process(target=_connect, args=(kind, knocks))
+            start = time.perf_counter()
+            process.start()
+            process.join(limit)
+            found.append(f"{time.perf_counter() - start:.1f} s" if process.exitcode is not None else f"over {limit} s")
+            process.kill()
+        print(f"{kind} there, start of the process included: with the knock {found[0]}, without {found[1]}", flush=True)
+
+
+def _connect(kind: str, knocks: bool) -> None:
+    """Connect to such an address of this machine."""
+    from landscape_hooks.evaluation.engines import ray
+
+    if not knocks:
+        ray.knock = lambda address: None
+    with socket.socket() as listener, suppress(ObjectiveError):
+        listener.bind(("127.0.0.1", 0))
+        if kind == "somebody silent":
+            listener.listen()
+        ray.connect(f"127.0.0.1:{listener.getsockname()[1]}")
+
+
 def main() -> None:
     """Parse and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -88,7 +120,11 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=8, help="points, in the test of overhead")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a point, in the test of overhead")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--knock", action="store_true", help="only the error of an address where no cluster answers")
     options = parser.parse_args()
+    if options.knock:
+        knock()
+        return
     torch.set_num_threads(1)
     from landscape_hooks.evaluation.engines import local
 

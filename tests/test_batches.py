@@ -345,7 +345,7 @@ def test_losses_between_samples_are_of_the_recorded_batches(kind, objective_of):
     objective = objective_of(model, objective=loss, data=batches)
     expected = by_hand(model, lambda m, b: loss(m, b).mean(), batches, sizes)
     for chunk in (4, 13, 256):
-        found = objective.tuned(layout="contiguous", chunk=chunk, fold=False, precision="float32")
+        found = objective.tuned(layout="contiguous", chunk=chunk, precision="float32")
         assert found.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-5)
     assert [n for _, n in objective.head(17).probe.batches()] == [16, 10]
 

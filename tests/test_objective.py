@@ -332,9 +332,7 @@ def test_a_loss_between_samples_is_never_cut_into_smaller_batches(objective_of):
     with torch.no_grad():
         values = [Contrast()(model(x), y).item() for x, y in DataLoader(data, batch_size=20)]
     for chunk in (5, 20, 256):
-        found = objective.tuned(layout="contiguous", chunk=chunk, fold=False, precision="float32").evaluate(
-            *here(model)
-        )
+        found = objective.tuned(layout="contiguous", chunk=chunk, precision="float32").evaluate(*here(model))
         assert found.mean == pytest.approx(np.mean(values), rel=1e-6)
         assert found.stderr == pytest.approx(np.std(values, ddof=1) / math.sqrt(2), rel=1e-5)
 

@@ -1,4 +1,4 @@
-"""Other ways of computing give the same losses: folding, memory format, chunks, worker processes."""
+"""Other ways of computing give the same losses: memory format, chunks, worker processes."""
 
 import os
 import signal
@@ -14,11 +14,10 @@ from torch import nn
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluation import calibration
 from landscape_hooks.evaluation.engines import local
-from landscape_hooks.evaluation.plan import Plan
+from landscape_hooks.evaluation.plan import GONE, Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.machine import threads
 from landscape_hooks.objective.capture import capture
-from landscape_hooks.objective.graph.folding import fold
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -72,25 +71,10 @@ def losses(*, live, views=None):
     return lambda policy: PlaneLoss(objective, plane, buffers.flatten(net), policy, torch.randn(2, buffers.size) * 0.1)
 
 
-def test_what_can_be_folded_is(loss_of):
-    kernel = loss_of("fixed").objective.kernel
-    if not hasattr(kernel, "graph"):
-        pytest.skip("live code is run as it is")
-    graph, folds = fold(kernel.graph)
-    assert [f.weight for f in folds] == ["a.weight", "b.weight"]  # the result of c is used twice
-    assert len(graph.nodes) == len(kernel.graph.nodes) - 2
-
-
 @pytest.mark.parametrize("policy", ["batch", "fixed", "interpolate", "recalibrate"])
 @pytest.mark.parametrize(
     "plan",
-    [
-        Plan(chunk=16, fold=True),
-        Plan(chunk=7, layout="channels_last"),
-        Plan(chunk=100, layout="channels_last", fold=True, fuse=True),
-        Plan(chunk=40, fuse=True),
-        Plan(layout="channels_last", winograd=True),
-    ],
+    [Plan(chunk=16), Plan(chunk=7, layout="channels_last"), Plan(chunk=100, layout="channels_last")],
 )
 def test_every_way_gives_the_same_loss(loss_of, policy, plan):
     torch.manual_seed(1)
@@ -237,9 +221,18 @@ def test_images_of_one_channel_lead_to_results_with_channels_last():
     assert nn.functional.conv2d(images, weight).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_plan_stored_before_there_was_fusing_is_read():
-    stored = {"workers": 2, "threads": 1, "layout": "channels_last", "chunk": 64, "fold": True, "precision": "float32"}
-    assert Plan(**stored).fuse is False
+def test_a_plan_stored_before_there_were_stacks_is_read():
+    stored = {"workers": 2, "threads": 1, "layout": "channels_last", "chunk": 64, "precision": "float32"}
+    assert Plan.from_json(stored) == Plan(**stored)
+
+
+def test_a_plan_that_took_what_is_gone_is_none_of_this_version():
+    """The surface is then computed anew, in one way throughout; a plan that did without it goes on."""
+    plan = Plan(workers=2, layout="channels_last", chunk=64)
+    assert Plan.from_json({**plan.to_json(), **GONE}) == plan
+    for way in GONE:
+        assert Plan.from_json({**plan.to_json(), way: True}) is None
+        assert Plan.from_json({**plan.to_json(), way: "yes"}) is None
 
 
 def test_a_loss_that_works_in_this_process_only_is_computed_there():

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape_hooks.errors import LandscapeError, ObjectiveError
+from landscape_hooks.errors import LandscapeError, ObjectiveError, SurfaceError
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, buffer_directions
 from landscape_hooks.evaluation.sources import check_fits, resolve_objective
@@ -232,7 +232,10 @@ def _loss(root: Any, trajectory: Trajectory, opened: Surface, objective: Any, da
         )
     plan = Plan.from_json(attrs.get("plan"))
     if plan is None:
-        raise checked.damaged(f"The surface '{opened.name}' does not say how it was computed")
+        raise SurfaceError(
+            f"How the surface '{opened.name}' was computed is not said, or is no way that this version has",
+            mend="Analyze the run again: it is computed anew",
+        )
     origin, axes, buffers = _arrays(root, trajectory, opened)
     policy = str(attrs.get("batch_norm", "none"))
     moved = _moved_buffers(trajectory, opened, buffers) if policy == "interpolate" else None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,6 @@ from landscape_hooks.evaluation.engines import local
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.machine import cores, forks, threads
-from landscape_hooks.objective.graph.winograd import applies
-from landscape_hooks.objective.kernels import GraphKernel
 
 TOLERANCE = 1e-5
 """A way of computing whose loss differs by more than this (relative) from the plain one is not taken."""
@@ -134,23 +131,11 @@ def _best_single(short: PlaneLoss, base: Plan) -> Plan:
     free = short.objective.free and short.statistics != "batch"
     chunks = sorted({*(CHUNKS if free else ()), base.chunk})
     chunks = [c for c in chunks if c <= short.objective.samples] or [base.chunk]
-    folds = (True, False) if short.statistics != "batch" and short.objective.has_running_statistics else (False,)
     best = replace(one, seconds=_timed(one.apply(short), one, ALONE))
-    layouts = [*(["channels_last"] if _has_images(short.objective) else []), "contiguous"]
-    fuses = (True, False) if short.objective.kernel.fusible else (False,)
-    for layout, folded, fused in product(layouts, folds, fuses):
-        start = replace(one, layout=layout, fold=folded, fuse=fused)
-        if start == one or (fuses[0] and layout != "contiguous" and not fused) or not _agrees(start, short, reference):
-            continue
-        best = min(best, replace(start, seconds=_timed(start.apply(short), start, ALONE)), key=lambda p: p.seconds)
-    kernel = short.objective.kernel
-    if best.layout == "channels_last" and best.fuse and isinstance(kernel, GraphKernel) and applies(kernel.graph):
-        trial = replace(best, winograd=True)
-        if _agrees(trial, short, reference):
-            best = min(best, replace(trial, seconds=_timed(trial.apply(short), trial, ALONE)), key=lambda p: p.seconds)
-    for chunk in chunks:
-        trial = replace(best, chunk=chunk)
-        if chunk != best.chunk and _agrees(trial, short, reference):
+    layouts = ["channels_last"] if _has_images(short.objective) else []
+    for layout, chunk in [*((layout, None) for layout in layouts), *((None, chunk) for chunk in chunks)]:
+        trial = replace(best, layout=layout or best.layout, chunk=chunk or best.chunk)
+        if trial != best and _agrees(trial, short, reference):
             best = min(best, replace(trial, seconds=_timed(trial.apply(short), trial, ALONE)), key=lambda p: p.seconds)
     return best
 

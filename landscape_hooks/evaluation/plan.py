@@ -11,6 +11,9 @@ from typing import Any
 
 from landscape_hooks.machine import MOST_WORKERS
 
+GONE = {"fold": False, "fuse": False, "winograd": False}
+"""Ways of earlier versions, each as in a plan that did not take it."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -22,7 +25,7 @@ class Plan:
         processes that share the weights, each computing whole points.
     threads
         of torch in each of them.
-    layout, chunk, fold, fuse, winograd, precision
+    layout, chunk, precision
         see `Objective.tuned`.
     tile
         points handed to a process at a time.
@@ -38,9 +41,6 @@ class Plan:
     threads: int = 1
     layout: str = "contiguous"
     chunk: int = 256
-    fold: bool = False
-    fuse: bool = False
-    winograd: bool = False
     precision: str = "float32"
     tile: int = 1
     stack: int = 1
@@ -53,8 +53,7 @@ class Plan:
 
     def tune(self, objective: Any) -> Any:
         """An Objective computed in this way."""
-        names = ("layout", "chunk", "fold", "fuse", "winograd", "precision")
-        return objective.tuned(**{name: getattr(self, name) for name in names})
+        return objective.tuned(layout=self.layout, chunk=self.chunk, precision=self.precision)
 
     def to_json(self) -> dict[str, Any]:
         """As stored with the surface."""
@@ -64,11 +63,11 @@ class Plan:
     def from_json(cls, stored: Any) -> Plan | None:
         """The inverse of `to_json`; None where what is stored is no plan that this version would have made."""
         counts = {"workers": MOST_WORKERS, "threads": MOST_WORKERS, "chunk": 2**31, "tile": 2**31, "stack": 2**31}
-        ways = {
-            "layout": ("contiguous", "channels_last"), "fold": (False, True), "fuse": (False, True),
-            "winograd": (False, True), "precision": ("float32", "bfloat16"),
-        }  # fmt: skip
-        if not isinstance(stored, dict) or not {"workers", "threads"} <= stored.keys() <= counts.keys() | ways.keys():
+        ways = {"layout": ("contiguous", "channels_last"), "precision": ("float32", "bfloat16")}
+        if not isinstance(stored, dict) or any(stored.get(key, unused) is not unused for key, unused in GONE.items()):
+            return None
+        stored = {key: value for key, value in stored.items() if key not in GONE}
+        if not {"workers", "threads"} <= stored.keys() <= counts.keys() | ways.keys():
             return None
         plan = cls(**stored).to_json()  # an older plan lacks the newer ways, which it did not take
         numbers = all(type(plan[key]) is int and 1 <= plan[key] <= most for key, most in counts.items())
@@ -79,9 +78,6 @@ class Plan:
         processes = processes or f"{self.workers} process{'es' if self.workers > 1 else ''}"
         ways = [f"{processes} with {self.threads} thread{'s' if self.threads > 1 else ''}"]
         ways += ["channels last"] if self.layout == "channels_last" else []
-        ways += ["BatchNorm folded"] if self.fold else []
-        ways += ["operations fused"] if self.fuse else []
-        ways += ["small images convolved after Winograd"] if self.winograd else []
         ways += [f"{self.chunk} samples at a time"]
         ways += [f"{self.stack} points together"] if self.stack > 1 else []
         ways += [self.precision] if self.precision != "float32" else []

@@ -1,7 +1,8 @@
 """Kernels: the loss of one batch from named weights, as a stored graph or as live code.
 
 In: parameters, buffers and constants by name, and the tensors of a batch. Out: the loss, one number a sample or one a
-batch. Both kinds can be told how to compute it (`tuned`), and what normalisation layers use (`statistics`).
+batch. Both kinds can be told the memory format of what they are given (`laid_out`), and what normalisation layers use
+(`statistics`).
 """
 
 from __future__ import annotations
@@ -9,16 +10,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from landscape_hooks.objective.graph.folding import Fold
-from landscape_hooks.objective.graph.folding import fold as merge
-from landscape_hooks.objective.graph.fusing import fuse as fused
 from landscape_hooks.objective.graph.graph import LossGraph
-from landscape_hooks.objective.graph.winograd import winograd as minimal
 from landscape_hooks.objective.loss_module import LossModule
 
 
@@ -28,18 +25,13 @@ class Kernel(Protocol):
     Where the loss says by what a batch is weighed it is a list: the loss, and its weights, of which the first counts.
     """
 
-    fusible: ClassVar[bool]
-    """Whether `tuned(fuse=True)` makes a difference."""
-
     def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Any: ...
 
     def running_statistics(self) -> dict[str, str]: ...
 
     def to(self, device: torch.device) -> Kernel: ...
 
-    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> Kernel: ...
-
-    def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]: ...
+    def laid_out(self, layout: str) -> Kernel: ...
 
 
 @dataclass(frozen=True)
@@ -48,14 +40,9 @@ class GraphKernel:
 
     graph: LossGraph
     device: torch.device | None = None
-    folded: LossGraph | None = None
-    folds: tuple[Fold, ...] = ()
-    fusible: ClassVar[bool] = True
 
     def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Any:
-        folded = self.folded is not None and statistics == "running"
-        graph = self.folded if self.folded is not None and folded else self.graph
-        return graph(state, leaves, statistics=statistics, device=self.device)
+        return self.graph(state, leaves, statistics=statistics, device=self.device)
 
     def running_statistics(self) -> dict[str, str]:
         return self.graph.running_statistics()
@@ -63,21 +50,9 @@ class GraphKernel:
     def to(self, device: torch.device) -> GraphKernel:
         return replace(self, device=device)
 
-    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> GraphKernel:
-        """With other operations for the same values: see Objective.tuned."""
-        merged, folds = merge(self.graph) if fold else (self.graph, [])
-        graph = self.graph
-        if fuse or layout != "contiguous":  # a view that the layout does not allow has to copy
-            graph, merged = fused(graph), fused(merged)
-        if winograd:
-            graph, merged = minimal(graph), minimal(merged)
-        return replace(self, graph=graph, folded=merged if folds else None, folds=tuple(folds))
-
-    def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]:
-        """Add what is computed once a point, not once a batch: the merged weights."""
-        if self.folded is None or statistics != "running":
-            return state
-        return state | {name: tensor for fold in self.folds for name, tensor in fold.apply(state).items()}
+    def laid_out(self, layout: str) -> GraphKernel:
+        """For images and weights of this memory format."""
+        return self if layout == "contiguous" else replace(self, graph=self.graph.without_views())
 
 
 @dataclass(frozen=True)
@@ -86,7 +61,6 @@ class ModuleKernel:
 
     module: LossModule
     names: Mapping[str, str]
-    fusible: ClassVar[bool] = False
 
     def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Any:
         if self.module.needs_grad and not torch.is_grad_enabled():
@@ -138,12 +112,9 @@ class ModuleKernel:
         memo: dict[int, Any] = {id(t): nn.Parameter(torch.empty_like(t, device="meta"), t.requires_grad) for t in given}
         return replace(self, module=copy.deepcopy(self.module, memo))
 
-    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> ModuleKernel:
-        """Live code is run as it is; the layout of what it is given is the caller's affair."""
+    def laid_out(self, layout: str) -> ModuleKernel:
+        """Live code is run as it is."""
         return self
-
-    def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]:
-        return state
 
 
 def _statistics_layers(module: nn.Module) -> dict[str, Any]:

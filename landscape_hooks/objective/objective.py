@@ -270,16 +270,7 @@ class Objective:
             device=device,
         )
 
-    def tuned(
-        self,
-        *,
-        layout: str = "contiguous",
-        chunk: int | None = None,
-        fold: bool = False,
-        fuse: bool = False,
-        winograd: bool = False,
-        precision: str = "float32",
-    ) -> Objective:
+    def tuned(self, *, layout: str = "contiguous", chunk: int | None = None, precision: str = "float32") -> Objective:
         """The same loss computed in another way.
 
         Parameters
@@ -288,12 +279,6 @@ class Objective:
             memory format of images and convolution weights: "contiguous" or "channels_last".
         chunk
             samples at a time, where nothing depends on the batch.
-        fold
-            merge batch normalisation with known statistics into the convolution before it (folding.py).
-        fuse
-            take fewer passes over memory (fusing.py); any layout but "contiguous" implies it.
-        winograd
-            multiply less in convolutions of small images with their channels last (winograd.py).
         precision
             "float32" leaves the model's own types alone; "bfloat16" runs it under autocast.
         """
@@ -301,7 +286,7 @@ class Objective:
             layout_format=layout,
             chunk=chunk or self.chunk,
             precision=precision,
-            kernel=self.kernel.tuned(layout=layout, fold=fold, fuse=fuse, winograd=winograd),
+            kernel=self.kernel.laid_out(layout),
             probe=self.probe.map(lambda t: laid_out(t, layout)),
         )
 
@@ -402,7 +387,6 @@ class Objective:
         mode = "batch" if statistics == "batch" and self.running_statistics else "running"
         if self.layout_format != "contiguous":
             state = {name: laid_out(tensor, self.layout_format) for name, tensor in state.items()}
-        state = self.kernel.prepare(state, mode)
         free = self.free and mode == "running" and not whole_batches
         for number, (leaves, n) in enumerate(self.probe.chunks(self.chunk) if free else self.probe.batches()):
             value, shares = self._call(state, leaves, mode)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +44,6 @@ class VariantKernel:
     """The loss as several stored graphs; the last leaf of a batch says which of them is its."""
 
     kernels: tuple[GraphKernel, ...]
-    fusible: ClassVar[bool] = True
 
     def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Tensor:
         number = 0 if leaves[-1].is_meta else int(leaves[-1])
@@ -63,13 +62,9 @@ class VariantKernel:
     def to(self, device: torch.device) -> VariantKernel:
         return replace(self, kernels=tuple(kernel.to(device) for kernel in self.kernels))
 
-    def tuned(self, *, layout: str, fold: bool, fuse: bool, winograd: bool) -> VariantKernel:
-        """As of one graph; weights are not merged, since each graph would have merged weights of its own."""
-        tuned = (kernel.tuned(layout=layout, fold=False, fuse=fuse, winograd=winograd) for kernel in self.kernels)
-        return replace(self, kernels=tuple(tuned))
-
-    def prepare(self, state: dict[str, Tensor], statistics: str) -> dict[str, Tensor]:
-        return state
+    def laid_out(self, layout: str) -> VariantKernel:
+        """For images and weights of this memory format."""
+        return replace(self, kernels=tuple(kernel.laid_out(layout) for kernel in self.kernels))
 
 
 def graph_name(number: int) -> str:

@@ -33,6 +33,7 @@ _WAY_OUT = "Give the loss by hand: landscape-hooks analyze RUN --objective modul
 
 BATCH_NORM = "aten.batch_norm.default"
 INSTANCE_NORM = "aten.instance_norm.default"
+_VIEWS = ("aten.view.default", "aten._unsafe_view.default")
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,14 @@ class LossGraph:
         for node in self.nodes:
             node.function = None if node.scope is not None else resolve(node.op)
 
-    def copy(self) -> LossGraph:
-        """The same graph with nodes of its own, whose functions may be replaced (fusing.py)."""
+    def without_views(self) -> LossGraph:
+        """The same graph where a `view` copies if the memory format asks for it, in place of an error."""
         graph = LossGraph(self.inputs, [replace(node) for node in self.nodes], self.outputs)
-        for node, mine in zip(graph.nodes, self.nodes, strict=True):
-            node.function = mine.function  # which may have been replaced before
+        for node in graph.nodes:
+            if node.scope is not None:
+                node.scope = node.scope.without_views()
+            elif node.op in _VIEWS:
+                node.function = torch.reshape
         return graph
 
     # -- running ---------------------------------------------------------------------------------------
