@@ -100,9 +100,13 @@ class LossGraph:
         for node in self.nodes:
             node.function = None if node.scope is not None else resolve(node.op)
 
+    def copy(self) -> LossGraph:
+        """The same graph with nodes of its own."""
+        return LossGraph(self.inputs, [replace(node) for node in self.nodes], self.outputs)
+
     def without_views(self) -> LossGraph:
         """The same graph where a `view` copies if the memory format asks for it, in place of an error."""
-        graph = LossGraph(self.inputs, [replace(node) for node in self.nodes], self.outputs)
+        graph = self.copy()
         for node in graph.nodes:
             if node.scope is not None:
                 node.scope = node.scope.without_views()
