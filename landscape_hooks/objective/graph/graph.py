@@ -101,8 +101,11 @@ class LossGraph:
             node.function = None if node.scope is not None else resolve(node.op)
 
     def copy(self) -> LossGraph:
-        """The same graph with nodes of its own."""
-        return LossGraph(self.inputs, [replace(node) for node in self.nodes], self.outputs)
+        """The same graph with nodes of its own, whose functions may be replaced."""
+        graph = LossGraph(self.inputs, [replace(node) for node in self.nodes], self.outputs)
+        for node, mine in zip(graph.nodes, self.nodes, strict=True):
+            node.function = mine.function  # which may have been replaced before
+        return graph
 
     def without_views(self) -> LossGraph:
         """The same graph where a `view` copies if the memory format asks for it, in place of an error."""
