@@ -135,7 +135,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(interpreters, tmp_path, workers):
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert "The same command goes on from there." in said
+    assert "the same command continues from there." in said
     assert "Traceback" not in said
     assert re.search(r"surface 'big': +\d+%.*\[\d\d:\d\d<\d\d:\d\d", said)  # the time taken, and the time left
     kept = Surface.open(run_path, "big")
