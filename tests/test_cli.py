@@ -135,7 +135,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(interpreters, tmp_path, workers):
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert "The same command goes on from there." in said
+    assert "the same command continues from there." in said
     assert "Traceback" not in said
     assert re.search(r"surface 'big': [1-9]\d* of 90010 losses", said)  # no terminal: whole lines instead of a bar
     kept = Surface.open(run_path, "big")
