@@ -160,9 +160,9 @@ def test_a_damaged_snapshot_is_named(tmp_path):
 
 def test_a_surface_of_a_way_that_is_gone_is_not_verified_but_computed_anew(tmp_path):
     folder = train(tmp_path / "run.zarr")
-    options = {"size": 3, "tune": False, "progress": False}
+    options = {"size": 3, "engine": Local(tune=False), "progress": False}
     before = analyze(folder, **options)
-    group = store.open_run(folder, mode="r+")["surfaces/pca"]
+    group = open_run(folder, mode="r+")["surfaces/pca"]
     group.attrs["plan"] = {**group.attrs["plan"], "winograd": True}
     (found,) = verify(folder).surfaces
     assert found.verdict != "holds"
