@@ -192,6 +192,17 @@ def test_calibration_chooses_a_way_that_agrees(loss_of, monkeypatch):
     assert Plan(**plan.to_json()).apply(loss).at(0.1, 0.2) == plan.apply(loss).at(0.1, 0.2)
 
 
+@pytest.mark.parametrize("policy", ["batch", "fixed"])
+def test_what_rounds_does_not_depend_on_the_stopwatch(loss_of, monkeypatch, policy):
+    """Whatever the machine is busy with, and whether the work is little or much: the same bits."""
+    loss, random = loss_of(policy), np.random.default_rng(0)
+    monkeypatch.setattr(calibration, "_timed", lambda *arguments: random.exponential())
+    plans = [calibration.choose(loss, points) for points in (1, 10**9, 10**9, 10**9)]
+    assert len({plan.workers for plan in plans}) <= 2
+    assert len({(plan.layout, plan.chunk, plan.threads, plan.precision, plan.stack) for plan in plans}) == 1
+    assert len({plan.apply(loss).at(0.0, 0.0) for plan in plans}) == 1
+
+
 def test_a_way_that_gives_other_values_is_not_taken(loss_of, monkeypatch):
     loss = loss_of("fixed")
     real = Plan.apply

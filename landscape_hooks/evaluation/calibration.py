@@ -1,8 +1,9 @@
-"""Calibration: try the ways that may pay on this machine, and take the fastest that gives the same loss.
+"""Calibration: the way of computing the loss that suits the model, and the processes that are fastest on this machine.
 
-In: a PlaneLoss. Out: a Plan. What pays depends on the model: a small one scales over points (one process a core,
-weights shared) and not over threads, images are faster with their channels last, samples are best taken as
-many at a time as the cache holds. So it is measured, in a second or two, instead of assumed.
+In: a PlaneLoss. Out: a Plan. The memory format, the samples computed together and the threads of a process change the
+last digits. They follow from the model by a rule, and are taken where they give the loss of the plain loop. The
+stopwatch chooses only what changes no digit: how many processes, and how many points each is handed at a time. So two
+analyses on machines of one kind compute the same numbers, whatever else the machines are busy with.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ TOLERANCE = 1e-5
 ALONE = time.thread_time
 """The clock for one thread: the time it was running, whatever else the machine does meanwhile."""
 
-CHUNKS = (64, 128, 256)
-REPEATS = 2
+SPOTS = ((0.0, 0.0), (0.1, 0.1), (-0.1, 0.05))
+"""Where a way is compared with the plain loop; at the origin, the end of the path, the loss is lowest."""
+IMAGES, OTHERS = 64, 256
+"""Samples computed together, where the loss of each is the same in any batch: as many as the cache holds."""
 LONG = 1.0
 """Seconds after which a way is not timed again: on a busy machine the search would take minutes."""
 STACKS = (1, 4, 16)
@@ -38,6 +41,10 @@ GPU_TILE = 16
 """Points between two waits for a GPU."""
 STACK_BYTES = 2**28
 """Weights of a stack: beyond, a single point has work enough for the GPU."""
+FEW_BATCHES = 4
+"""Probe batches on which a way is compared with the plain loop."""
+LITTLE = 2.0
+"""Seconds of work for which no processes are started."""
 PROBE_SECONDS = 0.6
 """A timed piece of work is cut down to about this long on the plain way, by taking fewer probe batches."""
 
@@ -49,30 +56,30 @@ def plain(loss: PlaneLoss, *, workers: int = 1, precision: str = "float32") -> P
 
 
 def choose(loss: PlaneLoss, points: int, *, workers: int | None = None, precision: str = "float32") -> Plan:
-    """Try what may pay and take the fastest that gives the same loss.
+    """The way that suits the model and gives the loss of the plain loop, by as many processes as pay.
 
     Parameters
     ----------
     loss
         the loss as it is to be computed.
     points
-        how many evaluations are ahead: little work is not worth a search.
+        how many evaluations are ahead: for little work no processes are started.
     workers
-        processes; left out, chosen.
+        processes; left out, chosen, each with one thread where processes can share memory.
     precision
         "float32" or "bfloat16".
     """
     base = plain(loss, precision=precision)
     if loss.objective.device.type != "cpu":
         return best_stack(loss, base)
+    way = arithmetic(loss, base)
     limit = 1 if not forks() else (workers or min(cores(), max(1, points)))
-    short, full = _shortened(loss, base)
-    expected = _timed(base.apply(short), base)
-    if expected * full * points < 2.0:
-        return replace(base, workers=1, seconds=expected * full)
-    apart = local.apart(lambda: _best_single(short, base), 1) if limit > 1 else []
-    single = apart[0] if apart else _best_single(short, base)
-    found = _best_over_cores(short, base, single, limit, fixed=workers is not None)
+    way = replace(way, threads=max(1, base.threads // limit) if workers or not forks() else 1)
+    short, full = _shortened(loss, way)
+    expected = _timed(way.apply(short), way)
+    if workers is None and expected * full * points < LITTLE:
+        return replace(way, seconds=expected * full)
+    found = _best_over_cores(short, base, replace(way, seconds=expected), limit, fixed=workers is not None)
     seconds = found.seconds * full
     return replace(found, seconds=seconds, tile=max(1, min(64, int(0.05 / max(seconds * found.workers, 1e-6)))))
 
@@ -124,44 +131,45 @@ def _shortened(loss: PlaneLoss, base: Plan) -> tuple[PlaneLoss, float]:
     return short, whole / short.objective.samples
 
 
-def _best_single(short: PlaneLoss, base: Plan) -> Plan:
-    """The fastest way in one process with one thread."""
+def arithmetic(loss: PlaneLoss, base: Plan) -> Plan:
+    """What rounds, by a rule: the memory format and the samples computed together, by one thread.
+
+    Images are computed with their channels last. Where the loss of a sample is the same in any batch, so many samples
+    are taken together as the cache holds; else the recorded batches. The first of these ways that gives the losses of
+    the plain loop is taken; the plain loop itself is the last of them.
+    """
     one = replace(base, threads=1)
-    reference = _values(base.apply(short))
-    free = short.objective.free and short.statistics != "batch"
-    chunks = sorted({*(CHUNKS if free else ()), base.chunk})
-    chunks = [c for c in chunks if c <= short.objective.samples] or [base.chunk]
-    best = replace(one, seconds=_timed(one.apply(short), one, ALONE))
-    layouts = ["channels_last"] if _has_images(short.objective) else []
-    for layout, chunk in [*((layout, None) for layout in layouts), *((None, chunk) for chunk in chunks)]:
-        trial = replace(best, layout=layout or best.layout, chunk=chunk or best.chunk)
-        if trial != best and _agrees(trial, short, reference):
-            best = min(best, replace(trial, seconds=_timed(trial.apply(short), trial, ALONE)), key=lambda p: p.seconds)
-    return best
+    few = loss.computed(loss.objective.head(min(loss.objective.samples, FEW_BATCHES * loss.objective.batch_size)), one)
+    images = _has_images(few.objective)
+    layout = "channels_last" if images else base.layout
+    free = few.objective.free and few.statistics != "batch"
+    chunk = min(IMAGES if images else OTHERS, few.objective.samples) if free else base.chunk
+    ways = {(layout, chunk), (layout, base.chunk), (base.layout, chunk)} - {(base.layout, base.chunk)}
+    if ways:
+        with threads(1):
+            reference = _values(one.apply(few))
+            for layout, chunk in sorted(ways, key=lambda way: (way[0] == base.layout, way[1] == base.chunk)):
+                trial = replace(one, layout=layout, chunk=chunk)
+                if _agrees(trial, few, reference):
+                    return trial
+    return one
 
 
 def _best_over_cores(short: PlaneLoss, base: Plan, single: Plan, limit: int, *, fixed: bool) -> Plan:
-    """Processes or threads: the throughput of each, all cores at work, against the plain loop and one process."""
-    seconds = {base: float("inf")}
-    threaded = replace(single, threads=base.threads)
-    if not fixed:
-        seconds[single] = single.seconds
-        if base.threads > 1:
-            seconds[threaded] = float("inf")
-    for _ in range(REPEATS):  # in turns, so that a busy moment of the machine does not hit one of them only
-        for trial in [t for t in (base, threaded) if t in seconds]:
-            seconds[trial] = min(seconds[trial], _timed(trial.apply(short), trial))
-    several = replace(single, workers=limit, threads=max(1, base.threads // limit) if fixed else 1)
+    """One process or several: the throughput, all cores at work. `speedup` is against the plain loop."""
+    plain = _timed(base.apply(short), base)
+    several, seconds = replace(single, workers=limit), {single: single.seconds}
     if fixed:
-        seconds[several] = _throughput(several.apply(short), several)
+        # the number of processes was asked for: it is only timed
+        seconds = {several: _throughput(several.apply(short), several)}
     elif limit > 1:
         # compared by CPU time, since wall time depends on the machine's other load
         alone = local.apart(lambda: _timed(several.apply(short), several, ALONE), limit)
         if alone:  # a loss that takes gradients itself: torch cannot do that in a forked process
             seconds[several] = sum(alone) / limit**2
-    # where the number of processes was asked for, the plain loop is only what they are compared with
-    best = several if fixed else min(seconds, key=seconds.__getitem__)
-    return replace(best, seconds=seconds[best], speedup=seconds[base] / seconds[best])
+            seconds[single] = _timed(single.apply(short), single, ALONE)
+    best = min(seconds, key=seconds.__getitem__)
+    return replace(best, seconds=seconds[best], speedup=plain / max(seconds[best], 1e-9))
 
 
 def _has_images(objective: Any) -> bool:
@@ -198,8 +206,8 @@ def _timed(loss: PlaneLoss, plan: Plan, clock: Callable[[], float] = time.perf_c
 
 
 def _values(loss: PlaneLoss) -> list[float]:
-    """The loss at the origin and off it."""
-    return [loss.at(0.0, 0.0).mean, loss.at(0.1, 0.1).mean]
+    """The losses at `SPOTS`."""
+    return [loss.at(alpha, beta).mean for alpha, beta in SPOTS]
 
 
 def _agrees(plan: Plan, short: PlaneLoss, reference: list[float]) -> bool:
