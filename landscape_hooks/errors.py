@@ -103,4 +103,4 @@ def warn_of_recording(text: str) -> None:
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
-    warnings.warn(RecordingWarning(text), stacklevel=level - 1)
+    warnings.warn(RecordingWarning(text), stacklevel=level)

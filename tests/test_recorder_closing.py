@@ -206,6 +206,7 @@ def test_a_run_that_was_cut_off_says_that_nothing_was_compared(path, model):
 
 def test_a_comparison_that_would_take_too_long_is_left_out_and_said(path, model, monkeypatch):
     monkeypatch.setattr(live_loss, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(live_loss, "SHARE", 0.0)
     optimizer = sgd(model)
     recorder = record(model, optimizer, path, criterion=cross_entropy, data=BATCHES)
     train(model, optimizer)

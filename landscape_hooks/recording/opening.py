@@ -192,9 +192,13 @@ def _lock(store: Any, if_exists: str) -> RunLock:
 
 
 def _begin(root: zarr.Group) -> None:
-    """The run is being recorded: it will be compared with the training (anew, if it is resumed) when that ends."""
-    drop_doubts(root)
-    set_closing(root, "recording")
+    """The run is being recorded: it will be compared with the training (anew, if it is resumed) when that ends.
+
+    Where that cannot be written, no snapshot can: then recording stops with the first one, and the run stays as it was.
+    """
+    with suppress(RunError):
+        drop_doubts(root)
+        set_closing(root, "recording")
 
 
 def _create(order: Order) -> tuple[zarr.Group, TrajectoryWriter, LiveLoss | None]:

@@ -187,14 +187,14 @@ def test_a_viewer_that_follows_outlives_a_surface_that_is_replaced(tmp_path, mon
 
     root = open_run(path, mode="r+")
     remove_group(root, "surfaces/pca")
-    until(lambda: "no surface yet" in follower.trouble)
+    until(lambda: "no surface yet" in follower.error)
     begun = np.arange(3.0)
     writer = SurfaceWriter.create(root, "pca", begun, begun, {}, {"explained_variance_ratio": np.zeros(2)})
-    until(lambda: "no point of it" in follower.trouble)
+    until(lambda: "no point of it" in follower.error)
     train(path, 6, start=4, every=1, if_exists="resume")
     del writer
     run(path, size=3)
-    until(lambda: not follower.trouble)
+    until(lambda: not follower.error)
     until(lambda: 6 in [n for found in [follower.latest()] if found for p in found.paths for n in p.step])
     follower.stop()
 
