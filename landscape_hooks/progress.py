@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 Item = TypeVar("Item")
 
@@ -46,7 +46,7 @@ class Progress:
     def __enter__(self) -> Callable[[int], object]:
         return self._bar.update
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.close()
 
 
@@ -58,7 +58,7 @@ def counted(items: Iterable[Item], total: int, *, shown: bool, what: str, unit: 
             tick(1)
 
 
-def _redraws(stream: Any) -> bool:
+def _redraws(stream: TextIO) -> bool:
     """Whether a line that was written can be written over: on a terminal, and below a notebook's cell."""
     with suppress(AttributeError, OSError, ValueError):
         return bool(stream.isatty()) or type(stream).__module__.startswith("ipykernel")
@@ -76,7 +76,7 @@ class _Silence:
 class _Lines:
     """Whole lines, few of them."""
 
-    def __init__(self, total: int, what: str, unit: str, stream: Any) -> None:
+    def __init__(self, total: int, what: str, unit: str, stream: TextIO) -> None:
         self._total, self._what, self._unit, self._stream = total, what, unit, stream
         self._done = self._said = 0
         self._begun = self._last = time.monotonic()

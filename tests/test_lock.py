@@ -10,7 +10,7 @@ from torch import nn
 
 from landscape_hooks import Trajectory, analyze, record
 from landscape_hooks.errors import RunError
-from landscape_hooks.recording import lock
+from landscape_hooks.store import lock
 
 RECORDER = """
     import sys, time, torch

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Trajectory
+from landscape_hooks import Trajectory, record
 from landscape_hooks.store.run import open_run
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.sharding import Piece, Runs
@@ -117,6 +117,16 @@ SHARDED = """
             train(model, optimizer, first, last, after)
         return iterates
 """
+
+
+def test_a_rank_that_writes_nothing_stores_no_loss(monkeypatch, tmp_path):
+    for name, value in (("is_initialized", True), ("get_rank", 1), ("get_world_size", 2)):
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    model = nn.Linear(3, 1)
+    recorder = record(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "run")
+    recorder.capture(criterion=nn.MSELoss(), data=[(torch.ones(4, 3), torch.ones(4, 1))])
+    recorder.close()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("count", "options"), [(2, {"every": 2, "checksum": True}), (3, {"keep": 5})])

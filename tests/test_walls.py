@@ -119,3 +119,18 @@ def test_rooms_are_small():
     assert not {str(folder): count for folder, count in folders.items() if count > 10}
     lines = {str(path): len(path.read_text().splitlines()) for path in files}
     assert not {path: count for path, count in lines.items() if count > 450}
+
+
+def test_parameters_have_types():
+    bare = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                given = node.args
+                every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+                bare += [
+                    f"{path.relative_to(ROOT)}:{node.lineno} {node.name}({a.arg})"
+                    for a in every
+                    if a is not None and isinstance(a.annotation, ast.Name) and a.annotation.id == "Any"
+                ]
+    assert len(bare) <= 80, bare

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from landscape_hooks.evaluation.engines import Engine, Local, Ray
 from landscape_hooks.evaluation.evaluate import check_repeatable, evaluate, evaluate_paths
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
-from landscape_hooks.evaluation.sources import Sources, open_runs
+from landscape_hooks.evaluation.sources import DataSource, ObjectiveLike, Sources, open_runs
 from landscape_hooks.machine import threads
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.directions.hessian import Hessian
@@ -32,20 +31,21 @@ from landscape_hooks.plane.directions.points import Points
 from landscape_hooks.plane.directions.random import Random
 from landscape_hooks.plane.grid import Grid, parse_extent, parse_size
 from landscape_hooks.plane.stored_plane import StoredPlane
+from landscape_hooks.store.run import RunLike
 from landscape_hooks.surface import report
 from landscape_hooks.surface.surface import Surface, check_name
 from landscape_hooks.trajectory.selection import Snapshots
 
 
 def analyze(
-    store: Any,
-    *more: Any,
+    store: RunLike,
+    *more: RunLike,
     directions: str | PCA | Random | Hessian | Points = "pca",
     size: int | str | Sequence[int] = 25,
     extent: str | Sequence[float] = "auto",
     batch_norm: str | None = None,
-    objective: Any = None,
-    data: Any = None,
+    objective: ObjectiveLike | None = None,
+    data: DataSource | None = None,
     samples: int | None = None,
     seed: int = 0,
     name: str | None = None,
@@ -146,8 +146,8 @@ def analyze(
             if share is not None:
                 return Surface.open(root, writer.name)
             for label, (metric, other) in subject.metrics.items():
-                beside = loss.computed(plan.tune(other.to(subject.objective.device)), plan, metric=metric)
-                filling.measure(writer, label, grid, beside, running)
+                measured = loss.computed(plan.tune(other.to(subject.objective.device)), plan, metric=metric)
+                filling.measure(writer, label, grid, measured, running)
             where = frame.coordinates, frame.distance
             paths = evaluate_paths(loss, subject.joined, *where, engine=running, advance=advance)
         told += _precision_cost(loss, subject.objective, grid, running)

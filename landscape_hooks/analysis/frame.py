@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,17 @@ class Frame:
     buffer_directions: Floats | None
 
     @classmethod
-    def of(cls, subject: Subject, engine: Engine, chosen: Choice, **options: Any) -> Frame:
+    def of(
+        cls,
+        subject: Subject,
+        engine: Engine,
+        chosen: Choice,
+        *,
+        seed: int,
+        shape: tuple[int, int],
+        extent: tuple[float, ...] | None,
+        keep: bool,
+    ) -> Frame:
         """The frame of a subject; options as of `_frame`.
 
         Raises
@@ -103,10 +114,11 @@ class Frame:
         LandscapeError
             the directions cannot be had of these snapshots, or make no plane.
         """
+        framed = partial(_frame, engine=engine, chosen=chosen, seed=seed, shape=shape, extent=extent, keep=keep)
         try:
-            return _frame(subject, engine, chosen, **options)
+            return framed(subject)
         except DivergedError:  # a snapshot on the way; the ends are finite
-            return _frame(subject.finite(engine, scan=True), engine, chosen, **options)
+            return framed(subject.finite(engine, scan=True))
 
     @property
     def shape(self) -> tuple[int, int]:

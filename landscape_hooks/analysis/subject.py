@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 import zarr
@@ -17,7 +16,14 @@ from landscape_hooks.analysis.divergence import finite_part
 from landscape_hooks.errors import LandscapeError, ObjectiveError, first_line
 from landscape_hooks.evaluation.engines import Engine, Local, Ray
 from landscape_hooks.evaluation.plane_loss import POLICIES, SnapshotLoss, entries_mask
-from landscape_hooks.evaluation.sources import check_fits, check_same_objective, named_metric, resolve_objective
+from landscape_hooks.evaluation.sources import (
+    DataSource,
+    ObjectiveLike,
+    check_fits,
+    check_same_objective,
+    named_metric,
+    resolve_objective,
+)
 from landscape_hooks.objective.objective import Objective, Statistics
 from landscape_hooks.surface.definition import OF_THE_RUN, Divergence
 from landscape_hooks.trajectory.joined import Joined
@@ -80,8 +86,8 @@ class Subject:
         options: Local | Ray,
         *,
         snapshots: Snapshots,
-        objective: Any,
-        data: Any,
+        objective: ObjectiveLike | None,
+        data: DataSource | None,
         samples: int | None,
         batch_norm: str | None,
         metrics: Sequence[str],
@@ -152,7 +158,7 @@ def _computed(loss: SnapshotLoss, run: Trajectory, place: int, engine: Engine) -
     return float(tile.loss[0])
 
 
-def _source(given: Any) -> str:
+def _source(given: object) -> str:
     return OF_THE_RUN if given is None else given if isinstance(given, str) else "given in the call"
 
 

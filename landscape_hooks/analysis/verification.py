@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import zarr
+from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError, ObjectiveError, SurfaceError
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, buffer_directions
-from landscape_hooks.evaluation.sources import check_fits, resolve_objective
+from landscape_hooks.evaluation.sources import DataSource, ObjectiveLike, check_fits, resolve_objective
 from landscape_hooks.evaluation.versions import versions
 from landscape_hooks.machine import find_device, threads
 from landscape_hooks.plane.directions import pca, points
 from landscape_hooks.plane.moments import project
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.store import checked
-from landscape_hooks.store.run import open_run
+from landscape_hooks.store.run import RunLike, open_run
 from landscape_hooks.surface import surface
 from landscape_hooks.surface.definition import OF_THE_RUN
 from landscape_hooks.surface.surface import Surface
@@ -147,7 +149,13 @@ class Verification:
 
 
 def verify(
-    run: Any, name: str | None = None, *, objective: Any = None, data: Any = None, points: int = POINTS, seed: int = 0
+    run: RunLike,
+    name: str | None = None,
+    *,
+    objective: ObjectiveLike | None = None,
+    data: DataSource | None = None,
+    points: int = POINTS,
+    seed: int = 0,
 ) -> Verification:
     """Compute some of a run's surfaces anew, by the same plan, policy and buffers, and compare.
 
@@ -178,7 +186,13 @@ def verify(
 
 
 def _verify(
-    root: Any, trajectory: Trajectory, name: str, objective: Any, data: Any, count: int, seed: int
+    root: zarr.Group,
+    trajectory: Trajectory,
+    name: str,
+    objective: ObjectiveLike | None,
+    data: DataSource | None,
+    count: int,
+    seed: int,
 ) -> SurfaceVerification:
     opened = Surface.open(root, name)
     tolerance, bound = _tolerance(opened)
@@ -209,7 +223,9 @@ def _tolerance(opened: Surface) -> tuple[float, str]:
 
 
 # -- the loss as it was computed ---------------------------------------------------------------------------
-def _loss(root: Any, trajectory: Trajectory, opened: Surface, objective: Any, data: Any) -> PlaneLoss:
+def _loss(
+    root: zarr.Group, trajectory: Trajectory, opened: Surface, objective: ObjectiveLike | None, data: DataSource | None
+) -> PlaneLoss:
     """The PlaneLoss of a stored surface.
 
     Raises
@@ -243,7 +259,7 @@ def _loss(root: Any, trajectory: Trajectory, opened: Surface, objective: Any, da
     return plan.apply(PlaneLoss(target.to(where), Plane(origin, axes).to(where), buffers, policy, moved))
 
 
-def _arrays(root: Any, trajectory: Trajectory, opened: Surface) -> list[Any]:
+def _arrays(root: zarr.Group, trajectory: Trajectory, opened: Surface) -> list[Any]:
     """Origin, directions and the buffers at the origin."""
     group, arrays = checked.group(root, f"surfaces/{opened.name}"), []
     size, known = trajectory.layout.size, int(checked.array(group, "origin").shape[0])
@@ -260,7 +276,7 @@ def _arrays(root: Any, trajectory: Trajectory, opened: Surface) -> list[Any]:
     return arrays
 
 
-def _moved_buffers(trajectory: Trajectory, opened: Surface, buffers: Any) -> Any:
+def _moved_buffers(trajectory: Trajectory, opened: Surface, buffers: NDArray[Any]) -> Any:
     """(2, B) the directions of the buffers under "interpolate", from the directions' combinations of snapshots."""
     if len(opened.paths) > 1:
         raise ObjectiveError(
@@ -306,7 +322,7 @@ def _ends(loss: PlaneLoss, trajectory: Trajectory, opened: Surface, tolerance: f
                 yield _check(f"loss of the snapshot of {whose}", path.loss[place], found, tolerance)
 
 
-def _geometry(root: Any, trajectory: Trajectory, opened: Surface) -> Iterator[Check]:
+def _geometry(root: zarr.Group, trajectory: Trajectory, opened: Surface) -> Iterator[Check]:
     """The ends of this run's path lie where the picture has them, and the plane goes through the snapshot it names."""
     group = checked.group(root, f"surfaces/{opened.name}")
     if not opened.paths or not len(opened.paths[0]):
@@ -322,9 +338,9 @@ def _geometry(root: Any, trajectory: Trajectory, opened: Surface) -> Iterator[Ch
                 yield Check(what, float(path.coordinates[place, k]), float(spots[0, k]), OTHER * reach, "geometry")
 
 
-def _check(what: str, stored: Any, found: float, tolerance: float) -> Check:
+def _check(what: str, stored: float, found: float, tolerance: float) -> Check:
     return Check(what, float(stored), found, tolerance * abs(float(stored)) + 1e-9)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: float) -> Any:
     return value if not isinstance(value, float) or np.isfinite(value) else repr(value)

@@ -104,7 +104,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def analyze(
-    context: click.Context, runs: tuple[str, ...], quiet: bool, as_json: bool, log_to: str | None, **options: Any
+    context: click.Context, runs: tuple[str, ...], quiet: bool, as_json: bool, log_to: str | None, **options: object
 ) -> None:
     """Compute the loss surface that the recorded RUN descended, and store it in the run.
 

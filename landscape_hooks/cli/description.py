@@ -12,7 +12,7 @@ import zarr
 
 from landscape_hooks.errors import SurfaceError, printable
 from landscape_hooks.store import checked
-from landscape_hooks.store.run import KEY, open_run
+from landscape_hooks.store.run import KEY, RunLike, open_run
 from landscape_hooks.surface import surface as surfaces
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.doubts import closing_state
@@ -23,7 +23,7 @@ OBJECTIVE = ("loss", "samples", "batch_size", "torch", "left_out")
 """What is told of the stored loss."""
 
 
-def describe(store: Any) -> dict[str, Any]:
+def describe(store: RunLike) -> dict[str, Any]:
     """The content of the run at `store`, as data that JSON can hold.
 
     Raises
@@ -133,7 +133,7 @@ def _said_of_closing(closing: dict[str, str]) -> list[str]:
     return [f"  unchecked   {closing['said']}"] if closing["state"] == "unchecked" and closing["said"] else []
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """`value` as strict JSON has it: a NaN or inf among a run's attributes becomes null."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}

@@ -11,17 +11,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluation.engines import local
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.machine import cores, forks, threads
+from landscape_hooks.objective.objective import Objective
 
 TOLERANCE = 1e-5
 """A way of computing whose loss differs by more than this (relative) from the plain one is not taken."""
@@ -172,7 +172,7 @@ def _best_over_cores(short: PlaneLoss, base: Plan, single: Plan, limit: int, *, 
     return replace(best, seconds=seconds[best], speedup=plain / max(seconds[best], 1e-9))
 
 
-def _has_images(objective: Any) -> bool:
+def _has_images(objective: Objective) -> bool:
     """Whether anything has a memory format to choose."""
     shapes = [e.shape for e in objective.layout.entries]
     shapes += [t.shape for group in objective.probe.groups for t in group.leaves]
@@ -219,6 +219,6 @@ def _agrees(plan: Plan, short: PlaneLoss, reference: list[float]) -> bool:
     return _close(found, reference, plan.precision)
 
 
-def _close(found: Any, reference: Any, precision: str) -> bool:
+def _close(found: ArrayLike, reference: ArrayLike, precision: str) -> bool:
     tolerance = TOLERANCE if precision == "float32" else 0.1
     return bool(np.allclose(found, reference, rtol=tolerance, atol=1e-9, equal_nan=True))

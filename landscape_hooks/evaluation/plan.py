@@ -7,9 +7,24 @@ same way and ends with the same bits.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from landscape_hooks.machine import MOST_WORKERS
+
+if TYPE_CHECKING:
+    from landscape_hooks.objective.objective import Objective
+
+
+class Computable(Protocol):
+    """What a plan applies to: a SnapshotLoss or a PlaneLoss."""
+
+    objective: Objective
+
+    def computed(self, objective: Objective, plan: Plan) -> Self:
+        """The same loss of another objective, by another plan."""
+
+
+Loss = TypeVar("Loss", bound=Computable)
 
 GONE = {"fold": False, "fuse": False, "winograd": False}
 """Ways of earlier versions, each as in a plan that did not take it."""
@@ -47,11 +62,11 @@ class Plan:
     seconds: float = float("nan")
     speedup: float = 1.0
 
-    def apply(self, loss: Any) -> Any:
+    def apply(self, loss: Loss) -> Loss:
         """The same loss (a PlaneLoss), computed in this way."""
         return loss.computed(self.tune(loss.objective), self)
 
-    def tune(self, objective: Any) -> Any:
+    def tune(self, objective: Objective) -> Objective:
         """An Objective computed in this way."""
         return objective.tuned(layout=self.layout, chunk=self.chunk, precision=self.precision)
 
@@ -60,7 +75,7 @@ class Plan:
         return {k: v for k, v in asdict(self).items() if k not in ("seconds", "speedup")}
 
     @classmethod
-    def from_json(cls, stored: Any) -> Plan | None:
+    def from_json(cls, stored: object) -> Plan | None:
         """The inverse of `to_json`; None where what is stored is no plan that this version would have made."""
         counts = {"workers": MOST_WORKERS, "threads": MOST_WORKERS, "chunk": 2**31, "tile": 2**31, "stack": 2**31}
         ways = {"layout": ("contiguous", "channels_last"), "precision": ("float32", "bfloat16")}

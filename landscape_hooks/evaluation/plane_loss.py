@@ -23,6 +23,7 @@ from landscape_hooks.trajectory.joined import Joined
 from landscape_hooks.trajectory.trajectory import Trajectory
 
 Floats = NDArray[np.float64]
+Vectors = NDArray[Any] | torch.Tensor
 
 POLICIES: dict[str, Statistics] = {
     "batch": "batch",
@@ -64,7 +65,9 @@ class SnapshotLoss:
         a policy that does not exist.
     """
 
-    def __init__(self, objective: Objective, buffers: Any, policy: str, *, device: torch.device | None = None) -> None:
+    def __init__(
+        self, objective: Objective, buffers: Vectors, policy: str, *, device: torch.device | None = None
+    ) -> None:
         if policy not in POLICIES:
             raise ObjectiveError(
                 f"Found the BatchNorm policy '{policy}'", expected=f"one of {', '.join(list(POLICIES)[:-1])}"
@@ -84,12 +87,12 @@ class SnapshotLoss:
         other.metric = self.metric if metric is None else metric
         return other
 
-    def of_snapshot(self, weights: Any, buffers: Any) -> Evaluation:
+    def of_snapshot(self, weights: Vectors, buffers: Vectors) -> Evaluation:
         """The Evaluation at a snapshot's own weights (D,) and buffers (B,); see `buffers_of`."""
         mean, stderr = self.measure_snapshot(weights, buffers).tolist()
         return Evaluation(mean, stderr, self.objective.samples)
 
-    def measure_snapshot(self, weights: Any, buffers: Any) -> torch.Tensor:
+    def measure_snapshot(self, weights: Vectors, buffers: Vectors) -> torch.Tensor:
         """(2,) loss and standard error of a snapshot itself, left on the device."""
         own = self.buffers_of(torch.as_tensor(buffers).to(self.device))
         return self._measure(torch.as_tensor(weights).to(self.device), own)
@@ -140,9 +143,9 @@ class PlaneLoss(SnapshotLoss):
         self,
         objective: Objective,
         plane: Plane | StoredPlane,
-        buffers: Any,
+        buffers: Vectors,
         policy: str,
-        buffer_directions: Any = None,
+        buffer_directions: Vectors | None = None,
         *,
         surface: str = "",
     ) -> None:
@@ -166,7 +169,7 @@ class PlaneLoss(SnapshotLoss):
         weights = self.plane.point(float(alpha), float(beta))
         return self._measure(weights, self.buffers_at(float(alpha), float(beta)))
 
-    def measure_points(self, points: Any) -> torch.Tensor:
+    def measure_points(self, points: Vectors) -> torch.Tensor:
         """(N, 2) the same at points (N, 2), as many together as the plan says; nothing waits for the device between.
 
         The last stack is filled up with its last point, so that every stack goes through the same operations: a
@@ -212,7 +215,7 @@ def no_combinations() -> PlaneError:
     )
 
 
-def buffer_directions(trajectory: Joined, coefficients: Floats, origin: Any) -> Floats:
+def buffer_directions(trajectory: Joined, coefficients: Floats, origin: NDArray[Any]) -> Floats:
     """(2, B) the directions' combinations of snapshots, taken of the buffers; `origin` (B,) are those at the origin."""
     total = np.zeros((2, len(origin)))
     at_once = max(1, 2**22 // max(1, len(origin)))

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,16 +19,23 @@ import zarr
 from zarr.storage import LocalStore
 
 from landscape_hooks.errors import ObjectiveError, RunError
+from landscape_hooks.objective.data.samples import DataLike
 from landscape_hooks.objective.fixed import of_run
 from landscape_hooks.objective.metrics import metric
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.store import checked
-from landscape_hooks.store.run import is_local, open_run
+from landscape_hooks.store.run import RunLike, is_local, open_run
 from landscape_hooks.trajectory.joined import Joined, digest_of
 from landscape_hooks.trajectory.trajectory import Trajectory
 
+ObjectiveLike = Objective | Callable[[], object] | str
+"""An Objective, a function without arguments that returns one, or "module:function"."""
 
-def open_runs(runs: Sequence[Any], *, mode: Literal["r", "r+"] = "r+") -> tuple[zarr.Group, Joined]:
+DataSource = DataLike | Callable[[], object] | str
+"""Data as `record` takes it, a function without arguments that returns such, or "module:function"."""
+
+
+def open_runs(runs: Sequence[RunLike], *, mode: Literal["r", "r+"] = "r+") -> tuple[zarr.Group, Joined]:
     """The first run's group, writable if not said otherwise, and the snapshots of all runs.
 
     Raises
@@ -63,31 +70,32 @@ def check_same_objective(joined: Joined, digest: str) -> None:
             )
 
 
-def resolve_objective(root: zarr.Group, objective: Any, data: Any, samples: int | None) -> Objective:
+def resolve_objective(
+    root: zarr.Group, objective: ObjectiveLike | None, data: DataSource | None, samples: int | None
+) -> Objective:
     """The Objective to use: given, named by an import string, or the run's own; over other data where given."""
-    if isinstance(objective, str):
-        objective = import_string(objective)
-    if objective is None:
-        objective = Objective.load(root)
-    elif callable(objective) and not isinstance(objective, Objective):
-        objective = called(objective)
-    if isinstance(objective, Objective):
-        objective = of_run(objective, root)
-    else:
+    given: object = import_string(objective) if isinstance(objective, str) else objective
+    if given is None:
+        given = Objective.load(root)
+    elif callable(given) and not isinstance(given, Objective):
+        given = called(given)
+    if not isinstance(given, Objective):
         raise ObjectiveError(
-            f"Found an objective of type {type(objective).__name__}",
+            f"Found an objective of type {type(given).__name__}",
             expected="a landscape_hooks.Objective, or a function without arguments that returns one",
         )
+    found = of_run(given, root)
     if data is not None:
-        data = import_string(data) if isinstance(data, str) else data
-        data = called(data) if callable(data) and not hasattr(data, "__iter__") else data
-        objective = objective.with_data(data, samples or objective.samples)
-    elif samples is not None and samples < objective.samples:
-        objective = objective.head(samples)
-    return objective
+        return found.with_data(_resolve_data(data), samples or found.samples)
+    return found.head(samples) if samples is not None and samples < found.samples else found
 
 
-def called(function: Any) -> Any:
+def _resolve_data(data: DataSource) -> DataLike:
+    found: Any = import_string(data) if isinstance(data, str) else data
+    return called(found) if callable(found) and not hasattr(found, "__iter__") else found
+
+
+def called(function: Callable[[], Any]) -> Any:
     """What a function without arguments returns; what goes wrong inside of it is the caller's own to see."""
     try:
         inspect.signature(function).bind()
@@ -147,14 +155,21 @@ class Sources:
     """
 
     runs: tuple[str, ...]
-    objective: Any
-    data: Any
+    objective: ObjectiveLike | None
+    data: DataSource | None
     samples: int | None
     digest: str
     folder: str
 
     @classmethod
-    def of(cls, runs: Sequence[Any], joined: Joined, objective: Any, data: Any, samples: int | None) -> Sources:
+    def of(
+        cls,
+        runs: Sequence[RunLike],
+        joined: Joined,
+        objective: ObjectiveLike | None,
+        data: DataSource | None,
+        samples: int | None,
+    ) -> Sources:
         """Those of this process.
 
         Raises
@@ -193,7 +208,7 @@ def named_metric(objective: Objective, name: str) -> Objective:
     return metric(objective, name, called(import_string(name)) if ":" in name else None)
 
 
-def address_of(run: Any) -> str:
+def address_of(run: RunLike) -> str:
     """A path or URL under which other processes find the run.
 
     Raises

@@ -88,7 +88,7 @@ class _Document:
         part = {"attributes": attributes, "indices": indices, "material": material}
         return self.add("meshes", {"name": name, "primitives": [part]})
 
-    def node(self, name: str, mesh: int, **more: Any) -> int:
+    def node(self, name: str, mesh: int, **more: object) -> int:
         """Add a node to the scene; returns its number."""
         number = self.add("nodes", {"name": name, "mesh": mesh, **more})
         self.json["scenes"][0]["nodes"].append(number)

@@ -127,7 +127,7 @@ def _describe(surface: Surface, mesh: Mesh, scale: float) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """`value` as JSON has it; NaN and inf become null."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}

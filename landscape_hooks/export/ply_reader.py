@@ -11,7 +11,7 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from landscape_hooks.errors import DamagedRunError, PlyError, printable
 from landscape_hooks.export.ply import MARK, STATES
@@ -19,7 +19,7 @@ from landscape_hooks.mesh.mesh import Height, Mesh
 from landscape_hooks.surface.surface import Path, Surface, check_attributes
 
 if TYPE_CHECKING:
-    from plyfile import PlyData
+    from plyfile import PlyData, PlyElement
 
 HEADER_BYTES = 2**21
 """Largest header: one written by `ply.py` holds the two axes and the attributes of a surface."""
@@ -168,7 +168,7 @@ def _surface(path: FilePath, data: PlyData, about: dict[str, Any]) -> Surface:
     )
 
 
-def _read_axis(value: Any, most: int) -> NDArray[np.float64]:
+def _read_axis(value: object, most: int) -> NDArray[np.float64]:
     """An axis of at most `most` increasing numbers."""
     if isinstance(value, dict):
         count = value["num"]
@@ -270,7 +270,7 @@ def _foreign(path: FilePath, data: PlyData) -> Mesh:
     )
 
 
-def _triangles(path: FilePath, face: Any) -> NDArray[np.int32]:
+def _triangles(path: FilePath, face: PlyElement) -> NDArray[np.int32]:
     """Faces as triangles; polygons are cut into fans."""
     from plyfile import PlyListProperty
 
@@ -289,7 +289,7 @@ def _triangles(path: FilePath, face: Any) -> NDArray[np.int32]:
     return np.concatenate(parts) if parts else np.empty((0, 3), dtype=np.int32)
 
 
-def _indices(path: FilePath, values: Any) -> NDArray[np.int32]:
+def _indices(path: FilePath, values: ArrayLike) -> NDArray[np.int32]:
     """Vertex numbers; one beyond 32 bits is not cut to another, and a fraction is none."""
     whole = np.asarray(values, dtype=np.float64)
     if not (np.abs(whole) < 2**31).all() or (whole != np.trunc(whole)).any():

@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import zarr
 from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, ObjectiveError, warn_of_recording
 from landscape_hooks.objective.data.batches import Rebuild
+from landscape_hooks.objective.data.samples import DataLike
 from landscape_hooks.objective.graph.exported import graph_of
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.graph.weighing import floating, weigh
@@ -39,12 +41,12 @@ _TRACE_SIZES = (7, 6, 5, 9, 11, 3, 2)
 
 
 def capture(
-    root: Any,
+    root: zarr.Group,
     model: nn.Module,
     *,
     criterion: Callable[..., Any] | None = None,
     objective: Callable[..., Any] | None = None,
-    data: Any,
+    data: DataLike,
     samples: int = 1024,
 ) -> KeptRebuild:
     """Store the loss and the first `samples` samples of `data` in the run `root`.
@@ -73,7 +75,7 @@ def capture(
     return KeptRebuild(rebuild, tuple(found.makes), found.seconds)
 
 
-def check_arguments(criterion: Any, objective: Any, data: Any, samples: int) -> None:
+def check_arguments(criterion: object, objective: object, data: object, samples: int) -> None:
     """The arguments are what they are to be; the loss is not called, and no sample is taken.
 
     Raises
@@ -166,7 +168,7 @@ def _left_out(traced: Traced) -> dict[str, Any]:
 
 @writes
 def write_objective(
-    root: Any, graphs: Sequence[LossGraph], constants: dict[str, Tensor], probe: Probe, attrs: dict[str, Any]
+    root: zarr.Group, graphs: Sequence[LossGraph], constants: dict[str, Tensor], probe: Probe, attrs: dict[str, Any]
 ) -> None:
     """Write all of it; the attribute `complete` comes last and makes it count."""
     remove_group(root, "objective")
@@ -394,7 +396,7 @@ class _quiet:
         self._level = self._logger.level
         self._logger.setLevel(logging.CRITICAL)
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self._logger.setLevel(self._level)
         self._streams.close()
 
@@ -403,6 +405,6 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")[:200]
 
 
-def _name(criterion: Any, objective: Any) -> str:
+def _name(criterion: object, objective: object) -> str:
     chosen = criterion if criterion is not None else objective
     return repr(chosen) if isinstance(chosen, nn.Module) else getattr(chosen, "__qualname__", type(chosen).__name__)

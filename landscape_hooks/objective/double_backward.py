@@ -56,7 +56,9 @@ KERNELS = (fast_kernels, plain_kernels)
 class _Replaced(TorchFunctionMode):
     """Calls of operations, live or in a stored graph, go to their replacements."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Arguments = (), kwargs: Options | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: Arguments = (), kwargs: Options | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func in _REPLACED:
             return _REPLACED[func](*args, **kwargs)
@@ -85,7 +87,7 @@ _REPLACED: dict[Any, Callable[..., Tensor]] = {
 }
 
 
-def _unfused(schema: Any, args: Arguments, kwargs: Options) -> Arguments:
+def _unfused(schema: torch.FunctionSchema, args: Arguments, kwargs: Options) -> Arguments:
     """What a kernel of attention returns: the result, and nothing of what its own derivative would have needed."""
     given = {a.name: value for a, value in zip(schema.arguments, args, strict=False)} | {**kwargs}
     result = _attention(

@@ -6,7 +6,7 @@ In: an opened run. Out: its fixed tensors in their own types, by name. A loss is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol, Self, TypeVar
 
 import torch
 import zarr
@@ -34,7 +34,17 @@ def fixed_tensors(root: zarr.Group) -> dict[str, Tensor]:
     return found
 
 
-def of_run(objective: Any, root: zarr.Group) -> Any:
+class HasFixed(Protocol):
+    """A loss some of whose parameters may be fixed: an Objective."""
+
+    def given(self, layout: ParameterLayout, fixed: Mapping[str, Tensor], /) -> Self:
+        """The same loss as a function of `layout`; its other parameters have the values `fixed`."""
+
+
+Loss = TypeVar("Loss", bound=HasFixed)
+
+
+def of_run(objective: Loss, root: zarr.Group) -> Loss:
     """An Objective as a function of what moves in a run; its other parameters are as the run stored them.
 
     Raises

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from landscape_hooks.objective.data.batches import Rebuild
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.loss_module import LossModule
 
@@ -89,7 +90,7 @@ class ModuleKernel:
         """Canonical names of the parameters that require a gradient."""
         return {self.names[own] for own, p in self.module.named_parameters() if own in self.names and p.requires_grad}
 
-    def rebuilding(self, rebuild: Any) -> ModuleKernel:
+    def rebuilding(self, rebuild: Rebuild) -> ModuleKernel:
         """The same loss of batches that are made of leaves in another way."""
         module = copy.copy(self.module)
         module._rebuild = rebuild

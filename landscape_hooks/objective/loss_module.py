@@ -183,14 +183,14 @@ class _Criterion(nn.Module):
         self.criterion = criterion
         self.each: Callable[..., Any] | None = None
 
-    def forward(self, model: nn.Module, batch: Any) -> Tensor:
+    def forward(self, model: nn.Module, batch: object) -> Tensor:
         output, target = self._output(model, batch)
         if self.each is None:
             return self.criterion(output, target)
         value = self.each(output, target)
         return value.reshape(value.shape[0], -1).mean(dim=1)
 
-    def _output(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
+    def _output(self, model: nn.Module, batch: object) -> tuple[Any, Any]:
         if not isinstance(batch, list | tuple) or len(batch) != 2:
             raise DataError(f"Found a batch of type {type(batch).__name__}" +
                                  (f" with {len(batch)} entries" if hasattr(batch, "__len__") else ""),
@@ -208,12 +208,12 @@ class _Criterion(nn.Module):
         known = given in (F.cross_entropy, F.nll_loss) or isinstance(given, nn.CrossEntropyLoss | nn.NLLLoss)
         return known and self._option("reduction", "mean") == "mean"
 
-    def _option(self, name: str, default: Any) -> Any:
+    def _option(self, name: str, default: str | int | None) -> Any:
         if isinstance(self.criterion, functools.partial):
             return self.criterion.keywords.get(name, default)
         return getattr(self.criterion, name, default)
 
-    def weight(self, batch: Any) -> Tensor:
+    def weight(self, batch: Sequence[Tensor]) -> Tensor:
         """What the mean over the batch is divided by."""
         target, weight = batch[1], self._option("weight", None)
         if target.is_floating_point():
@@ -221,13 +221,13 @@ class _Criterion(nn.Module):
         counts = target != self._option("ignore_index", -100)
         return counts.sum() if weight is None else (weight[torch.where(counts, target, 0)] * counts).sum()
 
-    def ignores(self, batch: Any) -> bool:
+    def ignores(self, batch: Sequence[object]) -> bool:
         """Whether a label of the batch is one that the criterion leaves out of its mean."""
         target = batch[1]
         ignored = _ignored(self.criterion)
         return ignored is not None and isinstance(target, Tensor) and bool((target == ignored).any())
 
-    def choose(self, model: nn.Module, batch: Any) -> bool:
+    def choose(self, model: nn.Module, batch: object) -> bool:
         output, target = self._output(model, batch)
         whole = self.criterion(output, target)
         each = _unreduced(self.criterion)
@@ -296,7 +296,7 @@ def _place_in(model: nn.Module, leaf: Tensor) -> str:
     return ""
 
 
-def check_loss(criterion: Any, objective: Any) -> None:
+def check_loss(criterion: object, objective: object) -> None:
     """One of both, and callable.
 
     Raises

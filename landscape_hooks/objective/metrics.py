@@ -32,7 +32,7 @@ BINARY = {"aten.binary_cross_entropy_with_logits.default": 0.0, "aten.binary_cro
 BY_HAND = "Give the metric by hand: --metric module:function"
 
 
-def metric(objective: Objective, name: str, found: Any = None) -> Objective:
+def metric(objective: Objective, name: str, found: object = None) -> Objective:
     """The Objective of a metric: "accuracy", or what `found` (the result of "module:function") is.
 
     Accuracy is the share of right answers among the labels that count in the loss: of all classes the one with the

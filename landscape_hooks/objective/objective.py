@@ -23,10 +23,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import zarr
 from torch import Tensor, nn
 
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.objective.capture import live_weights
+from landscape_hooks.objective.data.samples import DataLike
 from landscape_hooks.objective.data.states import states_kept
 from landscape_hooks.objective.fixed import check_others, fixed_tensors
 from landscape_hooks.objective.graph.graph import LossGraph
@@ -100,7 +102,7 @@ class Objective:
         *,
         criterion: Callable[..., Any] | None = None,
         objective: Callable[..., Any] | None = None,
-        data: Any,
+        data: DataLike,
         samples: int = 1024,
         copy: bool = True,
     ) -> None:
@@ -162,7 +164,7 @@ class Objective:
         self.layout_format, self.precision = "contiguous", "float32"
 
     @classmethod
-    def load(cls, root: Any) -> Objective:
+    def load(cls, root: zarr.Group) -> Objective:
         """The objective of an opened run.
 
         Raises
@@ -204,7 +206,7 @@ class Objective:
             )
         self.still = tuple(fixed)
         check_variants(self.probe, len(graphs))
-        rehearse(self)
+        rehearse(self.kernel, self.probe, (self.layout, self.buffer_layout), self.constants)
         weighed = [weigh(graph, floating(graph, self.probe)) for graph in graphs] if self.weighing == "loss" else []
         if weighed and None not in weighed:
             self.kernel = kernel_of([graph for graph in weighed if graph is not None])
@@ -240,7 +242,7 @@ class Objective:
         """The same loss over the first `samples` probe samples; whole batches where samples depend on one another."""
         return self._over(self.probe.head(samples, whole=not self.free))
 
-    def with_data(self, data: Any, samples: int = 1024) -> Objective:
+    def with_data(self, data: DataLike, samples: int = 1024) -> Objective:
         """The same loss over other samples, in batches of the same make."""
         probe, rebuild = Probe.collect(data, samples, one_shot=True)
         attrs = {**self.attrs, "notes": probe.notes(samples), "left_out": {"batches": 0, "samples": 0}}
@@ -255,7 +257,7 @@ class Objective:
                                      expected=f"{value}, which the stored loss holds", mend=WAY_OUT)  # fmt: skip
         return self._with(probe=probe.select(self.probe.names), attrs=attrs)
 
-    def _over(self, probe: Probe, **changes: Any) -> Objective:
+    def _over(self, probe: Probe, **changes: object) -> Objective:
         other = self._with(probe=probe, **changes)
         other._weigh_probe()
         return other
@@ -310,7 +312,7 @@ class Objective:
         """Another loss over the same samples and parameters."""
         return self._with(kernel=kernel, per_sample=per_sample)
 
-    def _with(self, **changes: Any) -> Objective:
+    def _with(self, **changes: object) -> Objective:
         other = object.__new__(type(self))
         other.__dict__.update({**self.__dict__, **changes})
         return other
@@ -418,7 +420,7 @@ class Objective:
         return {name: (value / count).to(state[name].dtype) for name, value in total.items()}
 
 
-def _attributes_of(group: Any) -> dict[str, Any]:
+def _attributes_of(group: zarr.Group) -> dict[str, Any]:
     """The attributes of a stored objective; what is printed of them is text, whatever the run holds."""
     found = dict(group.attrs)
     notes, frozen = found.get("notes"), found.get("frozen")

@@ -8,18 +8,20 @@ said in data/samples.py, how they are taken apart in data/batches.py.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import zarr
 from torch import Tensor
+from zarr.core.common import JSON
 
 from landscape_hooks.errors import DataError, ObjectiveError
 from landscape_hooks.objective.data.batches import Flat, Leaf, Rebuild, Template, flatten_portable
-from landscape_hooks.objective.data.samples import batches_of
+from landscape_hooks.objective.data.samples import DataLike, batches_of
 from landscape_hooks.store import checked, schema
 
 VARIANT = "variant"
@@ -169,7 +171,7 @@ class Probe:
 
     # -- from the user's data --------------------------------------------------------------------------
     @classmethod
-    def collect(cls, data: Any, samples: int = 1024, *, one_shot: bool = False) -> tuple[Probe, Rebuild]:
+    def collect(cls, data: DataLike, samples: int = 1024, *, one_shot: bool = False) -> tuple[Probe, Rebuild]:
         """Keep whole batches of `data` until there are `samples` samples; nothing of the user's is touched.
 
         Returns the probe (tensors on the CPU), and what puts leaves back into batches. Where batches differ in their
@@ -215,10 +217,10 @@ class Probe:
         return _assembled(flats)
 
     # -- in a run --------------------------------------------------------------------------------------
-    def store(self, root: Any) -> None:
+    def store(self, root: zarr.Group) -> None:
         """Write the samples below `objective/data` of a run."""
-        group = root["objective"].require_group("data")
-        rows = []
+        group = root.require_group("objective/data")
+        rows: list[dict[str, JSON]] = []
         for number, part in enumerate(self.groups):
             for leaf, tensor in enumerate(part.leaves):
                 write_tensor(root, f"objective/data/{number}/{leaf}", tensor)
@@ -226,7 +228,7 @@ class Probe:
         group.attrs.put({"groups": rows, "names": self.names, "digest": self.digest})
 
     @classmethod
-    def load(cls, root: Any) -> Probe:
+    def load(cls, root: zarr.Group) -> Probe:
         """Read the samples of a run.
 
         Raises
@@ -253,7 +255,7 @@ class Probe:
         return probe
 
 
-def write_tensor(root: Any, path: str, tensor: Tensor) -> None:
+def write_tensor(root: zarr.Group, path: str, tensor: Tensor) -> None:
     """Store a tensor; bfloat16, which Zarr does not know, as its 16 bits with the type beside it."""
     kind = str(tensor.dtype).removeprefix("torch.")
     array = (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).contiguous().numpy()
@@ -264,7 +266,7 @@ def write_tensor(root: Any, path: str, tensor: Tensor) -> None:
         target[...] = array
 
 
-def read_tensor(root: Any, path: str) -> Tensor:
+def read_tensor(root: zarr.Group, path: str) -> Tensor:
     """The inverse of `write_tensor`."""
     values = np.array(checked.read(root, path))
     narrow = checked.array(root, path).attrs.get("torch_dtype") == "bfloat16"
@@ -277,7 +279,7 @@ def read_tensor(root: Any, path: str) -> Tensor:
     return tensor.view(torch.bfloat16) if narrow else tensor
 
 
-def _read_group(root: Any, number: int, row: Any, leaves: int) -> Group:
+def _read_group(root: zarr.Group, number: int, row: Mapping[str, Any], leaves: int) -> Group:
     """A group of batches, whose sizes are those of its tensors."""
     try:
         sizes = [checked.whole(n, "A number of samples", low=1, high=2**40) for n in row["sizes"]]

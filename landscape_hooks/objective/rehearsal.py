@@ -7,6 +7,7 @@ cannot hold. torch's `meta` device computes shapes without memory; what depends 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,9 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from landscape_hooks.errors import LandscapeError, ObjectiveError
+from landscape_hooks.objective.kernels import Kernel
+from landscape_hooks.objective.probe import Probe
+from landscape_hooks.trajectory.parameters import ParameterLayout
 
 
-def rehearse(objective: Any) -> None:
+def rehearse(
+    kernel: Kernel, probe: Probe, layouts: Iterable[ParameterLayout], constants: Mapping[str, torch.Tensor]
+) -> None:
     """Run the loss of the first batch on shapes.
 
     Raises
@@ -24,15 +30,14 @@ def rehearse(objective: Any) -> None:
     ObjectiveError
         one of its tensors would be larger than this machine's memory.
     """
-    leaves, _ = next(objective.probe.batches())
+    leaves, _ = next(probe.batches())
     meta = torch.device("meta")
-    layouts = objective.layout, objective.buffer_layout
     state = {e.name: torch.empty(e.shape, dtype=getattr(torch, e.dtype), device=meta) for lay in layouts for e in lay}
-    state |= {name: tensor.to(meta) for name, tensor in objective.constants.items()}
-    kernel = objective.kernel.to(meta)
+    state |= {name: tensor.to(meta) for name, tensor in constants.items()}
+    shadow = kernel.to(meta)
     try:
         with torch.no_grad(), _Allocations(_memory()):
-            kernel(state, [leaf.to(meta) for leaf in leaves], statistics="running")
+            shadow(state, [leaf.to(meta) for leaf in leaves], statistics="running")
     except _TooLarge as error:
         raise ObjectiveError(
             f"The stored loss asks for a tensor of {error.size:.3g} bytes",
@@ -56,7 +61,13 @@ class _Allocations(TorchDispatchMode):
         super().__init__()
         self._most = most
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        function: Callable[..., Any],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> Any:
         out = function(*args, **(kwargs or {}))
         for value in tree_leaves(out):
             if isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() > self._most:

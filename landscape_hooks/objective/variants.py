@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from landscape_hooks.errors import ObjectiveError
@@ -383,7 +384,7 @@ def _arrays_as_tensors() -> Iterator[None]:
     """While a loss is traced, tensors stand for arrays: what makes a tensor of an array takes them."""
     original: Any = torch.from_numpy
 
-    def from_numpy(array: Any) -> Tensor:
+    def from_numpy(array: NDArray[Any] | Tensor) -> Tensor:
         return array if isinstance(array, Tensor) else original(array)
 
     vars(torch)["from_numpy"] = from_numpy

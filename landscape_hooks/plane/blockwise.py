@@ -15,6 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from landscape_hooks.machine import cores
 from landscape_hooks.plane.moments import Floats
+from landscape_hooks.trajectory.joined import Joined
+from landscape_hooks.trajectory.trajectory import Trajectory
 
 READ_BYTES = 256 * 2**20
 """Memory for what is read from the store at a time, over all threads, whatever the number of parameters."""
@@ -38,6 +40,9 @@ PARTITIONS = 1024
 
 Result = TypeVar("Result")
 
+Weights = Trajectory | Joined | NDArray[Any]
+"""(T, D) weights: snapshots that are read from the store, or an array."""
+
 
 class BlockWork(Protocol):
     """What is computed of displacements block by block; plain data, so that it can be sent to where the blocks are."""
@@ -52,8 +57,12 @@ class BlockWork(Protocol):
         """About the size of the result for so many columns of so many snapshots."""
 
 
+Mapped = Callable[[Weights, int, BlockWork], Iterator[tuple[slice, Any]]]
+"""What maps work over blocks of parameters: `map_partitions`, or the same function of an engine."""
+
+
 def map_displacements(
-    weights: Any,
+    weights: Weights | torch.Tensor,
     origin: NDArray[Any] | int,
     work: Callable[[Iterator[tuple[slice, Floats]]], Result],
     rows: slice = slice(None),
@@ -66,16 +75,16 @@ def map_displacements(
     """
     if isinstance(weights, torch.Tensor):
         weights = weights.detach().cpu().numpy()
-    weights = weights if hasattr(weights, "block") else np.asarray(weights)
+    weights = weights if isinstance(weights, Trajectory | Joined) else np.asarray(weights)
     yield from _spans_mapped(weights, origin, work, rows, *spans_of(weights, rows))
 
 
-def map_partition(weights: Any, row: int, work: BlockWork, partition: list[slice], workers: int) -> Any:
+def map_partition(weights: Weights, row: int, work: BlockWork, partition: list[slice], workers: int) -> Any:
     """work's result for a partition of neighbouring spans, of displacements from the snapshot `row`."""
     return work.join(_spans_mapped(weights, row, work, slice(None), partition, workers))
 
 
-def map_partitions(weights: Any, row: int, work: BlockWork) -> Iterator[tuple[slice, Any]]:
+def map_partitions(weights: Weights, row: int, work: BlockWork) -> Iterator[tuple[slice, Any]]:
     """Yield (columns, work's result) for all partitions of parameters, in order; see `map_partition`."""
     groups, workers = partitions(weights)
     every = [span for group in groups for span in group]
@@ -89,7 +98,7 @@ def columns_of(partition: list[slice]) -> slice:
     return slice(partition[0].start, partition[-1].stop)
 
 
-def partitions(weights: Any) -> tuple[list[list[slice]], int]:
+def partitions(weights: Weights) -> tuple[list[list[slice]], int]:
     """All parameters as at most `PARTITIONS` partitions of neighbouring spans, and how many spans fit into memory.
 
     They follow from the data alone, so a sum over them in order has the same bits for any number of workers.
@@ -99,19 +108,19 @@ def partitions(weights: Any) -> tuple[list[list[slice]], int]:
     return [spans[i : i + count] for i in range(0, len(spans), count)], workers
 
 
-def spans_of(weights: Any, rows: slice) -> tuple[list[slice], int]:
+def spans_of(weights: Weights, rows: slice) -> tuple[list[slice], int]:
     """`column_spans` of a Trajectory or an array, within the memory there is for reading."""
     count, chunk = len(range(*rows.indices(len(weights)))), column_chunk(weights)
     return column_spans(width_of(weights), count, chunk, READ_BYTES if chunk == 1 else CHUNK_BYTES)
 
 
-def width_of(weights: Any) -> int:
+def width_of(weights: Weights) -> int:
     """D of a Trajectory or an array (N, D)."""
-    return int(weights.layout.size if hasattr(weights, "block") else weights.shape[1])
+    return int(weights.layout.size if isinstance(weights, Trajectory | Joined) else weights.shape[1])
 
 
 def _spans_mapped(
-    weights: Any,
+    weights: Weights,
     origin: NDArray[Any] | int,
     work: Callable[[Iterator[tuple[slice, Floats]]], Result],
     rows: slice,
@@ -126,7 +135,7 @@ def _spans_mapped(
     count = len(range(*rows.indices(len(weights))))
 
     def blocks(span: slice) -> Iterator[tuple[slice, Floats]]:
-        block = weights.block(rows, span) if hasattr(weights, "block") else weights[rows, span]
+        block = weights.block(rows, span) if isinstance(weights, Trajectory | Joined) else weights[rows, span]
         base = block[origin] if isinstance(origin, int) else origin[span]
         width = max(1, BLOCK_BYTES // (8 * max(count, 1)))
         for start in range(0, span.stop - span.start, width):
@@ -146,7 +155,7 @@ def _spans_mapped(
                 waiting.append(pool.submit(result, span))
 
 
-def column_chunk(weights: Any) -> int:
+def column_chunk(weights: Weights) -> int:
     """Parameters that a Trajectory has to read together (1 for arrays): blocks that respect it are read once."""
     return int(getattr(weights, "chunk", 1))
 

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk  # loaded before its threads are limited, so that sums have the same bits everywhere
 
-from landscape_hooks.plane.blockwise import map_partitions
+from landscape_hooks.plane.blockwise import Mapped, Weights, map_partitions
 from landscape_hooks.plane.moments import add_up
 from landscape_hooks.store import checked, schema
 from landscape_hooks.store.run import remove_group, writes
-from landscape_hooks.trajectory.joined import origin_row
+from landscape_hooks.trajectory.joined import Joined, Recorded, origin_row
+from landscape_hooks.trajectory.trajectory import Trajectory
 
 Floats = NDArray[np.float64]
 
@@ -58,7 +60,11 @@ class Products:
 
 
 def matrix(
-    trajectory: Any, known: Floats | None = None, rows: NDArray[np.intp] | None = None, *, blocks: Any = map_partitions
+    trajectory: Weights,
+    known: Floats | None = None,
+    rows: NDArray[np.intp] | None = None,
+    *,
+    blocks: Mapped = map_partitions,
 ) -> Floats:
     """(T, T) Gram matrix of the displacements from the first snapshot.
 
@@ -91,7 +97,7 @@ def _mirrored(upper: Floats) -> Floats:
     return upper.T  # rows first, as it is read from a run: sums over it then have the same last bits
 
 
-def stored(root: Any, trajectory: Any, *, blocks: Any = map_partitions, keep: bool = True) -> Floats:
+def stored(root: zarr.Group, trajectory: Recorded, *, blocks: Mapped = map_partitions, keep: bool = True) -> Floats:
     """The run's Gram matrix: what is stored of it, completed, and stored again (with `keep`)."""
     known, rows = _read(root, trajectory)
     if known is not None and len(rows) == len(trajectory):
@@ -103,17 +109,17 @@ def stored(root: Any, trajectory: Any, *, blocks: Any = map_partitions, keep: bo
 
 
 @checked.guard("gram")
-def forget(root: Any) -> None:
+def forget(root: zarr.Group) -> None:
     """Remove the stored matrix."""
     remove_group(root, "gram")
 
 
-def origin_weights(trajectory: Any) -> NDArray[Any]:
+def origin_weights(trajectory: Weights) -> NDArray[Any]:
     """(D,) weights that planes go through (the final ones), at least float32."""
     return weights_of(trajectory, origin_row(trajectory))
 
 
-def _read(root: Any, trajectory: Any) -> tuple[Floats | None, NDArray[np.intp]]:
+def _read(root: zarr.Group, trajectory: Recorded) -> tuple[Floats | None, NDArray[np.intp]]:
     """What the store holds of the matrix, and the snapshots (rows of the trajectory) that it is of.
 
     A snapshot is known by its step and time; without the first one, from which displacements are taken, nothing is.
@@ -138,18 +144,18 @@ def _read(root: Any, trajectory: Any) -> tuple[Floats | None, NDArray[np.intp]]:
 
 @checked.guard("gram")
 @writes
-def _write(root: Any, trajectory: Any, gram: Floats) -> None:
+def _write(root: zarr.Group, trajectory: Recorded, gram: Floats) -> None:
     """Store the matrix; the attribute `complete` comes last and makes it count."""
     forget(root)
     group = root.require_group("gram")
     for name, values in (("step", trajectory.steps), ("wall_time", trajectory.wall_times), ("matrix", gram)):
-        values = np.asarray(values)
-        schema.create(root, f"gram/{name}", values.shape, chunks=tuple(max(1, n) for n in values.shape))[...] = values
+        shape = values.shape
+        schema.create(root, f"gram/{name}", shape, chunks=tuple(max(1, n) for n in shape))[...] = values
     group.attrs["complete"] = True
 
 
-def weights_of(trajectory: Any, row: int) -> NDArray[Any]:
+def weights_of(trajectory: Weights, row: int) -> NDArray[Any]:
     """(D,) weights of one snapshot, at least float32."""
     rows = slice(row, row + 1)
-    values = trajectory.block(rows)[0] if hasattr(trajectory, "block") else np.asarray(trajectory)[row]
+    values = trajectory.block(rows)[0] if isinstance(trajectory, Trajectory | Joined) else np.asarray(trajectory)[row]
     return values.astype(np.promote_types(values.dtype, np.float32), copy=False)

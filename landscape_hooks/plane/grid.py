@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from landscape_hooks.errors import PlaneError
 
@@ -44,12 +43,12 @@ class Grid:
     @classmethod
     def covering(
         cls,
-        path: Any,
+        path: ArrayLike,
         size: tuple[int, int],
         *,
         margin: float = MARGIN,
-        scale: Any = (1.0, 1.0),
-        least: Any = (0.0, 0.0),
+        scale: Sequence[float] | Floats = (1.0, 1.0),
+        least: Sequence[float] | Floats = (0.0, 0.0),
     ) -> Grid:
         """The smallest even grid that covers the path with a margin and has a node exactly at the origin.
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from landscape_hooks.errors import PlaneError
-from landscape_hooks.plane.blockwise import map_displacements
+from landscape_hooks.plane.blockwise import Weights, map_displacements
 from landscape_hooks.plane.moments import Floats, Moments, Projection
 
 
@@ -32,7 +33,7 @@ class Plane:
         shapes that do not fit, non-finite entries, a zero first direction, parallel directions.
     """
 
-    def __init__(self, origin: Any, directions: Any) -> None:
+    def __init__(self, origin: NDArray[Any] | torch.Tensor, directions: NDArray[Any] | torch.Tensor) -> None:
         self.origin = torch.as_tensor(origin)
         self.directions = torch.as_tensor(directions).to(self.origin.dtype)
         if self.origin.ndim != 1 or self.directions.shape != (2, len(self.origin)):
@@ -78,7 +79,7 @@ class Plane:
         """Where its points are made."""
         return self.origin.device
 
-    def to(self, device: Any) -> Plane:
+    def to(self, device: torch.device | str) -> Plane:
         """The same plane on another device."""
         plane = Plane.__new__(Plane)
         plane.origin, plane.directions = self.origin.to(device), self.directions.to(device)
@@ -90,14 +91,14 @@ class Plane:
         result = torch.add(self.origin, self.directions[0], alpha=alpha, out=out)
         return result if self.is_line else result.add_(self.directions[1], alpha=beta)
 
-    def project(self, weights: Any) -> tuple[Floats, Floats]:
+    def project(self, weights: Weights | torch.Tensor) -> tuple[Floats, Floats]:
         """Coordinates (N, 2) of the nearest points of the plane to weights (N, D), and distances (N,).
 
         `weights` is an array, a tensor or a Trajectory (then streamed, never held whole).
         """
         return self.moments(weights).solve()
 
-    def moments(self, weights: Any) -> Moments:
+    def moments(self, weights: Weights | torch.Tensor) -> Moments:
         """The sums that `project` solves, from weights (N, D) or a Trajectory."""
         total = Moments(len(weights))
         for part in map_displacements(weights, self.origin.cpu().numpy(), Projection(self.directions.cpu().numpy())):

@@ -22,14 +22,14 @@ BLOCK = 2**20
 class StoredPlane:
     """The points `origin + alpha·directions[0] + beta·directions[1]` of the arrays in a surface's group."""
 
-    def __init__(self, group: zarr.Group, device: Any = "cpu") -> None:
+    def __init__(self, group: zarr.Group, device: torch.device | str = "cpu") -> None:
         self._origin, self._directions = checked.array(group, "origin"), checked.array(group, "directions")
         self.size = int(self._origin.shape[0])
         self.dtype: torch.dtype = getattr(torch, str(self._origin.dtype))
         self.device = torch.device(device)
         self.is_line = not any(np.any(self._directions[1, columns]) for columns in self._blocks())
 
-    def to(self, device: Any) -> StoredPlane:
+    def to(self, device: torch.device | str) -> StoredPlane:
         """The same plane whose points are made on another device."""
         other = object.__new__(StoredPlane)
         other.__dict__.update({**self.__dict__, "device": torch.device(device)})
@@ -48,7 +48,7 @@ class StoredPlane:
     def _blocks(self) -> list[slice]:
         return [slice(i, min(i + BLOCK, self.size)) for i in range(0, self.size, BLOCK)]
 
-    def _read(self, array: Any, where: Any) -> torch.Tensor:
+    def _read(self, array: zarr.Array[Any], where: slice | tuple[int, slice]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array[where])).to(self.dtype).to(self.device)
 
 

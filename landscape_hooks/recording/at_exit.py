@@ -15,12 +15,15 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from landscape_hooks.errors import LandscapeError, RecordingWarning
+from landscape_hooks.store.run import RunLike
 
 
 class Closable(Protocol):
     """What is held here: a Recorder."""
 
-    store: Any
+    @property
+    def store(self) -> RunLike:
+        """The run, as `record` was given it."""
 
     def finish(self, unchecked: str = "") -> None:
         """Commit everything; `unchecked` is why it is not compared with the training."""
@@ -54,7 +57,7 @@ def let_go(recorder: Closable) -> None:
     _live.discard(recorder)
 
 
-def close_of(store: Any) -> None:
+def close_of(store: RunLike) -> None:
     """Close an open recorder of this run, such as that of an interrupted fit: a run has one writer at a time."""
     for recorder in list(_live):
         if _address(recorder.store) == _address(store):
@@ -86,9 +89,10 @@ def _close_soon(recorder: Closable) -> None:
     thread.start()
 
 
-def _address(store: Any) -> Any:
-    local = isinstance(store, str | os.PathLike) and "://" not in str(store)
-    return os.path.realpath(store) if local else store
+def _address(store: RunLike) -> object:
+    if isinstance(store, str | os.PathLike) and "://" not in str(store):
+        return os.path.realpath(store)
+    return store
 
 
 def _close_all() -> None:

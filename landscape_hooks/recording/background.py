@@ -88,6 +88,9 @@ class Request:
     done: threading.Event = field(default_factory=threading.Event)
 
 
+Update = Retain | DropLast | Extend | Amend | Mark
+
+
 class BackgroundWriter:
     """One thread that owns the `TrajectoryWriter`; the training thread talks to it through a queue."""
 
@@ -297,7 +300,7 @@ class BackgroundWriter:
                 self._room = self._writer.room(self.group)
                 self._free.release(len(run))
 
-    def _attempt_update(self, item: Any) -> None:
+    def _attempt_update(self, item: Update) -> None:
         """What changes the run beside the rows."""
         writer = self._writer
         try:

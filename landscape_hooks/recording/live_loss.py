@@ -13,15 +13,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import zarr
+from numpy.typing import NDArray
 
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.doubts import Doubt
 from landscape_hooks.trajectory.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from landscape_hooks.objective.data.samples import DataLike
+    from landscape_hooks.objective.loss_module import LossModule
+    from landscape_hooks.objective.objective import Objective
 
 MOST_SECONDS, SHARE = 10.0, 0.05
 """The comparison takes so long at most, or this share of the recorded time if that is less."""
@@ -40,7 +46,7 @@ class Loss:
 
     criterion: Callable[..., Any] | None = None
     objective: Callable[..., Any] | None = None
-    data: Any = None
+    data: DataLike | None = None
     samples: int = 1024
 
     @property
@@ -101,12 +107,11 @@ def compare_loss(root: zarr.Group, model: torch.nn.Module | None, live: LiveLoss
 
 
 def _compare(root: zarr.Group, model: torch.nn.Module, live: LiveLoss, deadline: float) -> Comparison:
-    from landscape_hooks.objective.loss_module import LossModule
-    from landscape_hooks.objective.objective import Objective
+    from landscape_hooks.objective import loss_module, objective
 
     root = checked.fresh(root)
-    stored = Objective.load(root)
-    module, _ = LossModule.of(model, live.criterion, live.objective, live.rebuild)
+    stored = objective.Objective.load(root)
+    module, _ = loss_module.LossModule.of(model, live.criterion, live.objective, live.rebuild)
     for layout in (stored.layout, stored.buffer_layout):  # as it was recorded, whatever was made of it since
         for entry, tensor in zip(layout, layout.tensors(module.model), strict=True):
             tensor.data = tensor.data.to(getattr(torch, entry.dtype))
@@ -136,7 +141,9 @@ def _compare(root: zarr.Group, model: torch.nn.Module, live: LiveLoss, deadline:
     return Comparison((Doubt("loss", said, {**numbers, "batches": batches}),))
 
 
-def _losses(stored: Any, module: Any, weights: Any, buffers: Any) -> Iterator[tuple[float, float, float]]:
+def _losses(
+    stored: Objective, module: LossModule, weights: NDArray[Any], buffers: NDArray[Any]
+) -> Iterator[tuple[float, float, float]]:
     """(stored loss, the training's own, weight) of one batch after the other, at one snapshot."""
     theta, beside = torch.from_numpy(np.array(weights)), torch.from_numpy(np.array(buffers))
     batches = stored._values(theta, beside, "running", whole_batches=True)

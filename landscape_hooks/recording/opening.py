@@ -24,6 +24,7 @@ from landscape_hooks.recording.watch.rates import Rates
 from landscape_hooks.store import checked
 from landscape_hooks.store.lock import RunLock
 from landscape_hooks.store.run import (
+    RunLike,
     check_no_run,
     clear,
     create_run,
@@ -92,6 +93,7 @@ class Opened:
         """
         if not isinstance(self.layout, ShardLayout):
             return []
+        assert self.root is not None  # every rank writes its shard
         others = range(self.ranks.count) if self.ranks.rank == 0 else (0, self.ranks.rank)
         return disagreements([Part(self.root, f"ranks/{rank}/trajectory") for rank in others])
 
@@ -109,7 +111,7 @@ class Order:
     """
 
     model: torch.nn.Module
-    store: Any
+    store: RunLike
     plan: Schedule
     storage: Storage
     loss: Loss
@@ -121,7 +123,7 @@ class Order:
     format: int = FORMAT
 
     @property
-    def target(self) -> Any:
+    def target(self) -> RunLike:
         """The store as it is written to."""
         return self.store if self.storage.durability is None else durable_store(self.store)
 
@@ -144,7 +146,7 @@ class Order:
 
 def open_for(
     model: torch.nn.Module,
-    store: Any,
+    store: RunLike,
     plan: Schedule,
     storage: Storage,
     loss: Loss,
@@ -185,7 +187,7 @@ def open_for(
 
 
 @writes
-def _lock(store: Any, if_exists: str) -> RunLock:
+def _lock(store: RunLike, if_exists: str) -> RunLock:
     if if_exists == "error":
         check_no_run(store)  # the plainer thing to say, where both are true
     return RunLock.take(store)
@@ -405,7 +407,7 @@ def _capture(root: zarr.Group, model: torch.nn.Module, loss: Loss) -> LiveLoss |
 
     Whatever the capture meets is one warning: it runs the user's code, torch's tracing and libraries of any kind.
     """
-    if not loss.given:
+    if not loss.given or loss.data is None:
         return None
     from landscape_hooks.objective.capture import capture
 

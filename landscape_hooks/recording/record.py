@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -16,21 +16,25 @@ from landscape_hooks.recording.recorder import Recorder
 from landscape_hooks.recording.schedule import Schedule, make_schedule
 from landscape_hooks.recording.storage import Storage, check_choice
 from landscape_hooks.recording.watch.steps import optimizers_of
+from landscape_hooks.store.run import RunLike
 from landscape_hooks.trajectory.modules import is_lazy, walk_parameters
 from landscape_hooks.trajectory.parameters import ParameterLayout
+
+if TYPE_CHECKING:
+    from landscape_hooks.objective.data.samples import DataLike
 
 
 def record(
     model: torch.nn.Module | Sequence[torch.nn.Module],
     optimizer: torch.optim.Optimizer | Iterable[Any] | Mapping[Any, Any] | Any,
-    store: Any,
+    store: RunLike,
     *,
     every: int | None = None,
     keep: int | None = None,
     schedule: Schedule | Iterable[int] | int | Callable[[int], bool] | None = None,
     criterion: Callable[..., Any] | None = None,
     objective: Callable[..., Any] | None = None,
-    data: Any = None,
+    data: DataLike | None = None,
     samples: int = 1024,
     if_exists: Literal["error", "resume", "overwrite"] = "error",
     step: int | None = None,

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import zarr
@@ -37,8 +37,12 @@ from landscape_hooks.recording.watch.guard import Guard
 from landscape_hooks.recording.watch.iteration import Iterations
 from landscape_hooks.recording.watch.loading import Loading
 from landscape_hooks.recording.watch.rates import Rates, number
+from landscape_hooks.store.run import RunLike
 from landscape_hooks.trajectory.marks import check_name
 from landscape_hooks.trajectory.modules import unwrap
+
+if TYPE_CHECKING:
+    from landscape_hooks.objective.data.samples import DataLike
 
 _PENDING = -1
 
@@ -55,31 +59,25 @@ class Recorder:
         *,
         counter: Callable[[], int] | None,
         storage: Storage,
-        address: Any,
+        address: RunLike,
         keep_model: bool,
     ) -> None:
         self.root: zarr.Group | None = opened.root
-        self.store: Any = address
-        self.dropped = 0
+        self.store: RunLike = address
         self._model: Callable[[], torch.nn.Module | None] = (
             (lambda: model) if keep_model else weakref.ref(unwrap(model))
         )
         self._schedule, self._opened, self._storage = schedule, opened, storage
-        self._count = StepCount(counter)
-        self._rates = Rates(optimizers)
-        self._hooked = bool(optimizers)
+        self._count, self._rates, self._hooked = StepCount(counter), Rates(optimizers), bool(optimizers)
         self._process, self._began = os.getpid(), time.time()
         self._loss: Any = float("nan")
         self._epoch: Any = float("nan")
         self._moment: tuple[float, Any, Any, list[Any]] = self._began, self._loss, self._epoch, []
-        self._next = NEVER
-        self._moved = False
-        self._live = opened.live
-        recording = opened.writer is not None  # otherwise another rank writes for this one
-        self._guard = Guard(recording, storage.on_error, lambda: self._count.step)
+        self._next, self._moved = NEVER, False
+        self._live, self.dropped = opened.live, 0
+        self._guard = Guard(opened.writer is not None, storage.on_error, lambda: self._count.step)
         self._closed, self._closer, self._done = False, 0, threading.Event()
-        self._turn = threading.Lock()
-        self._disagreed = False
+        self._turn, self._disagreed = threading.Lock(), False
         self._listener: Iterations | None = None
         self._loading: Loading | None = None
         if optimizers:
@@ -88,7 +86,7 @@ class Recorder:
                 begins=self._begins, stepped=self._stepped, joined=self._rates.add,
             )  # fmt: skip
             steps.listen(self._listener)
-        if opened.writer is not None:
+        if opened.writer is not None:  # otherwise another rank writes for this one
             self._writer = opened.writer
             inner = unwrap(model)
             pinned = any(tensor.is_cuda for tensor in opened.layout.tensors(inner))
@@ -167,7 +165,7 @@ class Recorder:
         *,
         criterion: Callable[..., Any] | None = None,
         objective: Callable[..., Any] | None = None,
-        data: Any,
+        data: DataLike,
         samples: int = 1024,
         within: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
@@ -181,6 +179,8 @@ class Recorder:
         ObjectiveError
             the model cannot be exported, or the data does not fit it.
         """
+        if self.root is None:  # another rank writes for this one
+            return
         from landscape_hooks.objective.capture import capture
 
         began = time.monotonic()
@@ -353,7 +353,7 @@ class Recorder:
             self._glance.compare()
         self._end.next()
 
-    def _stepped(self, optimizer: Any, first: bool) -> bool:
+    def _stepped(self, optimizer: object, first: bool) -> bool:
         """A step has ended, the first of its iteration or a further one; False if it was none."""
         count = self._count
         if not count.counts(optimizer, first):

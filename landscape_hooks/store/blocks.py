@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class HasBlocks(Protocol):
+    """What a block of weights is read of: a Trajectory or a Joined."""
+
+    def block(self, rows: slice = ..., columns: slice = ...) -> NDArray[Any]:
+        """(n, c) weights of some snapshots and some parameters."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Blocks:
         return found
 
 
-def row_of(trajectory: Any, row: int, size: int, dtype: np.dtype[Any], width: int = 2**20) -> Blocks:
+def row_of(trajectory: HasBlocks, row: int, size: int, dtype: np.dtype[Any], width: int = 2**20) -> Blocks:
     """(D,) the weights of one snapshot, as blocks of `width` numbers."""
 
     def pieces() -> Iterator[tuple[slice, NDArray[Any]]]:

@@ -8,7 +8,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from zarr.abc.store import Store
-from zarr.core.buffer import default_buffer_prototype
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
@@ -31,7 +31,7 @@ METADATA_BYTES = 2**25
 """Largest metadata document, in bytes: JSON takes some twenty times its size in memory."""
 
 
-Bytes = bytes | memoryview | NDArray[np.uint8]
+Bytes = bytes | bytearray | memoryview | NDArray[np.uint8]
 
 HOLES_FROM = 2**28
 """Size in bytes from which a file must occupy space on the disk, and not consist of holes."""
@@ -81,17 +81,23 @@ class RunFolder(LocalStore):
             raise RunError(f"{path} says that it has {size} bytes", expected="a file of the size of its content")
         return True
 
-    def get_sync(self, key: str, **options: Any) -> Any:
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         """As LocalStore does."""
         self.check(key)
-        return super().get_sync(key, **options)
+        return super().get_sync(key, prototype=prototype, byte_range=byte_range)
 
-    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         """As LocalStore does."""
         self.check(key)
         return await super().get(key, prototype, byte_range)
 
-    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
         """As LocalStore does."""
         wanted = list(key_ranges)
         for key, _ in wanted:
@@ -103,23 +109,23 @@ class RunFolder(LocalStore):
         self.check(key)
         return await super().exists(key)
 
-    def list_dir(self, prefix: str) -> Any:
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """As LocalStore does."""
         self.check(prefix)
         return super().list_dir(prefix)
 
-    def list_prefix(self, prefix: str) -> Any:
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """As LocalStore does."""
         self.check(prefix)
         return super().list_prefix(prefix)
 
-    def set_sync(self, key: str, value: Any) -> None:
+    def set_sync(self, key: str, value: Buffer) -> None:
         """As LocalStore does."""
         self.check(key)
         with _said_how_full(self.root / key, len(value)):
             super().set_sync(key, value)
 
-    async def _set(self, key: str, value: Any, exclusive: bool = False) -> None:
+    async def _set(self, key: str, value: Buffer, exclusive: bool = False) -> None:
         self.check(key)
         with _said_how_full(self.root / key, len(value)):
             await super()._set(key, value, exclusive)
@@ -146,7 +152,7 @@ class DurableStore(RunFolder):
     zarr's LocalStore survives the end of the process; this store also survives a loss of power.
     """
 
-    async def _set(self, key: str, value: Any, exclusive: bool = False) -> None:
+    async def _set(self, key: str, value: Buffer, exclusive: bool = False) -> None:
         if not self._is_open:
             await self._open()
         self._check_writable()
@@ -156,7 +162,7 @@ class DurableStore(RunFolder):
             raise FileExistsError(self.root / key)
         await asyncio.to_thread(_replace, self.root / key, value.as_buffer_like(), fsync=True)
 
-    def set_sync(self, key: str, value: Any) -> None:
+    def set_sync(self, key: str, value: Buffer) -> None:
         """Write the file; it and every new folder are on the disk when this returns."""
         self.check(key)
         _replace(self.root / key, value.as_buffer_like(), fsync=True)

@@ -12,10 +12,9 @@ import os
 import weakref
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from landscape_hooks.errors import RunError
-from landscape_hooks.store.run import local_folder
+from landscape_hooks.store.run import RunLike, local_folder
 
 fcntl: ModuleType | None
 try:
@@ -33,7 +32,7 @@ class RunLock:
             _held.add(self)
 
     @classmethod
-    def take(cls, store: Any) -> RunLock:
+    def take(cls, store: RunLike) -> RunLock:
         """Lock the run at `store`, making its folder if there is none.
 
         Raises

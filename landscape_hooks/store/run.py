@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeGuard, TypeVar
 import zarr
 from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
-from zarr.core.common import AccessModeLiteral
+from zarr.core.common import JSON, AccessModeLiteral
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, StoreLike
 
@@ -263,7 +263,7 @@ def remove_partial(store: RunLike) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _inside(address: Any, *, read_only: bool = False) -> Any:
+def _inside(address: StoreLike, *, read_only: bool = False) -> StoreLike:
     """A local path as a RunFolder, whose keys stay inside it; anything else unchanged."""
     return RunFolder(address, read_only=read_only) if is_local(address) else address
 
@@ -286,7 +286,7 @@ def durable_store(store: RunLike) -> DurableStore:
     return DurableStore(Path(address))
 
 
-def put_attribute(group: zarr.Group, key: str, value: Any) -> None:
+def put_attribute(group: zarr.Group, key: str, value: JSON) -> None:
     """Set one attribute of an opened group. `group.attrs[key] = value` does the same, but slower."""
     group.metadata.attributes[key] = value
     ((name, content),) = group.metadata.to_buffer_dict(default_buffer_prototype()).items()

@@ -149,9 +149,11 @@ class Definition:
         return json.dumps(attrs, sort_keys=True, default=str)
 
 
-def _divergence(stored: Any) -> tuple[Divergence, ...]:
+def _divergence(stored: object) -> tuple[Divergence, ...]:
     """Of what is stored, whatever it is."""
     try:
+        if not isinstance(stored, list | tuple):
+            raise TypeError
         found = tuple(Divergence(**{**each, "holes": tuple(each["holes"])}) for each in stored)
         numbers = [n for d in found for n in (d.last_finite_step, d.left_out, d.first_step or 0, *d.holes)]
         if not all(type(n) is int for n in numbers) or not all(type(t) is str for d in found for t in (d.run, d.what)):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import DamagedRunError, SurfaceError, printable
 from landscape_hooks.store import checked
-from landscape_hooks.store.run import open_run
+from landscape_hooks.store.run import RunLike, open_run
 from landscape_hooks.surface.definition import Definition
 from landscape_hooks.trajectory.doubts import read_doubts
 
@@ -83,7 +83,7 @@ class Surface:
     metrics: Mapping[str, Floats] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, store_or_path: Any, name: str | None = None) -> Surface:
+    def open(cls, store_or_path: RunLike, name: str | None = None) -> Surface:
         """Read the surface `name` of a run; None is the latest.
 
         Raises

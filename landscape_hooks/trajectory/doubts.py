@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import zarr
+from zarr.core.common import JSON
 
 from landscape_hooks.errors import printable
 from landscape_hooks.store import checked
@@ -104,7 +105,7 @@ def set_closing(root: zarr.Group, state: State, said: str = "") -> None:
 
 
 @writes
-def _put(root: zarr.Group, key: str, value: Any) -> None:
+def _put(root: zarr.Group, key: str, value: JSON) -> None:
     check_there(root.store)
     # an opened group remembers the attributes it was opened with: what was written since has to stay
     root.metadata.attributes.update(checked.fresh(root).attrs)

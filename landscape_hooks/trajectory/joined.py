@@ -7,7 +7,7 @@ plane is the final snapshot of the first run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from functools import cached_property
 from typing import Any
 
@@ -100,7 +100,11 @@ class Joined:
         return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def _check_fixed(first: Any, other: Any) -> None:
+Recorded = Trajectory | Joined
+"""The snapshots of one run, or of several."""
+
+
+def _check_fixed(first: Trajectory, other: Trajectory) -> None:
     """What does not move in two runs are the same tensors, of the same values.
 
     Raises
@@ -126,12 +130,12 @@ def _check_fixed(first: Any, other: Any) -> None:
             )
 
 
-def origin_row(trajectory: Any) -> int:
+def origin_row(trajectory: Sized) -> int:
     """The row of the snapshot that planes go through: the final one (of the first run)."""
     return int(getattr(trajectory, "origin_row", len(trajectory) - 1))
 
 
-def digest_of(trajectory: Any) -> str:
+def digest_of(trajectory: Recorded) -> str:
     """SHA-256 of which snapshots a trajectory has: their steps and times."""
     total = hashlib.sha256(np.ascontiguousarray(trajectory.steps, dtype=np.int64).data)
     total.update(np.ascontiguousarray(trajectory.wall_times, dtype=np.float64).data)

@@ -90,7 +90,7 @@ def is_lazy(tensor: torch.Tensor) -> bool:
     return torch.nn.parameter.is_lazy(tensor)
 
 
-def whole(tensor: Any) -> torch.Tensor:
+def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 

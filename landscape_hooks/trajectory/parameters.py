@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from landscape_hooks.errors import LayoutError
 from landscape_hooks.trajectory.modules import Locator, class_name, copy_into, is_lazy, real_view, walk, whole
@@ -119,7 +119,13 @@ class ParameterLayout(Sequence[ParameterEntry]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, key: Any) -> Any:
+    @overload
+    def __getitem__(self, key: int | str) -> ParameterEntry: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> Sequence[ParameterEntry]: ...
+
+    def __getitem__(self, key: int | str | slice) -> ParameterEntry | Sequence[ParameterEntry]:
         """The entry at a position, or of a name (an alias counts)."""
         if not isinstance(key, str):
             return self.entries[key]

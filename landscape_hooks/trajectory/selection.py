@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,7 +118,7 @@ class Snapshots:
         return self.start is not None or self.stop is not None
 
 
-def _whole(name: str, value: Any, least: int) -> int:
+def _whole(name: str, value: SupportsIndex, least: int) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError

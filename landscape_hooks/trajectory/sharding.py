@@ -191,14 +191,15 @@ def model_tensors(model: torch.nn.Module) -> list[tuple[str, Any]]:
     return [(name, tensor) for name, tensor, _ in walk_parameters(model)]
 
 
-def _box(tensor: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def _box(tensor: torch.Tensor, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """(shape, corner) of what this rank records of a tensor; None if another rank does."""
     if not hasattr(tensor, "_local_tensor"):
         return (tuple(tensor.shape), (0,) * tensor.ndim) if rank == 0 else None
     from torch.distributed.tensor import Partial, Replicate
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    mesh, placements = tensor.device_mesh, tensor.placements
+    sharded: Any = tensor  # a DTensor
+    mesh, placements = sharded.device_mesh, sharded.placements
     if any(isinstance(p, Partial) for p in placements):
         raise LandscapeError("Found a parameter with partial sums on several ranks", expected="shards or replicas")
     coordinate = mesh.get_coordinate()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.store.rowfiles import RowFiles
@@ -55,7 +56,9 @@ class Staging:
         (depth, d) arrays of the columns that began to move later.
     """
 
-    def __init__(self, depth: int, weights: RowFiles, buffers: Any, allocate: Allocate | None = None) -> None:
+    def __init__(
+        self, depth: int, weights: RowFiles, buffers: zarr.Array[Any], allocate: Allocate | None = None
+    ) -> None:
         self.depth, self._allocate = depth, allocate
         self.late: list[NDArray[Any]] = []
         self._late_files: list[NDArray[np.uint8]] = []

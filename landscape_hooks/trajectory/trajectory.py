@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
 from itertools import accumulate
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import RunError
 from landscape_hooks.store import checked
-from landscape_hooks.store.run import label_of, open_run
+from landscape_hooks.store.run import RunLike, label_of, open_run
 from landscape_hooks.trajectory.doubts import Doubt, read_doubts
 from landscape_hooks.trajectory.marks import Mark, read_marks
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -90,7 +91,7 @@ class Trajectory(Sequence[Snapshot]):
         (T,) the place of each snapshot in the run, where only some were selected (`select`).
     """
 
-    def __init__(self, root: Any, label: str = "") -> None:
+    def __init__(self, root: zarr.Group, label: str = "") -> None:
         self.root = root
         self.label = label
         group = checked.group(root, "trajectory")
@@ -127,7 +128,7 @@ class Trajectory(Sequence[Snapshot]):
         self.places: NDArray[np.intp] = np.arange(len(self.steps))
 
     @classmethod
-    def open(cls, store_or_path: Any) -> Trajectory:
+    def open(cls, store_or_path: RunLike) -> Trajectory:
         """Open the trajectory of a run (path, URL, Zarr store or group).
 
         Raises
@@ -149,7 +150,13 @@ class Trajectory(Sequence[Snapshot]):
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Snapshot: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Snapshot]: ...
+
+    def __getitem__(self, index: int | slice) -> Snapshot | list[Snapshot]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return next(self.snapshots([range(len(self))[index]]))
@@ -401,11 +408,11 @@ def _row_of(mark: Mark, columns: slice) -> NDArray[Any]:
     return mark.weights(columns)[None]
 
 
-def _checksum_of(group: Any) -> tuple[str, ...]:
+def _checksum_of(group: zarr.Group) -> tuple[str, ...]:
     return ("checksum",) if checked.has(group, "checksum") else ()
 
 
-def _runs(root: Any, rank: int, layout: ParameterLayout) -> Runs:
+def _runs(root: zarr.Group, rank: int, layout: ParameterLayout) -> Runs:
     shard = checked.group(root, f"ranks/{rank}")
     pieces = checked.attribute(shard, "pieces", list, f"rank {rank}")
     return Runs(layout, [Piece.from_json(piece) for piece in pieces])

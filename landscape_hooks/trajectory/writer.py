@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCname, BloscCodec, BloscShuffle
+from zarr.core.array import CompressorsLike
 
 from landscape_hooks.store import checked, schema
 from landscape_hooks.store.folder import check_there, put_files
@@ -38,7 +40,7 @@ COMPRESSORS: dict[str, Any] = {"lz4": BloscCname.lz4, "zstd": BloscCname.zstd}
 class TrajectoryWriter:
     """Writes snapshots into a run: data first, the commit record last, so that a kill leaves whole rows only."""
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: zarr.Group) -> None:
         self._root, self._group = root, checked.group(root, "trajectory")
         # write_empty_chunks is not part of what Zarr stores; without it a row of zeros next to a NaN fill
         # is safe, but a row of NaNs (a diverged training) would be left out of the store.
@@ -62,7 +64,7 @@ class TrajectoryWriter:
     @writes
     def create(
         cls,
-        root: Any,
+        root: zarr.Group,
         layout: ParameterLayout,
         buffer_layout: ParameterLayout,
         *,
@@ -81,7 +83,7 @@ class TrajectoryWriter:
         root.attrs.update({"layout": layout.to_json(), "buffer_layout": buffer_layout.to_json()})
         if fixed:
             put_fixed(root, fixed)
-        root.create_group("trajectory", attributes={"slots": slots})
+        group = root.create_group("trajectory", attributes={"slots": slots})
         rows = slots or GROWTH
         config = {"write_empty_chunks": True}
         kind = bits.stored_dtype(dtype or layout.row_dtype)
@@ -100,7 +102,7 @@ class TrajectoryWriter:
                 compressors=None,
                 config=config,
             )
-        Commit(order=() if slots else None).write(root["trajectory"])
+        Commit(order=() if slots else None).write(group)
         return cls(root)
 
     @writes
@@ -330,7 +332,12 @@ class TrajectoryWriter:
 
 
 def _create_matrix(
-    root: Any, path: str, shape: tuple[int, int], kind: np.dtype[Any], short: bool, compressors: Any
+    root: zarr.Group,
+    path: str,
+    shape: tuple[int, int],
+    kind: np.dtype[Any],
+    short: bool,
+    compressors: CompressorsLike,
 ) -> None:
     chunks, shards = chunking(shape[1], kind.itemsize, several_rows=short)
     schema.create(
@@ -358,5 +365,5 @@ def _widened(values: NDArray[np.float64] | None, count: int, groups: int) -> NDA
     return wide
 
 
-def _of_groups(group: Any) -> tuple[str, ...]:
+def _of_groups(group: zarr.Group) -> tuple[str, ...]:
     return tuple(name for name in OF_GROUPS if name == "learning_rate" or checked.has(group, name))

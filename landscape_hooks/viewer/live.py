@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import LandscapeError, SurfaceError
 from landscape_hooks.plane.moments import project
 from landscape_hooks.store import checked
-from landscape_hooks.store.run import open_run
+from landscape_hooks.store.run import RunLike, open_run
 from landscape_hooks.surface import surface
 from landscape_hooks.surface.surface import Path, Surface
 from landscape_hooks.trajectory.trajectory import Trajectory
@@ -32,7 +32,7 @@ INTERVAL = 0.5
 class Follower:
     """Reads a run every `INTERVAL` seconds in a thread of its own; `latest` returns what is new."""
 
-    def __init__(self, run: Any, landscape: Landscape) -> None:
+    def __init__(self, run: RunLike, landscape: Landscape) -> None:
         if landscape.surface is None:
             raise SurfaceError(f"{run} is not a run", expected="a run with a surface, to follow its training")
         open_run(run)

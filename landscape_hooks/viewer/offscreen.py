@@ -17,7 +17,7 @@ from landscape_hooks.errors import LandscapeError
 from landscape_hooks.export.outfile import whole_file
 from landscape_hooks.progress import counted
 from landscape_hooks.viewer.gl import context
-from landscape_hooks.viewer.replay.landscape import load
+from landscape_hooks.viewer.replay.landscape import Source, load
 from landscape_hooks.viewer.replay.look import Look
 from landscape_hooks.viewer.replay.replay import Replay
 
@@ -84,7 +84,7 @@ def _smaller(pixels: Pixels, factor: int) -> Pixels:
 
 
 def render(
-    source: Any,
+    source: Source,
     output: str | Path,
     *,
     size: tuple[int, int] = (1280, 720),

@@ -242,7 +242,7 @@ class Panels:
             self.help = False
 
 
-def handle(io: imgui.IO, kind: str, *values: Any) -> None:
+def handle(io: imgui.IO, kind: str, *values: float) -> None:
     """Tell imgui of the mouse: "move" x, y; "press" or "release" button; "wheel" x, y."""
     if kind == "move":
         io.add_mouse_pos_event(float(values[0]), float(values[1]))

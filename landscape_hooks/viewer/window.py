@@ -14,7 +14,7 @@ from landscape_hooks.export.outfile import whole_file
 from landscape_hooks.viewer.gl import context
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.replay import controls
-from landscape_hooks.viewer.replay.landscape import load
+from landscape_hooks.viewer.replay.landscape import Source, load
 from landscape_hooks.viewer.replay.look import Look
 from landscape_hooks.viewer.replay.replay import Replay
 
@@ -182,7 +182,7 @@ class ReplayWindow:
         imgui.set_current_context(self.overlay.context)
         return imgui.get_io()
 
-    def _tell(self, kind: str, *values: Any) -> None:
+    def _tell(self, kind: str, *values: float) -> None:
         """Pass an event of the mouse to the panels."""
         from landscape_hooks.viewer.panels import handle
 
@@ -344,7 +344,7 @@ class ReplayWindow:
 
 
 def view(
-    source: Any,
+    source: Source,
     *,
     name: str | None = None,
     view: str = "",
@@ -378,7 +378,7 @@ def view(
     shown.run()
 
 
-def _in_own_process(source: Any, name: str | None, view: str, look: Look, play: bool, follow: bool) -> None:
+def _in_own_process(source: Source, name: str | None, view: str, look: Look, play: bool, follow: bool) -> None:
     """Open the window in another process: pyglet cannot open one after it has rendered without a display."""
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
         raise context.no_display(RuntimeError("DISPLAY is not set"))

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from landscape_hooks.evaluation.plane_loss import PlaneLoss, SnapshotLoss, Tile
     from landscape_hooks.evaluation.sources import Sources
-    from landscape_hooks.plane.blockwise import BlockWork
+    from landscape_hooks.plane.blockwise import BlockWork, Weights
     from landscape_hooks.trajectory.joined import Joined
+    from landscape_hooks.trajectory.trajectory import Trajectory
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -41,16 +42,16 @@ class Engine(Protocol):
     @property
     def PROCESSES(self) -> str | None: ...
 
-    def device(self, name: Any) -> torch.device:
+    def device(self, name: torch.device | str | None) -> torch.device:
         """Where losses are computed: the device of that name, or the best one (None)."""
 
     def points(self, loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:
         """Yield the losses at points (N, 2) of the plane in finished tiles: in any order, each point exactly once."""
 
-    def snapshots(self, loss: SnapshotLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
+    def snapshots(self, loss: SnapshotLoss, trajectory: Trajectory, numbers: Sequence[int]) -> Iterator[Tile]:
         """Yield the losses at the snapshots `numbers` themselves; the tile's index counts within `numbers`."""
 
-    def partitions(self, weights: Any, row: int, work: BlockWork) -> Iterator[tuple[slice, Any]]:
+    def partitions(self, weights: Weights, row: int, work: BlockWork) -> Iterator[tuple[slice, Any]]:
         """Yield (columns, work's result) as `blockwise.map_partitions` does, computed where the data is."""
 
 

@@ -21,7 +21,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,6 +32,7 @@ from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, SnapshotLoss, Tile
 from landscape_hooks.machine import find_device, forks, threads
 from landscape_hooks.plane.blockwise import map_partitions
+from landscape_hooks.trajectory.trajectory import Snapshot, Trajectory
 
 THREADS = PROCESSES = None
 
@@ -59,7 +60,7 @@ def points(loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:
     yield from _shared(loss, tiles, lambda slot, index: ("points", points[index]), slots=None)
 
 
-def snapshots(loss: SnapshotLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
+def snapshots(loss: SnapshotLoss, trajectory: Trajectory, numbers: Sequence[int]) -> Iterator[Tile]:
     """Yield the losses at the snapshots `numbers` themselves; the tile's index counts within `numbers`."""
     upcoming = trajectory.snapshots(numbers)
     if _alone(loss, len(numbers)):
@@ -77,7 +78,7 @@ def snapshots(loss: SnapshotLoss, trajectory: Any, numbers: Sequence[int]) -> It
     yield from _shared(loss, [np.array([i]) for i in range(len(numbers))], job, slots=slots)
 
 
-def _of_snapshot(loss: SnapshotLoss, snapshot: Any) -> torch.Tensor:
+def _of_snapshot(loss: SnapshotLoss, snapshot: Snapshot) -> torch.Tensor:
     """Its loss; nothing holds the snapshot when the next one is read."""
     return loss.measure_snapshot(snapshot.weights, snapshot.buffers)
 
@@ -101,7 +102,7 @@ def apart(work: Callable[[], Result], count: int) -> list[Result]:
             process.join()
 
 
-def _work_apart(connection: Any, work: Callable[[], Any]) -> None:
+def _work_apart(connection: Connection, work: Callable[[], Any]) -> None:
     """Send the result, or nothing at all where there is none."""
     torch.set_num_threads(1)
     _keep_memory()
@@ -110,7 +111,7 @@ def _work_apart(connection: Any, work: Callable[[], Any]) -> None:
     connection.close()
 
 
-def _forked(life: Callable[..., None], *args: Any) -> tuple[Any, Any]:
+def _forked(life: Callable[..., None], *args: object) -> tuple[Any, Any]:
     """A forked process that does life(connection, *args), and this process's end of the connection."""
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe()
@@ -123,7 +124,7 @@ def _forked(life: Callable[..., None], *args: Any) -> tuple[Any, Any]:
     return process, mine
 
 
-def _in_new_thread(life: Callable[..., None], *args: Any) -> None:
+def _in_new_thread(life: Callable[..., None], *args: object) -> None:
     """What a forked process does: everything in a thread without a past (see the top of this file)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     thread = threading.Thread(target=life, args=args)
@@ -150,7 +151,7 @@ class _Slots:
         self.weights = _shared_memory(count, loss.plane.size, dtype)
         self.buffers = _shared_memory(count, len(loss.buffers), loss.buffers.dtype)
 
-    def fill(self, slot: int, snapshot: Any) -> None:
+    def fill(self, slot: int, snapshot: Snapshot) -> None:
         self.weights[slot].copy_(torch.from_numpy(np.ascontiguousarray(snapshot.weights)))
         self.buffers[slot].copy_(torch.from_numpy(np.ascontiguousarray(snapshot.buffers)))
 
@@ -229,7 +230,7 @@ class _Worker:
         self.process.join()
 
 
-def _serve(connection: Any, loss: PlaneLoss, slots: _Slots | None, parent: int) -> None:
+def _serve(connection: Connection, loss: PlaneLoss, slots: _Slots | None, parent: int) -> None:
     """A worker's life: compute what comes until the parent is gone."""
     torch.set_num_threads(loss.plan.threads)
     _keep_memory()

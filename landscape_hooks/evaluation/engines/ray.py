@@ -29,9 +29,10 @@ from landscape_hooks.evaluation.engines.recipe import LossFactory, Recipe
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, SnapshotLoss, Tile
 from landscape_hooks.evaluation.sources import Sources
 from landscape_hooks.machine import cores
-from landscape_hooks.plane.blockwise import columns_of, map_partition, partitions
+from landscape_hooks.plane.blockwise import BlockWork, Weights, columns_of, map_partition, partitions
 from landscape_hooks.plane.gram import weights_of
-from landscape_hooks.trajectory.joined import Joined
+from landscape_hooks.trajectory.joined import Joined, Recorded
+from landscape_hooks.trajectory.trajectory import Trajectory
 from landscape_hooks.version import __version__
 
 AHEAD = 2
@@ -99,7 +100,7 @@ class Worker:
         """(n, 2) the same at snapshots themselves, read here."""
         return self._losses(recipe, lambda loss: [self._at_snapshot(loss, row) for row in rows])
 
-    def partition(self, places: list[Any], row: int, work: Any, partition: list[slice], threads: int) -> Any:
+    def partition(self, places: list[Any], row: int, work: BlockWork, partition: list[slice], threads: int) -> Any:
         """The result of work on a partition of parameters of the snapshots at `places`, read here."""
         return _in_words(lambda: map_partition(self._factory.joined.select(places), row, work, partition, threads))
 
@@ -172,7 +173,7 @@ class Engine:
         self._sent = ray.put(self._sources)
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         for handle in self._handles:
             ray.kill(handle.actor)
         self._handles = []
@@ -180,7 +181,7 @@ class Engine:
             ray.shutdown()
 
     # -- what an engine does -------------------------------------------------------------------------------
-    def device(self, name: Any) -> torch.device:
+    def device(self, name: torch.device | str | None) -> torch.device:
         """The device of that name on the workers; left out, the GPU where they have one."""
         self._device = torch.device(name or ("cuda" if self._cluster.gpus else "cpu"))
         return self._device
@@ -191,13 +192,14 @@ class Engine:
         tiles = [np.arange(i, min(i + tile, len(points))) for i in range(0, len(points), tile)]
         yield from self._tiles(loss, "points", tiles, [points[index] for index in tiles])
 
-    def snapshots(self, loss: SnapshotLoss, trajectory: Any, numbers: Sequence[int]) -> Iterator[Tile]:
+    def snapshots(self, loss: SnapshotLoss, trajectory: Trajectory, numbers: Sequence[int]) -> Iterator[Tile]:
         """Yield the losses at the snapshots `numbers` themselves; the tile's index counts within `numbers`."""
         tiles = [np.array([i]) for i in range(len(numbers))]
         yield from self._tiles(loss, "snapshots", tiles, [[self._row(trajectory, number)] for number in numbers])
 
-    def partitions(self, trajectory: Any, row: int, work: Any) -> Iterator[tuple[slice, Any]]:
+    def partitions(self, trajectory: Weights, row: int, work: BlockWork) -> Iterator[tuple[slice, Any]]:
         """As `plane.map_partitions`: in order, and the same bits; every worker reads its partitions from the run."""
+        assert not isinstance(trajectory, np.ndarray)  # workers read from a run
         groups, threads = partitions(trajectory)
         runs = trajectory.runs if isinstance(trajectory, Joined) else [trajectory]
         shared, places = ray.put(work), ray.put([run.places for run in runs])
@@ -226,7 +228,7 @@ class Engine:
             self._recipe = (loss, ray.put(Recipe.of(loss, str(self._device))))
         return self._recipe[1]
 
-    def _row(self, trajectory: Any, number: int) -> int:
+    def _row(self, trajectory: Recorded, number: int) -> int:
         """The row of a run's snapshot among those of all runs."""
         if isinstance(trajectory, Joined):
             run, number = trajectory.place(number)

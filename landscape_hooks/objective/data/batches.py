@@ -14,7 +14,7 @@ import types
 from collections import UserDict, UserList
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -81,13 +81,35 @@ class _Node:
     attributes: list[tuple[str, Any]] = field(default_factory=list)
 
 
-def flatten(batch: Any) -> Flat:
+_Tree = _Spot | _Node
+
+
+class Batches(Protocol):
+    """Batches that were taken apart: a Probe."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What the leaves are called."""
+
+    def each(self) -> Sequence[HasLeaves]:
+        """One batch after the other."""
+
+
+class HasLeaves(Protocol):
+    """One of them."""
+
+    @property
+    def leaves(self) -> Sequence[Tensor]:
+        """Its tensors."""
+
+
+def flatten(batch: object) -> Flat:
     """Take a batch apart; its tensors are copied to the CPU."""
     flat = Flat(None, [], [])
     return replace(flat, tree=_take_apart(batch, "", flat, ()))
 
 
-def flatten_portable(batch: Any) -> Flat:
+def flatten_portable(batch: object) -> Flat:
     """The same where the result goes to another process: what cannot be sent is `Lost`."""
     flat = flatten(batch)
     return replace(
@@ -99,7 +121,7 @@ def flatten_portable(batch: Any) -> Flat:
     )
 
 
-def _take_apart(value: Any, at: str, flat: Flat, inside: tuple[int, ...]) -> Any:
+def _take_apart(value: object, at: str, flat: Flat, inside: tuple[int, ...]) -> Any:
     leaf = _leaf(value, at)
     if leaf is not None:
         flat.leaves.append(leaf)
@@ -114,13 +136,13 @@ def _take_apart(value: Any, at: str, flat: Flat, inside: tuple[int, ...]) -> Any
     return _Spot(len(flat.plain) - 1, plain=True)
 
 
-def _node(value: Any, at: str, flat: Flat, inside: tuple[int, ...]) -> _Node:
+def _node(value: object, at: str, flat: Flat, inside: tuple[int, ...]) -> _Node:
     entries, attributes = _entries(value), _attributes(value)
     parts = [(key, _take_apart(child, f"{at}[{key!r}]", flat, inside)) for key, child in entries]
     own = [(key, _take_apart(child, f"{at}.{key}", flat, inside)) for key, child in attributes]
     if _is_exact(value):
         return _Node(type(value), parts)
-    empty = copy.copy(value)
+    empty: Any = copy.copy(value)
     if isinstance(value, UserDict | UserList):
         empty.data = type(value.data)()
     elif isinstance(value, list):
@@ -133,7 +155,7 @@ def _node(value: Any, at: str, flat: Flat, inside: tuple[int, ...]) -> _Node:
     return _Node(empty, parts, own)
 
 
-def _entries(value: Any) -> list[tuple[Any, Any]]:
+def _entries(value: object) -> list[tuple[Any, Any]]:
     if isinstance(value, UserDict | UserList):
         value = value.data
     if isinstance(value, dict):
@@ -141,7 +163,7 @@ def _entries(value: Any) -> list[tuple[Any, Any]]:
     return list(enumerate(value)) if isinstance(value, list | tuple) else []
 
 
-def _attributes(value: Any) -> list[tuple[str, Any]]:
+def _attributes(value: object) -> list[tuple[str, Any]]:
     if _is_exact(value):
         return []
     found = dict(getattr(value, "__dict__", {}))
@@ -155,12 +177,12 @@ def _attributes(value: Any) -> list[tuple[str, Any]]:
     return list(found.items())
 
 
-def _is_exact(value: Any) -> bool:
+def _is_exact(value: object) -> bool:
     """Whether a container is known by its class and entries alone."""
     return type(value) in (dict, list, tuple) or (isinstance(value, tuple) and hasattr(value, "_fields"))
 
 
-def _holds_leaves(value: Any, depth: int, tensors: bool = False) -> bool:
+def _holds_leaves(value: object, depth: int, tensors: bool = False) -> bool:
     """Whether a tensor or an array is among what a container or an object holds; in containers a number will do."""
     known = _is_exact(value) or isinstance(value, dict | list | UserDict | UserList)
     if depth > 20 or isinstance(value, _WHOLE) or (isinstance(value, tuple) and not known):
@@ -175,7 +197,7 @@ def _holds_leaves(value: Any, depth: int, tensors: bool = False) -> bool:
     )
 
 
-def _leaf_like(value: Any) -> bool:
+def _leaf_like(value: object) -> bool:
     if isinstance(value, Tensor):
         return value.layout is torch.strided and not value.is_quantized and not value.is_nested
     if isinstance(value, np.ndarray | np.generic):
@@ -183,7 +205,7 @@ def _leaf_like(value: Any) -> bool:
     return type(value) in _NUMBERS and not (type(value) is int and not -_LARGEST <= value < _LARGEST)
 
 
-def _leaf(value: Any, at: str) -> Leaf | None:
+def _leaf(value: object, at: str) -> Leaf | None:
     """The value as a leaf, None where it is none."""
     if isinstance(value, list | tuple) and type(value) in (list, tuple):
         return _numbers_leaf(value, at)
@@ -277,7 +299,7 @@ class Template:
         return {number for number, ((_, a), (_, b)) in pairs if not same_value(a, b)}
 
 
-def _same_tree(a: Any, b: Any) -> bool:
+def _same_tree(a: _Tree, b: _Tree) -> bool:
     if isinstance(a, _Spot) or isinstance(b, _Spot):
         return a == b
     kinds = [n.empty if isinstance(n.empty, type) else type(n.empty) for n in (a, b)]
@@ -289,14 +311,14 @@ def _same_tree(a: Any, b: Any) -> bool:
     )
 
 
-def same_value(a: Any, b: Any) -> bool:
+def same_value(a: object, b: object) -> bool:
     """Whether two values are interchangeable, as far as comparing them tells."""
     if a is b:
         return True
     if type(a) is not type(b):
         return False
     try:
-        return bool(np.array_equal(a, b)) if isinstance(a, np.ndarray) else bool(a == b)
+        return bool(np.array_equal(a, b)) if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) else bool(a == b)
     except Exception:
         return False
 
@@ -356,7 +378,7 @@ class Rebuild:
         plain = [Unread() if k in self.hidden else value for k, (_, value) in enumerate(template.plain)]
         return _put_together(template.tree, values, plain)
 
-    def constants(self, probe: Any) -> dict[str, set[str]]:
+    def constants(self, probe: Batches) -> dict[str, set[str]]:
         """The values, as Python prints them, of the numbers and lists of numbers in the batches of a Probe."""
         found: dict[str, set[str]] = {}
         for batch in probe.each():
@@ -367,7 +389,7 @@ class Rebuild:
         return found
 
 
-def _put_together(tree: Any, leaves: list[Any], plain: list[Any]) -> Any:
+def _put_together(tree: _Tree, leaves: list[Any], plain: list[Any]) -> Any:
     if isinstance(tree, _Spot):
         return plain[tree.number] if tree.plain else leaves[tree.number]
     parts = [(key, _put_together(child, leaves, plain)) for key, child in tree.entries]

@@ -101,13 +101,13 @@ def _serve(work: Callable[[], Iterator[Any]], unused: Connection, connection: Co
 class _Pickler(pickle.Pickler):
     """Classes and functions go by their place in memory, which both processes have in common."""
 
-    def reducer_override(self, value: Any) -> Any:
+    def reducer_override(self, value: object) -> Any:
         if type(value) is not Tensor or value.layout is not torch.strided or value.is_quantized:
             return NotImplemented
         bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         return _tensor, (bits, value.dtype, tuple(value.shape))
 
-    def persistent_id(self, value: Any) -> Any:
+    def persistent_id(self, value: object) -> Any:
         if isinstance(value, type | types.FunctionType) and not _importable(value):
             return id(value), value.__module__, value.__qualname__
         return None
@@ -118,7 +118,7 @@ def _tensor(bits: NDArray[np.uint8], dtype: torch.dtype, shape: tuple[int, ...])
 
 
 class _Unpickler(pickle.Unpickler):
-    def persistent_load(self, where: Any) -> Any:
+    def persistent_load(self, where: tuple[int, str, str]) -> Any:
         address, module, name = where
         for value in gc.get_objects():
             known = id(value) == address and isinstance(value, type | types.FunctionType)
@@ -127,14 +127,14 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is known to the process that read the data only")
 
 
-def _importable(value: Any) -> bool:
+def _importable(value: type | types.FunctionType) -> bool:
     found: Any = sys.modules.get(value.__module__)
     for part in value.__qualname__.split("."):
         found = getattr(found, part, None)
     return found is value
 
 
-def portable(value: Any) -> bool:
+def portable(value: object) -> bool:
     """Whether the value can be sent to the parent."""
     try:
         _Pickler(io.BytesIO(), protocol=5).dump(value)
@@ -143,7 +143,7 @@ def portable(value: Any) -> bool:
     return True
 
 
-def _send(connection: Connection, value: Any) -> None:
+def _send(connection: Connection, value: object) -> None:
     buffer = io.BytesIO()
     _Pickler(buffer, protocol=5).dump(value)
     connection.send_bytes(buffer.getbuffer())

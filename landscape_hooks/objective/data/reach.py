@@ -75,7 +75,7 @@ class Reach:
     shared: list[NDArray[np.uint8]] = field(default_factory=list)
 
 
-def reach(*roots: Any) -> Reach:
+def reach(*roots: object) -> Reach:
     """Look through the objects that `roots` hold, breadth first, at most `MOST` of them."""
     found = Reach()
     waiting, seen = deque(roots), {id(root) for root in roots}
@@ -116,7 +116,7 @@ def _shared(value: Tensor | NDArray[Any]) -> list[NDArray[np.uint8]]:
     return [np.frombuffer(base, np.uint8)]
 
 
-def _stream(value: Any) -> str:
+def _stream(value: object) -> str:
     """What a copy of the process would take from the training by reading this, in words."""
     for kind, words in _STREAMS:
         if isinstance(value, kind):
@@ -131,7 +131,7 @@ def _stream(value: Any) -> str:
     return "an actor of Ray" if type(value).__module__.startswith("ray.") else ""
 
 
-def _children(value: Any) -> Iterator[Any]:
+def _children(value: object) -> Iterator[Any]:
     if isinstance(value, dict):
         yield from _some(value.values(), len(value))
     elif isinstance(value, list | tuple | set | frozenset | deque):

@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice, pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -55,6 +55,18 @@ MOST_SHARED = 2**30
 LONGEST = 10_000_000
 """Entries of a sampler that are listed, to choose from them."""
 
+
+class Indexed(Protocol):
+    """A dataset of any make: samples by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+DataLike = Iterable[Any] | Dataset[Any] | Indexed
+"""What probe samples are taken from: a DataLoader, an iterable of batches, one batch, or a dataset."""
+
 _SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 _COPYABLE: tuple[type, ...] = (type(iter([])), type(iter(())))
 _KEPT = "Give data= the DataLoader itself, a dataset, or a list of batches"
@@ -64,7 +76,7 @@ _PLAIN_LOADERS = ("torch.", "torchdata.", "accelerate.", "lightning.", "lightnin
 Prepare = Callable[[Any], Any]
 
 
-def batches_of(data: Any, samples: int, prepare: Prepare, *, one_shot: bool = False) -> Generator[Any]:
+def batches_of(data: DataLike, samples: int, prepare: Prepare, *, one_shot: bool = False) -> Generator[Any]:
     """`prepare(batch)` of one batch of `data` after the other; close the iterator when there are enough.
 
     Parameters
@@ -97,7 +109,7 @@ def batches_of(data: Any, samples: int, prepare: Prepare, *, one_shot: bool = Fa
     yield from _run(_work_for(data, samples), prepare)
 
 
-def _is_batch(data: Any) -> bool:
+def _is_batch(data: object) -> bool:
     if isinstance(data, Tensor | Mapping | tuple | np.ndarray):
         return True
     return isinstance(data, list) and bool(data) and isinstance(data[0], Tensor)
@@ -113,7 +125,7 @@ class _Work:
     stateless: bool = False
 
 
-def _work_for(data: Any, samples: int) -> _Work:
+def _work_for(data: object, samples: int) -> _Work:
     if isinstance(data, DataLoader) and _is_plain(data):
         return _loader_work(data, samples)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
@@ -126,12 +138,12 @@ def _work_for(data: Any, samples: int) -> _Work:
     return _Work(data, _iterated, (data,))
 
 
-def _has_state_of_its_own(data: Any) -> bool:
+def _has_state_of_its_own(data: object) -> bool:
     """Whether it is an object of a class written in Python, which a forked process has a copy of."""
     return hasattr(data, "__dict__") and not type(data).__module__.startswith(("builtins", "itertools", "_io"))
 
 
-def _once(data: Any, what: str) -> ObjectiveError:
+def _once(data: object, what: str) -> ObjectiveError:
     return ObjectiveError(
         f"The data ({type(data).__name__}) reads from {what}; it was left alone, since the training would miss "
         "what is taken from it",
@@ -168,7 +180,7 @@ def _loader_work(loader: DataLoader[Any], samples: int) -> _Work:
     return _Work(loader, partial(_fetched, samples=samples), parts, stateless)
 
 
-def _is_known(dataset: Any) -> bool:
+def _is_known(dataset: object) -> bool:
     """Whether reading from a dataset leaves no trace in it."""
     if type(dataset) is Subset:
         return _is_known(dataset.dataset)
@@ -240,7 +252,7 @@ def _indices(loader: DataLoader[Any], samples: int) -> Iterator[Any]:
     return iter(BatchSampler([everything[k] for k in choice], size, drop))
 
 
-def _chosen(order: Any, samples: int) -> Iterator[Any]:
+def _chosen(order: Iterable[Any], samples: int) -> Iterator[Any]:
     """The entries of a sampler, single indices or batches of them; in random order where theirs is ascending."""
     entries: list[Any] = []
     found = 0
@@ -269,7 +281,7 @@ def _permuted(count: int) -> list[int]:
 
 
 # -- any other iterable ------------------------------------------------------------------------------------------
-def _iterated(data: Any) -> Iterator[Any]:
+def _iterated(data: Iterable[Any]) -> Iterator[Any]:
     """What an iterable gives, the loaders within it without workers: in a copy of it only."""
     for loader in reach(data).loaders:
         loader._iterator = None

@@ -130,11 +130,11 @@ def _convert_scope(module: torch.fx.GraphModule, n: torch.fx.Node) -> Node:
     return Node(n.name, op, [_plain_argument(a) for a in rest], kwargs, scope=scope)
 
 
-def _attribute(module: torch.nn.Module, target: Any) -> Any:
+def _attribute(module: torch.nn.Module, target: object) -> Any:
     return operator.attrgetter(str(target))(module)
 
 
-def _plain_argument(value: Any) -> Any:
+def _plain_argument(value: object) -> Any:
     if isinstance(value, torch.fx.Node):
         return Ref(value.name)
     if isinstance(value, list | tuple):

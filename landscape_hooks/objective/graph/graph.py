@@ -157,7 +157,7 @@ class LossGraph:
         return out[0] if len(out) == 1 else out
 
     def _run(self, values: dict[str, Any], statistics: str, device: torch.device) -> list[Any]:
-        def bind(value: Any) -> Any:
+        def bind(value: object) -> Any:
             if isinstance(value, Ref):
                 return values[value.name]
             if isinstance(value, list):
@@ -348,7 +348,7 @@ def _context(op: str, options: Mapping[str, Any]) -> AbstractContextManager[Any]
     raise ValueError(f"scope {op!r} is unknown")
 
 
-def references(value: Any) -> list[str]:
+def references(value: object) -> list[str]:
     if isinstance(value, Ref):
         return [value.name]
     if isinstance(value, list | tuple):
@@ -362,7 +362,7 @@ def _encode_mapping(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _encode(value) for key, value in mapping.items()}
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: object) -> Any:
     if isinstance(value, Ref):
         return {"ref": value.name}
     if isinstance(value, list):
@@ -379,7 +379,7 @@ def _encode(value: Any) -> Any:
     return value
 
 
-def _decode(value: Any) -> Any:
+def _decode(value: object) -> Any:
     if isinstance(value, list):
         return [_decode(v) for v in value]
     if not isinstance(value, dict):

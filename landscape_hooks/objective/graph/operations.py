@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,9 @@ def _allowed(name: str) -> bool:
     return name not in _FORBIDDEN and _UNCHECKED.search(name) is None
 
 
+_Lengths = Tensor | Sequence[int]
+
+
 @dataclass(frozen=True)
 class _CheckedCtc:
     """CTC loss, whose labels torch takes for places in memory without looking at them."""
@@ -94,7 +97,13 @@ class _CheckedCtc:
     overload: Callable[..., Tensor]
 
     def __call__(
-        self, log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any, *args: Any, **kwargs: Any
+        self,
+        log_probs: Tensor,
+        targets: Tensor,
+        input_lengths: _Lengths,
+        target_lengths: _Lengths,
+        *args: Any,
+        **kwargs: Any,
     ) -> Tensor:
         labels = targets
         if targets.ndim == 2 and not targets.is_meta:  # what follows after a target's end may be anything

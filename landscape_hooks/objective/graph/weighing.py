@@ -9,12 +9,15 @@ of all of them together is Σ wᵦLᵦ / Σ wᵦ.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from landscape_hooks.objective.graph.graph import LossGraph, Node, Ref, references
+
+if TYPE_CHECKING:
+    from landscape_hooks.objective.probe import Probe
 
 _SAME_VALUE = {
     f"aten.{name}"
@@ -62,7 +65,7 @@ def weigh(graph: LossGraph, floating: frozenset[str] = frozenset()) -> LossGraph
     return LossGraph(graph.inputs, [*graph.copy().nodes, *nodes], [*graph.outputs, *weights])
 
 
-def floating(graph: LossGraph, probe: Any) -> frozenset[str]:
+def floating(graph: LossGraph, probe: Probe) -> frozenset[str]:
     """Names of the graph's inputs that are floating-point tensors of the batch."""
     leaves = probe.groups[0].leaves
     return frozenset(e.name for e in graph.inputs if e.kind == "data" and leaves[int(e.target)].is_floating_point())
@@ -76,11 +79,11 @@ class _Reader:
             if self._moving.intersection(references((node.args, node.kwargs))):
                 self._moving.add(node.name)
 
-    def _moves(self, value: Any) -> bool:
+    def _moves(self, value: object) -> bool:
         """Whether a value depends on the batch, its size included."""
         return bool(self._moving.intersection(references(value)))
 
-    def of(self, value: Any) -> Found:
+    def of(self, value: object) -> Found:
         """How the scalar `value` is weighed.
 
         Raises
@@ -113,7 +116,7 @@ class _Reader:
             return [("value", args[1])]
         raise _Unknown
 
-    def _of_reduction(self, given: Any, way: tuple[Any, ...]) -> Found:
+    def _of_reduction(self, given: object, way: tuple[Any, ...]) -> Found:
         """A sum or mean: of the losses of several heads, or of what it is said to be."""
         node = self._nodes.get(given.name) if isinstance(given, Ref) else None
         if node is not None and node.op == "aten.stack.default":
@@ -152,7 +155,7 @@ def _joined(a: Found, b: Found) -> Found:
 def _nodes_of(number: int, way: tuple[Any, ...], nodes: list[Node], floating: frozenset[str]) -> Any:
     """Add the operations that compute a weight; returns the reference to it, or a number."""
 
-    def call(op: str, *args: Any) -> Ref:
+    def call(op: str, *args: object) -> Ref:
         nodes.append(Node(f"weighing_{number}_{len(nodes)}", op, list(args), {}))
         return Ref(nodes[-1].name)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -87,12 +87,12 @@ class Copies:
         return private
 
     # -- the loss ------------------------------------------------------------------------------------------
-    def loss(self, live: Any, name: str = "") -> Any:
+    def loss(self, live: object, name: str = "") -> Any:
         """The same loss over private modules and tensors; itself where it reads none."""
         private = self._of(live, name or _called(live), objects=1)
         return live if private is _SAME else private
 
-    def _of(self, value: Any, name: str, *, objects: int) -> Any:
+    def _of(self, value: object, name: str, *, objects: int) -> Any:
         """The private form of anything that a loss may hold; `_SAME` where it is to be left alone."""
         if isinstance(value, nn.Module):
             return self._module_of(value, name)
@@ -106,7 +106,7 @@ class Copies:
             return _SAME if owner is _SAME else types.MethodType(value.__func__, owner)
         if isinstance(value, types.FunctionType):
             return self._function_of(value)
-        if type(value) in (list, tuple, set, dict):
+        if isinstance(value, list | tuple | set | dict) and type(value) in (list, tuple, set, dict):
             return self._container_of(value, name, objects=objects)
         if objects and _is_plain_object(value):
             return self._object_of(value, name, objects=objects - 1)
@@ -134,18 +134,21 @@ class Copies:
             self._kept.append(value)
         return self._memo[id(value)]
 
-    def _container_of(self, value: Any, name: str, *, objects: int) -> Any:
-        keyed = isinstance(value, dict)
-        pairs = list(value.items()) if keyed else list(enumerate(value))
+    def _container_of(
+        self, value: list[Any] | tuple[Any, ...] | set[Any] | dict[Any, Any], name: str, *, objects: int
+    ) -> Any:
+        pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
         if len(pairs) > 1000:  # data, not what a loss is made of
             return _SAME
         found = [self._of(part, f"{name}[{key!r}]", objects=objects) for key, part in pairs]
         if all(part is _SAME for part in found):
             return _SAME
         parts = [old if new is _SAME else new for (_, old), new in zip(pairs, found, strict=True)]
-        return dict(zip([key for key, _ in pairs], parts, strict=True)) if keyed else type(value)(parts)
+        if isinstance(value, dict):
+            return dict(zip([key for key, _ in pairs], parts, strict=True))
+        return type(value)(parts)
 
-    def _object_of(self, value: Any, name: str, *, objects: int) -> Any:
+    def _object_of(self, value: object, name: str, *, objects: int) -> Any:
         if id(value) in self._functions:
             return self._functions[id(value)]
         self._functions[id(value)] = _SAME  # an object that holds itself
@@ -206,7 +209,7 @@ class _Detached(TorchFunctionMode):
     torch refuses to copy such a tensor. Which operations led to it is no part of the model.
     """
 
-    def __torch_function__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, function: Callable[..., Any], _: object, args: Any = (), kwargs: Any = None) -> Any:
         if function is Tensor.__deepcopy__ and not args[0].is_leaf:
             tensor, memo = args
             if id(tensor) not in memo:
@@ -236,7 +239,7 @@ def _by_attributes(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return private
 
 
-def _is_plain_object(value: Any) -> bool:
+def _is_plain_object(value: object) -> bool:
     """An object of the user's own that may hold modules: a trainer, a task, a loss with `__call__`."""
     kind = type(value)
     if kind.__module__.partition(".")[0] in _LIBRARIES or isinstance(value, type | types.ModuleType | Mapping):
@@ -253,7 +256,7 @@ def _names(code: types.CodeType) -> set[str]:
     return found
 
 
-def _called(value: Any) -> str:
+def _called(value: object) -> str:
     """What a loss is called in a message."""
     if isinstance(value, nn.Module | types.FunctionType | types.MethodType | functools.partial):
         return "criterion" if isinstance(value, nn.Module) else ""

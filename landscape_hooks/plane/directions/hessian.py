@@ -7,6 +7,7 @@ is never formed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import ObjectiveError, PlaneError
 from landscape_hooks.objective.double_backward import KERNELS, is_out_of_memory, reason
+from landscape_hooks.objective.objective import Objective, Statistics
 from landscape_hooks.plane.directions import Directions
 
 TOLERANCE = 1e-3
@@ -40,7 +42,13 @@ class NotTwice(ObjectiveError):
 
 
 def directions(
-    objective: Any, weights: NDArray[Any], buffers: NDArray[Any], *, statistics: str, rise: float, seed: int = 0
+    objective: Objective,
+    weights: NDArray[Any],
+    buffers: NDArray[Any],
+    *,
+    statistics: Statistics,
+    rise: float,
+    seed: int = 0,
 ) -> Directions:
     """The two eigenvectors of the largest eigenvalues (algebraically).
 
@@ -94,7 +102,7 @@ def directions(
 
 
 def hessian_vector(
-    objective: Any, weights: torch.Tensor, buffers: torch.Tensor, vector: torch.Tensor, statistics: str
+    objective: Objective, weights: torch.Tensor, buffers: torch.Tensor, vector: torch.Tensor, statistics: Statistics
 ) -> torch.Tensor:
     """(D,) product of the loss's Hessian at `weights` with `vector`, one probe batch in memory at a time."""
     theta = weights.detach().clone().requires_grad_()
@@ -120,7 +128,9 @@ def hessian_vector(
     return total
 
 
-def _lanczos(product: Any, size: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _lanczos(
+    product: Callable[[NDArray[Any]], NDArray[Any]], size: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The two largest eigenvalues and their unit eigenvectors (2, D), signs fixed by the largest entry."""
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 

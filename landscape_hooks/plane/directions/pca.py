@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from landscape_hooks.errors import DivergedError, PlaneError, RunError
-from landscape_hooks.plane.blockwise import map_displacements, map_partitions, width_of
+from landscape_hooks.plane.blockwise import Mapped, Weights, map_displacements, map_partitions, width_of
 from landscape_hooks.plane.directions import Directions
 from landscape_hooks.plane.gram import matrix, origin_weights
 from landscape_hooks.store.blocks import Blocks, row_of
@@ -94,12 +94,12 @@ class PCA:
 
 
 def directions(
-    trajectory: Any,
+    trajectory: Weights,
     *,
     components: Sequence[int] = (0, 1),
     solver: str = "auto",
     gram: Floats | None = None,
-    blocks: Any = map_partitions,
+    blocks: Mapped = map_partitions,
     stream: bool = False,
 ) -> Directions:
     """The plane of two principal components of a trajectory, through its last snapshot.
@@ -134,7 +134,7 @@ def directions(
     return (_fit_covariance if found == "covariance" else _fit_incremental)(trajectory, list(components))
 
 
-def resolve_solver(solver: str, trajectory: Any) -> str:
+def resolve_solver(solver: str, trajectory: Weights) -> str:
     """What "auto" means for a trajectory."""
     count, size = len(trajectory), width_of(trajectory)
     if solver != "auto":
@@ -147,8 +147,8 @@ def resolve_solver(solver: str, trajectory: Any) -> str:
 
 
 def _result(
-    origin: Any,
-    vectors: Any,
+    origin: NDArray[Any] | Blocks,
+    vectors: NDArray[Any] | Blocks,
     coefficients: Floats,
     variance: Floats,
     total: float,
@@ -191,7 +191,7 @@ def eigen(gram: Floats, chosen: Sequence[int]) -> tuple[Floats, Floats]:
     return np.maximum(values[::-1], 0.0), vectors[:, [min(c, last) for c in chosen]]
 
 
-def check(trajectory: Any, components: Sequence[int], solver: str) -> None:
+def check(trajectory: Weights, components: Sequence[int], solver: str) -> None:
     """Refuse what no principal components can be had of."""
     PCA(components, solver)
     if len(trajectory) < 2:
@@ -222,7 +222,7 @@ class Combination:
         return 2 * columns * self.dtype.itemsize
 
 
-def _fit_gram(trajectory: Any, chosen: list[int], gram: Floats | None, blocks: Any, stream: bool) -> Directions:
+def _fit_gram(trajectory: Weights, chosen: list[int], gram: Floats | None, blocks: Mapped, stream: bool) -> Directions:
     gram = matrix(trajectory, blocks=blocks) if gram is None else gram
     if not np.isfinite(gram).all():
         bad = np.flatnonzero(~np.isfinite(np.diag(gram)))
@@ -234,7 +234,11 @@ def _fit_gram(trajectory: Any, chosen: list[int], gram: Floats | None, blocks: A
     row = origin_row(trajectory)
     coefficients *= _signs(coefficients @ (gram[:, 0] - gram[:, row]))
     size, dtype = width_of(trajectory), np.promote_types(trajectory.dtype, np.float32)
-    origin = row_of(trajectory, row, size, dtype) if stream else origin_weights(trajectory)
+    origin = (
+        row_of(trajectory, row, size, dtype)
+        if stream and not isinstance(trajectory, np.ndarray)
+        else origin_weights(trajectory)
+    )
     work = Combination(np.pad(coefficients, ((0, 2 - len(chosen)), (0, 0))), dtype)  # a line has one component
     made = Blocks((2, size), dtype, lambda: blocks(trajectory, row, work))
     found = made if stream else made.whole()
@@ -254,7 +258,7 @@ def _diverged(snapshot: int) -> DivergedError:
     )
 
 
-def _fit_covariance(trajectory: Any, chosen: list[int]) -> Directions:
+def _fit_covariance(trajectory: Weights, chosen: list[int]) -> Directions:
     origin = origin_weights(trajectory)
     size, count = len(origin), len(trajectory)
     if size > 2 * NARROW:
@@ -277,7 +281,7 @@ def _fit_covariance(trajectory: Any, chosen: list[int]) -> Directions:
     )
 
 
-def _fit_incremental(trajectory: Any, chosen: list[int]) -> Directions:
+def _fit_incremental(trajectory: Weights, chosen: list[int]) -> Directions:
     from sklearn.decomposition import IncrementalPCA
 
     origin = origin_weights(trajectory)
@@ -294,7 +298,7 @@ def _fit_incremental(trajectory: Any, chosen: list[int]) -> Directions:
 
 
 def _from_vectors(
-    trajectory: Any, origin: NDArray[Any], batches: list[slice], vectors: Floats, mean: Floats, values: Floats,
+    trajectory: Weights, origin: NDArray[Any], batches: list[slice], vectors: Floats, mean: Floats, values: Floats,
     total: float, solver: str, chosen: list[int],
 ) -> Directions:  # fmt: skip
     """The plane of unit vectors; their coefficients follow from the snapshots' scores, in one more pass.
@@ -318,7 +322,7 @@ def _batches(count: int, size: int) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
-def _displacements(trajectory: Any, origin: NDArray[Any], rows: slice) -> Floats:
+def _displacements(trajectory: Weights, origin: NDArray[Any], rows: slice) -> Floats:
     def whole(blocks: Iterator[tuple[slice, Floats]]) -> Floats:
         return np.concatenate([block for _, block in blocks], axis=1)
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import PlaneError
+from landscape_hooks.plane.blockwise import Weights
 from landscape_hooks.plane.directions import Directions
 from landscape_hooks.plane.gram import weights_of
 from landscape_hooks.trajectory.joined import Joined
@@ -73,7 +74,7 @@ class Place:
     name: str
 
 
-def directions(trajectory: Any, places: Sequence[Place], *, line: bool = False) -> Directions:
+def directions(trajectory: Weights, places: Sequence[Place], *, line: bool = False) -> Directions:
     """The plane through three snapshots (the line through two of them); the first of them is its origin.
 
     Raises

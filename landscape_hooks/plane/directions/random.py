@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import PlaneError
 from landscape_hooks.plane.directions import Directions
+from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 
 NORMS = ("filter", "layer", "model", "none")
 
@@ -48,7 +49,7 @@ class Random:
         return {"directions": "random", "norm": self.norm}
 
 
-def directions(weights: NDArray[Any], layout: Any, *, seed: int = 0, norm: str = "filter") -> Directions:
+def directions(weights: NDArray[Any], layout: ParameterLayout, *, seed: int = 0, norm: str = "filter") -> Directions:
     """Two independent random directions through `weights` (D,).
 
     Parameters
@@ -83,7 +84,7 @@ def directions(weights: NDArray[Any], layout: Any, *, seed: int = 0, norm: str =
     )
 
 
-def _gaussian(weights: torch.Tensor, layout: Any, generator: torch.Generator, norm: str) -> torch.Tensor:
+def _gaussian(weights: torch.Tensor, layout: ParameterLayout, generator: torch.Generator, norm: str) -> torch.Tensor:
     """One direction (D,). Every entry draws its numbers, so that freezing a layer leaves the others' alone."""
     direction = torch.zeros_like(weights)
     for entry in layout.entries:
@@ -98,7 +99,7 @@ def _gaussian(weights: torch.Tensor, layout: Any, generator: torch.Generator, no
     return _matched(direction, weights) if norm == "model" else direction
 
 
-def _scaled(noise: torch.Tensor, weights: torch.Tensor, entry: Any) -> torch.Tensor:
+def _scaled(noise: torch.Tensor, weights: torch.Tensor, entry: ParameterEntry) -> torch.Tensor:
     """`noise` with each filter brought to the norm of the same filter of `weights`; both flat."""
     target, numbered = filters(weights, entry)
     source, _ = filters(noise, entry)
@@ -116,7 +117,7 @@ def _matched(noise: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return noise * (torch.linalg.vector_norm(weights) / norm) if norm > 0 else noise
 
 
-def filters(flat: torch.Tensor, entry: Any) -> tuple[torch.Tensor, tuple[int, ...]]:
+def filters(flat: torch.Tensor, entry: ParameterEntry) -> tuple[torch.Tensor, tuple[int, ...]]:
     """A view of a flat weight, and which of its axes number the filters; the others run inside a filter.
 
     A transposed convolution stores (inputs, outputs of one group, kernel ...), its inputs split among the groups;
@@ -135,7 +136,7 @@ def filters(flat: torch.Tensor, entry: Any) -> tuple[torch.Tensor, tuple[int, ..
     return flat.reshape(shape[0], -1), (0,)
 
 
-def is_scale_or_bias(entry: Any) -> bool:
+def is_scale_or_bias(entry: ParameterEntry) -> bool:
     """Whether a parameter has no filters: one-dimensional, a bias, or part of a normalisation layer."""
     if entry.outputs == ():
         return True

@@ -7,7 +7,6 @@ precision steps over infinite gradients without changing anything: that is no st
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -28,7 +27,7 @@ class StepCount:
         self._counter = counter
         self._skips: torch.Tensor | None = None
 
-    def counts(self, optimizer: Any, first: bool) -> bool:
+    def counts(self, optimizer: object, first: bool) -> bool:
         """Count a step that has ended, if it is the first of its iteration; False if it was no step at all."""
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None and self._overflowed(found_inf):

@@ -181,7 +181,7 @@ def _on_device(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return found
 
 
-def _differ(then: Any, now: Any) -> Any:
+def _differ(then: bytes | list[torch.Tensor], now: bytes | list[torch.Tensor]) -> Any:
     if isinstance(then, bytes) or isinstance(now, bytes):
         return bool(then != now)
     if [t.shape for t in then] != [t.shape for t in now] or [t.device for t in then] != [t.device for t in now]:

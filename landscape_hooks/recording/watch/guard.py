@@ -7,9 +7,11 @@ where that was asked for), and training going on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import ParamSpec
 
 from landscape_hooks.errors import RunError, warn_of_recording
+
+P = ParamSpec("P")
 
 
 class Guard:
@@ -25,10 +27,10 @@ class Guard:
         self.active = active
         self._on_error, self._step = on_error, step
 
-    def run(self, action: Callable[..., None], *args: Any) -> None:
+    def run(self, action: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Do it; where it raises, recording stops."""
         try:
-            action(*args)
+            action(*args, **kwargs)
         except Exception as error:
             self.stop(error)
 

@@ -135,6 +135,6 @@ class Iterations:
         return any(number == thread for number, _ in kept)
 
 
-def _holds(optimizer: Any, known: set[int]) -> bool:
+def _holds(optimizer: object, known: set[int]) -> bool:
     groups = getattr(optimizer, "param_groups", ())
     return any(id(parameter) in known for group in groups for parameter in group["params"])

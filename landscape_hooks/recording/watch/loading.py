@@ -63,11 +63,11 @@ class _Hook:
     def __init__(self, action: Callable[[Loading, torch.nn.Module], None]) -> None:
         self._action = action
 
-    def __call__(self, module: torch.nn.Module, *_: Any) -> None:
+    def __call__(self, module: torch.nn.Module, *_: object) -> None:
         for loading in list(_listeners.get(module, ())):
             self._action(loading, module)
 
-    def __deepcopy__(self, memo: Any) -> _Hook:
+    def __deepcopy__(self, memo: dict[int, object]) -> _Hook:
         return self
 
     def __copy__(self) -> _Hook:

@@ -23,7 +23,7 @@ class Rates:
         for optimizer in optimizers:
             self.add(optimizer)
 
-    def add(self, optimizer: Any) -> None:
+    def add(self, optimizer: object) -> None:
         """A further optimizer; its groups come after those that are known."""
         self._refs.append((weakref.ref(optimizer), len(getattr(optimizer, "param_groups", ()))))
 
@@ -59,10 +59,11 @@ def _filled(groups: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     return groups[:count] + [{}] * (count - len(groups))
 
 
-def number(value: Any) -> float:
+def number(value: object) -> float:
     """A number or a tensor of one element as a float; NaN where it is neither."""
     try:
-        return float(value.item() if isinstance(value, torch.Tensor) else value)
+        plain: Any = value.item() if isinstance(value, torch.Tensor) else value
+        return float(plain)
     except (TypeError, ValueError, RuntimeError):
         return math.nan
 
@@ -74,6 +75,6 @@ def _held(group: dict[str, Any]) -> tuple[Any, Any, Any]:
     return rate, group.get("momentum"), group.get("betas")
 
 
-def _first_moment(momentum: Any, betas: Any) -> Any:
+def _first_moment(momentum: object, betas: Sequence[object] | None) -> Any:
     """Momentum of SGD's kind, or beta 1 of Adam's; None where there is none."""
     return momentum if momentum is not None or not betas else betas[0]

@@ -76,7 +76,7 @@ _traced_enter = torch._dynamo.disable(_enter)
 _traced_leave = torch._dynamo.disable(_leave)
 
 
-def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+def _before(optimizer: Optimizer, args: object, kwargs: object) -> None:
     if torch.compiler.is_compiling():
         _traced_enter(optimizer)
     else:
@@ -84,7 +84,7 @@ def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             listener.enter(optimizer)
 
 
-def _after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+def _after(optimizer: Optimizer, args: object, kwargs: object) -> None:
     if torch.compiler.is_compiling():
         _traced_leave(optimizer)
     else:
@@ -107,7 +107,7 @@ def running(thread: int) -> Counter[int]:
 
 
 # -- what was passed to record() -----------------------------------------------------------------------------
-def optimizers_of(given: Any) -> list[Any]:
+def optimizers_of(given: object) -> list[Any]:
     """The optimizers that `record` was given: none, one, or several (a list, a mapping, any iterable).
 
     Raises
@@ -119,8 +119,8 @@ def optimizers_of(given: Any) -> list[Any]:
         return []
     if isinstance(given, Mapping):
         given = list(given.values())
-    several = isinstance(given, Iterable) and not hasattr(given, "step") and not hasattr(given, "param_groups")
-    found = list(given) if several else [given]
+    one = hasattr(given, "step") or hasattr(given, "param_groups")
+    found = list(given) if isinstance(given, Iterable) and not one else [given]
     for optimizer in found:
         if not any(_takes_hooks(inner) for inner in within(optimizer)):
             kind = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
@@ -132,7 +132,7 @@ def optimizers_of(given: Any) -> list[Any]:
     return found
 
 
-def within(optimizer: Any) -> Iterator[Any]:
+def within(optimizer: object) -> Iterator[Any]:
     """An optimizer and those that it holds as attributes (or in lists of them), wrappers of wrappers included."""
     seen, waiting = set(), [(optimizer, 0)]
     while waiting:
@@ -150,10 +150,10 @@ def within(optimizer: Any) -> Iterator[Any]:
                     waiting.append((one, depth + 1))
 
 
-def _is_wrapper(value: Any) -> bool:
+def _is_wrapper(value: object) -> bool:
     """Something that is no optimizer, but holds one and its groups as one would (fastai's, DeepSpeed's)."""
     return not isinstance(value, torch.nn.Module) and "param_groups" in getattr(value, "__dict__", {})
 
 
-def _takes_hooks(optimizer: Any) -> bool:
+def _takes_hooks(optimizer: object) -> bool:
     return isinstance(optimizer, Optimizer) and hasattr(optimizer, "_optimizer_step_post_hooks")

@@ -6,9 +6,9 @@ In: one attribute of the group `trajectory`. Out: the places of the committed sn
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import RunError
@@ -46,7 +46,7 @@ class Commit:
     KEY = "committed"
 
     @classmethod
-    def read(cls, group: Any) -> Commit:
+    def read(cls, group: zarr.Group) -> Commit:
         """The record as the store holds it now."""
         found = dict(checked.fresh(group).attrs).get(cls.KEY)
         if not isinstance(found, dict):
@@ -66,7 +66,7 @@ class Commit:
             checked.afford(checked.array(group, "step"), 8 * numbers["rows"], "step", free=8 * FREE_ROWS)
         return cls(**numbers, order=order, tail=bool(found.get("tail", False)))
 
-    def write(self, group: Any) -> None:
+    def write(self, group: zarr.Group) -> None:
         """Make it count."""
         put_attribute(group, self.KEY, asdict(self))
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import DamagedRunError, RunError
@@ -28,7 +29,7 @@ VERIFY_BYTES = 2**26
 class Part:
     """Rows of one group `trajectory`; the small columns are read at once, the matrices when asked for."""
 
-    def __init__(self, root: Any, path: str = "trajectory") -> None:
+    def __init__(self, root: zarr.Group, path: str = "trajectory") -> None:
         group = checked.group(root, path)
         if group is None:
             raise checked.damaged(f"The run has no '{path}'", expected="a trajectory")

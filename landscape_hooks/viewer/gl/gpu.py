@@ -17,6 +17,9 @@ from pyglet import gl
 if TYPE_CHECKING:
     from pyglet.graphics.shader import ShaderProgram
 
+Uniform = float | Sequence[float] | NDArray[Any]
+"""The value of a uniform: a number, a vector, or a matrix (4, 4)."""
+
 _TYPES = {"f4": gl.GL_FLOAT, "u1": gl.GL_UNSIGNED_BYTE}
 
 
@@ -31,7 +34,7 @@ def program(name: str) -> ShaderProgram:
     )
 
 
-def set_uniforms(target: ShaderProgram, **values: Any) -> None:
+def set_uniforms(target: ShaderProgram, **values: Uniform) -> None:
     """Set uniforms that the program has; a matrix (4, 4) is given row by row. The compiler may have dropped some."""
     for name, value in values.items():
         if name not in target.uniforms:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from imgui_bundle import imgui
 from pyglet import gl
@@ -18,6 +18,14 @@ from pyglet import gl
 from landscape_hooks.viewer.gl.gpu import new_name, program
 
 FONT_SIZE = 15.0
+
+
+class _Buffer(Protocol):
+    """A vector of imgui: its length, and where it lies in memory."""
+
+    def size(self) -> int: ...
+
+    def data_address(self) -> int: ...
 
 
 class Overlay:
@@ -117,7 +125,7 @@ class Overlay:
         gl.glDisable(gl.GL_BLEND)
 
     @staticmethod
-    def _upload(kind: int, name: ctypes.c_uint, buffer: Any, size: int) -> None:
+    def _upload(kind: int, name: ctypes.c_uint, buffer: _Buffer, size: int) -> None:
         gl.glBindBuffer(kind, name)
         gl.glBufferData(kind, buffer.size() * size, ctypes.c_void_p(buffer.data_address()), gl.GL_STREAM_DRAW)
 

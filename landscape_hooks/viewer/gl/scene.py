@@ -16,7 +16,7 @@ from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.contours import levels
 from landscape_hooks.mesh.stage import Stage
 from landscape_hooks.viewer.gl import arrays as geometry
-from landscape_hooks.viewer.gl.gpu import Framebuffer, Indices, Table, Vertices, program, set_uniforms
+from landscape_hooks.viewer.gl.gpu import Framebuffer, Indices, Table, Uniform, Vertices, program, set_uniforms
 from landscape_hooks.viewer.replay.camera import Camera
 from landscape_hooks.viewer.replay.landscape import Landscape
 from landscape_hooks.viewer.replay.look import Look
@@ -194,7 +194,7 @@ class Scene:
         self._blend(False)
 
     def _set_common(self, camera: Camera, size: tuple[int, int], line_scale: float) -> None:
-        common = {
+        common: dict[str, Uniform] = {
             "matrix": camera.matrix(size[0] / size[1]),
             "viewport": (float(size[0]), float(size[1])),
             "eye": camera.eye if not camera.orthographic else np.asarray(camera.target) - 50 * camera.forward,
@@ -269,17 +269,24 @@ class Scene:
             self._parts["lid"].draw(gl.GL_TRIANGLES)
         gl.glDisable(gl.GL_POLYGON_OFFSET_FILL)
 
-    def _lines(self, name: str, **uniforms: Any) -> None:
+    def _lines(self, name: str, **uniforms: Uniform) -> None:
         part = self._parts.get(name)
         if part is None:
             return
         target = self._programs["line"]
         target.use()
-        settings = {"opacity": 1.0, "grow": 0.0, "paint": (0.0,) * 4, "tail": -1.0, "head": WHOLE, "lift": LIFT}
+        settings: dict[str, Uniform] = {
+            "opacity": 1.0,
+            "grow": 0.0,
+            "paint": (0.0,) * 4,
+            "tail": -1.0,
+            "head": WHOLE,
+            "lift": LIFT,
+        }
         set_uniforms(target, **(settings | uniforms))
         part.draw(gl.GL_TRIANGLE_STRIP)
 
-    def _balls(self, part: Vertices, **uniforms: Any) -> None:
+    def _balls(self, part: Vertices, **uniforms: Uniform) -> None:
         target = self._programs["ball"]
         target.use()
         set_uniforms(target, **({"opacity": 1.0, "lift": 3 * LIFT} | uniforms))

@@ -16,7 +16,7 @@ import numpy as np
 from landscape_hooks.export.ply_reader import read_ply
 from landscape_hooks.mesh.contours import Contour, contours
 from landscape_hooks.mesh.mesh import Drape, Mesh
-from landscape_hooks.store.run import label_of
+from landscape_hooks.store.run import RunLike, label_of
 from landscape_hooks.surface.surface import Path, Surface
 
 CLIP = (1.0, 95.0)
@@ -86,7 +86,11 @@ def _title(surface: Surface) -> str:
     return " · ".join([*said, surface.name or "surface"])
 
 
-def load(source: Any, *, name: str | None = None, height: str = "auto") -> Landscape:
+Source = RunLike | Surface | Landscape
+"""What can be shown: a run, the path of a PLY file, a Surface, or what was opened of them."""
+
+
+def load(source: Source, *, name: str | None = None, height: str = "auto") -> Landscape:
     """Open a run (its surface `name`, left out: the latest), a PLY file or a Surface.
 
     Raises
