@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +15,7 @@ from landscape_hooks.recording.recorder import Recorder
 from landscape_hooks.recording.schedule import Schedule, make_schedule
 from landscape_hooks.recording.storage import Storage, check_choice
 from landscape_hooks.recording.watch.steps import optimizers_of
-from landscape_hooks.store.run import RunLike
+from landscape_hooks.store.run import RunLike, absolute
 from landscape_hooks.trajectory.modules import is_lazy, walk_parameters
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
@@ -96,8 +95,7 @@ def record(
     _check_sizes(module)
     optimizers = optimizers_of(optimizer)
     plan = make_schedule(schedule, every=every, keep=keep, row_bytes=_row_bytes(module, storage))
-    if isinstance(store, str | os.PathLike) and "://" not in str(store):
-        store = os.path.abspath(store)  # the training may change its working directory
+    store = absolute(store)  # the training may change its working directory
     loss = Loss(criterion, objective, data, samples)
     if if_exists != "error":
         at_exit.close_of(store)

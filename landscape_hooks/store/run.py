@@ -300,6 +300,12 @@ def label_of(store: RunLike) -> str:
     return printable(str(store).rstrip("/").rpartition("/")[2].removesuffix(".zarr"))
 
 
+def absolute(store: RunLike) -> RunLike:
+    """The same place, a local path in full: the working directory may change before it is used again."""
+    address = _address(store)
+    return os.path.abspath(address) if is_local(address) else store
+
+
 def _address(store: RunLike) -> Any:
     if store == "":  # zarr would use the working directory
         raise RunError(
