@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from landscape_hooks import Trajectory, record
+from landscape_hooks.recording.watch import steps
 from landscape_hooks.store.rowfiles import RowFiles, chunking, read_rows
 from landscape_hooks.store.run import create_run, put_files
 
@@ -80,16 +81,14 @@ def idle(out: Path) -> None:
     """What a step without a snapshot costs: both hooks, called as torch calls them."""
     model = nn.Linear(3, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    before, after = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
     with record(model, optimizer, out / "run.zarr", every=10**9, if_exists="overwrite"):
-        (enter,), (leave,) = before.values(), after.values()
 
-        def steps() -> None:
+        def all_steps() -> None:
             for _ in range(10_000):
-                enter(optimizer, (), {})
-                leave(optimizer, (), {})
+                steps._before(optimizer, (), {})
+                steps._after(optimizer, (), {})
 
-        costs = [worked(steps) / 10_000 for _ in range(21)]
+        costs = [worked(all_steps) / 10_000 for _ in range(21)]
     print(f"idle      {statistics.median(costs) * 1e6:.2f} µs a step")
 
 

@@ -370,10 +370,10 @@ class Recorder:
             glance = self._glance
             if due or now >= glance.next:
                 self._guard.run(glance.after_step, now)  # to see whether anything but steps changes the weights
-            elif glance.taken:  # what was looked at was an earlier step's
-                glance.forget()
+            else:  # what was looked at was an earlier step's
+                glance.pass_by()
             if self._listener is not None:
-                self._listener.waits = due or glance.taken or self._end.waits
+                self._listener.waits = due or glance.waits or self._end.waits
         return True
 
     @property
