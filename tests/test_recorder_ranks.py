@@ -129,13 +129,16 @@ def test_a_rank_that_writes_nothing_stores_no_loss(monkeypatch, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("count", "options"), [(2, {"every": 2, "checksum": True}), (3, {"keep": 5})])
+@pytest.mark.parametrize(("count", "options"), [(2, {"every": 2, "storage": {"checksum": True}}), (3, {"keep": 5})])
 def test_every_rank_writes_its_shard_and_the_reader_sees_the_whole(launch, tmp_path, count, options):
     outputs = launch(
         count,
         SHARDED
         + f"""
     options = {options!r}
+    if "storage" in options:
+        from landscape_hooks import Storage
+        options["storage"] = Storage(**options["storage"])
     whole = session(1, 9, **options)
     saved = whole.pop("saved")
     t = Trajectory.open(path)
@@ -169,7 +172,7 @@ def test_every_rank_writes_its_shard_and_the_reader_sees_the_whole(launch, tmp_p
     assert t.layout.names[0] == "0.weight"
     assert t[0].buffers.shape == (t.buffer_layout.size,)
     assert np.isfinite(t.learning_rates).all()
-    if "checksum" in options:
+    if "storage" in options:
         assert t.verify() == []
         root = open_run(tmp_path / "run.zarr", mode="r+")
         root["ranks/1/trajectory/weights"][2, 0] += 1

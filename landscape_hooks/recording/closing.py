@@ -59,7 +59,9 @@ class Closing:
             return
         change = difference(writer.last_row(), now[0])
         if iterations == 0:
-            self._end_without_steps(step, facts, change, now, loaded)
+            # resumed with other weights than the run's, and nothing happened: the path stays as it was
+            if not (self._opened.resumed and same is True):
+                self._end_without_steps(step, facts, change, now, loaded)
         elif change != 0 and loaded:
             self._background.mark(FINAL, *now, facts.scalars(step))
         elif change != 0 or same is False:
