@@ -182,11 +182,14 @@ def losses_are_by_hand(trajectory: Trajectory, watch: Watch, verdict: Verdict) -
     for number in sorted({0, len(trajectory) // 2, len(trajectory) - 1}):
         shown = trajectory[number]
         weights, buffers = torch.from_numpy(np.array(shown.weights)), torch.from_numpy(np.array(shown.buffers))
+        step = int(trajectory.steps[number])
+        as_logged = np.array_equal(shown.weights.astype(np.float64), flat(watch.found[step], trajectory.layout.names))
+        weights_then, buffers_then = (watch.found[step], watch.left[step][1]) if as_logged else watch.closing
         for policy in policies:
             said_of_loss = [sentence for sentence in verdict.told if not sentence.startswith("The weights changed")]
             told = [*said_of_loss, *objective.doubts(weights, buffers, statistics=policy)]
             stored = objective.evaluate(weights, buffers, statistics=policy).mean
-            own = by_hand(watch, int(trajectory.steps[number]), policy)
+            own = by_hand(watch, {**weights_then, **buffers_then}, policy)
             verdict.compared += 1
             if not np.isclose(stored, own, **CLOSE, equal_nan=True):
                 if not told and state != "unchecked":
@@ -200,17 +203,16 @@ def losses_are_by_hand(trajectory: Trajectory, watch: Watch, verdict: Verdict) -
 NORMS = nn.modules.batchnorm._BatchNorm
 
 
-def by_hand(watch: Watch, step: int, policy: str) -> float:
-    """The loss of all kept batches at an iteration, in a plain loop over a copy of the model."""
+def by_hand(watch: Watch, states: State, policy: str) -> float:
+    """The loss of all kept batches at these weights and buffers, in a plain loop over a copy of the model."""
     assert watch.stored is not None
     model = copy.deepcopy(watch.model)
     modules = model if isinstance(model, list) else [model]
-    states = {**watch.left[step][1], **watch.found[step]}
     for number, module in enumerate(modules):
         prefix = f"{number}." if isinstance(model, list) else ""
         with torch.no_grad():
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-                tensor.data = states[prefix + name].clone()
+                tensor.data = states[prefix + name].clone().to(tensor.dtype)
         module.eval()
         for each in module.modules():
             if policy == "batch" and isinstance(each, NORMS):

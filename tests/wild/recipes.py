@@ -244,7 +244,8 @@ def recipes(draw: Any, *, stored: bool = False) -> Recipe:
     With `stored` the loops are of those whose loss can be computed by hand on the batches that the run keeps.
     """
     update = draw(st.sampled_from(list(UPDATES)))
-    edit = draw(st.sampled_from(list(EDITS)))
+    # a flush between the two optimizers' steps would commit the iteration that they have in common
+    edit = draw(st.sampled_from([name for name in EDITS if (update, name) != ("second phase", "talked to")]))
     resumable = update in ("plain", "closure", "holder") and EDITS[edit].stateless
     iterations = draw(st.integers(1, 9))
     loader = draw(st.sampled_from(list(LOADERS)))
@@ -262,7 +263,9 @@ def recipes(draw: Any, *, stored: bool = False) -> Recipe:
             and loss not in ("sum", "InfoNCE", "triplets", "contrastive")
             and structure not in ("numbers", "nested")
         )
-    models = [name for name in MODELS if update != "scaler" or "complex" not in name]
+    optimizer = draw(st.sampled_from(list(OPTIMIZERS)))
+    real = update == "scaler" or optimizer == "fused"  # torch has neither for complex numbers
+    models = [name for name in MODELS if not (real and "complex" in name)]
     return Recipe(
         seed=draw(st.integers(0, 2**16)),
         model=draw(st.sampled_from(models)),
@@ -270,7 +273,7 @@ def recipes(draw: Any, *, stored: bool = False) -> Recipe:
         structure=structure,
         loader=loader,
         size=draw(st.sampled_from([4, 8, 11, 22])),
-        optimizer=draw(st.sampled_from(list(OPTIMIZERS))),
+        optimizer=optimizer,
         update=update,
         edit=edit,
         ending=draw(st.sampled_from(list(ENDINGS))),
