@@ -304,7 +304,7 @@ def _compare(graph: LossGraph, constants: dict[str, Tensor], module: LossModule,
             versions = [t._version for t in watched]
             found = graph(state, given)
         mutates |= versions != [t._version for t in watched]
-        if not torch.allclose(found, expected, rtol=1e-4, atol=1e-6, equal_nan=True):
+        if not torch.allclose(found.double(), expected.double(), rtol=1e-4, atol=1e-6, equal_nan=True):
             raise ObjectiveError(
                 f"The captured loss graph gives {float(found.mean()):.6g} where the model gives "
                 f"{float(expected.mean()):.6g}",
@@ -348,7 +348,7 @@ def live_weights(module: LossModule, names: Mapping[str, str], probe: Probe) -> 
                 for leaves in batches:
                     value, *row = weighed(state, [t.clone() for t in leaves])
                     live = module(*[t.clone() for t in leaves])
-                    if not torch.allclose(value, live, rtol=1e-4, atol=1e-6, equal_nan=True):
+                    if not torch.allclose(value.double(), live.double(), rtol=1e-4, atol=1e-6, equal_nan=True):
                         return module.weighing(probe.batches), []
                     rows.append(torch.tensor([float(weight) for weight in row], dtype=torch.float64))
         return "loss", rows

@@ -102,6 +102,13 @@ def test_the_stored_loss_of_composed_loops_is_the_one_by_hand(recipe, tmp_path):
     hold(recipe, tmp_path, store_loss=True)
 
 
+def test_a_number_of_the_batch_that_scales_the_loss_is_stored(tmp_path):
+    """Traced it is a tensor of 64 bits, so that the stored loss has another type than the training's own."""
+    verdict = hold(Recipe(structure="numbers", loss="class weights", size=11, iterations=1), tmp_path, store_loss=True)
+    assert verdict.compared == 2
+    assert all("no plain mean over its samples" in sentence for sentence in verdict.told)
+
+
 # -- the oracle itself -------------------------------------------------------------------------------------------------
 class Careless(Watch):
     """Records, and does one thing wrong."""
