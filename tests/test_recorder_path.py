@@ -651,3 +651,24 @@ def test_a_run_ends_with_its_model_and_not_with_its_optimizer(path):
         time.sleep(0.05)
     assert gone() is None
     np.testing.assert_array_equal(Trajectory.open(path)[-1].weights, expected)
+
+
+class Metric(nn.Module):
+    """Its hash goes by its state, as that of the metrics of torchmetrics."""
+
+    seen = 0
+
+    def __hash__(self):
+        return hash(self.seen)
+
+
+def test_a_module_whose_hash_changes_ends_no_training(tmp_path):
+    model = nn.ModuleDict({"layer": nn.Linear(2, 1), "metric": Metric()})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with record(model, optimizer, tmp_path / "run.zarr", every=1):
+        for _ in range(3):
+            model["layer"](torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+            model["metric"].seen += 1
+        model.load_state_dict(model.state_dict())
+    assert Trajectory.open(tmp_path / "run.zarr").steps.tolist() == [0, 1, 2, 3]

@@ -196,11 +196,13 @@ def _lock(store: RunLike, if_exists: str) -> RunLock:
 def _begin(root: zarr.Group) -> None:
     """The run is being recorded: it will be compared with the training (anew, if it is resumed) when that ends.
 
-    Where that cannot be written, no snapshot can: then recording stops with the first one, and the run stays as it was.
+    Where that cannot be written it is said, and the training goes on.
     """
-    with suppress(RunError):
+    try:
         drop_doubts(root)
         set_closing(root, "recording")
+    except RunError as error:
+        warn_of_recording(f"The run could not be marked as one that is being recorded. {error}")
 
 
 def _create(order: Order) -> tuple[zarr.Group, TrajectoryWriter, LiveLoss | None]:

@@ -26,7 +26,7 @@ class Loading:
         for module in model.modules():
             if isinstance(module, torch.jit.ScriptModule):  # takes no such hooks
                 continue
-            _listeners.setdefault(module, []).append(self)
+            _listeners_of(module).append(self)
             self._handles.append(module.register_load_state_dict_pre_hook(_BEFORE))
             self._handles.append(module.register_load_state_dict_post_hook(_AFTER))
 
@@ -35,11 +35,11 @@ class Loading:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        for module, known in list(_listeners.items()):
+        for key, (_, known) in list(_listeners.items()):
             if self in known:
                 known.remove(self)
             if not known:
-                del _listeners[module]
+                _listeners.pop(key, None)
 
     def begin(self, module: torch.nn.Module) -> None:
         """A module's own tensors are about to be replaced."""
@@ -54,7 +54,17 @@ class Loading:
             self.after()
 
 
-_listeners: weakref.WeakKeyDictionary[torch.nn.Module, list[Loading]] = weakref.WeakKeyDictionary()
+_listeners: dict[int, tuple[weakref.ref[torch.nn.Module], list[Loading]]] = {}
+"""By the module's identity: some modules (the metrics of torchmetrics) have a hash and an equality that change."""
+
+
+def _listeners_of(module: torch.nn.Module) -> list[Loading]:
+    key = id(module)
+    alive, known = _listeners.get(key, (None, []))
+    if alive is None or alive() is not module:
+        known = []
+        _listeners[key] = weakref.ref(module, lambda _: _listeners.pop(key, None)), known
+    return known
 
 
 class _Hook:
@@ -64,8 +74,10 @@ class _Hook:
         self._action = action
 
     def __call__(self, module: torch.nn.Module, *_: object) -> None:
-        for loading in list(_listeners.get(module, ())):
-            self._action(loading, module)
+        alive, known = _listeners.get(id(module), (None, ()))
+        if alive is not None and alive() is module:
+            for loading in list(known):
+                self._action(loading, module)
 
     def __deepcopy__(self, memo: dict[int, object]) -> _Hook:
         return self
