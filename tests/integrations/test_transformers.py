@@ -76,8 +76,9 @@ def test_one_line_records_a_training_and_finds_the_loss(make, causal, tmp_path):
     np.testing.assert_allclose(trajectory.learning_rates[1:, 0], logged(trainer, "learning_rate"), rtol=1e-6)
     surface = analyze(tmp_path / "run.zarr", **ORIGIN)
     own = trainer.evaluate()["eval_loss"]
-    assert surface.loss[1, 1] == pytest.approx(own, rel=1e-4)
-    assert surface.path_loss[-1] == pytest.approx(own, rel=1e-4)
+    # the trainer weighs the batches of a language model by their samples, the stored loss by the tokens that count
+    assert surface.loss[1, 1] == pytest.approx(own, rel=5e-3 if causal else 1e-4)
+    assert surface.path_loss[-1] == pytest.approx(own, rel=5e-3 if causal else 1e-4)
 
 
 @pytest.mark.parametrize(("make", "causal"), [(bert, False), (gpt2, True)], ids=["classifier", "language-model"])
