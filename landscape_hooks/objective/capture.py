@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import logging
-import random
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -21,9 +20,10 @@ import torch
 import zarr
 from torch import Tensor, nn
 
-from landscape_hooks.errors import DataError, ObjectiveError, warn_of_recording
+from landscape_hooks.errors import DataError, ObjectiveError, first_line, warn_of_recording
 from landscape_hooks.objective.data.batches import Rebuild
 from landscape_hooks.objective.data.samples import DataLike
+from landscape_hooks.objective.data.states import states_kept
 from landscape_hooks.objective.graph.exported import graph_of
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.graph.weighing import floating, weigh
@@ -201,7 +201,7 @@ def _choose(module: LossModule, leaves: Sequence[Tensor], size: int, probe: Prob
 
 def _trouble(module: LossModule, leaves: Sequence[Tensor], error: Exception) -> ObjectiveError:
     """What to say of a loss that raised: what it takes, or what it was called with."""
-    said = f"{type(error).__name__}: {_first_line(error)}"
+    said = f"{type(error).__name__}: {first_line(error)}"
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return ObjectiveError(
             f"The loss of the first probe batch does not fit into memory ({said})",
@@ -270,7 +270,7 @@ def _attempt(
         if first:
             return None
         raise ObjectiveError(
-            f"torch.export cannot capture the loss graph ({type(error).__name__}: {_first_line(error)})", mend=WAY_OUT
+            f"torch.export cannot capture the loss graph ({type(error).__name__}: {first_line(error)})", mend=WAY_OUT
         ) from error
     if first:
         values = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in
@@ -371,18 +371,14 @@ def _varying(probe: Probe) -> set[tuple[int, int]]:
 @contextmanager
 def _nothing_moves() -> Iterator[None]:
     """Random states stay as they were, and attention takes in evaluation mode the path that it takes in training."""
-    python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+        with states_kept(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what the user's own code warns of, the training will
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        random.setstate(python)
-        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 class _quiet:
@@ -399,10 +395,6 @@ class _quiet:
     def __exit__(self, *_: object) -> None:
         self._logger.setLevel(self._level)
         self._streams.close()
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")[:200]
 
 
 def _name(criterion: object, objective: object) -> str:

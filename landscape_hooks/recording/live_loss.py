@@ -8,10 +8,9 @@ copies in evaluation mode, random states are put back, and nothing of the user's
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
+from landscape_hooks.objective.data.states import states_kept
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.doubts import Doubt
 from landscape_hooks.trajectory.trajectory import Trajectory
@@ -97,7 +97,7 @@ def compare_loss(root: zarr.Group, model: torch.nn.Module | None, live: LiveLoss
             f"{max(budget, LEAST_SECONDS):.1f} s, so it was not compared"
         )
     try:
-        with random_states_kept(), live.within():
+        with states_kept(), live.within():
             return _compare(root, model, live, time.monotonic() + budget)
     except Exception as error:
         return Comparison(
@@ -176,16 +176,3 @@ def _apart(stored: float, own: float) -> tuple[str, str]:
         if shown[0] != shown[1]:
             return shown
     return f"{stored!r}", f"{own!r}"
-
-
-@contextmanager
-def random_states_kept() -> Iterator[None]:
-    """Whatever draws random numbers inside, the states of torch (CUDA included), NumPy and Python are put back."""
-    python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy_state)  # noqa: NPY002
