@@ -94,9 +94,10 @@ class PathEnd:
         return True
 
     def again(self, facts: Facts) -> None:
-        """A further step of the same iteration has ended."""
-        pending = self.pending
+        """A further step of the same iteration has ended; what was held before it is no end."""
+        pending, self.loaded = self.pending, False
         if pending is not None:
+            pending.held = False
             scalars = facts.scalars(pending.step)
             pending.scalars.update({name: value for name, value in scalars.items() if value == value})
             pending.groups = facts.groups()

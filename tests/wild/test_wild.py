@@ -75,6 +75,11 @@ def test_edits_at_the_end_of_every_epoch_are_no_doubt(tmp_path):
     assert verdict.told == []
 
 
+def test_a_state_loaded_between_the_steps_of_an_iteration_is_no_end(tmp_path):
+    """A further step follows: the path ends after it, and not with what was held before the loading."""
+    hold(Recipe(update="second phase", edit="set back", iterations=4), tmp_path)
+
+
 def _edited_by_epochs(watch):
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 3)
