@@ -278,10 +278,9 @@ def _scaled(model: nn.Module, parameters: Parameters, kind: Any) -> Update:
             if p.grad is not None:
                 p.grad = p.grad * scaler.scale(torch.ones(()))
         with watch.step() as step:
-            before = scaler.get_scale()
+            step.skipped = not all(p.grad.isfinite().all() for p in parameters if p.grad is not None)
             scaler.step(optimizer)
             scaler.update()
-            step.skipped = scaler.get_scale() < before
 
     return Update(optimizer, take, [optimizer])
 
