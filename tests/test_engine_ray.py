@@ -278,7 +278,7 @@ def test_ctrl_c_saves_what_is_there_and_ends_the_workers(cluster):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert "The same command goes on from there" in said
+    assert "the same command continues from there" in said
     assert "surface 'stopped': " in said
     assert "Traceback" not in said
     assert 0 < Surface.open("run.zarr", "stopped").evaluated.sum() < 3600

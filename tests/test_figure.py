@@ -1,10 +1,13 @@
 """The figures by what they contain, and by what they look like."""
 
 import io
+import pickle
 from dataclasses import replace
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from landscape_hooks.export.figure import contour_figure, loss_figure, surface_figure
 from tests.landscapes import ODD, descent, surface
@@ -134,3 +137,16 @@ def test_nothing_lies_over_the_picture_and_nothing_is_cut_off(runs, name):
     assert figure.bbox.contains(below.x1, below.y1)
     head = next(text for text in [*axes.texts, axes._left_title] if text.get_text().startswith("Loss around"))
     assert head.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_a_figure_is_matplotlibs_own_class_and_keeps_its_style_when_copied():
+    """Weights & Biases takes for a figure what its type's name says is matplotlib's."""
+    figure = contour_figure(surface())
+    assert type(figure) is Figure
+    images = []
+    for one in (figure, pickle.loads(pickle.dumps(figure))):
+        buffer = io.BytesIO()
+        with matplotlib.rc_context({"svg.fonttype": "path"}):
+            one.savefig(buffer, format="svg", metadata={"Date": None})
+        images.append(b"<text" in buffer.getvalue())  # the user's setting would make paths of the text
+    assert images == [True, True]

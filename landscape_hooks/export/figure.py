@@ -49,11 +49,11 @@ def contour_figure(
     """
     if min(surface.shape) == 1:
         return line_figure(surface)
-    from landscape_hooks.export.style import StyledFigure, ours
+    from landscape_hooks.export.style import blank, ours
 
     with ours():
         mesh = Mesh.from_surface(surface, height=height, clip=clip)
-        figure = StyledFigure.blank(size or (6.4, _high(surface)))
+        figure = blank(size or (6.4, _high(surface)))
         axes = figure.add_subplot()
         _fill(figure, axes, surface, mesh, colormap)
         _holes(axes, mesh)
@@ -272,10 +272,10 @@ def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> 
     along = 0 if surface.shape[1] == 1 else 1
     at = surface.alpha if along == 0 else surface.beta
     loss = np.where(surface.present, surface.loss, np.nan).ravel()
-    from landscape_hooks.export.style import StyledFigure, ours
+    from landscape_hooks.export.style import blank, ours
 
     with ours():
-        figure = StyledFigure.blank(size)
+        figure = blank(size)
         axes = figure.add_subplot()
         error = surface.loss_stderr.ravel()
         if surface.interpolated is not None and surface.interpolation_error is not None:
@@ -306,10 +306,10 @@ def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> 
 
 def loss_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.6)) -> Figure:
     """The loss along the path: at the snapshots and at their projections, and the distance from the plane."""
-    from landscape_hooks.export.style import StyledFigure, ours
+    from landscape_hooks.export.style import blank, ours
 
     with ours():
-        figure = StyledFigure.blank(size)
+        figure = blank(size)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         every: list[NDArray[np.float64]] = []
         for number, path in enumerate(_shown(surface)):
@@ -353,11 +353,11 @@ def surface_figure(
     size: tuple[float, float] = (6.4, 5.2),
 ) -> Figure:
     """The surface in 3-D as vector graphics, with the draped path; `view` is elevation and azimuth in degrees."""
-    from landscape_hooks.export.style import StyledFigure, ours
+    from landscape_hooks.export.style import blank, ours
 
     with ours():
         mesh = Mesh.from_surface(surface, height=height, clip=clip)
-        figure = StyledFigure.blank(size)
+        figure = blank(size)
         axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
         alpha, beta = np.meshgrid(surface.alpha, surface.beta, indexing="ij")
         axes.plot_surface(

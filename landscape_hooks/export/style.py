@@ -45,15 +45,22 @@ def ours() -> AbstractContextManager[None]:
     return rc_context(settings)
 
 
-class StyledFigure(Figure):
-    """A figure outside of pyplot, saved in this style: matplotlib reads fonts and hatching when it saves."""
+class _Save:
+    """A figure's `savefig` in this style: matplotlib reads fonts and hatching when it saves."""
 
-    @classmethod
-    def blank(cls, size: tuple[float, float]) -> StyledFigure:
-        """An empty figure of (width, height) inches."""
-        return cls(figsize=size, layout="constrained", dpi=150)
+    def __init__(self, figure: Figure) -> None:
+        self.figure = figure
 
-    def savefig(self, *args: Any, **kwargs: Any) -> None:
-        """As `Figure.savefig`."""
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
         with ours():
-            super().savefig(*args, **kwargs)
+            Figure.savefig(self.figure, *args, **kwargs)
+
+
+def blank(size: tuple[float, float]) -> Figure:
+    """An empty figure of (width, height) inches outside of pyplot, which is saved in this style.
+
+    It is matplotlib's own class and no subclass: trackers know a figure by the name of its type.
+    """
+    figure = Figure(figsize=size, layout="constrained", dpi=150)
+    figure.savefig = _Save(figure)  # type: ignore[method-assign]
+    return figure

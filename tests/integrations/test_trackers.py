@@ -36,12 +36,12 @@ def surface(store):
 
 
 @pytest.fixture(autouse=True)
-def _short_films(monkeypatch):
+def _short_animations(monkeypatch):
     monkeypatch.setattr(trackers, "FILM_SIZE", (120, 80))
     monkeypatch.setattr(trackers, "FILM_FRAMES", 3)
 
 
-def is_film(data):
+def is_animation(data):
     with Image.open(io.BytesIO(data)) as image:
         return image.format == "GIF" and image.n_frames > 1
 
@@ -59,7 +59,7 @@ def test_tensorboard(surface, tmp_path):
         curve = events.Scalars("landscape/pca/path_loss")
         assert [event.step for event in curve] == surface.steps.tolist()
         np.testing.assert_allclose([event.value for event in curve], surface.path_loss, rtol=1e-6)
-        assert is_film(events.Images("landscape/pca/replay")[0].encoded_image_string)
+        assert is_animation(events.Images("landscape/pca/replay")[0].encoded_image_string)
         assert events.Images("landscape/pca/contours")[0].step == 12
         told = events.Tensors("landscape/pca/report/text_summary")[0].tensor_proto.string_val[0].decode()
         assert surface.attrs["report"][0] in told
@@ -74,9 +74,9 @@ def test_mlflow(surface, tmp_path):
     metrics = mlflow.MlflowClient().get_metric_history(run.info.run_id, "landscape/pca/path_loss")
     assert [metric.step for metric in metrics] == surface.steps.tolist()
     np.testing.assert_allclose([metric.value for metric in metrics], surface.path_loss)
-    films = list((tmp_path / "files").rglob("landscape/pca/replay.gif"))
-    assert len(films) == 1
-    assert is_film(films[0].read_bytes())
+    animations = list((tmp_path / "files").rglob("landscape/pca/replay.gif"))
+    assert len(animations) == 1
+    assert is_animation(animations[0].read_bytes())
     assert list((tmp_path / "files").rglob("landscape/pca/contours.png"))
     assert surface.attrs["report"][0] in next((tmp_path / "files").rglob("landscape/pca/report.txt")).read_text()
 
@@ -87,9 +87,9 @@ def test_weights_and_biases_offline(surface, tmp_path):
         warnings.simplefilter("ignore")
         with wandb.init(project="p", mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True)) as run:
             log_surface(surface, run)
-    films = list(tmp_path.rglob("media/videos/**/*.gif"))
-    assert len(films) == 1
-    assert is_film(films[0].read_bytes())
+    animations = list(tmp_path.rglob("media/videos/**/*.gif"))
+    assert len(animations) == 1
+    assert is_animation(animations[0].read_bytes())
     assert list(tmp_path.rglob("media/images/**/*.png"))
     assert list(tmp_path.rglob("*.wandb"))
 

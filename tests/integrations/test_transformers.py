@@ -138,9 +138,21 @@ def test_the_best_model_is_not_taken_for_the_last_iterate(tmp_path):
     np.testing.assert_array_equal(Trajectory.open(tmp_path / "run.zarr")[-1].weights, iterates[-1])
 
 
-@pytest.mark.parametrize(("make", "causal"), [(bert, False), (gpt2, True)], ids=["classifier", "language-model"])
-def test_labels_in_and_loss_out_without_a_trainer(make, causal, tmp_path):
-    """A plain loop over a model that computes its own loss; every point is what the model itself says there."""
+def classes(labels):
+    return len(labels)
+
+
+def next_tokens(labels):
+    return int((labels[:, 1:] != -100).sum())
+
+
+@pytest.mark.parametrize(
+    ("make", "causal", "counted"),
+    [(bert, False, classes), (gpt2, True, next_tokens)],
+    ids=["classifier", "language-model"],
+)
+def test_labels_in_and_loss_out_without_a_trainer(make, causal, counted, tmp_path):
+    """A plain loop over a model that computes its own loss; every point is the mean over what its loss counts."""
     model = make()
     batches = [
         {k: torch.stack([row[k] for row in part]) for k in part[0]} for part in _parts(rows(20, causal=causal), 8)
@@ -159,7 +171,7 @@ def test_labels_in_and_loss_out_without_a_trainer(make, causal, tmp_path):
     recorder.close()
     surface = analyze(where, size=(3, 2), progress=False, engine=Local(tune=False))
     group, trajectory = open_run(where)[f"surfaces/{surface.name}"], Trajectory.open(where)
-    weigh = np.array([len(batch["labels"]) for batch in batches])
+    weigh = np.array([counted(batch["labels"]) for batch in batches])
 
     def by_the_model(weights):
         trajectory.layout.assign(model, torch.from_numpy(np.asarray(weights, dtype=np.float32)))
