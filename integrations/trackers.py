@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.surface.surface import Surface
 
-FILM_SIZE, FILM_FRAMES = (640, 400), 36
+ANIMATION_SIZE, ANIMATION_FRAMES = (640, 400), 36
 TRACKERS = "tensorboard:FOLDER, wandb:PROJECT or mlflow:URI, or a SummaryWriter, a wandb run or the module mlflow"
 
 
@@ -25,7 +25,7 @@ class Tracker(Protocol):
     """What every tracker can do; steps are optimizer steps."""
 
     def figure(self, name: str, figure: Any, step: int) -> None: ...
-    def film(self, name: str, gif: Path, step: int) -> None: ...
+    def animation(self, name: str, gif: Path, step: int) -> None: ...
     def curve(self, name: str, steps: list[int], values: list[float]) -> None: ...
     def text(self, name: str, text: str, step: int) -> None: ...
 
@@ -41,7 +41,7 @@ def log_surface(surface: Surface | Any, to: Any, *, replay: bool = True, prefix:
         `"tensorboard:FOLDER"`, `"wandb:PROJECT"`, `"mlflow:URI"` (`"mlflow"`: as configured), or what the training
         itself logs to: a `SummaryWriter`, a wandb run, the module `mlflow`, or a logger that has one as `experiment`.
     replay
-        whether to draw the film; without OpenGL 3.3 leave it out.
+        whether to render the animated replay; without OpenGL 3.3 leave it out.
     prefix
         of the names in the tracker, before `/contours`, `/replay`, `/report` and `/path_loss`.
 
@@ -65,8 +65,10 @@ def log_surface(surface: Surface | Any, to: Any, *, replay: bool = True, prefix:
             from landscape_hooks.viewer.offscreen import render
 
             with tempfile.TemporaryDirectory() as folder:
-                film = render(surface, Path(folder) / "replay.gif", size=FILM_SIZE, frames=FILM_FRAMES, fps=9)
-                tracker.film(f"{name}/replay", film, step)
+                animation = render(
+                    surface, Path(folder) / "replay.gif", size=ANIMATION_SIZE, frames=ANIMATION_FRAMES, fps=9
+                )
+                tracker.animation(f"{name}/replay", animation, step)
 
 
 @contextmanager
@@ -115,7 +117,7 @@ class TensorBoard:
         """As an image."""
         self._writer.add_figure(name, figure, step, close=False)
 
-    def film(self, name: str, gif: Path, step: int) -> None:
+    def animation(self, name: str, gif: Path, step: int) -> None:
         """As an image that moves: TensorBoard shows the bytes of a GIF as they are."""
         from PIL import Image
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -160,7 +162,7 @@ class WandB:
 
         self._run.log({name: wandb.Image(figure)})
 
-    def film(self, name: str, gif: Path, step: int) -> None:
+    def animation(self, name: str, gif: Path, step: int) -> None:
         """As a video, copied into the run at once."""
         import wandb
 
@@ -202,7 +204,7 @@ class MLflow:
         """As an artifact."""
         self._mlflow.log_figure(figure, f"{name}.png")
 
-    def film(self, name: str, gif: Path, step: int) -> None:
+    def animation(self, name: str, gif: Path, step: int) -> None:
         """As an artifact."""
         folder, _, leaf = name.rpartition("/")
         target = gif.with_name(f"{leaf}.gif")

@@ -50,6 +50,13 @@ class Progress:
         self._bar.close()
 
 
+def say(shown: bool, sentence: str) -> None:
+    """Write a sentence to the standard error stream, if `shown` and there is one."""
+    if shown and sys.stderr is not None:
+        with suppress(OSError, ValueError):  # the reader has ended; the work continues
+            print(sentence, file=sys.stderr, flush=True)
+
+
 def counted(items: Iterable[Item], total: int, *, shown: bool, what: str, unit: str) -> Iterator[Item]:
     """Yield the items, and say how many of them are done with."""
     with Progress(shown, total, what, unit) as tick:
@@ -87,10 +94,10 @@ class _Lines:
         tenths = self._done * 10 // max(self._total, 1) > self._said * 10 // max(self._total, 1)
         if self._done < self._total and ((tenths and waited > LEAST_SECONDS) or waited > MOST_SECONDS):
             left = waited / (self._done - self._said) * (self._total - self._done) if self._done > self._said else 0.0
-            self._say(f"about {_time(left)} left")
+            self._say(f"about {in_words(left)} left")
 
     def close(self) -> None:
-        self._say(f"{_time(time.monotonic() - self._begun)} in all")
+        self._say(f"{in_words(time.monotonic() - self._begun)} in all")
 
     def _say(self, words: str) -> None:
         counted = f"{self._done} of {self._total} {self._unit}{'es' if self._unit.endswith('s') else 's'}"
@@ -99,8 +106,8 @@ class _Lines:
             print(f"{self._what}: {counted}, {words}", file=self._stream, flush=True)
 
 
-def _time(seconds: float) -> str:
-    """As people say it: the two largest of hours, minutes and seconds."""
+def in_words(seconds: float) -> str:
+    """A duration in the two largest of hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny tensors gain nothing from threads that wait
@@ -26,6 +27,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(cores, WORKERS)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a file stay together, for what they share; those that start processes too, so that one server forks."""
     for item in items:
@@ -33,6 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         forks = "server" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("processes" if forks else item.path.stem))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now lives to the end: without it a search for garbage costs a hundredth."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

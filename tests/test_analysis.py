@@ -328,7 +328,7 @@ def test_kill_9_and_resuming_gives_the_same_bits(interpreters, bn_run, workers):
     options["engine"] = Local(workers=workers, tune=False)
     script = (
         "from landscape_hooks import Local, analyze\n"
-        "from landscape_hooks.analysis import filling; filling.COMMIT_SECONDS = 0.0\n"
+        "from landscape_hooks.analysis import commits; commits.COMMIT_SECONDS = 0.0\n"
         f"analyze({str(bn_run)!r}, name={name!r}, progress=False, **{options!r})"
     )
     process = interpreters.start(script)
@@ -354,7 +354,7 @@ def test_parts_run_side_by_side_and_any_of_them_may_be_killed_and_started_again(
     options = {"size": 9, "batch_norm": "recalibrate", "name": "parts", "engine": Local(tune=False)}
     script = (
         "import sys\nfrom landscape_hooks import Local, analyze\n"
-        "from landscape_hooks.analysis import filling; filling.COMMIT_SECONDS = 0.0\n"
+        "from landscape_hooks.analysis import commits; commits.COMMIT_SECONDS = 0.0\n"
         f"analyze({str(path)!r}, part=sys.argv[1], progress=False, **{options!r})"
     )
     jobs = [interpreters.start(script, f"{k}/3") for k in (1, 2, 3)]

@@ -330,7 +330,7 @@ def test_kill_9_in_an_adaptive_analysis_and_resuming_gives_the_same_bits(interpr
     options = {"size": (66, 48), "adaptive": 0.01, "engine": Local(tune=False)}
     script = (
         "from landscape_hooks import Local, analyze\n"
-        "from landscape_hooks.analysis import filling; filling.COMMIT_SECONDS = 0.0\n"
+        "from landscape_hooks.analysis import commits; commits.COMMIT_SECONDS = 0.0\n"
         f"analyze({runs[1]!r}, name='killed', progress=False, **{options!r})"
     )
     process = interpreters.start(script)

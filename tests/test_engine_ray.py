@@ -221,7 +221,7 @@ def test_a_node_that_is_lost_in_the_middle_costs_nothing_but_time(cluster):
         patch = pytest.MonkeyPatch()
         patch.setattr(engine_module.Engine, "_received", received)
         patch.setattr(engine_module.Engine, "_assign", both_work)
-        patch.setattr("landscape_hooks.analysis.filling.COMMIT_SECONDS", 0.0)
+        patch.setattr("landscape_hooks.analysis.commits.COMMIT_SECONDS", 0.0)
         thread.start()
         there = run(engine=Ray(workers=2, tune=False), name="halved", objective="ray_user_code:slow", size=12)
         thread.join()
@@ -236,7 +236,7 @@ def test_kill_9_of_the_driver_and_the_same_command_goes_on(cluster):
     options = {"objective": "ray_user_code:slow", "size": 10, "name": "killed"}
     script = (
         "from landscape_hooks import Ray, analyze\n"
-        "from landscape_hooks.analysis import filling; filling.COMMIT_SECONDS = 0.0\n"
+        "from landscape_hooks.analysis import commits; commits.COMMIT_SECONDS = 0.0\n"
         f"options = { ({'engine': Ray(address=cluster.address, tune=False), **options})!r}\n"
         "analyze('run.zarr', progress=False, **options)"
     )

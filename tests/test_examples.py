@@ -1,4 +1,7 @@
-"""The examples run, shortened, on real data, and what they record can be analyzed."""
+"""The examples run, shortened, on real data, and what they record can be analyzed.
+
+Every day two of them; with `-m slow`, and in `.ci/run`, all.
+"""
 
 import argparse
 import importlib
@@ -137,6 +140,7 @@ def check_page(folder: Path) -> None:
     assert colours(folder / "comparison.png") > 50
 
 
+@pytest.mark.slow
 def test_cifar10(monkeypatch, capsys, pictures, tmp_path):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     cifar10 = importlib.import_module("cifar10")
@@ -190,6 +194,7 @@ def test_cifar10_says_what_stands_in_the_way(run_here, pictures, tmp_path, capsy
 
 
 # -- the small ones ------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_skip_connections(run_here, tmp_path):
     short = ["--blocks=2", "--epochs=1", "--samples=32", "--size=3"]
     said = run_here("skip_connections.py", "--out", str(tmp_path), *short)
@@ -202,6 +207,7 @@ def test_skip_connections(run_here, tmp_path):
     assert colours(tmp_path / "without.png") > 50
 
 
+@pytest.mark.slow
 def test_language_model(run_here, tmp_path):
     short = ["--texts=96", "--epochs=2", "--samples=8", "--size=3"]
     run_here("language_model.py", "--out", str(tmp_path), *short)
@@ -249,6 +255,7 @@ def test_object_store(run_here, tmp_path):
     assert len(PlyData.read(tmp_path / "digits.ply")["vertex"].data) >= 9
 
 
+@pytest.mark.slow
 def test_optimizers(run_here, tmp_path):
     run_here("optimizers.py", "--out", str(tmp_path), "--epochs=1", "--size=3", "--frames=3")
     surface = Surface.open(tmp_path / "sgd.zarr", "optimizers")
@@ -262,6 +269,7 @@ def test_optimizers(run_here, tmp_path):
     assert colours(tmp_path / "optimizers_contours.png") > 50
 
 
+@pytest.mark.slow
 def test_learning_rate(run_here, tmp_path):
     said = run_here("learning_rate.py", "--out", str(tmp_path), "--epochs=1", "--size=3")
     assert said.count("test images right") == 4
@@ -274,6 +282,7 @@ def test_learning_rate(run_here, tmp_path):
     assert colours(tmp_path / "curves.png") > 50
 
 
+@pytest.mark.slow
 def test_mode_connectivity(run_here, tmp_path):
     said = run_here("mode_connectivity.py", "--out", str(tmp_path), "--epochs=8", "--size=3")
     straight, curved = (float(number) for number in re.findall(r"(?:line|curve) (\d+\.\d+)", said))

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from landscape_hooks.surface.lattice import lattice
+
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -244,11 +246,6 @@ def held_back(shape: tuple[int, ...]) -> NDArray[np.intp]:
     """Flat indices of the points that judge the result and take no part in it."""
     size = int(np.prod(shape))
     return np.sort(np.random.default_rng(0).permutation(size)[: min(JUDGES, size // 300)])
-
-
-def lattice(count: int, stride: int) -> NDArray[np.intp]:
-    """Every stride-th of `count` positions, and the last one."""
-    return np.unique(np.append(np.arange(0, count, stride), count - 1))
 
 
 def first_stride(shape: tuple[int, ...]) -> int:

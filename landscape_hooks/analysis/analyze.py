@@ -1,7 +1,7 @@
 """analyze: the recipe, as a function of options. Trajectory and objective in, a Surface in the run out.
 
 open (subject.py) -> frame (frame.py: directions, projected paths, grid) -> fill (filling.py: the plane is stored, the
-loss on it is computed) -> paths (evaluate.py) -> report (report.py: what came out, in words).
+loss on it and along the paths (paths.py) is computed) -> report (report.py: what came out, in words).
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import torch
 
 from landscape_hooks.analysis import filling
 from landscape_hooks.analysis.frame import Frame, parse_directions
+from landscape_hooks.analysis.paths import Paths
 from landscape_hooks.analysis.subject import Subject
 from landscape_hooks.errors import ObjectiveError, PlaneError
 from landscape_hooks.evaluation import calibration, engines
 from landscape_hooks.evaluation.engines import Engine, Local, Ray
-from landscape_hooks.evaluation.evaluate import check_repeatable, evaluate, evaluate_paths
+from landscape_hooks.evaluation.evaluate import check_repeatable, evaluate
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.evaluation.sources import DataSource, ObjectiveLike, Sources, open_runs
@@ -141,17 +142,16 @@ def analyze(
         plan = filling.settled_plan(writer, lambda: _plan(loss, count, options, running, subject.device))
         loss = plan.apply(loss)
         origin_loss = check_repeatable(loss, running)
-        with filling.Bar(progress, count, writer.name) as advance:
-            told = filling.fill(writer, grid, loss, running, advance, adaptive=adaptive, share=share)
+        with filling.Bar(progress, count, writer, plan.seconds) as advance:
             if share is not None:
+                filling.fill_part(writer, grid, loss, running, advance, share)
                 return Surface.open(root, writer.name)
+            paths = Paths(root, writer, subject.joined.runs, frame.coordinates, frame.distance)
+            told = filling.fill(writer, grid, loss, running, advance, paths, adaptive=adaptive)
             for label, (metric, other) in subject.metrics.items():
                 measured = loss.computed(plan.tune(other.to(subject.objective.device)), plan, metric=metric)
                 filling.measure(writer, label, grid, measured, running)
-            where = frame.coordinates, frame.distance
-            paths = evaluate_paths(loss, subject.joined, *where, engine=running, advance=advance)
         told += _precision_cost(loss, subject.objective, grid, running)
-    writer.write_paths(root, paths)
     beside = [f"{run.label}: {doubt.said}" for run in subject.joined.runs[1:] for doubt in run.doubts]
     said = [*_report(Surface.open(root, writer.name), frame, loss, beside), *told, plan.sentence(running.PROCESSES)]
     writer.finish(root, {"origin_loss": origin_loss, "report": said, **({"doubts": beside} if beside else {})})

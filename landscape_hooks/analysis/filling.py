@@ -7,8 +7,7 @@ committed stays, and the same call goes on from there.
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,21 +15,30 @@ import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.analysis.adaptive import Refinement
+from landscape_hooks.analysis.commits import Advance, committable
+from landscape_hooks.analysis.paths import Paths
 from landscape_hooks.errors import PlaneError
 from landscape_hooks.evaluation.engines import Engine
-from landscape_hooks.evaluation.evaluate import Advance, evaluate
+from landscape_hooks.evaluation.evaluate import evaluate
 from landscape_hooks.evaluation.plan import Plan
-from landscape_hooks.evaluation.plane_loss import PlaneLoss, Tile
+from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.plane.grid import Grid
-from landscape_hooks.progress import Progress
+from landscape_hooks.progress import Progress, in_words, say
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import remove_group
 from landscape_hooks.surface.definition import Definition
+from landscape_hooks.surface.lattice import levels
 from landscape_hooks.surface.surface import Surface, names
 from landscape_hooks.surface.writer import SurfaceWriter
 
-COMMIT_SECONDS = 1.0
-"""Finished points are committed to the store at least this often: what a kill can cost."""
+LONG = 20.0
+"""Seconds from which on the time that an analysis will take is said before it begins."""
+
+SOON = 5.0
+"""Seconds that a grid may take to be computed in one go, and not coarse to fine."""
+
+EVERY = (1, 4, 16)
+"""Every how many-th snapshot is computed after the finest lattice, the second finest, and those before it."""
 
 Share = tuple[int, int]
 """(k, n): the k-th of n parts of a surface."""
@@ -90,20 +98,47 @@ def fill(
     loss: PlaneLoss,
     engine: Engine,
     advance: Advance,
+    paths: Paths,
     *,
     adaptive: float | None = None,
-    share: Share | None = None,
 ) -> list[str]:
-    """Compute what the surface lacks, committing as it goes; returns what is to be said of it."""
+    """Compute what the surface lacks, committing as it goes; returns what is to be said of it.
+
+    Coarse to fine, so that soon there is a picture: the paths' ends come first, then the lattices of the grid
+    (lattice.py), with ever more of the snapshots between them.
+    """
+    shape = writer.evaluated.shape
+    advance(paths.done)
+    in_one_go = loss.plan.seconds * writer.evaluated.size < SOON
+    if not in_one_go:
+        paths.compute(loss, engine, advance, every=max(len(paths), 1))
     if adaptive is not None:
-        return _fill_adaptively(writer, grid, loss, engine, advance, adaptive)
-    todo = np.flatnonzero(~writer.evaluated.ravel())
-    if share is not None:
-        todo = todo[todo % share[1] == share[0] - 1]
-    else:
-        advance(writer.evaluated.size - len(todo))
-    _compute(writer, todo, grid, loss, engine, advance)
+        told = _fill_adaptively(writer, grid, loss, engine, advance, adaptive)
+        paths.compute(loss, engine, advance)
+        return told
+    advance(int(writer.evaluated.sum()))
+    for points, every in [(np.arange(writer.evaluated.size), 1)] if in_one_go else coarse_to_fine(shape):
+        _compute(writer, points[~writer.evaluated.ravel()[points]], grid, loss, engine, advance)
+        paths.compute(loss, engine, advance, every=every)
     return []
+
+
+def fill_part(
+    writer: SurfaceWriter, grid: Grid, loss: PlaneLoss, engine: Engine, advance: Advance, share: Share
+) -> None:
+    """Compute a part of the grid."""
+    todo = np.flatnonzero(~writer.evaluated.ravel())
+    _compute(writer, todo[todo % share[1] == share[0] - 1], grid, loss, engine, advance)
+
+
+def coarse_to_fine(shape: tuple[int, int]) -> list[tuple[NDArray[np.intp], int]]:
+    """What is computed one after the other: flat indices of grid points, and then every how many-th snapshot."""
+    lattices = levels(shape)
+    every = [EVERY[min(left, len(EVERY) - 1)] for left in reversed(range(len(lattices)))]
+    return [
+        (np.concatenate([points for points, one in zip(lattices, every, strict=True) if one == stride]), stride)
+        for stride in sorted(set(every), reverse=True)
+    ]
 
 
 def _fill_adaptively(
@@ -147,36 +182,8 @@ def _compute(
     engine: Engine,
     advance: Advance,
 ) -> None:
-    for tile in _committable(evaluate(loss, grid.points(todo), engine=engine), advance):
+    for tile in committable(evaluate(loss, grid.points(todo), engine=engine), advance):
         writer.write(todo[tile.index], tile.loss, tile.stderr)
-
-
-def _committable(tiles: Iterable[Tile], advance: Advance) -> Iterator[Tile]:
-    """Join finished tiles into one commit every COMMIT_SECONDS; an interruption commits what is there."""
-    waiting: list[Tile] = []
-    last = time.monotonic()
-    try:
-        for tile in tiles:
-            waiting.append(tile)
-            advance(len(tile.index))
-            if time.monotonic() - last >= COMMIT_SECONDS:
-                ready, waiting = waiting, []
-                yield _one(ready)
-                last = time.monotonic()
-    except KeyboardInterrupt:
-        if waiting:
-            yield _one(waiting)
-        raise
-    if waiting:
-        yield _one(waiting)
-
-
-def _one(tiles: list[Tile]) -> Tile:
-    return Tile(
-        np.concatenate([t.index for t in tiles]),
-        np.concatenate([t.loss for t in tiles]),
-        np.concatenate([t.stderr for t in tiles]),
-    )
 
 
 # -- parts --------------------------------------------------------------------------------------------------
@@ -222,7 +229,26 @@ def _digest(grid: Grid, definition: Definition, arrays: Mapping[str, NDArray[Any
 
 
 class Bar(Progress):
-    """Progress over a surface's evaluations."""
+    """Progress over a surface's evaluations; before it, what long ones will take.
 
-    def __init__(self, shown: bool, total: int, name: str) -> None:
-        super().__init__(shown, total, f"surface '{name}'", "loss")
+    Parameters
+    ----------
+    shown
+        False says nothing.
+    total
+        number of evaluations.
+    writer
+        of the surface.
+    seconds
+        what one of them takes; NaN where that is not known.
+    """
+
+    def __init__(self, shown: bool, total: int, writer: SurfaceWriter, seconds: float) -> None:
+        left = seconds * (total - int(writer.evaluated.sum()))
+        if left > LONG:
+            say(
+                shown,
+                f"Up to {total:,} losses to compute, about {in_words(left)}. It is computed coarse to fine: "
+                "`landscape-hooks view RUN --follow` shows what is there.",
+            )
+        super().__init__(shown, total, f"surface '{writer.name}'", "loss")

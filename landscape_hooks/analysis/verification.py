@@ -309,7 +309,7 @@ def _points(loss: PlaneLoss, opened: Surface, tolerance: float, count: int, seed
 
 def _ends(loss: PlaneLoss, trajectory: Trajectory, opened: Surface, tolerance: float) -> Iterator[Check]:
     """The first and last snapshot of each path on the plane, those of this run by themselves, too."""
-    for number, path in enumerate(opened.paths):
+    for number, path in enumerate(opened.so_far().paths):
         for place in sorted({0, len(path) - 1}) if len(path) else ():
             step, spot = int(path.step[place]), path.coordinates[place]
             whose = f"step {step}" if len(opened.paths) == 1 else f"step {step} of {path.label or number}"

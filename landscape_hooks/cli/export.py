@@ -54,7 +54,7 @@ def export(
         raise SurfaceError(f"{run} is a mesh of another program", expected="a run, or a PLY file written by us")
     written = write_ply(surface, ply, height=height, colormap=colormap) if ply is not None else []
     if glb is not None:
-        written.append(write_glb(surface, glb, height=height, colormap=colormap))
+        written.append(write_glb(surface.so_far(), glb, height=height, colormap=colormap))
     if png is not None:
         if kind == "loss":
             drawn = figures.loss_figure(surface)

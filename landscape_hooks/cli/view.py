@@ -14,7 +14,7 @@ import click
 @click.option("--height", type=click.Choice(["auto", "log10", "linear", "clipped"]), default="auto", show_default=True,
               help="Scale of the height.")  # fmt: skip
 @click.option("--play/--no-play", default=True, help="Start playing at once.")
-@click.option("--follow", is_flag=True, help="Show new snapshots of a training that is still running.")
+@click.option("--follow", is_flag=True, help="Show what a training or an analysis that is still running adds.")
 def view(
     source: str, name: str | None, view_text: str, colormap: str, theme: str, height: str, play: bool, follow: bool
 ) -> None:

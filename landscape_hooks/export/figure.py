@@ -47,6 +47,7 @@ def contour_figure(
     SurfaceError
         there is no finite loss to draw.
     """
+    surface = surface.so_far()
     if min(surface.shape) == 1:
         return line_figure(surface)
     from landscape_hooks.export.style import blank, ours
@@ -269,6 +270,7 @@ def _frame(axes: Axes, surface: Surface) -> None:
 
 def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> Figure:
     """The loss along a line with its standard error, and the snapshots at their projections onto it."""
+    surface = surface.so_far()
     along = 0 if surface.shape[1] == 1 else 1
     at = surface.alpha if along == 0 else surface.beta
     loss = np.where(surface.present, surface.loss, np.nan).ravel()
@@ -308,6 +310,7 @@ def loss_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.6)) -> 
     """The loss along the path: at the snapshots and at their projections, and the distance from the plane."""
     from landscape_hooks.export.style import blank, ours
 
+    surface = surface.so_far()
     with ours():
         figure = blank(size)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -355,6 +358,7 @@ def surface_figure(
     """The surface in 3-D as vector graphics, with the draped path; `view` is elevation and azimuth in degrees."""
     from landscape_hooks.export.style import blank, ours
 
+    surface = surface.so_far()
     with ours():
         mesh = Mesh.from_surface(surface, height=height, clip=clip)
         figure = blank(size)

@@ -21,6 +21,7 @@ def caption(surface: Surface, height: Height) -> str:
     ends = [str(found.last_finite_step) for found in surface.definition.divergence if found.left_out]
     parts += [f"diverged after step {', '.join(ends)}"] if ends else []
     parts += [said] if (said := surface.said_of_interpolation()) else []
+    parts += [f"so far: {so_far}"] if (so_far := surface.attrs.get("so_far")) else []
     parts += in_doubt(surface)
     parts.append(height.statement.replace("height:", "scale:"))
     return BETWEEN.join(parts)

@@ -290,6 +290,14 @@ TABLE: tuple[Field, ...] = (
     ),
     Field("surfaces/*/paths/*/loss_stderr", ("snapshot",), "float64", "loss", NAN, "standard error of `loss`"),
     Field(
+        "surfaces/*/paths/*/evaluated",
+        ("snapshot",),
+        "bool",
+        "-",
+        False,
+        "True where `loss` and `plane_loss` were computed; without this array they all were",
+    ),
+    Field(
         "surfaces/*/paths/*/distance",
         ("snapshot",),
         "float64",

@@ -7,7 +7,7 @@ viewer. Imports no torch: looking at a picture needs none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from landscape_hooks.errors import DamagedRunError, SurfaceError, printable
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import RunLike, open_run
 from landscape_hooks.surface.definition import Definition
+from landscape_hooks.surface.lattice import finest_whole
 from landscape_hooks.trajectory.doubts import read_doubts
 
 Floats = NDArray[np.float64]
@@ -42,6 +43,8 @@ class Path:
         Euclidean distance in weight space between snapshot and projection.
     label
         name of the run in a legend.
+    evaluated
+        (T,) True where both losses were computed; None means all of them.
     """
 
     coordinates: Floats
@@ -53,9 +56,14 @@ class Path:
     learning_rate: Floats
     loss_stderr: Floats
     label: str = ""
+    evaluated: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.step)
+
+    def at(self, rows: NDArray[Any]) -> Path:
+        """The path of the snapshots `rows` (indices or a mask) alone."""
+        return Path(**{key: getattr(self, key)[rows] for key in self.ARRAYS}, label=self.label)
 
     ARRAYS = ("coordinates", "step", "loss", "plane_loss", "distance", "epoch", "learning_rate", "loss_stderr")
 
@@ -174,6 +182,35 @@ class Surface:
         """Whether every grid point holds a value."""
         return bool(self.present.all())
 
+    def so_far(self) -> Surface:
+        """Of a surface that is being computed, what makes a picture: itself if it is complete.
+
+        The grid is the finest lattice (lattice.py) that is computed as a whole, if there is one; a path has the
+        snapshots whose losses are computed. `attrs["so_far"]` says how much that is.
+        """
+        paths = tuple(path if path.evaluated is None else path.at(path.evaluated) for path in self.paths)
+        shown, known = sum(map(len, paths)), sum(map(len, self.paths))
+        if self.complete and shown == known:
+            return self
+        found = None if self.complete else finest_whole(self.present)
+        rows, columns = found or tuple(np.arange(n) for n in self.shape)
+        said = []
+        if not self.complete:
+            have = f"{len(rows)} × {len(columns)}" if found else str(self.present.sum())
+            said.append(f"{have} of {self.shape[0]} × {self.shape[1]} points")
+        said += [f"{shown} of {known} snapshots"] if shown < known else []
+        here = np.ix_(rows, columns)
+        grids = {key: getattr(self, key) for key in GRIDS}
+        return replace(
+            self,
+            alpha=self.alpha[rows],
+            beta=self.beta[columns],
+            paths=paths,
+            attrs={**self.attrs, "so_far": ", ".join(said)},
+            metrics={key: values[here] for key, values in self.metrics.items()},
+            **{key: values[here] for key, values in grids.items() if values is not None},
+        )
+
     def said_at(self, alpha: float, beta: float) -> str:
         """Whether the grid point nearest to (alpha, beta) was evaluated or interpolated, and its error, as text."""
         i, j = int(np.abs(self.alpha - alpha).argmin()), int(np.abs(self.beta - beta).argmin())
@@ -232,9 +269,13 @@ def _read_path(group: zarr.Group, number: int) -> Path:
     found = checked.group(group, base)
     if found is None:
         raise checked.damaged(f"The surface counts path {number}, which is not there")
+    evaluated = read(f"{base}/evaluated") if checked.has(group, f"{base}/evaluated") else None
     return Path(**{key: read(f"{base}/{key}") for key in Path.ARRAYS},
-                label=printable(found.attrs.get("label", "")))  # fmt: skip
+                label=printable(found.attrs.get("label", "")), evaluated=evaluated)  # fmt: skip
 
+
+GRIDS = ("loss", "loss_stderr", "evaluated", "interpolated", "interpolation_error")
+"""The fields that are of the grid's shape (A, B)."""
 
 OPTIONAL = ("interpolated", "interpolation_error", "spectrum")
 REQUIRED = ("alpha", "beta", "evaluated", "loss", "loss_stderr", "explained_variance_ratio")

@@ -153,11 +153,17 @@ class SurfaceWriter:
     def write_paths(self, root: zarr.Group, paths: Sequence[Path]) -> None:
         """Store the paths of the surface."""
         for number, path in enumerate(paths):
-            group = root.require_group(f"surfaces/{self.name}/paths/{number}")
-            group.attrs["label"] = path.label
-            for key in Path.ARRAYS:
+            root.require_group(f"surfaces/{self.name}/paths/{number}").attrs["label"] = path.label
+            for key in (*Path.ARRAYS, *(() if path.evaluated is None else ("evaluated",))):
                 self._put(f"paths/{number}/{key}", np.asarray(getattr(path, key)))
         self._group.attrs["path_count"] = len(paths)
+
+    @checked.guard("surfaces")
+    @writes
+    def write_path(self, number: int, path: Path, *keys: str) -> None:
+        """Store some arrays of a path again; the mask that counts the losses comes last."""
+        for key in keys:
+            self._put(f"paths/{number}/{key}", np.asarray(getattr(path, key)))
 
     def _put(self, key: str, values: NDArray[Any]) -> None:
         """Store a small array of the surface in one step, since it may be read meanwhile."""

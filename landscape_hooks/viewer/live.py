@@ -81,9 +81,9 @@ class Follower:
         assert self._seen.surface is not None
         latest = surface.resolve_name(root, None)
         base = self._seen.surface
-        unfinished = not (base.complete and base.paths)
+        unfinished = "so_far" in base.attrs or not base.paths
         if latest != self._name or unfinished or _digest(root, latest) != base.attrs.get("trajectory_digest"):
-            base = Surface.open(root)  # a newer analysis has replaced the old one, or has continued
+            base = Surface.open(root).so_far()  # a newer analysis has replaced the old one, or has continued
             self._name = base.name
             self._seen = replace(self._seen.of_surface(base), title=self._seen.title)
             extended = extend(root, base) or base

@@ -15,12 +15,12 @@ JOB = """
 import json, sys, time
 import torch
 from landscape_hooks import Local, Random, analyze, cli, record
-from landscape_hooks.analysis import filling
+from landscape_hooks.analysis import commits
 from landscape_hooks.recording import background
 from tests.faults.disk import Disk
 from tests.faults.training import Model, train
 background.GROUP_SECONDS = 0.02
-filling.COMMIT_SECONDS = 0.0
+commits.COMMIT_SECONDS = 0.0
 job, folder, at = json.loads(sys.argv[1])
 said, sys.stdout = sys.stdout, open("/dev/null", "w")
 start = time.monotonic()

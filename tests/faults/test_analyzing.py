@@ -8,7 +8,7 @@ import torch
 from zarr.storage import MemoryStore
 
 from landscape_hooks import Local, Random, Trajectory
-from landscape_hooks.analysis import filling
+from landscape_hooks.analysis import commits
 from landscape_hooks.analysis.analyze import analyze
 from landscape_hooks.cli.description import describe, description_text
 from landscape_hooks.errors import LandscapeError, SurfaceError
@@ -45,7 +45,7 @@ def distance():
 @pytest.fixture(autouse=True)
 def every_point_is_committed(monkeypatch):
     """By itself, not those of a second together: then there are more moments at which something can go wrong."""
-    monkeypatch.setattr(filling, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(commits, "COMMIT_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def equal(one, other):
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_fault_at_some_calls_of_an_analysis(name, recorded):
     scenario = Scenario(name, recorded)
-    for number, kind in zip(some(scenario.numbers(WRITES), 4 if name == "adaptive" else 6), cycle(KINDS), strict=False):
+    for number, kind in zip(some(scenario.numbers(WRITES), 3), cycle(KINDS), strict=False):
         scenario.run(Faults(kind, number, metadata_last=number % 2 == 0))
 
 
@@ -171,7 +171,7 @@ def test_every_fault_at_every_write_of_an_analysis(name, recorded):
 @pytest.mark.parametrize("name", ["a run that has grown", "asked again"])
 def test_an_error_at_some_reads_of_an_analysis(name, recorded):
     scenario = Scenario(name, recorded)
-    for number in some(scenario.numbers(READS), 5):
+    for number in some(scenario.numbers(READS), 3):
         scenario.run(Faults("fails", number, READS))
 
 

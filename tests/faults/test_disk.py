@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from landscape_hooks import Storage, Trajectory
-from landscape_hooks.analysis import filling
+from landscape_hooks.analysis import commits
 from landscape_hooks.cli.description import describe, description_text
 from landscape_hooks.errors import RunError
 from landscape_hooks.store.run import open_run
@@ -98,7 +98,7 @@ class Recording:
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_a_disk_that_breaks_at_some_operations_of_a_recording(name, tmp_path):
     recording = Recording(name, tmp_path)
-    for number, kind in zip(some(range(len(recording.calls)), 6), cycle(FOUR), strict=False):
+    for number, kind in zip(some(range(len(recording.calls)), 4), cycle(FOUR), strict=False):
         recording.meet(kind, number)
 
 
@@ -153,14 +153,14 @@ class Analysis:
 
 @pytest.fixture
 def every_point_is_committed(monkeypatch):
-    monkeypatch.setattr(filling, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(commits, "COMMIT_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("every_point_is_committed")
 @pytest.mark.parametrize("name", ANALYSES)
 def test_a_disk_that_breaks_at_some_operations_of_an_analysis(name, tmp_path):
     analysis = Analysis(name, tmp_path)
-    for number, kind in zip(some(range(len(analysis.calls)), 5), cycle(FOUR), strict=False):
+    for number, kind in zip(some(range(len(analysis.calls)), 4), cycle(FOUR), strict=False):
         analysis.meet(kind, number)
 
 
@@ -184,7 +184,7 @@ def moments(children, job, folder, fresh, many):
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    for number in at if many else some(at, 3):
+    for number in at if many else some(at, 2):
         fresh()
         assert not children.run(job, folder, at=number)["ended"]
         yield number

@@ -12,7 +12,7 @@ import torch
 from zarr.storage import LocalStore
 
 from landscape_hooks import Trajectory, cli, record
-from landscape_hooks.analysis import filling
+from landscape_hooks.analysis import commits, filling
 from landscape_hooks.errors import LandscapeError, RecordingWarning, RunError
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.viewer.gl import context
@@ -193,7 +193,7 @@ def test_analyzing_onto_a_full_disk(disk, recorded, monkeypatch):
             yield tile
 
     monkeypatch.setattr(filling, "evaluate", until_full)
-    monkeypatch.setattr(filling, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(commits, "COMMIT_SECONDS", 0.0)
     said = refused("analyze", path, "--size", "6", "--name", "new", "--no-tune", "--quiet")
     assert "No space left on device" in said
     monkeypatch.undo()

@@ -120,7 +120,7 @@ class Scenario:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_fault_at_some_calls_of_a_recording(name, monkeypatch, traced):
     scenario = Scenario(name, monkeypatch, traced)
-    for number, kind in zip(some(scenario.numbers(WRITES)), cycle(KINDS), strict=False):
+    for number, kind in zip(some(scenario.numbers(WRITES), 4), cycle(KINDS), strict=False):
         scenario.run(Faults(kind, number, metadata_last=number % 2 == 0))
 
 

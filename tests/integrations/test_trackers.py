@@ -37,8 +37,8 @@ def surface(store):
 
 @pytest.fixture(autouse=True)
 def _short_animations(monkeypatch):
-    monkeypatch.setattr(trackers, "FILM_SIZE", (120, 80))
-    monkeypatch.setattr(trackers, "FILM_FRAMES", 3)
+    monkeypatch.setattr(trackers, "ANIMATION_SIZE", (120, 80))
+    monkeypatch.setattr(trackers, "ANIMATION_FRAMES", 3)
 
 
 def is_animation(data):

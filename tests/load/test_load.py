@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from landscape_hooks import Surface, Trajectory, analyze, record
-from landscape_hooks.analysis import filling
+from landscape_hooks.analysis import commits, filling
+from landscape_hooks.analysis.paths import Paths
 from landscape_hooks.cli.description import describe
 from landscape_hooks.evaluation.engines import local
 from landscape_hooks.evaluation.plan import Plan
@@ -163,7 +164,9 @@ def filled(run: Path, side: int, size: int, adaptive: float | None = None) -> tu
             seconds.append(time.perf_counter() - start)
             memory.append(synthetic.resident())
 
-    filling.fill(writer, grid, loss, local, advance, adaptive=adaptive)
+    filling.fill(
+        writer, grid, loss, local, advance, Paths(root, writer, [], np.empty((0, 2)), np.empty(0)), adaptive=adaptive
+    )
     writer.finish(root, {})
     return Surface.open(run), seconds, memory
 
@@ -192,7 +195,7 @@ def assert_drawn(surface: Surface, folder: Path) -> None:
 
 
 def test_a_large_grid(tmp_path, monkeypatch):
-    monkeypatch.setattr(filling, "COMMIT_SECONDS", 0.05)  # as many commits as a much larger one has
+    monkeypatch.setattr(commits, "COMMIT_SECONDS", 0.05)  # as many commits as a much larger one has
     surface, _, memory = filled(tmp_path / "grid.zarr", 161, 1000)
     assert surface.complete
     mesh = np.meshgrid(surface.alpha, surface.beta, indexing="ij")

@@ -101,6 +101,7 @@ def load(source: Source, *, name: str | None = None, height: str = "auto") -> La
     if isinstance(source, Landscape):
         return source
     if isinstance(source, Surface):
+        source = source.so_far()
         return Landscape(_mesh(source, height), source, _title(source), height)
     path = FilePath(str(source))
     if path.is_file():
@@ -108,5 +109,5 @@ def load(source: Source, *, name: str | None = None, height: str = "auto") -> La
         if isinstance(found, Mesh):
             return Landscape(found, None, path.name)
         return Landscape(_mesh(found, height), found, path.name, height)
-    surface = Surface.open(source, name)
+    surface = Surface.open(source, name).so_far()
     return Landscape(_mesh(surface, height), surface, f"{label_of(source)} · {surface.name}", height)
