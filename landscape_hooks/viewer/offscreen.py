@@ -5,6 +5,7 @@ In: a run, a PLY file or a Surface. Out: a picture, or an animation in which the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,9 @@ Pixels = NDArray[np.uint8]
 
 STILLS = (".png", ".webp")
 ANIMATIONS = (".gif", ".webp", ".mp4")
+PALETTE_PIXELS = 300_000
+"""Pixels from which the colours of a GIF are chosen: all of six frames take half a minute, and choose no better."""
+
 LARGEST = 8192
 
 
@@ -189,7 +193,7 @@ def _write_still(output: Path, pixels: Pixels, look: Look) -> None:
     from PIL import Image
 
     image = Image.fromarray(pixels)
-    (image if look.transparent else image.convert("RGB")).save(output, optimize=True)
+    (image if look.transparent else image.convert("RGB")).save(output, compress_level=6)
 
 
 def _write_animation(output: Path, pictures: Iterable[Pixels], fps: int, look: Look) -> None:
@@ -217,10 +221,9 @@ def _write_gif(output: Path, pictures: Iterable[Pixels], fps: int) -> None:
     from PIL import Image
 
     images = [Image.fromarray(pixels).convert("RGB") for pixels in pictures]
-    some = images[:: max(1, len(images) // 6)]
-    sample = Image.new("RGB", (some[0].width, some[0].height * len(some)))
-    for number, image in enumerate(some):
-        sample.paste(image, (0, number * image.height))
+    some = np.concatenate([np.asarray(image) for image in images[:: max(1, len(images) // 6)]])
+    stride = max(1, math.isqrt(some.shape[0] * some.shape[1] // PALETTE_PIXELS))
+    sample = Image.fromarray(np.ascontiguousarray(some[::stride, ::stride]))
     palette = sample.quantize(255, method=Image.Quantize.MEDIANCUT, kmeans=1)
     small = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     small[0].save(

@@ -117,7 +117,9 @@ class Scenario:
                 np.testing.assert_array_equal(found.loss[where], self.surface.loss[where])
                 assert not (found.evaluated & ~self.surface.evaluated).any() or self.options.get("part")
                 for one, other in zip(found.paths, self.surface.paths, strict=False):
-                    np.testing.assert_array_equal(one.loss, other.loss)
+                    for key in ("loss", "loss_stderr", "plane_loss"):
+                        np.testing.assert_array_equal(getattr(one.at(one.evaluated), key),
+                                                      getattr(other.at(one.evaluated), key))  # fmt: skip
                     np.testing.assert_array_equal(one.coordinates, other.coordinates)
             else:
                 assert found.complete
