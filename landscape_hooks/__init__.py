@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from landscape_hooks.export.figure import contour_figure as contour_figure
     from landscape_hooks.export.figure import loss_figure as loss_figure
     from landscape_hooks.export.figure import surface_figure as surface_figure
+    from landscape_hooks.export.glb import write_glb as write_glb
     from landscape_hooks.export.ply import write_ply as write_ply
     from landscape_hooks.export.ply_reader import read_ply as read_ply
+    from landscape_hooks.export.tables import write_csv as write_csv
+    from landscape_hooks.export.vtu import write_vtu as write_vtu
     from landscape_hooks.objective.objective import Evaluation as Evaluation
     from landscape_hooks.objective.objective import Objective as Objective
     from landscape_hooks.plane.directions.hessian import Hessian as Hessian
@@ -86,7 +89,10 @@ _HOME = {
     "Verification": "analysis.verification",
     "SurfaceVerification": "analysis.verification",
     "Check": "analysis.verification",
+    "write_csv": "export.tables",
+    "write_glb": "export.glb",
     "write_ply": "export.ply",
+    "write_vtu": "export.vtu",
     "read_ply": "export.ply_reader",
     "contour_figure": "export.figure",
     "surface_figure": "export.figure",

@@ -17,6 +17,9 @@ FIGURES = [".png", ".svg", ".pdf"]
     type=click.Path(path_type=Path),
     help="Write the scene with a marker that moves along the path, for browsers.",
 )
+@click.option("--vtu", type=click.Path(path_type=Path),
+              help="Write the surface for ParaView, and the path into F_path.vtu.")  # fmt: skip
+@click.option("--csv", type=click.Path(path_type=Path), help="Write the losses, and the path's into F_path.csv.")
 @click.option("--png", type=click.Path(path_type=Path), help="Write a figure; the name decides: PNG, SVG or PDF.")
 @click.option("--figure", "kind", type=click.Choice(["contours", "surface", "loss"]), default="contours",
               show_default=True, help="The figure that --png draws.")  # fmt: skip
@@ -28,24 +31,30 @@ def export(
     run: str,
     ply: Path | None,
     glb: Path | None,
+    vtu: Path | None,
+    csv: Path | None,
     png: Path | None,
     kind: str,
     name: str | None,
     height: str,
     colormap: str,
 ) -> None:
-    """Write the surface as a PLY mesh, a GLB scene, a figure, or several of them."""
+    """Write the surface as a PLY mesh, a GLB scene, a VTU grid, a CSV table, a figure, or several of them."""
     from landscape_hooks.errors import SurfaceError
     from landscape_hooks.export import figure as figures
     from landscape_hooks.export.glb import write_glb
     from landscape_hooks.export.outfile import whole_file
     from landscape_hooks.export.ply import write_ply
+    from landscape_hooks.export.tables import write_csv
+    from landscape_hooks.export.vtu import write_vtu
     from landscape_hooks.surface.surface import Surface
     from landscape_hooks.viewer.replay.landscape import load
 
-    if ply is None and glb is None and png is None:
-        raise click.UsageError("Say what to write: --ply F.ply, --glb F.glb, --png F.png, or several.")
-    for option, file, suffixes in (("ply", ply, [".ply"]), ("glb", glb, [".glb"]), ("png", png, FIGURES)):
+    outputs = (("ply", ply, [".ply"]), ("glb", glb, [".glb"]), ("vtu", vtu, [".vtu"]), ("csv", csv, [".csv"]),
+               ("png", png, FIGURES))  # fmt: skip
+    if all(file is None for _, file, _ in outputs):
+        raise click.UsageError("Say what to write: --ply F.ply, --glb F.glb, --png F.png, ..., or several.")
+    for option, file, suffixes in outputs:
         if file is not None and file.suffix.lower() not in suffixes:  # --ply run.zarr/zarr.json would destroy the run
             raise click.UsageError(f"Found --{option} {file}; expected a name that ends in {' or '.join(suffixes)}.")
     # a run's surface may be a line, which has a figure, but no mesh
@@ -55,6 +64,10 @@ def export(
     written = write_ply(surface, ply, height=height, colormap=colormap) if ply is not None else []
     if glb is not None:
         written.append(write_glb(surface.so_far(), glb, height=height, colormap=colormap))
+    if vtu is not None:
+        written += write_vtu(surface.so_far(), vtu, height=height)
+    if csv is not None:
+        written += write_csv(surface, csv)
     if png is not None:
         if kind == "loss":
             drawn = figures.loss_figure(surface)

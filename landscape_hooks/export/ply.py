@@ -57,7 +57,7 @@ def write_ply(
     """
     path = FilePath(path)
     mesh = Mesh.from_surface(surface, height=height, clip=clip)
-    scale = _z_scale(mesh)
+    scale = z_scale(mesh)
     about = _describe(surface, mesh, scale)
     state, finite = _states(surface, mesh)
     columns: dict[str, NDArray[Any]] = {
@@ -77,7 +77,8 @@ def write_ply(
     return written
 
 
-def _z_scale(mesh: Mesh) -> float:
+def z_scale(mesh: Mesh) -> float:
+    """By what heights are multiplied in a file, so that the surface is half as high as it is wide."""
     low, high = mesh.bounds
     spread = float(high[2] - low[2])
     return HEIGHT_SHARE * float(max(high[0] - low[0], high[1] - low[1])) / spread if spread > 0 else 1.0

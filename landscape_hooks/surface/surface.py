@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -20,7 +20,12 @@ from landscape_hooks.store import checked
 from landscape_hooks.store.run import RunLike, open_run
 from landscape_hooks.surface.definition import Definition
 from landscape_hooks.surface.lattice import finest_whole
+from landscape_hooks.surface.table import dataset, frame
 from landscape_hooks.trajectory.doubts import read_doubts
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
 
 Floats = NDArray[np.float64]
 
@@ -181,6 +186,52 @@ class Surface:
     def complete(self) -> bool:
         """Whether every grid point holds a value."""
         return bool(self.present.all())
+
+    # -- as tables --------------------------------------------------------------------------------------
+    def grids(self) -> dict[str, NDArray[Any]]:
+        """The arrays (A, B) by name: `loss` (NaN where it is not computed), `loss_stderr`, `evaluated`, the metrics."""
+        fields = {key: getattr(self, key) for key in GRIDS}
+        fields["loss"] = np.where(self.present, self.loss, np.nan)
+        return {**self.metrics, **{key: values for key, values in fields.items() if values is not None}}
+
+    def path_columns(self) -> dict[str, NDArray[Any]]:
+        """Columns (T,) of the snapshots, path after path; `run` counts the paths, `snapshot` within one."""
+        found: dict[str, list[NDArray[Any]]] = {}
+        for number, path in enumerate(self.paths):
+            columns = {
+                "run": np.full(len(path), number),
+                "label": np.full(len(path), path.label, dtype=object),
+                "snapshot": np.arange(len(path)),
+                "alpha": path.coordinates[:, 0],
+                "beta": path.coordinates[:, 1],
+                **{name: getattr(path, name) for name in path.ARRAYS if name != "coordinates"},
+            }
+            for name, values in columns.items():
+                found.setdefault(name, []).append(values)
+        return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The arrays of `grids` as a dataset with the dimensions alpha (A) and beta (B).
+
+        The axes have their names and units, the dataset has the surface's attributes. It needs the extra `data`.
+
+        Raises
+        ------
+        SurfaceError
+            xarray is not installed.
+        """
+        axes = {"alpha": self.alpha, "beta": self.beta}
+        return dataset(axes, self.grids(), {"name": self.name, **self.attrs})
+
+    def path_to_pandas(self) -> pandas.DataFrame:
+        """The columns of `path_columns` as a table, a row a snapshot. It needs the extra `data`.
+
+        Raises
+        ------
+        SurfaceError
+            pandas is not installed.
+        """
+        return frame(self.path_columns())
 
     def so_far(self) -> Surface:
         """Of a surface that is being computed, what makes a picture: itself if it is complete.
