@@ -528,11 +528,11 @@ def damaged_at_random(honest, examples, compute):
 
 
 def test_runs_damaged_at_random(honest):
-    damaged_at_random(honest, 25, compute=False)
+    damaged_at_random(honest, 15, compute=False)
 
 
 def test_runs_damaged_at_random_are_computed_with(honest):
-    damaged_at_random(honest, 10, compute=True)
+    damaged_at_random(honest, 5, compute=True)
 
 
 @pytest.mark.slow

@@ -28,11 +28,7 @@ def imported(statement: str) -> set[str]:
         ("import landscape_hooks.cli", HEAVY),
         ("import landscape_hooks.errors, landscape_hooks.store.schema", HEAVY),
         ("from landscape_hooks import Trajectory, Surface", LOOKING | RECORDING),
-        ("from landscape_hooks import record", RECORDING),
-        (
-            "from landscape_hooks.objective import capture, objective; import landscape_hooks.recording.recorder",
-            RECORDING,
-        ),
+        ("from landscape_hooks import record; from landscape_hooks.objective import capture, objective", RECORDING),
         ("from landscape_hooks import write_ply, contour_figure", LOOKING),
         ("import landscape_hooks.cli.description", LOOKING | RECORDING),
         ("import landscape_hooks.mesh.mesh", LOOKING),

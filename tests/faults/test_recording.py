@@ -134,9 +134,14 @@ def test_every_fault_at_every_write_of_a_recording(name, monkeypatch, traced):
             scenario.run(Faults(kind, number, metadata_last=number % 2 == 0))
 
 
-@pytest.mark.parametrize(
-    "name", ["resuming", *(pytest.param(n, marks=pytest.mark.slow) for n in ("thinning", "overwriting"))]
-)
+def test_an_error_at_some_reads_of_a_recording(monkeypatch, traced):
+    scenario = Scenario("resuming", monkeypatch, traced)
+    for number in some(scenario.numbers(READS), 8):
+        scenario.run(Faults("fails", number, READS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resuming", "thinning", "overwriting"])
 def test_an_error_at_every_read_of_a_recording(name, monkeypatch, traced):
     scenario = Scenario(name, monkeypatch, traced)
     for number in scenario.numbers(READS):
