@@ -129,3 +129,27 @@ def test_after_a_loading_the_next_step_is_looked_at(path):
                 optimizer.param_groups[0]["params"] = list(model.parameters())
         assert recorder._glance.next < math.inf
     assert Trajectory.open(path).doubts == ()
+
+
+def test_a_resumed_loop_is_known_to_edit_its_weights(path):
+    """It goes on for one iteration, whose edit no further step follows."""
+    model = deep(1)
+
+    def iterations(count):
+        for _ in range(count):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(X), Y).backward()
+            optimizer.step()
+            for p in model.parameters():
+                p.data.clamp_(-0.3, 0.3)
+
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    recorder = record(model, optimizer, path, every=1)
+    iterations(3)
+    saved = recorder.state_dict()
+    recorder.finish("The training ended with an exception")
+    recorder = record(model, optimizer, path, every=1, if_exists="resume")
+    recorder.load_state_dict(saved)
+    iterations(1)
+    recorder.close()
+    assert Trajectory.open(path).doubts == ()

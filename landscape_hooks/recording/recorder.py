@@ -285,7 +285,8 @@ class Recorder:
         """What a checkpoint needs to resume without duplicates or gaps; commits everything up to this step."""
         self.flush()
         self._count.settle()
-        return {"step": self._count.step, "loss": number(self._loss), "epoch": number(self._epoch)}
+        edited = self._guard.active and self._glance.differed
+        return {"step": self._count.step, "loss": number(self._loss), "epoch": number(self._epoch), "edited": edited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint: snapshots after its step are dropped, training takes them again."""
@@ -299,6 +300,7 @@ class Recorder:
             self._count.step = int(state["step"])
             return
         self._end.forget()
+        self._glance.know(bool(state.get("edited")))
         self._background.flush()
         if not self._opened.resumed:
             self._writer.truncate(-1)

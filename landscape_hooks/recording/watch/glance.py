@@ -143,6 +143,10 @@ class Glance:
         self._differed = bool(self._differed)
         return self._differed
 
+    def know(self, differed: bool) -> None:
+        """What was found before the training was interrupted."""
+        self._differed = differed or self._differed
+
     def _look(self, tensors: Sequence[torch.Tensor]) -> Any:
         if not all([type(t) in _PLAIN and t.device.type == "cpu" and not t.is_conj() for t in tensors]):
             self._few = None
