@@ -223,3 +223,26 @@ def test_without_a_label_that_counts_there_is_no_loss():
     ignored = batches(X, torch.full((40,), -100))
     objective = captured(nn.Linear(4, 3), criterion=nn.CrossEntropyLoss(), data=ignored)
     assert math.isnan(objective.evaluate(torch.zeros(15), torch.zeros(0)).mean)
+
+
+@pytest.mark.parametrize(
+    "divisor",
+    [
+        lambda m: m.sum().clamp(min=1),
+        lambda m: torch.clamp_min(m.sum(), 1.0),
+        lambda m: m.sum() + 1e-8,
+        lambda m: torch.maximum(m.sum(), torch.tensor(1.0)),
+        lambda m: (0.3 * m).sum().clamp(min=1.0) / 0.3,
+        lambda m: torch.where(m.sum() > 0, m.sum(), torch.ones(())),
+    ],
+)
+def test_a_batch_of_which_the_mask_leaves_nothing_has_no_weight(objective_of, divisor):
+    """The divisor is kept above zero, so that the loss of such a batch is 0: it is no batch of loss 0."""
+    model, mask = nn.Linear(4, 3), MASK.clone()
+    mask[16:32] = 0
+    loss = lambda m, b: (F.cross_entropy(m(b[0]), b[1], reduction="none") * b[2]).sum() / divisor(b[2])  # noqa: E731
+    objective = objective_of(model, objective=loss, data=batches(X, Y, mask))
+    with torch.no_grad():
+        whole = loss(model, (X, Y, mask)).item()
+    if not objective.doubts(*here(model)):
+        assert objective.evaluate(*here(model)).mean == pytest.approx(whole, rel=1e-5)

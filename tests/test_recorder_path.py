@@ -574,7 +574,8 @@ def test_a_buffer_that_becomes_another_is_left_out_with_one_warning(path, way):
         training()
     recorder.close()
     assert len(told) == 1
-    trajectory = ends_with(path, flat(model))
+    trajectory = ends_with(path, flat(model), doubts=["buffers"])
+    assert "'cache'" in trajectory.doubts[0].said
     assert len(trajectory) == 5
     views = [trajectory.buffer_layout.views(torch.from_numpy(s.buffers)) for s in trajectory]
     assert [v["mean"][0].item() for v in views] == [0, 1, 2, 3, 4]

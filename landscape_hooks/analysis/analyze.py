@@ -153,8 +153,9 @@ def analyze(
                 filling.measure(writer, label, grid, measured, running)
         told += _precision_cost(loss, subject.objective, grid, running)
     beside = [f"{run.label}: {doubt.said}" for run in subject.joined.runs[1:] for doubt in run.doubts]
-    said = [*_report(Surface.open(root, writer.name), frame, loss, beside), *told, plan.sentence(running.PROCESSES)]
-    writer.finish(root, {"origin_loss": origin_loss, "report": said, **({"doubts": beside} if beside else {})})
+    doubts = [*beside, *_doubts_of_loss(frame)]
+    said = [*_report(Surface.open(root, writer.name), frame, loss, doubts), *told, plan.sentence(running.PROCESSES)]
+    writer.finish(root, {"origin_loss": origin_loss, "report": said, **({"doubts": doubts} if doubts else {})})
     return Surface.open(root, writer.name)
 
 
@@ -201,10 +202,15 @@ def _report(surface: Surface, frame: Frame, loss: PlaneLoss, doubts: Sequence[st
     """The sentences on what the surface shows, what it hides and where it must not be trusted."""
     _check_not_all_nan(surface)
     clamped = report.clamped(loss.clamped(frame.grid.points()), loss.clamped(frame.coordinates))
+    notes = frame.subject.objective.attrs.get("notes", [])  # batches that were left out, batches that are large
+    return [*report.sentences(surface, doubts), *clamped, *notes]
+
+
+def _doubts_of_loss(frame: Frame) -> list[str]:
+    """What is in doubt of the mean over batches, and for parameters that the loss has beside the recorded ones."""
     objective, snapshot = frame.subject.objective, frame.subject.joined[frame.origin]
-    notes = objective.attrs.get("notes", [])  # batches that were left out, batches that are large
     state = [torch.as_tensor(array).to(objective.device) for array in (snapshot.weights, snapshot.buffers)]
-    return [*report.sentences(surface, doubts), *clamped, *notes, *objective.doubts(*state)]
+    return objective.doubts(*state)
 
 
 def _precision_cost(loss: PlaneLoss, objective: Objective, grid: Grid, engine: Engine) -> list[str]:

@@ -26,7 +26,7 @@ from landscape_hooks.objective.data.samples import DataLike
 from landscape_hooks.objective.data.states import states_kept
 from landscape_hooks.objective.graph.exported import graph_of
 from landscape_hooks.objective.graph.graph import LossGraph
-from landscape_hooks.objective.graph.weighing import floating, weigh
+from landscape_hooks.objective.graph.weighing import floating, said_of_unrecorded, weigh
 from landscape_hooks.objective.live.copies import WAY_OUT
 from landscape_hooks.objective.live.independence import independent
 from landscape_hooks.objective.live.weights import state_of, weighing_of
@@ -35,6 +35,7 @@ from landscape_hooks.objective.probe import Group, Probe, write_tensor
 from landscape_hooks.objective.variants import KeptRebuild, Traced, graph_name, kernel_of, trace_variants
 from landscape_hooks.store import schema
 from landscape_hooks.store.run import remove_group, writes
+from landscape_hooks.trajectory.doubts import OF_THE_LOSS, Doubt, add_doubt, drop_doubts
 
 # samples of the batch that is traced: small, and not the size of anything else that may vary
 _TRACE_SIZES = (7, 6, 5, 9, 11, 3, 2)
@@ -70,8 +71,10 @@ def capture(
     kept = found.kept
     attrs |= {"notes": [*attrs["notes"], *kept.notes(samples)]}
     write_objective(root, found.graphs, found.constants, kept, attrs)
+    drop_doubts(root, OF_THE_LOSS)
     if unrecorded:
-        warn_of_recording(_said_of_unrecorded(unrecorded))
+        add_doubt(root, Doubt(OF_THE_LOSS, said_of_unrecorded(attrs["unrecorded"]), {"parameters": len(unrecorded)}))
+        warn_of_recording(_way_out_of_unrecorded(unrecorded))
     return KeptRebuild(rebuild, tuple(found.makes), found.seconds)
 
 
@@ -93,7 +96,7 @@ def check_arguments(criterion: object, objective: object, data: object, samples:
         raise DataError("The probe data is empty: it gave no batch", expected="at least one batch")
 
 
-def _said_of_unrecorded(found: Sequence[Unrecorded]) -> str:
+def _way_out_of_unrecorded(found: Sequence[Unrecorded]) -> str:
     """The warning about parameters that the loss has beside the model's."""
     names = [each.name for each in found]
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import zarr
 
-from landscape_hooks.errors import LandscapeError, RunError, warn_of_recording
+from landscape_hooks.errors import LandscapeError, RunError
 from landscape_hooks.recording import at_exit
 from landscape_hooks.recording.background import BackgroundWriter
 from landscape_hooks.recording.closing import Closing, ranks_disagree
@@ -82,7 +82,8 @@ class Recorder:
         self._loading: Loading | None = None
         if optimizers:
             self._listener = Iterations(
-                self._parameters, optimizers, each=counter is not None,
+                lambda: [] if (known := self._model()) is None else known.parameters(), optimizers,
+                each=counter is not None,
                 begins=self._begins, stepped=self._stepped, joined=self._rates.add,
             )  # fmt: skip
             steps.listen(self._listener)
@@ -92,7 +93,7 @@ class Recorder:
             pinned = any(tensor.is_cuda for tensor in opened.layout.tensors(inner))
             self._background = BackgroundWriter(opened.writer, opened.buffer_layout, pinned=pinned)
             weights = Moving(inner, opened.layout, opened.fixed, self._background.extend)
-            buffers = Buffers(opened.buffer_layout, inner, warn_of_recording)
+            buffers = Buffers(opened.buffer_layout, inner, opened.root)
             self._end = PathEnd(self._background, weights, buffers)
             self._glance = Glance(opened.first_layout.locator(inner))
             self._loading = Loading(model, before=self.hold, after=self._loaded)
@@ -157,7 +158,7 @@ class Recorder:
             the name is no path component of letters, digits and . _ -.
         """
         check_name(name)
-        if self._guard.active and os.getpid() == self._process:
+        if self._guard.active:
             self._guard.run(self._mark, name)
 
     def capture(
@@ -196,14 +197,13 @@ class Recorder:
         For trainers that change the weights when training is over (averages copied back, the best ones restored).
         `load_state_dict` on the model does it by itself.
         """
-        if self._guard.active and not self._closed and self._next != _PENDING and os.getpid() == self._process:
+        if self._guard.active and not self._closed and self._next != _PENDING:
             self._count.settle()
             self._guard.run(self._end.hold, self._count.step, self._facts)
-            self._wait()
 
     def flush(self) -> None:
         """Wait until every snapshot taken so far is committed, the last one with the weights as they are now."""
-        if self._guard.active and os.getpid() == self._process:
+        if self._guard.active:
             self._guard.run(self._settle)
             self._background.flush()
             self._report_error()
@@ -285,7 +285,8 @@ class Recorder:
         """What a checkpoint needs to resume without duplicates or gaps; commits everything up to this step."""
         self.flush()
         self._count.settle()
-        return {"step": self._count.step, "loss": number(self._loss), "epoch": number(self._epoch)}
+        edited = self._guard.active and self._glance.differed
+        return {"step": self._count.step, "loss": number(self._loss), "epoch": number(self._epoch), "edited": edited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint: snapshots after its step are dropped, training takes them again."""
@@ -299,6 +300,7 @@ class Recorder:
             self._count.step = int(state["step"])
             return
         self._end.forget()
+        self._glance.know(bool(state.get("edited")))
         self._background.flush()
         if not self._opened.resumed:
             self._writer.truncate(-1)
@@ -331,7 +333,6 @@ class Recorder:
             self._guard.run(self._take, step)
         self._guard.run(self._end.hold_first)
         self._guard.run(self._glance.take)
-        self._wait()
         self._next = self._schedule.next(step)
 
     def _holds_last_snapshot(self) -> bool:
@@ -343,21 +344,27 @@ class Recorder:
     # -- at every step -------------------------------------------------------------------------------------
     def _begins(self) -> None:
         """The first step of an iteration begins: what the weights are now belongs to the step before."""
-        if self._guard.active and os.getpid() == self._process:
-            self._guard.run(self._end_iteration)
-
-    def _end_iteration(self) -> None:
-        if self._end.loaded or not self._count.iterations:
-            self._glance.forget()
-        else:
-            self._glance.compare()
-        self._end.next()
+        if not self._guard.active:
+            return
+        end = self._end
+        try:
+            if end.loaded or not self._count.iterations:
+                self._glance.forget()
+            else:
+                self._glance.compare()
+            if end.pending is not None or end.loaded:
+                end.next()
+        except Exception as error:  # as `Guard.run`, without the time that another call takes
+            self._guard.stop(error)
 
     def _stepped(self, optimizer: object, first: bool) -> bool:
         """A step has ended, the first of its iteration or a further one; False if it was none."""
         count = self._count
-        if not count.counts(optimizer, first):
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is not None and count.overflowed(found_inf):
             return False
+        if first:
+            count.begin()
         now = time.time()
         self._moment = now, self._loss, self._epoch, self._rates.now()
         if self._guard.active:
@@ -368,12 +375,13 @@ class Recorder:
             elif not first:
                 self._guard.run(self._further)
             glance = self._glance
-            if due or now >= glance.next:
-                self._guard.run(glance.after_step, now)  # to see whether anything but steps changes the weights
-            else:  # what was looked at was an earlier step's
-                glance.pass_by()
-            if self._listener is not None:
-                self._listener.waits = due or glance.waits or self._end.waits
+            try:
+                if due or now >= glance.next:  # to see whether anything but steps changes the weights
+                    glance.after_step(now)
+                else:  # what was looked at was an earlier step's
+                    glance.pass_by()
+            except Exception as error:
+                self._guard.stop(error)
         return True
 
     @property
@@ -383,14 +391,9 @@ class Recorder:
 
     def _further(self) -> None:
         """A further step of an iteration: the snapshot is of its end. Inside of `backward` no buffer changes."""
-        if self._end.waits and torch._C._current_graph_task_id() == -1 and os.getpid() == self._process:
+        if self._end.waits and torch._C._current_graph_task_id() == -1:
             self._end.again(self._facts)
             self._loss = float("nan")
-
-    def _wait(self) -> None:
-        """The beginning of the next iteration is of interest."""
-        if self._listener is not None:
-            self._listener.waits = True
 
     def _settle(self) -> None:
         if self._next != _PENDING:
@@ -402,7 +405,7 @@ class Recorder:
 
     def _due(self) -> None:
         self._moved = True
-        if os.getpid() != self._process or not self._guard.active:
+        if not self._guard.active:
             return
         if self._next == _PENDING:
             raise RunError(
@@ -418,10 +421,10 @@ class Recorder:
 
     def _take(self, step: int) -> None:
         """A snapshot at a due step, unless the schedule has thinned it out."""
-        stride = self._schedule.stride
-        wanted = self._schedule.admit(step)
-        if self._schedule.stride != stride:
-            self._background.retain(self._schedule.kept(), self._schedule.stride)
+        schedule, stride = self._schedule, self._schedule.stride
+        wanted = schedule.admit(step)
+        if schedule.stride != stride:
+            self._background.retain(schedule.kept(), schedule.stride)
         if wanted:
             self._snapshot(step)
 
@@ -436,9 +439,6 @@ class Recorder:
         if now is None:
             raise RunError(f"The model has lost parameters that are recorded, so the mark '{name}' cannot be kept")
         self._background.mark(name, *now, self._facts.scalars(self._count.step) | {"wall_time": time.time()})
-
-    def _parameters(self) -> list[torch.Tensor]:
-        return [] if (model := self._model()) is None else list(model.parameters())
 
     def _compare_ranks(self) -> None:
         """Say once that the ranks of a sharded training do not take the same snapshots."""

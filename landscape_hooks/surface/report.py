@@ -31,9 +31,10 @@ POLICY = {
 def sentences(surface: Surface, doubts: Sequence[str] = ()) -> list[str]:
     """The report, one sentence for each entry.
 
-    `doubts` are those of the other runs on the surface.
+    `doubts` are those of the other runs on the surface, and of its loss.
     """
-    said = [_what(surface), *(f"In doubt: {doubt}" for doubt in (*surface.doubts, *doubts)), *_divergence(surface)]
+    doubts = list(dict.fromkeys([*surface.doubts, *doubts]))
+    said = [_what(surface), *(f"In doubt: {doubt}" for doubt in doubts), *_divergence(surface)]
     if (policy := surface.definition.batch_norm) in POLICY:
         said.append(POLICY[policy])
     said += _buffers(surface) + _variance(surface)

@@ -128,7 +128,7 @@ class Surface:
             raise checked.damaged(f"The surface '{name}' is not there any more")
         attrs = check_attributes(dict(group.attrs))
         if doubts := [*(doubt.said for doubt in read_doubts(root)), *attrs.get("doubts", ())]:
-            attrs["doubts"] = doubts
+            attrs["doubts"] = list(dict.fromkeys(doubts))
         sizes = checked.Sizes(direction=2)
         read = partial(_read, group, sizes)
         count = checked.whole(attrs.get("path_count", 0), "The number of paths")
@@ -280,7 +280,9 @@ class Surface:
 
     @property
     def doubts(self) -> list[str]:
-        """What the runs cannot vouch for, in sentences: this run's as they are now, of others as when analyzed."""
+        """What the runs cannot vouch for, in sentences: this run's as they are now, of others and
+        of the mean over batches as when analyzed.
+        """
         return list(self.attrs.get("doubts", ()))
 
     def said_of_interpolation(self) -> str:

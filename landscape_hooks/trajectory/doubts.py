@@ -25,6 +25,9 @@ STATES: tuple[str, ...] = get_args(State)
 MOST = 1000
 """Doubts that a reader takes from one run."""
 
+OF_THE_LOSS = "parameters"
+"""The kind of doubts about the loss as it is stored once: recording on leaves it as it is."""
+
 _KEY, _CLOSING = "doubts", "closing"
 
 
@@ -73,9 +76,11 @@ def add_doubt(root: zarr.Group, doubt: Doubt) -> None:
 
 
 def drop_doubts(root: zarr.Group, kind: str | None = None) -> None:
-    """Take doubts of a kind (left out: all) from a run: the training was resumed, and will be compared anew."""
+    """Take doubts of a kind from a run. Left out: all that a resumed training is compared for anew, so not those about
+    the stored loss itself (`OF_THE_LOSS`).
+    """
     known = read_doubts(checked.fresh(root))
-    kept = [doubt for doubt in known if kind is not None and doubt.kind != kind]
+    kept = [doubt for doubt in known if (doubt.kind != kind if kind is not None else doubt.kind == OF_THE_LOSS)]
     if len(kept) < len(known):
         _put(root, _KEY, [_to_json(doubt) for doubt in kept])
 

@@ -87,7 +87,8 @@ def judge(train: Train, run: Path, *, store_loss: bool = False, swaps: bool = Fa
     last = len(recorded.found) - 1
     earlier = [n for n in recorded.edited if n < last]
     snapshots_are_the_log(trajectory, recorded, swaps and bool(earlier or recorded.hidden or verdict.told), options)
-    verdict.plain_end = not swaps and not recorded.hidden and (last not in recorded.edited or 1 in earlier)
+    verdict.plain_end = not swaps and not recorded.hidden and not recorded.cut_after_an_edit
+    verdict.plain_end &= last not in recorded.edited or 1 in earlier
     if store_loss and recorded.stored is not None:
         losses_are_by_hand(trajectory, recorded, verdict)
     return verdict

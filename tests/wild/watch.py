@@ -71,6 +71,8 @@ class Watch:
         (weights, buffers) when the recording was closed.
     model
         a copy of the recorded model as it was when the recording began.
+    cut_after_an_edit
+        whether the loop was interrupted when the only edit so far lay behind it: the path in doubt, until it goes on.
     """
 
     run: str | None = None
@@ -82,6 +84,7 @@ class Watch:
     batches: list[str] = field(default_factory=list)
     reloaded: bool = False
     hidden: bool = False
+    cut_after_an_edit: bool = False
     before_loading: State | None = None
     loaded_at: set[int] = field(default_factory=set)
     recorder: Any = None
@@ -143,6 +146,9 @@ class Watch:
 
     def goes_on_from(self, iteration: int) -> None:
         """The loop was interrupted and goes on after this iteration."""
+        self.ends()
+        last = len(self.left) - 1
+        self.cut_after_an_edit = self.cut_after_an_edit or (last in self.edited and 1 not in self.edited[:-1])
         del self.left[iteration + 1 :], self.found[iteration:]
 
     def close(self) -> None:

@@ -39,10 +39,11 @@ _COUNTED = {
     **dict.fromkeys(("multi_margin_loss", "multilabel_margin_loss"), 1),
     **dict.fromkeys(("cosine_embedding_loss", "margin_ranking_loss"), 2),
 }  # fmt: skip
+_CLAMPS = ("aten.clamp.", "aten.clamp_.", "aten.clamp_min.", "aten.clamp_min_.", "aten.maximum.", "aten.where.")
 
 Found = list[tuple[Any, ...]]
-"""Ways in which parts of a loss are weighed: ("each",), ("elements", ref), ("value", ref), ("labels", target, weight,
-ignored). No entry: a part that is the same for every batch."""
+"""Ways in which parts of a loss are weighed: ("each",), ("elements", ref), ("value", ref, what it was before it was
+clamped), ("labels", target, weight, ignored). No entry: a part that is the same for every batch."""
 
 
 class _Unknown(Exception):
@@ -113,8 +114,21 @@ class _Reader:
         if not quotient and not self._moves(args[0]):
             return self.of(args[1])
         if quotient and self.of(args[0]) == [("each",)]:
-            return [("value", args[1])]
+            return [("value", args[1], self._before_clamping(args[1]))]
         raise _Unknown
+
+    def _before_clamping(self, value: object) -> Ref | None:
+        """What a divisor was before it was kept above zero (`mask.sum().clamp(min=1)`); None where it was not."""
+        node = self._nodes.get(value.name) if isinstance(value, Ref) else None
+        if node is None:
+            return None
+        parts = node.args[1:] if node.op.startswith("aten.where.") else node.args
+        moving = [part for part in parts if self._moves(part)]
+        if node.op.startswith(_CLAMPS):
+            return next((part for part in moving if isinstance(part, Ref)), None)
+        if len(moving) == 1 and (node.op in _SAME_VALUE or node.op.startswith(("aten.mul.", "aten.div."))):
+            return self._before_clamping(moving[0])
+        return None
 
     def _of_reduction(self, given: object, way: tuple[Any, ...]) -> Found:
         """A sum or mean: of the losses of several heads, or of what it is said to be."""
@@ -163,8 +177,8 @@ def _nodes_of(number: int, way: tuple[Any, ...], nodes: list[Node], floating: fr
         return 1
     if way[0] == "elements":
         return call("aten.numel.default", way[1])
-    if way[0] == "value":
-        return way[1]
+    if way[0] == "value":  # a batch of which nothing counts has no weight, though the loss divides by one then
+        return way[1] if way[2] is None else call("aten.mul.Tensor", way[1], call("aten.ne.Scalar", way[2], 0))
     _, target, weight, ignored = way
     if weight is None or (isinstance(target, Ref) and target.name in floating):
         return call("aten.sum.default", call("aten.ne.Scalar", target, ignored))
@@ -183,16 +197,20 @@ def weighted(values: Tensor, weights: Tensor) -> Tensor:
     return torch.stack([torch.where(weights.sum() > 0, mean, float("nan")), (spread * square).sqrt()])
 
 
+def said_of_unrecorded(names: Sequence[str]) -> str:
+    """The sentence on parameters that the loss has and the run does not record."""
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return f"The loss has parameters that were not recorded and count as they were at the start: {shown}."
+
+
 def said_of_weighing(weighing: str, batches: int, weights: Tensor | None, unrecorded: Sequence[str]) -> list[str]:
-    """What is to be said of the mean over batches and of parameters that the run does not record, in sentences.
+    """What is in doubt of the mean over batches, and for parameters that the run does not record, in sentences.
 
     `weights` (batches, ways) are the weights of the batches, one column for each way in which the loss is weighed;
     None where it is not weighed by the loss itself.
     """
-    said = []
-    if names := [str(name) for name in unrecorded]:
-        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        said.append(f"The loss has parameters that were not recorded and count as they were at the start: {shown}.")
+    names = [str(name) for name in unrecorded]
+    said = [said_of_unrecorded(names)] if names else []
     if batches > 1 and weighing == "batches":
         said.append(f"The loss of a batch is a sum: of {batches} batches the mean is shown.")
     elif batches > 1 and (weighing == "unknown" or not _proportional(weights)):

@@ -1,17 +1,20 @@
 """Buffers: a model's floating-point buffers, less those that have become others.
 
 In: a model and the layout of its buffers. Out: its tensors in the order of the layout, None in the place of a buffer
-that has got another shape (a cache that grew) or is gone. Such a buffer stays out from then on, and that is said once.
+that has got another shape (a cache that grew) or is gone. Such a buffer stays out from then on; that is said once, and
+is a doubt of the run.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from contextlib import suppress
 
 import torch
+import zarr
 
-from landscape_hooks.errors import LayoutError
+from landscape_hooks.errors import LayoutError, RunError, warn_of_recording
+from landscape_hooks.trajectory.doubts import Doubt, add_doubt
 from landscape_hooks.trajectory.modules import walk
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 
@@ -23,12 +26,12 @@ class Buffers:
     ----------
     layout
         the layout of its buffers when the recording began.
-    left_out
-        called with a sentence when buffers are left out.
+    root
+        the run; None where another rank writes for this one.
     """
 
-    def __init__(self, layout: ParameterLayout, model: torch.nn.Module, left_out: Callable[[str], None]) -> None:
-        self._layout, self._model, self._say = layout, weakref.ref(model), left_out
+    def __init__(self, layout: ParameterLayout, model: torch.nn.Module, root: zarr.Group | None) -> None:
+        self._layout, self._model, self._root = layout, weakref.ref(model), root
         self._locate = layout.locator(model)
         self._kept = list(layout)
         self.left_out: list[str] = []
@@ -53,8 +56,14 @@ class Buffers:
         self._kept = [entry for entry in self._kept if entry not in others]
         self.left_out += [entry.name for entry in others]
         self._locate = ParameterLayout(self._kept, kind="buffer").locator(model)
-        self._say(_said(others, now))
+        self._say(Doubt("buffers", _said(others, now), {"buffers": len(others)}))
         return self._locate()
+
+    def _say(self, doubt: Doubt) -> None:
+        warn_of_recording(f"{doubt.said} Everything else is recorded as before.")
+        if self._root is not None:
+            with suppress(RunError):  # a store that cannot be written to is reported where snapshots are
+                add_doubt(self._root, doubt)
 
 
 def _said(others: list[ParameterEntry], now: dict[str, torch.Tensor]) -> str:
@@ -63,6 +72,6 @@ def _said(others: list[ParameterEntry], now: dict[str, torch.Tensor]) -> str:
     became = "is gone" if tensor is None else f"has the shape {list(tensor.shape)} instead of {list(first.shape)}"
     more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
     return (
-        f"The buffer '{first.name}'{more} {became}; it is left out from here on, snapshots repeat its last value. "
-        "Everything else is recorded as before."
+        f"The buffer '{first.name}'{more} {became}; it is left out from then on, and later snapshots repeat its last "
+        "value."
     )

@@ -27,18 +27,16 @@ class StepCount:
         self._counter = counter
         self._skips: torch.Tensor | None = None
 
-    def counts(self, optimizer: object, first: bool) -> bool:
-        """Count a step that has ended, if it is the first of its iteration; False if it was no step at all."""
-        found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and self._overflowed(found_inf):
-            return False
-        if first:
-            self.iterations += 1
-            self.step = self.step + 1 if self._counter is None else self._counter()
-        return True
+    def begin(self) -> None:
+        """The first step of an iteration has ended."""
+        self.iterations += 1
+        self.step = self.step + 1 if self._counter is None else self._counter()
 
-    def _overflowed(self, found_inf: torch.Tensor) -> bool:
-        """Reading the flag from a GPU would stop it, so there overflows are summed up and read when that is needed."""
+    def overflowed(self, found_inf: torch.Tensor) -> bool:
+        """Whether a step was none, for a gradient was infinite.
+
+        Reading the flag from a GPU would stop it, so there overflows are summed up and read when that is needed.
+        """
         if found_inf.device.type == "cpu":
             return bool(found_inf.item())
         skipped = (found_inf != 0).sum()

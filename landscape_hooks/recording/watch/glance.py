@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,8 +26,9 @@ SHARE, SHARE_WHERE_SLOW, SLOW = 0.05, 0.01, 5e-4
 """Share of the training's time that looking may take where it is not needed for a snapshot; less of it from `SLOW`
 seconds on."""
 
-FEW, SMALL = 2, 2**20
-"""Where there is no time for a look, four numbers of so many tensors are read, none of which holds more bytes."""
+FEW, SOME, SMALL = 16, 64, 2**20
+"""Where there is no time for a look, so many tensors are read, in so many numbers from the middle of each; none of them
+holds more bytes than that. Steps so short are those of small models: of most, this is every tensor, or all of it."""
 
 ON_DEVICE = 16
 """Tensors that are looked at on a GPU, where each costs several kernels."""
@@ -44,8 +44,6 @@ class Glance:
     ----------
     next
         the time from which on it may look again.
-    taken
-        whether anything is remembered.
 
     On the CPU the very bits are compared. On other devices nothing waits for them: `same` answers when asked,
     `compare` only remembers that something differed.
@@ -57,12 +55,12 @@ class Glance:
         self._of: list[tuple[int, int]] = []
         self._then: Any = None
         self._how: list[Any] = []
-        self._few: list[tuple[weakref.ref[torch.Tensor], int, Any]] = []
-        self._few_then: bytes | None = None
+        self._few: _Few | None = None
+        self._few_then: Any = None
+        self._restless = False
         self._differed: Any = False
         self._cost = 0.0
         self.next = 0.0
-        self.taken = False
 
     def after_step(self, now: float) -> None:
         """Look, and do so again when that has taken no more than its share of the time; `now` is a clock's, in seconds.
@@ -86,17 +84,15 @@ class Glance:
         else:
             self._how = [_how(tensor) for tensor in tensors]
             self._then = self._look(tensors)
-        self.taken = True
 
     def pass_by(self) -> None:
-        """Instead of a look, remember a few numbers, which takes about a microsecond."""
+        """Instead of a look, remember a few numbers, which takes half a microsecond."""
         self._then = self._few_then = None
-        self.taken = False
-        if self._differed is not True:
-            self._few_then = _read_few(self._few)
-            if self._few_then is None and self._few:  # a loop that puts other memory behind its parameters
-                self._few = _few([tensor for ref, *_ in self._few if (tensor := ref()) is not None])
-                self._few_then = _read_few(self._few)
+        few = self._few
+        if few is not None and self._differed is not True:
+            if self._restless and few.moved():
+                few = self._few = _Few(self._tensors(), few.chosen)
+            self._few_then = few.read()
 
     @property
     def waits(self) -> bool:
@@ -104,9 +100,9 @@ class Glance:
         return self._then is not None or self._few_then is not None
 
     def forget(self) -> None:
-        """Nothing is remembered any more."""
+        """Nothing is remembered any more; the next step is looked at, for the tensors may be others by now."""
         self._then = self._few_then = None
-        self.taken = False
+        self.next = 0.0
 
     def same(self) -> bool | None:
         """Whether the numbers are as they were at `take` or `pass_by`; None if nothing is remembered.
@@ -121,9 +117,9 @@ class Glance:
         except LayoutError:
             return None
         if self._then is None:
-            known = {id(ref()) for ref, *_ in self._few}
-            now = _few([new for new, tensor in zip(tensors, self._tensors(), strict=True) if id(tensor) in known])
-            return self._few_then == b"".join([view.tobytes() for _, _, view in now])
+            if self._few is None:
+                return None
+            return bool(self._few_then == _Few(tensors, self._few.chosen).read())
         return not bool(_differ(self._then, self._look(tensors)))
 
     def compare(self) -> None:
@@ -135,11 +131,11 @@ class Glance:
                 self._differed = True
             else:
                 self._differed = _differ(self._then, self._look(tensors)) | self._differed
-            self.forget()
+            self._then = None
         elif self._few_then is not None:
-            now, then, self._few_then = b"".join([few[2].tobytes() for few in self._few]), self._few_then, None
-            if now != then:
+            if self._few is not None and self._few.read() != self._few_then:
                 self._differed = True
+            self._few_then = None
 
     @property
     def differed(self) -> bool:
@@ -147,12 +143,20 @@ class Glance:
         self._differed = bool(self._differed)
         return self._differed
 
+    def know(self, differed: bool) -> None:
+        """What was found before the training was interrupted."""
+        self._differed = differed or self._differed
+
     def _look(self, tensors: Sequence[torch.Tensor]) -> Any:
         if not all([type(t) in _PLAIN and t.device.type == "cpu" and not t.is_conj() for t in tensors]):
+            self._few = None
             return _on_device(tensors)
         of = [(id(t), t.data_ptr()) for t in tensors]
         if of != self._of:
-            self._few = _few(tensors)
+            # a loop that puts other memory behind its parameters; whether it does is asked at every look
+            self._restless = self._restless or [which for which, _ in of] == [which for which, _ in self._of]
+            few = _Few(tensors)
+            self._few = few if few.chosen else None
             views = [_bits(t, max(4, NUMBERS // max(1, len(tensors)))) for t in tensors]
             if sum(t.numel() * t.element_size() for t in tensors) > HELD_BYTES:
                 return b"".join([view.tobytes() for view in views])
@@ -160,24 +164,45 @@ class Glance:
         return b"".join([view.tobytes() for view in self._views])
 
 
-def _few(tensors: Sequence[torch.Tensor]) -> list[tuple[weakref.ref[torch.Tensor], int, Any]]:
-    """Some of the small tensors, with where their numbers lie and a view of the first of these."""
-    small = [t for t in tensors if 0 < t.numel() * t.element_size() <= SMALL and t.device.type == "cpu"]
-    chosen = [small[k * (len(small) - 1) // (FEW - 1)] for k in range(FEW)] if len(small) > FEW else small
-    found = []
-    for tensor in chosen:
-        bits = _bits(tensor, max(4, tensor.numel()))
-        first = bits.reshape(-1)[:4] if bits.flags.c_contiguous else bits[(slice(0, 1),) * (bits.ndim - 1)][..., :4]
-        found.append((weakref.ref(tensor), tensor.data_ptr(), first))
-    return found
+class _Few:
+    """Some of the small tensors, which are kept alive.
+
+    Attributes
+    ----------
+    chosen
+        their places among all tensors.
+    read
+        gives some numbers of each.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor], chosen: Sequence[int] | None = None) -> None:
+        self.chosen = _small(tensors) if chosen is None else chosen
+        self.tensors = [tensors[place] for place in self.chosen]
+        self._places = [tensor.data_ptr() for tensor in self.tensors]
+        reads = [_middle(tensor).tobytes for tensor in self.tensors]
+        self.read: Callable[[], Any] = lambda: [read() for read in reads]
+        if len(reads) == 2:  # the smallest models, whose steps are the shortest
+            first, second = reads
+            self.read = lambda: (first(), second())
+
+    def moved(self) -> bool:
+        """Whether the numbers of a tensor lie elsewhere by now."""
+        return [tensor.data_ptr() for tensor in self.tensors] != self._places
 
 
-def _read_few(few: Sequence[tuple[weakref.ref[torch.Tensor], int, Any]]) -> bytes | None:
-    """The numbers; None if one of them lies elsewhere by now."""
-    for ref, place, _ in few:
-        if (tensor := ref()) is None or tensor.data_ptr() != place:
-            return None
-    return b"".join([view.tobytes() for _, _, view in few]) or None
+def _small(tensors: Sequence[torch.Tensor]) -> list[int]:
+    """Places of up to `FEW` tensors, spread over all of the small ones."""
+    small = [n for n, t in enumerate(tensors) if 0 < t.numel() * t.element_size() <= SMALL and t.device.type == "cpu"]
+    return [small[k * (len(small) - 1) // (FEW - 1)] for k in range(FEW)] if len(small) > FEW else small
+
+
+def _middle(tensor: torch.Tensor) -> Any:
+    """A view of the bits of some numbers that lie together in the middle of a tensor."""
+    bits = _bits(tensor, max(SOME, tensor.numel()))
+    if not bits.flags.c_contiguous:
+        return _bits(tensor, SOME)
+    start = max(0, (bits.size - SOME) // 2)
+    return bits.reshape(-1)[start : start + SOME]
 
 
 def _how(tensor: torch.Tensor) -> tuple[Any, ...]:

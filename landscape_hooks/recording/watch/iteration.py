@@ -29,8 +29,6 @@ class Iterations:
         those that `record` was given. What they hold counts as they do, where it steps outside of their own `step`.
     each
         every step is an iteration of its own (a trainer counts them).
-    waits
-        (an attribute) whether `begins` is to be called at all.
     begins, stepped, joined
         called as the module says; `stepped` returns whether it was a step; `joined(optimizer)` for an optimizer that
         was not given but holds parameters of the model.
@@ -51,50 +49,58 @@ class Iterations:
         self._members: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._strangers: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._stepped: set[int] = set()
-        self.waits = True
         self._open: list[tuple[int, int]] = []
         for number, optimizer in enumerate(optimizers):
             for inner in within(optimizer):
                 if isinstance(inner, Optimizer):
                     self._members.setdefault(id(inner), (weakref.ref(inner), number))
         self._count = len(optimizers)
+        self._last: tuple[Callable[[], Any], int] = ((lambda: None), -1)
 
     # -- what the hooks call --------------------------------------------------------------------------------
     def enter(self, optimizer: Optimizer) -> None:
         """A step begins."""
-        member = self._members.get(id(optimizer))
-        if member is None or member[0]() is not optimizer:
-            member = self._judge(optimizer)
-            if member is None:
-                return
+        member = self._last  # nearly always the one that stepped before
+        if member[0]() is not optimizer:
+            known = self._members.get(id(optimizer))
+            if known is None or known[0]() is not optimizer:
+                known = self._judge(optimizer)
+                if known is None:
+                    return
+            self._last = member = known
         thread = get_ident()
         nested = bool(self._open) and self._is_nested(thread, optimizer)
         self._open.append((thread, id(optimizer)))
         if not nested and (not self._stepped or self._each or member[1] in self._stepped):
             self._stepped.clear()
-            if self.waits:
-                self._begins()
+            self._begins()
 
     def leave(self, optimizer: Optimizer) -> None:
         """A step has ended."""
-        member = self._members.get(id(optimizer))
-        if member is None or member[0]() is not optimizer:
-            return
-        entry = (get_ident(), id(optimizer))
-        if not self._open or self._open[-1] != entry:
-            if entry not in self._open:  # it began before the watch
+        member = self._last
+        if member[0]() is not optimizer:
+            known = self._members.get(id(optimizer))
+            if known is None or known[0]() is not optimizer:
                 return
-            while self._open[-1] != entry and self._open[-1][0] == entry[0]:  # inner steps that raised
-                self._open.pop()
-            self._open.reverse()
-            self._open.remove(entry)
-            self._open.reverse()
-        else:
+            self._last = member = known
+        if len(self._open) == 1 and self._open[0][1] == id(optimizer):  # nearly always
             self._open.pop()
-        if self._open and any(thread == entry[0] for thread, _ in self._open):
+        elif not self._is_outermost(get_ident(), id(optimizer)):
             return
         if self._stepped_one(optimizer, self._each or not self._stepped):
             self._stepped.add(member[1])
+
+    def _is_outermost(self, thread: int, optimizer: int) -> bool:
+        """Take an end that lies among other steps off those that are open; whether it ends no step inside another."""
+        entry = (thread, optimizer)
+        if entry not in self._open:  # it began before the watch
+            return False
+        while self._open[-1] != entry and self._open[-1][0] == thread:  # inner steps that raised
+            self._open.pop()
+        self._open.reverse()
+        self._open.remove(entry)
+        self._open.reverse()
+        return all(other != thread for other, _ in self._open)
 
     # -- which optimizers count --------------------------------------------------------------------------------
     def holds_parameters(self) -> bool:

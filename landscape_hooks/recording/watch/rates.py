@@ -19,13 +19,18 @@ class Rates:
 
     def __init__(self, optimizers: Iterable[Any]) -> None:
         self._refs: list[tuple[weakref.ref[Any], int]] = []
+        self._only: weakref.ref[Any] | None = None
+        self._moment = ""
         self.said: list[float] = []
         for optimizer in optimizers:
             self.add(optimizer)
 
     def add(self, optimizer: object) -> None:
         """A further optimizer; its groups come after those that are known."""
-        self._refs.append((weakref.ref(optimizer), len(getattr(optimizer, "param_groups", ()))))
+        groups = getattr(optimizer, "param_groups", ())
+        self._refs.append((weakref.ref(optimizer), len(groups)))
+        self._only = self._refs[0][0] if len(self._refs) == 1 else None
+        self._moment = "momentum" if any("momentum" in group for group in groups) else "betas"
 
     @property
     def groups(self) -> int:
@@ -34,16 +39,23 @@ class Rates:
 
     def now(self) -> list[tuple[Any, Any, Any]]:
         """What every group holds now (`read` makes numbers of it); tensors are copied, nothing waits for a GPU."""
-        if len(self._refs) == 1:  # one optimizer with one group: nearly always, and at every step
-            optimizer = self._refs[0][0]()
-            if optimizer is not None and len(optimizer.param_groups) == 1:
-                return [_held(optimizer.param_groups[0])]
+        if self._only is not None:  # one optimizer with one group: nearly always, and at every step
+            optimizer = self._only()
+            if optimizer is not None and len(groups := optimizer.param_groups) == 1:
+                group = groups[0]
+                try:
+                    rate, momentum = group["lr"], group[self._moment]
+                    if type(rate) is float:
+                        return [(rate, momentum, None) if self._moment == "momentum" else (rate, None, momentum)]
+                except KeyError:
+                    pass
+                return [_held(group)]
         if not self._refs:
             return [(rate, None, None) for rate in self.said]
-        groups = [[] if (optimizer := ref()) is None else optimizer.param_groups for ref, _ in self._refs]
+        found = [[] if (optimizer := ref()) is None else optimizer.param_groups for ref, _ in self._refs]
         # a group that is added later comes after all that were there, so that no column changes its meaning
-        columns = [group for own, (_, count) in zip(groups, self._refs, strict=True) for group in _filled(own, count)]
-        columns += [group for own, (_, count) in zip(groups, self._refs, strict=True) for group in own[count:]]
+        columns = [group for own, (_, count) in zip(found, self._refs, strict=True) for group in _filled(own, count)]
+        columns += [group for own, (_, count) in zip(found, self._refs, strict=True) for group in own[count:]]
         return [_held(group) for group in columns]
 
 

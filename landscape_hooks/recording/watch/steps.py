@@ -39,6 +39,7 @@ class Listener(Protocol):
 
 
 _listeners: tuple[Listener, ...] = ()
+_is_traced = torch.compiler.is_dynamo_compiling
 _handles: list[Any] = []
 
 
@@ -77,7 +78,7 @@ _traced_leave = torch._dynamo.disable(_leave)
 
 
 def _before(optimizer: Optimizer, args: object, kwargs: object) -> None:
-    if torch.compiler.is_compiling():
+    if _is_traced():
         _traced_enter(optimizer)
     else:
         for listener in _listeners:
@@ -85,7 +86,7 @@ def _before(optimizer: Optimizer, args: object, kwargs: object) -> None:
 
 
 def _after(optimizer: Optimizer, args: object, kwargs: object) -> None:
-    if torch.compiler.is_compiling():
+    if _is_traced():
         _traced_leave(optimizer)
     else:
         for listener in _listeners:
