@@ -58,6 +58,16 @@ def read_doubts(root: zarr.Group) -> tuple[Doubt, ...]:
     DamagedRunError
         the attribute is not what the format says.
     """
+    own = _read_own(root)
+    group = checked.group(root, "trajectory")
+    ranks = checked.whole(group.attrs.get("ranks", 0), "The number of ranks") if group is not None else 0
+    for rank in range(1, ranks):  # each rank of a sharded training has compared its own shards
+        shard = checked.group(root, f"ranks/{rank}")
+        own += () if shard is None else tuple(doubt for doubt in _read_own(shard) if doubt not in own)
+    return own
+
+
+def _read_own(root: zarr.Group) -> tuple[Doubt, ...]:
     found = root.attrs.get(_KEY, [])
     if not isinstance(found, list) or len(found) > MOST:
         raise checked.damaged(f"The attribute '{_KEY}' of the run is no list of up to {MOST} doubts")
@@ -66,15 +76,13 @@ def read_doubts(root: zarr.Group) -> tuple[Doubt, ...]:
 
 def add_doubt(root: zarr.Group, doubt: Doubt) -> None:
     """Write a doubt into a run. One of the same kind and the same sentence is replaced."""
-    others = [
-        known for known in read_doubts(checked.fresh(root)) if (known.kind, known.said) != (doubt.kind, doubt.said)
-    ]
+    others = [known for known in _read_own(checked.fresh(root)) if (known.kind, known.said) != (doubt.kind, doubt.said)]
     _put(root, _KEY, [_to_json(each) for each in (*others[-MOST + 1 :], doubt)])
 
 
 def drop_doubts(root: zarr.Group, kind: str | None = None) -> None:
     """Take doubts of a kind (left out: all) from a run: the training was resumed, and will be compared anew."""
-    known = read_doubts(checked.fresh(root))
+    known = _read_own(checked.fresh(root))
     kept = [doubt for doubt in known if kind is not None and doubt.kind != kind]
     if len(kept) < len(known):
         _put(root, _KEY, [_to_json(doubt) for doubt in kept])
