@@ -1,8 +1,8 @@
 """Base: the tensors that runs have by reference, from the model that was fine-tuned.
 
-In: a file of weights (safetensors, or what `torch.save` wrote), a folder of such files, or "module:function", a function
-that returns a model or a state dict. Out: a function that gives the bits of a tensor that a run asks for. The run
-compares them with its digests. Nothing is unpickled but tensors.
+In: a file of weights (safetensors, or what `torch.save` wrote), a folder of such files, or "module:function", a
+function that returns a model or a state dict. Out: a function that gives the bits of a tensor that a run asks for. The
+run compares them with its digests. Nothing is unpickled but tensors.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ def _state_dict(found: object, where: str) -> dict[str, torch.Tensor]:
 
 def _safetensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a file, mapped into memory: eight bytes say how long the JSON header is, then come the numbers."""
-    content = np.memmap(path, dtype=np.uint8, mode="c")
     try:
+        content = np.memmap(path, dtype=np.uint8, mode="c")
         (length,) = struct.unpack("<Q", content[:8].tobytes())
         if length > min(HEADER, len(content) - 8):
             raise ValueError("a header longer than the file")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from landscape_hooks.errors import LayoutError
 from landscape_hooks.store import checked
+from landscape_hooks.trajectory.modules import walk_tensors
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.trajectory import Trajectory
 
@@ -73,6 +74,27 @@ def of_run(objective: Loss, trajectory: Trajectory) -> Loss:
     if not fixed and objective.layout == trajectory.layout:
         return objective
     return objective.given(trajectory.layout, fixed)
+
+
+def without_integers(model: torch.nn.Module, fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is fixed apart from tensors of integers, which the model has to hold as the run does.
+
+    Raises
+    ------
+    LayoutError
+        it does not.
+    """
+    numbers = {name: value for name, value in fixed.items() if value.is_floating_point() or value.is_complex()}
+    held = {name: tensor for name, tensor, _ in walk_tensors(model)} if len(numbers) < len(fixed) else {}
+    for name in fixed.keys() - numbers.keys():
+        same = name in held and held[name].dtype == fixed[name].dtype and held[name].shape == fixed[name].shape
+        if not same or not torch.equal(held[name].cpu(), fixed[name].cpu()):
+            raise LayoutError(
+                f"The model of the objective has {'another' if name in held else 'no'} tensor '{name}'",
+                expected="the packed weights that the run stored",
+                mend="Use the model that the run was recorded with",
+            )
+    return numbers
 
 
 def check_others(

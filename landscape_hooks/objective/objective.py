@@ -30,7 +30,7 @@ from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.objective.capture import live_weights
 from landscape_hooks.objective.data.samples import DataLike
 from landscape_hooks.objective.data.states import states_kept
-from landscape_hooks.objective.fixed import check_others, state_of_run
+from landscape_hooks.objective.fixed import check_others, state_of_run, without_integers
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.graph.weighing import floating, said_of_weighing, weigh, weighted
 from landscape_hooks.objective.kernels import Kernel, ModuleKernel, laid_out
@@ -200,7 +200,7 @@ class Objective:
         for graph in graphs:
             graph.check_inputs(
                 parameters={*self.layout.names, *fixed},
-                buffers=self.buffer_layout.names,
+                buffers={*self.buffer_layout.names, *fixed},
                 constants=constants,
                 data=len(self.probe.names) - (len(graphs) > 1),
             )
@@ -300,6 +300,8 @@ class Objective:
         LayoutError
             these are not the parameters that it is a loss of.
         """
+        if isinstance(self.kernel, ModuleKernel):  # live code has the packed weights of quantized layers itself
+            fixed = without_integers(self.kernel.module.model, fixed)
         known = {name: value for name, value in self.constants.items() if name in self.still}
         check_others(self.layout, known, moving, fixed)
         constants = {name: value for name, value in self.constants.items() if name not in known}

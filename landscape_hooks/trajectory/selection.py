@@ -190,7 +190,11 @@ def names_matching(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
 def _near(pattern: str, names: Sequence[str]) -> list[str]:
     """Names that look like a pattern: whole ones, or ends of them."""
     plain = pattern.replace("*", "").replace("?", "").strip(".")
-    ends = {".".join(name.split(".")[start:]): name for name in names for start in range(name.count(".") + 1)}
-    ends |= {part: name for name in names for part in name.split(".")}
-    close = difflib.get_close_matches(plain, list(ends), 5, 0.5)
-    return list(dict.fromkeys(ends[end] for end in close))[:3] or list(names[:3])
+    words: dict[str, list[str]] = {}  # ends of names, and the modules on the way
+    for name in names:
+        parts = name.split(".")
+        for word in (*(".".join(parts[start:]) for start in range(len(parts))), *parts[:-1]):
+            words.setdefault(word, []).append(name)
+    close = difflib.get_close_matches(plain, list(words), 5, 0.5)
+    found = dict.fromkeys(name for word in close for name in words[word])
+    return list(found)[:3] or list(names[:3])
