@@ -94,7 +94,7 @@ def _tensors(base: BaseLike) -> Mapping[str, torch.Tensor]:
             raise RunError(f"There is no base at {base}", expected="a file, a folder, or module:function")
         base = import_string(str(base))
     if callable(base) and not isinstance(base, torch.nn.Module):
-        base = called(base)  # type: ignore[assignment]
+        base = called(base)
     if isinstance(base, torch.nn.Module):
         return {name: tensor for name, tensor, _ in walk_tensors(unwrap(base))}
     if isinstance(base, Mapping):

@@ -22,6 +22,7 @@ from landscape_hooks.recording.opening import Opened
 from landscape_hooks.recording.watch.fixed import FixedTensors
 from landscape_hooks.recording.watch.glance import Glance
 from landscape_hooks.recording.watch.iteration import Iterations
+from landscape_hooks.store import checked
 from landscape_hooks.trajectory.doubts import Doubt, add_doubt, set_closing
 
 FINAL = "final"
@@ -97,7 +98,7 @@ class Closing:
             self._compare_fixed(self._opened.fixed, 0 if unchecked else max(1.0, min(MOST_SECONDS, SHARE * recorded)))
         root, rank = self._opened.root, self._opened.ranks.rank
         if root is not None:
-            own = root if rank == 0 else root[f"ranks/{rank}"]
+            own = root if rank == 0 else checked.group(root, f"ranks/{rank}")
             for doubt in self.doubts:
                 add_doubt(own, doubt)
         if rank == 0 and root is not None:

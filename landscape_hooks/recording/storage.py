@@ -26,7 +26,8 @@ class Storage:
     dtype
         how weights are stored. None: in a type that holds every recorded tensor exactly (bfloat16 or float16 where all
         of them are of that type, float64 where any is, otherwise float32). float16 halves a run of float32, at a
-        relative error of 5e-4 (a weight beyond 65504 becomes inf), bfloat16 at one of 4e-3.
+        relative error of 5e-4 (a weight beyond 65504 becomes inf), bfloat16 at one of 4e-3. float32 for a model of
+        halves: where the optimizer steps float32 masters, the rows have those, as long as they round to the model's.
     compress
         lossless, for slow disks: weights shrink by 10 % or so, writing costs more than it saves on fast ones.
     checksum

@@ -115,7 +115,7 @@ class FixedTensors:
     def _has_moved(self, known: _Known, tensor: torch.Tensor) -> bool:
         if self.joins and tensor.requires_grad and not known.trained:
             return True
-        if not _same(known.some, _some(tensor)):
+        if not _looks_the_same(known.some, tensor):
             return True
         address = _address(tensor)
         if address != known.address and known.swaps < SWAPS:
@@ -193,6 +193,8 @@ class Moving:
         what stands still; None where everything is recorded.
     joins
         called with the layout of tensors that begin to move, before they are among the tensors of a row.
+    masters
+        gives tensors of a wider type in place of the model's, where the run is to have them.
     """
 
     def __init__(
@@ -201,9 +203,10 @@ class Moving:
         layout: ParameterLayout,
         fixed: FixedTensors | None,
         joins: Callable[[ParameterLayout], None],
+        masters: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]] | None = None,
     ) -> None:
         self._model, self._layout, self._joins = weakref.ref(model), layout, joins
-        self.fixed = fixed
+        self.fixed, self._masters = fixed, masters
         self._locate = layout.locator(model)
 
     def __call__(self) -> list[torch.Tensor]:
@@ -213,7 +216,8 @@ class Moving:
             self._joins(ParameterLayout.in_order(begun))
             self._layout = self._layout.picked([*self._layout, *begun])
             self._locate = self._layout.locator(model)
-        return self._locate()
+        found = self._locate()
+        return found if self._masters is None else self._masters(found)
 
     def as_known(self) -> list[torch.Tensor] | None:
         """The tensors in the places where they were found last, whatever has become of the model since."""
@@ -344,11 +348,26 @@ def _some(tensor: torch.Tensor) -> torch.Tensor | None:
     """Up to `LOOKED_AT` numbers of a tensor, spread over its axes, copied; None of a tensor that has no numbers."""
     try:
         with torch.no_grad():
-            plain = real_view(tensor.detach())
-            each = max(1, int(LOOKED_AT ** (1 / max(1, plain.ndim))))
-            return plain[tuple(slice(None, None, max(1, -(-n // each))) for n in plain.shape)].reshape(-1).clone()
+            return _spread(real_view(tensor.detach())).clone()
     except (RuntimeError, TypeError, NotImplementedError):
         return None
+
+
+def _spread(plain: torch.Tensor) -> torch.Tensor:
+    """A view of up to `LOOKED_AT` numbers of a tensor."""
+    each = max(1, int(LOOKED_AT ** (1 / max(1, plain.ndim))))
+    return plain[tuple(slice(None, None, max(1, -(-n // each))) for n in plain.shape)]
+
+
+def _looks_the_same(then: torch.Tensor | None, tensor: torch.Tensor) -> bool:
+    """Whether the numbers that are looked at are those of then; nothing is copied where the type is the same."""
+    if then is None or then.dtype != tensor.dtype or then.device != tensor.device or then.dtype.is_complex:
+        return _same(then, _some(tensor))
+    try:
+        kind = _BITS[then.element_size()]
+        return torch.equal(then.view(kind), _spread(tensor.detach()).view(kind))
+    except (RuntimeError, TypeError, NotImplementedError):
+        return True
 
 
 def _same(then: torch.Tensor | None, now: torch.Tensor | None) -> bool:

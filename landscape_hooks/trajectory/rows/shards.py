@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ class Gathered(Fixed):
             piece = (shard.pieces or {}).get(name)
             if piece is not None:
                 runs = Runs(ParameterLayout([entry]), [piece])
-                runs.scatter(found, start, stop, lambda part, fixed=shard.fixed: fixed.stored(name, part)[None])
+                runs.scatter(found, start, stop, partial(_as_row, shard.fixed, name))
         return found[0]
 
     def known(self, name: str) -> None:
@@ -128,6 +129,10 @@ class Gathered(Fixed):
     def damages(self) -> list[Damage]:
         """As of `Fixed`, each with its rank."""
         return [replace(d, rank=rank) for rank, shard in enumerate(self._shards) for d in shard.fixed.damages()]
+
+
+def _as_row(fixed: Fixed, name: str, columns: slice) -> NDArray[Any]:
+    return fixed.stored(name, columns)[None]
 
 
 def shards_of(root: zarr.Group, ranks: int, base: Base | None) -> list[Shard]:
