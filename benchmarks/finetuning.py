@@ -2,8 +2,8 @@
 
     python benchmarks/finetuning.py [stall] [table] [--megabytes 64] [--rounds 15] [--out DIR]
 
-`stall`: how long a snapshot of adapters on a frozen base holds up the training, beside a plain copy of the adapters, for
-several sizes of the base. `table`: the constants of this machine, and the table of docs/scaling.md.
+`stall`: how long a snapshot of adapters on a frozen base holds up the training, beside a plain copy of the adapters,
+for several sizes of the base. `table`: the constants of this machine, and the table of docs/scaling.md.
 """
 
 from __future__ import annotations

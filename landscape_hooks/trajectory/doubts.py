@@ -63,7 +63,9 @@ def read_doubts(root: zarr.Group) -> tuple[Doubt, ...]:
     ranks = checked.whole(group.attrs.get("ranks", 0), "The number of ranks") if group is not None else 0
     for rank in range(1, ranks):  # each rank of a sharded training has compared its own shards
         shard = checked.group(root, f"ranks/{rank}")
-        own += () if shard is None else tuple(doubt for doubt in _read_own(shard) if doubt not in own)
+        if shard is None:  # whatever the attribute says: there are no further ones
+            break
+        own += tuple(doubt for doubt in _read_own(shard) if doubt not in own)
     return own
 
 

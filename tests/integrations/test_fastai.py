@@ -199,11 +199,12 @@ def test_gradual_unfreezing_is_recorded_from_where_it_begins(opt_func, tmp_path)
     learn.fit(1, slice(0.001, 0.01))
     t = Trajectory.open(tmp_path / "run.zarr")
     assert t.steps.tolist() == list(range(15))
-    assert t.layout.names[-2:] == ("0.weight", "0.bias")
-    assert len(t.fixed) == 0
+    assert "0.weight" in t.layout.names[4:]  # the bias before a BatchNorm has no gradient, and may stand still
     for snapshot, expected in zip(t, [start, *watch.weights], strict=True):
-        for entry in t.layout:
-            np.testing.assert_array_equal(snapshot.weights[entry.slice], expected[entry.name].ravel(), entry.name)
+        found = {e.name: snapshot.weights[e.slice].reshape(e.shape) for e in t.layout} | dict(t.fixed)
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values, name)
     surface = analyze(tmp_path / "run.zarr", **ORIGIN)
     assert surface.path_loss[-1] == pytest.approx(float(learn.validate()[0]), rel=1e-5)
     assert t.doubts == ()
