@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from landscape_hooks.recording.schedule import Schedule as Schedule
     from landscape_hooks.recording.schedule import Thinning as Thinning
     from landscape_hooks.recording.schedule import When as When
+    from landscape_hooks.recording.storage import Parameters as Parameters
     from landscape_hooks.recording.storage import Storage as Storage
     from landscape_hooks.surface.report import random_walk_ratio as random_walk_ratio
     from landscape_hooks.surface.surface import Path as Path
@@ -61,6 +62,7 @@ _HOME = {
     "record": "recording.record",
     "Recorder": "recording.recorder",
     "Storage": "recording.storage",
+    "Parameters": "recording.storage",
     "Schedule": "recording.schedule",
     "Every": "recording.schedule",
     "AtSteps": "recording.schedule",

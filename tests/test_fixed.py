@@ -282,9 +282,51 @@ def test_runs_with_other_values_of_what_stands_still_share_no_plane():
     assert len(Joined(trajectories[:2])) == 6
     with pytest.raises(LayoutError, match=r"'b' stands still in '.*', at other values"):
         Joined([trajectories[0], trajectories[2]])
-    model.write(roots[1].create_group("longer"), range(5))
-    with pytest.raises(LayoutError, match=r"'b' moves in '.*' and stands still in"):
-        Joined([trajectories[0], Trajectory(roots[1]["longer"])])
+
+
+def test_runs_in_which_other_tensors_move_share_the_plane_of_all_of_them():
+    """What stands still in one of them is a constant there, in both orders of the runs."""
+    roots = [create_run(zarr.storage.MemoryStore()) for _ in range(2)]
+    model = Model()
+    for root, steps in zip(roots, (range(3), range(8)), strict=True):
+        model.write(root, steps)
+    short, long = (Trajectory.open(root) for root in roots)
+    assert (short.layout.size, long.layout.size) == (5, 12)
+    for runs in ((short, long), (long, short)):
+        joined = Joined(runs)
+        assert joined.layout.names == ("a", "b", "c")
+        plain = np.concatenate([model.matrix(run.steps) for run in runs])
+        for columns in PARTS:
+            np.testing.assert_array_equal(joined.block(slice(None), columns), plain[:, columns])
+        np.testing.assert_array_equal(
+            joined.select([np.array([0, 2])] * 2).block(), plain[[0, 2, len(runs[0]), len(runs[0]) + 2]]
+        )
+        np.testing.assert_array_equal(joined[-1].weights, plain[-1])
+        assert all(entry.trainable for entry in joined.layout)
+        assert list(joined.runs[0].fixed) == []
+
+
+def test_a_tensor_that_moves_in_one_run_may_have_another_value_in_the_other():
+    roots = [create_run(zarr.storage.MemoryStore()) for _ in range(2)]
+    model, other = Model(), Model()
+    other.fixed = lambda: [(e, lambda size=e.size: iter([np.full(size, 7, "f4")])) for e in Model.layout.entries[1:]]
+    model.write(roots[0], range(8))
+    other.write(roots[1], range(3))
+    joined = Joined([Trajectory.open(root) for root in roots])
+    np.testing.assert_array_equal(joined.block(slice(8, None), slice(5, 12)), np.full((3, 7), 7))
+
+
+def test_a_view_has_the_tensors_in_the_order_asked_for(root):
+    model = Model()
+    model.write(root, range(8))
+    t = Trajectory.open(root)
+    view = t.view(ParameterLayout.in_order([t.layout["c"], t.layout["a"]]))
+    np.testing.assert_array_equal(view.block(), model.matrix(range(8))[:, [9, 10, 11, 0, 1, 2, 3, 4]])
+    np.testing.assert_array_equal(view[6].weights, view.block()[6])
+    with pytest.raises(LayoutError, match="no parameter 'z'"):
+        t.view(ParameterLayout.in_order([entry("z", 3)]))
+    with pytest.raises(LayoutError, match=r"'a' has the shape \[5\]"):
+        t.view(ParameterLayout.in_order([entry("a", 3)]))
 
 
 # -- what a stranger may have written ------------------------------------------------------------------------

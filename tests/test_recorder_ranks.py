@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from landscape_hooks import Trajectory, record
+from landscape_hooks.evaluation.base import open_base
 from landscape_hooks.store.run import open_run
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.sharding import Piece, Runs
@@ -182,6 +183,63 @@ def test_every_rank_writes_its_shard_and_the_reader_sees_the_whole(launch, tmp_p
     widths = [root[f"ranks/{rank}/trajectory/weights"].shape[1] for rank in range(count)]
     assert sum(widths) == t.layout.size
     assert max(widths) < t.layout.size
+
+
+@pytest.mark.parametrize("frozen", ["stored", "reference"])
+def test_what_does_not_move_is_stored_once_by_every_rank(launch, tmp_path, frozen):
+    """A frozen layer, whose first half is unfrozen later; gone on with from a checkpoint; by both ranks."""
+    launch(
+        2,
+        SHARDED
+        + """
+    from landscape_hooks import Parameters
+
+    def session(first, last, model, optimizer, **options):
+        log = {first - 1: full(model)}
+        with record(model, optimizer, path, every=1, parameters=Parameters(frozen=sys.argv[2]), **options) as recorder:
+            def after(step):
+                if step == 4:
+                    model[2].requires_grad_(True)
+                    optimizer.add_param_group({"params": list(model[2].parameters())})
+                log[step] = full(model)
+            train(model, optimizer, first, last, after)
+            recorder.mark("end")
+        return log
+
+    model = make_model()
+    for layer in (model[0], model[2]):
+        layer.requires_grad_(False)
+    for layer in model:
+        fully_shard(layer)
+    fully_shard(model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    warnings.simplefilter("error", UserWarning)
+    log = session(1, 6, model, optimizer)
+    log |= session(7, 8, model, optimizer, if_exists="resume", step=6)
+    if rank == 0:
+        np.save(path + ".npy", np.stack([log[step] for step in range(9)]))
+    """,
+        tmp_path / "run.zarr",
+        frozen,
+    )
+    expected = np.load(tmp_path / "run.zarr.npy")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 5), nn.Linear(5, 1))
+    places = ParameterLayout.of(model)
+    t = Trajectory.open(tmp_path / "run.zarr", open_base(model) if frozen == "reference" else None)
+    assert list(t.fixed) == ["0.weight", "0.bias"]
+    assert t.layout.names == ("1.weight", "1.bias", "3.weight", "3.bias", "2.weight", "2.bias")
+    columns = np.concatenate([np.arange(places.size)[places[e.name].slice] for e in t.layout])
+    np.testing.assert_array_equal(t.block(), expected[t.steps][:, columns])
+    np.testing.assert_array_equal(t.block(slice(3, 6), slice(7, 40)), expected[3:6][:, columns[7:40]])
+    np.testing.assert_array_equal(t.marks["end"].weights, t[-1].weights)
+    np.testing.assert_array_equal(t.fixed["0.weight"], expected[0][:35].reshape(7, 5))
+    view = t.view(ParameterLayout.in_order([places["2.bias"], places["0.bias"]]))
+    np.testing.assert_array_equal(view[5].weights, expected[5][[*range(91, 96), *range(35, 42)]])
+    widths = [t.root[f"ranks/{rank}/trajectory/weights"].shape[1] for rank in range(2)]
+    assert sum(widths) == 7 + 7 + 5 + 1
+    assert t.doubts == ()
+    assert ("0" in t.root["ranks/0/fixed"]) == (frozen == "stored")
 
 
 def test_a_rank_that_dies_or_disagrees_leaves_whole_rows_and_the_disagreement_is_said(launch, tmp_path):

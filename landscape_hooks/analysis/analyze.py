@@ -104,8 +104,8 @@ def analyze(
     progress
         show a bar with the time left on the standard error stream.
     snapshots
-        which snapshots count for the plane, the path and the extent, as `Snapshots(start, stop, last, every, only)`;
-        left out, all of them.
+        which snapshots count for the plane, the path and the extent, and which tensors of them, as
+        `Snapshots(start, stop, last, every, only, tensors, base)`; left out, all of them.
 
     Returns
     -------
@@ -121,8 +121,8 @@ def analyze(
     shape, extent_given, share = parse_size(size), parse_extent(extent), filling.parse_part(part)
     chosen, options, snapshots = parse_directions(directions), engines.parse_engine(engine), snapshots or Snapshots()
     _check(name, adaptive, share, samples, seed, snapshots)
-    root, joined = open_runs([store, *more])
-    sources = partial(Sources.of, [store, *more], joined, objective, data, samples)
+    root, joined = open_runs([store, *more], snapshots.base)
+    sources = partial(Sources.of, [store, *more], joined, objective, data, samples, snapshots.base)
     with engines.start(options, sources, joined) as running:
         subject = Subject.open(
             root, joined, running, options, snapshots=snapshots, objective=objective, data=data, samples=samples,
@@ -184,7 +184,7 @@ def _check(
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
         raise PlaneError(f"Found seed={seed!r}", expected="a whole number from 0 to 2⁶³ - 1")
     if not isinstance(snapshots, Snapshots):
-        raise PlaneError(f"Found snapshots={snapshots!r}", expected="Snapshots(start, stop, last, every, only)")
+        raise PlaneError(f"Found snapshots={snapshots!r}", expected="Snapshots(start, stop, last, every, ...)")
 
 
 def _plan(loss: PlaneLoss, count: int, options: Local | Ray, engine: Engine, where: torch.device) -> Plan:

@@ -115,10 +115,14 @@ class Frame:
             the directions cannot be had of these snapshots, or make no plane.
         """
         framed = partial(_frame, engine=engine, chosen=chosen, seed=seed, shape=shape, extent=extent, keep=keep)
+
+        def about_origin(whole: Subject) -> Frame:
+            return framed(whole.part(_origin_of(chosen, whole.joined)))
+
         try:
-            return framed(subject)
+            return about_origin(subject)
         except DivergedError:  # a snapshot on the way; the ends are finite
-            return framed(subject.finite(engine, scan=True))
+            return about_origin(subject.finite(engine, scan=True))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -127,7 +131,7 @@ class Frame:
 
     def definition(self, engine: str, precision: str, seed: int, adaptive: float | None) -> Definition:
         """What defines the surface."""
-        subject, directions = self.subject, self.directions
+        subject, directions, first = self.subject, self.directions, self.subject.joined.runs[0]
         return Definition(
             directions=directions.kind,
             direction_attrs=directions.attrs,
@@ -139,6 +143,8 @@ class Frame:
             origin=self._origin_in_words(),
             origin_step=int(subject.joined.steps[self.origin]),
             snapshots=subject.snapshots.attrs,
+            only=tuple(subject.snapshots.tensors),
+            parameters=() if first.whole is first else first.layout.names,
             divergence=subject.divergence,
             last_step=subject.last_step,
             trajectory_digest=digest_of(subject.joined),
@@ -198,9 +204,16 @@ class Frame:
         """The loss on the plane that `surface` of the run stores."""
         subject = self.subject
         plane = stored_plane(subject.root, surface, subject.streamed).to(subject.objective.device)
-        return PlaneLoss(
+        loss = PlaneLoss(
             subject.objective, plane, self.buffers, subject.policy, self.buffer_directions, surface=surface
         )
+        loss.part = subject.joined.part
+        return loss
+
+
+def _origin_of(chosen: Choice, joined: Joined) -> int:
+    """The row of the snapshot that a plane of these directions is about."""
+    return points.places_of(chosen, joined)[0].row if isinstance(chosen, Points) else origin_row(joined)
 
 
 def _frame(
@@ -278,7 +291,7 @@ def _principal(
     pca.check(joined, components, chosen.solver)
     known = None
     if pca.resolve_solver(chosen.solver, joined) == "gram":
-        if len(joined.runs) == 1:
+        if len(joined.runs) == 1 and joined.part is None:
             known = gram.stored(subject.root, joined.runs[0], blocks=blocks, keep=keep)
         else:
             known = gram.matrix(joined, blocks=blocks)

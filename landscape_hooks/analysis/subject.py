@@ -24,10 +24,11 @@ from landscape_hooks.evaluation.sources import (
     named_metric,
     resolve_objective,
 )
+from landscape_hooks.objective.fixed import of_run
 from landscape_hooks.objective.objective import Objective, Statistics
 from landscape_hooks.surface.definition import OF_THE_RUN, Divergence
-from landscape_hooks.trajectory.joined import Joined
-from landscape_hooks.trajectory.selection import Snapshots
+from landscape_hooks.trajectory.joined import Joined, Only
+from landscape_hooks.trajectory.selection import Snapshots, names_matching
 from landscape_hooks.trajectory.trajectory import Trajectory
 
 
@@ -102,7 +103,7 @@ class Subject:
         first = joined.runs[0].steps
         joined = joined.select([snapshots.places(run.steps, run.label) for run in joined.runs])
         streamed = any(run.sharded for run in joined.runs) if options.stream is None else options.stream
-        target = resolve_objective(root, objective, data, samples)
+        target = resolve_objective(joined.runs[0], objective, data, samples)
         target = target.without_weights() if streamed else target
         check_fits(joined, target)
         asked = {name.rpartition(":")[2]: (name, named_metric(target, name)) for name in metrics}
@@ -136,6 +137,24 @@ class Subject:
         moving = entries_mask(self.objective, ("mean", "var")).numpy() if self.policy == "interpolate" else None
         joined, found = finite_part(self.chosen, loss, scan=scan, counted=moving)
         return replace(self, joined=joined, divergence=found)
+
+    def part(self, origin: int) -> Subject:
+        """The same of the tensors that were asked for alone, what else moves being as it is in the row `origin`.
+
+        Raises
+        ------
+        LayoutError
+            none of these tensors moves.
+        """
+        if not self.snapshots.tensors:
+            return self
+        run, place = self.joined.place(origin)
+        names = names_matching(self.snapshots.tensors, self.joined.layout.names)
+        only = Only(tuple(names), run, int(self.joined.runs[run].places[place]))
+        joined = self.joined.only(only)
+        first = joined.runs[0]
+        metrics = {label: (name, of_run(metric, first)) for label, (name, metric) in self.metrics.items()}
+        return replace(self, joined=joined, objective=of_run(self.objective, first), metrics=metrics)
 
     @property
     def statistics(self) -> Statistics:

@@ -16,6 +16,7 @@ import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError, ObjectiveError, SurfaceError
+from landscape_hooks.evaluation.base import BaseLike, open_base
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, buffer_directions
 from landscape_hooks.evaluation.sources import DataSource, ObjectiveLike, check_fits, resolve_objective
@@ -154,6 +155,7 @@ def verify(
     *,
     objective: ObjectiveLike | None = None,
     data: DataSource | None = None,
+    base: BaseLike | None = None,
     points: int = POINTS,
     seed: int = 0,
 ) -> Verification:
@@ -167,6 +169,8 @@ def verify(
         of one surface; left out, all of them.
     objective, data
         as for `analyze`, for surfaces that were computed with such.
+    base
+        as of `Snapshots`, for a run that has tensors by reference.
     points
         how many evaluated grid points are computed anew.
     seed
@@ -178,7 +182,7 @@ def verify(
         it is no run, or has no such surface.
     """
     root = open_run(run)
-    trajectory = Trajectory.open(run)
+    trajectory = Trajectory.open(run, None if base is None else open_base(base))
     names = [surface.resolve_name(root, name)] if name is not None else surface.names(root)
     found = tuple(_verify(root, trajectory, each, objective, data, points, seed) for each in names)
     damages = tuple(trajectory.verify()) if trajectory.has_checksums else None
@@ -199,6 +203,7 @@ def _verify(
     checks: list[Check] = []
     missing: list[str] = []
     try:
+        trajectory = opened.definition.drawn(trajectory)
         checks += _geometry(root, trajectory, opened)
         loss = _loss(root, trajectory, opened, objective, data)
         with threads(loss.plan.threads):
@@ -239,7 +244,7 @@ def _loss(
         if given is None and used != OF_THE_RUN and not (key == "data" and objective is not None):
             raise ObjectiveError(f"The surface was computed with --{key} {used}", mend=f"Say --{key} {used} here, too")
     samples = checked.whole(attrs.get("samples"), "The number of samples", low=1)
-    target = resolve_objective(root, objective, data, samples)
+    target = resolve_objective(trajectory, objective, data, samples)
     check_fits(trajectory, target)
     if target.digest != attrs.get("data_digest"):
         raise ObjectiveError(

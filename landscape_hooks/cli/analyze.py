@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -73,7 +74,14 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--adaptive", type=float, metavar="TOL", help="Interpolate where the relative error is below TOL.")
 @click.option("--from", "start", type=click.IntRange(min=0), help="First step of the snapshots to use.")
 @click.option("--to", "stop", type=click.IntRange(min=0), help="Last step of the snapshots to use.")
-@click.option("--only", metavar="STEPS", callback=_numbers, help="Steps of the snapshots to use, such as 0,100,200.")
+@click.option(
+    "--only",
+    metavar="PATTERN",
+    help="Draw only the tensors of these names, such as 'head.*'; or, given steps such as 0,100,200, use only these "
+    "snapshots. Repeatable.",
+    multiple=True,
+)
+@click.option("--base", metavar="BASE", help="Tensors recorded by reference: a FILE, a FOLDER or MODULE:FUNCTION.")
 @click.option("--last", type=click.IntRange(min=1), help="Use only the last N snapshots.")
 @click.option("--every", type=click.IntRange(min=1), help="Use every N-th snapshot, counted from the last.")
 @click.option(
@@ -153,10 +161,18 @@ def _objects(context: click.Context, flat: dict[str, Any]) -> dict[str, Any]:
     shared = taken("workers", "device", "precision", "stream", "tune")
     own = {"address": cluster["address"], "cpus": cluster["worker_cpus"], "gpus": cluster["worker_gpus"]}
     flat["engine"] = OPTIONS[flat["engine"]](**shared, **({} if engine.attrs["engine"] == "local" else own))
-    flat["snapshots"] = Snapshots(**taken("start", "stop", "last", "every", "only"))
+    steps, tensors = _only(flat.pop("only"))
+    flat["snapshots"] = Snapshots(**taken("start", "stop", "last", "every", "base"), only=steps, tensors=tensors)
     if flat.pop("line"):
         flat["size"] = (parse_size(flat["size"])[0], 1)
     return flat
+
+
+def _only(given: Sequence[str]) -> tuple[list[int] | None, list[str]]:
+    """Steps, and patterns of names: a list of whole numbers are steps."""
+    parts = [part.strip() for text in given for part in text.split(",")]
+    steps = [int(part) for part in parts if part.isdigit()]
+    return steps or None, [part for part in parts if not part.isdigit()]
 
 
 def _check_owners(context: click.Context, flat: dict[str, Any]) -> None:

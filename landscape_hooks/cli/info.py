@@ -16,22 +16,31 @@ import click
 @click.option("--name", help="With --verify: verify only this surface.")
 @click.option("--objective", metavar="MODULE:FUNCTION", help="With --verify: the --objective of the analysis.")
 @click.option("--data", metavar="MODULE:FUNCTION", help="With --verify: the --data of the analysis.")
-def info(run: str, as_json: bool, verify: bool, name: str | None, objective: str | None, data: str | None) -> None:
+@click.option("--base", metavar="BASE", help="With --verify: the --base of the analysis.")
+def info(
+    run: str,
+    as_json: bool,
+    verify: bool,
+    name: str | None,
+    objective: str | None,
+    data: str | None,
+    base: str | None,
+) -> None:
     """Print what RUN contains: snapshots, parameters, objective, and surfaces with their reports.
 
     With --verify the exit status is 1 unless every surface could be recomputed and holds.
     """
     from landscape_hooks.cli.description import describe, description_text, plain
 
-    if not verify and (name or objective or data):
-        raise click.UsageError("--name, --objective and --data belong to --verify.")
+    if not verify and (name or objective or data or base):
+        raise click.UsageError("--name, --objective, --data and --base belong to --verify.")
     description = describe(run)
     text = description_text(description)
     holds = True
     if verify:
         from landscape_hooks.analysis.verification import verify as verified
 
-        found = verified(run, name, objective=objective, data=data)
+        found = verified(run, name, objective=objective, data=data, base=base)
         description["verification"], holds = found.to_json(), found.holds
         text += f"\n{found.text()}"
     click.echo(json.dumps(plain(description), indent=2, allow_nan=False) if as_json else text)

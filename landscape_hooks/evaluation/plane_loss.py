@@ -19,7 +19,7 @@ from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.objective.objective import Evaluation, Objective, Statistics
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.plane.stored_plane import StoredPlane
-from landscape_hooks.trajectory.joined import Joined
+from landscape_hooks.trajectory.joined import Joined, Only
 from landscape_hooks.trajectory.trajectory import Trajectory
 
 Floats = NDArray[np.float64]
@@ -76,6 +76,7 @@ class SnapshotLoss:
         self.statistics = POLICIES[policy]
         self.plan = Plan()
         self.metric = self.surface = ""
+        self.part: Only | None = None
         self.device = torch.device(objective.device) if device is None else device
         self.buffers = torch.as_tensor(buffers).to(self.device)
         self._running = entries_mask(objective, ("mean", "var")).to(self.buffers.device)

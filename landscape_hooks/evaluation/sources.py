@@ -6,8 +6,6 @@ what does not.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +17,8 @@ import zarr
 from zarr.storage import LocalStore
 
 from landscape_hooks.errors import ObjectiveError, RunError
+from landscape_hooks.evaluation.base import BaseLike, open_base
+from landscape_hooks.evaluation.imports import called, import_string
 from landscape_hooks.objective.data.samples import DataLike
 from landscape_hooks.objective.fixed import of_run
 from landscape_hooks.objective.metrics import metric
@@ -35,8 +35,12 @@ DataSource = DataLike | Callable[[], object] | str
 """Data as `record` takes it, a function without arguments that returns such, or "module:function"."""
 
 
-def open_runs(runs: Sequence[RunLike], *, mode: Literal["r", "r+"] = "r+") -> tuple[zarr.Group, Joined]:
+def open_runs(
+    runs: Sequence[RunLike], base: BaseLike | None = None, *, mode: Literal["r", "r+"] = "r+"
+) -> tuple[zarr.Group, Joined]:
     """The first run's group, writable if not said otherwise, and the snapshots of all runs.
+
+    `base` gives the tensors that they have by reference, see `landscape_hooks.evaluation.base`.
 
     Raises
     ------
@@ -48,7 +52,8 @@ def open_runs(runs: Sequence[RunLike], *, mode: Literal["r", "r+"] = "r+") -> tu
     root = open_run(runs[0], mode=mode)
     if len({str(run) for run in runs}) < len(runs):
         raise RunError("A run was named twice", expected="different runs")
-    return root, Joined([Trajectory.open(run) for run in runs])
+    tensors = None if base is None else open_base(base)
+    return root, Joined([Trajectory.open(run, tensors) for run in runs])
 
 
 def check_same_objective(joined: Joined, digest: str) -> None:
@@ -71,12 +76,15 @@ def check_same_objective(joined: Joined, digest: str) -> None:
 
 
 def resolve_objective(
-    root: zarr.Group, objective: ObjectiveLike | None, data: DataSource | None, samples: int | None
+    trajectory: Trajectory, objective: ObjectiveLike | None, data: DataSource | None, samples: int | None
 ) -> Objective:
-    """The Objective to use: given, named by an import string, or the run's own; over other data where given."""
+    """The Objective to use: given, named by an import string, or the run's own; over other data where given.
+
+    It is a function of the weights of `trajectory`, the (first) run that is drawn.
+    """
     given: object = import_string(objective) if isinstance(objective, str) else objective
     if given is None:
-        given = Objective.load(root)
+        given = Objective.load(trajectory.root, trajectory.whole)
     elif callable(given) and not isinstance(given, Objective):
         given = called(given)
     if not isinstance(given, Objective):
@@ -84,7 +92,7 @@ def resolve_objective(
             f"Found an objective of type {type(given).__name__}",
             expected="a landscape_hooks.Objective, or a function without arguments that returns one",
         )
-    found = of_run(given, root)
+    found = of_run(given, trajectory)
     if data is not None:
         return found.with_data(_resolve_data(data), samples or found.samples)
     return found.head(samples) if samples is not None and samples < found.samples else found
@@ -93,43 +101,6 @@ def resolve_objective(
 def _resolve_data(data: DataSource) -> DataLike:
     found: Any = import_string(data) if isinstance(data, str) else data
     return called(found) if callable(found) and not hasattr(found, "__iter__") else found
-
-
-def called(function: Callable[[], Any]) -> Any:
-    """What a function without arguments returns; what goes wrong inside of it is the caller's own to see."""
-    try:
-        inspect.signature(function).bind()
-    except (TypeError, ValueError) as error:
-        name = getattr(function, "__qualname__", type(function).__name__)
-        raise ObjectiveError(
-            f"'{name}' cannot be called without arguments ({error})", expected="a function that takes none"
-        ) from error
-    return function()
-
-
-def import_string(text: str) -> Any:
-    """The object that "module:name" means; modules of the working directory count.
-
-    Raises
-    ------
-    ObjectiveError
-        no such module, no such name in it, or the text is of another form.
-    """
-    module, _, attribute = text.partition(":")
-    if not module or not attribute:
-        raise ObjectiveError(f"Found '{text}'", expected="module:function, like train:make_objective")
-    sys.path.insert(0, os.getcwd())
-    try:
-        found = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ObjectiveError(
-            f"'{text}' cannot be imported ({error})", mend="Run where the module lies, or put it on PYTHONPATH"
-        ) from error
-    finally:
-        sys.path.remove(os.getcwd())
-    return found
 
 
 def check_fits(trajectory: Trajectory | Joined, objective: Objective) -> None:
@@ -152,6 +123,8 @@ class Sources:
         which snapshots the runs have (`filling.digest_of`).
     folder
         where relative names and modules are looked up.
+    base
+        what gives the tensors that the runs have by reference.
     """
 
     runs: tuple[str, ...]
@@ -160,6 +133,7 @@ class Sources:
     samples: int | None
     digest: str
     folder: str
+    base: BaseLike | None = None
 
     @classmethod
     def of(
@@ -169,6 +143,7 @@ class Sources:
         objective: ObjectiveLike | None,
         data: DataSource | None,
         samples: int | None,
+        base: BaseLike | None = None,
     ) -> Sources:
         """Those of this process.
 
@@ -177,7 +152,7 @@ class Sources:
         RunError
             a run lies in this process's memory.
         """
-        return cls(tuple(map(address_of, runs)), objective, data, samples, digest_of(joined), os.getcwd())
+        return cls(tuple(map(address_of, runs)), objective, data, samples, digest_of(joined), os.getcwd(), base)
 
     def enter(self) -> None:
         """Look up modules and relative names where the one that hands out the work does, as far as that is here."""
@@ -193,7 +168,7 @@ class Sources:
         RunError
             a run is not there, or has other snapshots by now.
         """
-        root, joined = open_runs(self.runs, mode="r")
+        root, joined = open_runs(self.runs, self.base, mode="r")
         if digest_of(joined) != self.digest:
             raise RunError(
                 "The run has other snapshots here than where the analysis was started",

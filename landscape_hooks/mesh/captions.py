@@ -16,6 +16,8 @@ def caption(surface: Surface, height: Height) -> str:
     policy = surface.attrs.get("batch_norm")
     parts = [f"BatchNorm: {policy}" if policy not in (None, "", "none") else "no running statistics"]
     parts += ["other buffers: the origin's"] if surface.moving_buffers else []
+    if surface.definition.only:
+        parts.append(f"only {', '.join(surface.definition.only)}, the rest as at step {surface.definition.origin_step}")
     if surface.attrs.get("samples"):
         parts.append(f"{surface.attrs['samples']} probe samples")
     ends = [str(found.last_finite_step) for found in surface.definition.divergence if found.left_out]

@@ -36,6 +36,7 @@ from landscape_hooks.objective.variants import KeptRebuild, Traced, graph_name, 
 from landscape_hooks.store import schema
 from landscape_hooks.store.run import remove_group, writes
 from landscape_hooks.trajectory.doubts import OF_THE_LOSS, Doubt, add_doubt, drop_doubts
+from landscape_hooks.trajectory.rows.fixed import Fixed
 
 # samples of the batch that is traced: small, and not the size of anything else that may vary
 _TRACE_SIZES = (7, 6, 5, 9, 11, 3, 2)
@@ -67,7 +68,7 @@ def capture(
     """
     check_arguments(criterion, objective, data, samples)
     probe, rebuild = Probe.collect(data, samples)
-    found, attrs, unrecorded = trace(model, criterion, objective, probe, rebuild)
+    found, attrs, unrecorded = trace(model, criterion, objective, probe, rebuild, Fixed(root).others.names)
     kept = found.kept
     attrs |= {"notes": [*attrs["notes"], *kept.notes(samples)]}
     write_objective(root, found.graphs, found.constants, kept, attrs)
@@ -119,10 +120,14 @@ def trace(
     objective: Callable[..., Any] | None,
     probe: Probe,
     rebuild: Rebuild,
+    integers: Sequence[str] = (),
 ) -> tuple[Traced, dict[str, Any], list[Unrecorded]]:
-    """The loss graphs and the samples they take, their attributes, and the parameters they have beside the model."""
+    """The loss graphs and the samples they take, their attributes, and the parameters they have beside the model.
+
+    `integers` are names of tensors of integers that the run has; all others become constants of the graphs.
+    """
     with _nothing_moves():
-        module, names = LossModule.of(model, criterion, objective, rebuild)
+        module, names = LossModule.of(model, criterion, objective, rebuild, integers=integers)
         leaves, size = next(probe.batches())
         began = time.monotonic()
         per_sample = _choose(module, leaves, size, probe)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
 from landscape_hooks.objective.live.copies import Copies, outside
-from landscape_hooks.trajectory.modules import unwrap
+from landscape_hooks.trajectory.modules import unwrap, walk_tensors
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
 Batches = Callable[[], Iterable[tuple[Sequence[Tensor], int]]]
@@ -49,6 +49,8 @@ class LossModule(nn.Module):
         whether the loss takes derivatives itself, or is another one where autograd is off.
     unrecorded
         the parameters that get a gradient from the loss and are not the model's.
+    integers
+        the tensors of integers that the run stores once, by name.
     """
 
     def __init__(self, model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], rebuild: Callable[..., Any]) -> None:
@@ -58,6 +60,7 @@ class LossModule(nn.Module):
         self._rebuild = rebuild
         self.needs_grad = False
         self.unrecorded: list[Unrecorded] = []
+        self.integers: dict[str, Tensor] = {}
         self._named: dict[int, tuple[str, str]] = {}
 
     @classmethod
@@ -69,8 +72,12 @@ class LossModule(nn.Module):
         rebuild: Callable[..., Any],
         *,
         own: bool = True,
+        integers: Collection[str] = (),
     ) -> tuple[LossModule, dict[str, str]]:
-        """The module, and the canonical name of each of the model's tensors by its name in the module."""
+        """The module, and the canonical name of each of the model's tensors by its name in the module.
+
+        These are its floating-point tensors, and of the others those whose names are among `integers`.
+        """
         loss: Any = criterion if criterion is not None else objective
         assert loss is not None
         copies = Copies(model) if own else None
@@ -81,6 +88,8 @@ class LossModule(nn.Module):
         canonical: dict[int, str] = {}
         for layout in (ParameterLayout.of(model), ParameterLayout.of_buffers(model)):
             canonical |= {id(t): e.name for e, t in zip(layout, layout.tensors(model), strict=True)}
+        module.integers = {name: tensor for name, tensor, _ in walk_tensors(model) if name in integers}
+        canonical |= {id(tensor): name for name, tensor in module.integers.items()}
         tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
         return module, {name: canonical[id(t)] for name, t in tensors if id(t) in canonical}
 

@@ -30,7 +30,7 @@ from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.objective.capture import live_weights
 from landscape_hooks.objective.data.samples import DataLike
 from landscape_hooks.objective.data.states import states_kept
-from landscape_hooks.objective.fixed import check_others, fixed_tensors
+from landscape_hooks.objective.fixed import check_others, state_of_run, without_integers
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.graph.weighing import floating, said_of_weighing, weigh, weighted
 from landscape_hooks.objective.kernels import Kernel, ModuleKernel, laid_out
@@ -42,7 +42,7 @@ from landscape_hooks.objective.rehearsal import rehearse
 from landscape_hooks.objective.variants import check_variants, graph_name, kernel_of
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.parameters import ParameterLayout
-from landscape_hooks.trajectory.rows.fixed import moving_layout
+from landscape_hooks.trajectory.trajectory import Trajectory
 
 Statistics = Literal["running", "batch", "recalibrate"]
 
@@ -164,8 +164,8 @@ class Objective:
         self.layout_format, self.precision = "contiguous", "float32"
 
     @classmethod
-    def load(cls, root: zarr.Group) -> Objective:
-        """The objective of an opened run.
+    def load(cls, root: zarr.Group, trajectory: Trajectory | None = None) -> Objective:
+        """The objective of an opened run, as a function of what moves in it; `trajectory` where that is open, too.
 
         Raises
         ------
@@ -185,9 +185,9 @@ class Objective:
             for key in checked.names_of(root, "objective/constants", arrays=True)
         }
         buffers = checked.attribute(root, "buffer_layout", list, "the run")
-        fixed = fixed_tensors(root)
+        layout, fixed = state_of_run(root, trajectory)
         self._set(
-            moving_layout(root),
+            layout,
             ParameterLayout.from_json(buffers, kind="buffer"),
             kernel_of(graphs),
             {**constants, **fixed},
@@ -200,7 +200,7 @@ class Objective:
         for graph in graphs:
             graph.check_inputs(
                 parameters={*self.layout.names, *fixed},
-                buffers=self.buffer_layout.names,
+                buffers={*self.buffer_layout.names, *fixed},
                 constants=constants,
                 data=len(self.probe.names) - (len(graphs) > 1),
             )
@@ -300,9 +300,13 @@ class Objective:
         LayoutError
             these are not the parameters that it is a loss of.
         """
+        if isinstance(self.kernel, ModuleKernel):  # live code has the packed weights of quantized layers itself
+            fixed = without_integers(self.kernel.module.model, fixed)
         known = {name: value for name, value in self.constants.items() if name in self.still}
         check_others(self.layout, known, moving, fixed)
-        return self._with(layout=moving, constants={**self.constants, **fixed}, still=tuple(fixed))
+        constants = {name: value for name, value in self.constants.items() if name not in known}
+        given = {name: value.to(self.device) for name, value in fixed.items()}
+        return self._with(layout=moving, constants={**constants, **given}, still=tuple(fixed))
 
     def without_weights(self) -> Objective:
         """The same loss without weights of its own: where it is live code, its model's parameters hold no memory."""

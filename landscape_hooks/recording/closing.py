@@ -19,8 +19,10 @@ from landscape_hooks.recording.background import BackgroundWriter
 from landscape_hooks.recording.ending import Facts, PathEnd
 from landscape_hooks.recording.live_loss import MOST_SECONDS, SHARE, LiveLoss, compare_loss
 from landscape_hooks.recording.opening import Opened
+from landscape_hooks.recording.watch.fixed import FixedTensors
 from landscape_hooks.recording.watch.glance import Glance
 from landscape_hooks.recording.watch.iteration import Iterations
+from landscape_hooks.store import checked
 from landscape_hooks.trajectory.doubts import Doubt, add_doubt, set_closing
 
 FINAL = "final"
@@ -92,13 +94,25 @@ class Closing:
             found = compare_loss(self._opened.root, model, live, recorded)
             self.doubts += found.doubts
             unchecked = found.unchecked
-        if self._opened.fixed is not None and not unchecked:
-            names = self._opened.fixed.unnoticed(max(1.0, min(MOST_SECONDS, SHARE * recorded)))
-            self.doubts += [_fixed_in_doubt(names)] if names else []
-        if self._opened.ranks.rank == 0 and self._opened.root is not None:
+        if self._opened.fixed is not None:
+            self._compare_fixed(self._opened.fixed, 0 if unchecked else max(1.0, min(MOST_SECONDS, SHARE * recorded)))
+        root, rank = self._opened.root, self._opened.ranks.rank
+        if root is not None:
+            own = root if rank == 0 else checked.group(root, f"ranks/{rank}")
             for doubt in self.doubts:
-                add_doubt(self._opened.root, doubt)
-            set_closing(self._opened.root, "unchecked" if unchecked else "checked", unchecked)
+                add_doubt(own, doubt)
+        if rank == 0 and root is not None:
+            set_closing(root, "unchecked" if unchecked else "checked", unchecked)
+
+    def _compare_fixed(self, fixed: FixedTensors, seconds: float) -> None:
+        """Whether what is stored once is what it was; with 0 seconds only what is known already is said."""
+        names = fixed.unnoticed(seconds) if seconds else []
+        if fixed.outside or (names and not fixed.joins):
+            self.doubts.append(_outside_in_doubt([*fixed.outside, *names]))
+        elif names:
+            self.doubts.append(_fixed_in_doubt(names))
+        if seconds and (names := fixed.integers_moved()):
+            self.doubts.append(_integers_in_doubt(names))
 
     def report(self, on_error: str, dropped: int) -> None:
         """Say what was lost, and what is in doubt.
@@ -190,6 +204,31 @@ def _fixed_in_doubt(names: Sequence[str]) -> Doubt:
         "all snapshots have the value that it had when the recording began.",
         {"tensors": len(names)},
     )
+
+
+def _outside_in_doubt(names: Sequence[str]) -> Doubt:
+    """Tensors outside of what was asked for have moved."""
+    return Doubt(
+        "fixed",
+        f"The parameter {_listed(names)} is outside of the recorded ones (Parameters(...)) and moved while training. "
+        "The losses of this run are computed with the value that it had when the recording began, so they are not the "
+        "training's.",
+        {"tensors": len(names)},
+    )
+
+
+def _integers_in_doubt(names: Sequence[str]) -> Doubt:
+    """Tensors of integers, which are stored once, have changed."""
+    return Doubt(
+        "fixed",
+        f"The tensor {_listed(names)} of integers changed while training: the losses of this run are computed with "
+        "what it was when the recording began.",
+        {"tensors": len(names)},
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"'{names[0]}'" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
 
 
 def difference(a: NDArray[Any], b: NDArray[Any]) -> float:

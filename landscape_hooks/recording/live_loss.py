@@ -20,6 +20,7 @@ import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.objective.data.states import states_kept
+from landscape_hooks.recording.watch.fixed import base_of
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.doubts import Doubt
 from landscape_hooks.trajectory.trajectory import Trajectory
@@ -110,12 +111,12 @@ def _compare(root: zarr.Group, model: torch.nn.Module, live: LiveLoss, deadline:
     from landscape_hooks.objective import loss_module, objective
 
     root = checked.fresh(root)
-    stored = objective.Objective.load(root)
+    trajectory = Trajectory(root, base=base_of(model))
+    stored = objective.Objective.load(root, trajectory)
     module, _ = loss_module.LossModule.of(model, live.criterion, live.objective, live.rebuild)
     for layout in (stored.layout, stored.buffer_layout):  # as it was recorded, whatever was made of it since
         for entry, tensor in zip(layout, layout.tensors(module.model), strict=True):
             tensor.data = tensor.data.to(getattr(torch, entry.dtype))
-    trajectory = Trajectory(root)
     ends = [trajectory[-1], trajectory[0]] if len(trajectory) > 1 else [trajectory[-1]]
     pairs = [_losses(stored, module, end.weights, end.buffers) for end in ends]
     sums, weights, batches = np.zeros((len(ends), 2)), np.zeros((len(ends), 1)), 0

@@ -13,11 +13,13 @@ from landscape_hooks.recording.live_loss import Loss
 from landscape_hooks.recording.opening import open_for
 from landscape_hooks.recording.recorder import Recorder
 from landscape_hooks.recording.schedule import Schedule, make_schedule
-from landscape_hooks.recording.storage import Storage, check_choice
+from landscape_hooks.recording.storage import Parameters, Storage, check_choice
+from landscape_hooks.recording.watch.fixed import sort_out
 from landscape_hooks.recording.watch.steps import optimizers_of
 from landscape_hooks.store.run import RunLike, absolute
-from landscape_hooks.trajectory.modules import is_lazy, walk_parameters
+from landscape_hooks.trajectory.modules import is_lazy, unwrap, walk_parameters
 from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.rows import bits
 
 if TYPE_CHECKING:
     from landscape_hooks.objective.data.samples import DataLike
@@ -39,6 +41,7 @@ def record(
     step: int | None = None,
     counter: Callable[[], int] | None = None,
     storage: Storage = Storage(),  # noqa: B008  (frozen)
+    parameters: Parameters = Parameters(),  # noqa: B008  (frozen)
 ) -> Recorder:
     """Record the path of an optimizer into a run, from now until `close()` or the end of the script.
 
@@ -80,6 +83,10 @@ def record(
         usually in it); each step is an iteration of its own. Left out: the steps are counted here.
     storage
         how snapshots are stored, and what happens where that fails or is too slow: `landscape_hooks.Storage`.
+    parameters
+        which parameters the snapshots have, and how the run keeps the others: `Parameters("lora_*", "head.*")`,
+        `Parameters(frozen="reference")`. Left out: what requires a gradient is in every snapshot, the rest is stored
+        once and watched for beginning to move.
 
     Raises
     ------
@@ -92,14 +99,16 @@ def record(
     """
     check_choice("if_exists", if_exists, ("error", "resume", "overwrite"))
     module = models_of(model)
+    if not isinstance(parameters, Parameters):
+        raise LandscapeError(f"Found parameters={parameters!r}", expected="Parameters('lora_*', ..., frozen=...)")
     _check_sizes(module)
     optimizers = optimizers_of(optimizer)
-    plan = make_schedule(schedule, every=every, keep=keep, row_bytes=_row_bytes(module, storage))
+    plan = make_schedule(schedule, every=every, keep=keep, row_bytes=_row_bytes(module, storage, parameters))
     store = absolute(store)  # the training may change its working directory
     loss = Loss(criterion, objective, data, samples)
     if if_exists != "error":
         at_exit.close_of(store)
-    opened = open_for(module, store, plan, storage, loss, optimizers, if_exists=if_exists)
+    opened = open_for(module, store, plan, storage, loss, optimizers, parameters, if_exists=if_exists)
     recorder = Recorder(
         module, optimizers, plan, opened,
         counter=counter, storage=storage, address=store, keep_model=module is not model or not optimizers,
@@ -156,11 +165,10 @@ def _check_sizes(model: torch.nn.Module) -> None:
             )
 
 
-def _row_bytes(model: torch.nn.Module, storage: Storage) -> int:
+def _row_bytes(model: torch.nn.Module, storage: Storage, parameters: Parameters) -> int:
     """Bytes of a snapshot's weights, for choosing how many to keep."""
     try:
-        layout = ParameterLayout.of(model)
+        layout = sort_out(unwrap(model), ParameterLayout.of(model), parameters.patterns).moving
     except LayoutError:
         return 0  # opening the run says why
-    width = {"float16": 2, "float64": 8}.get(storage.dtype or layout.dtype, 4)
-    return layout.size * width
+    return layout.size * bits.stored_dtype(storage.dtype or layout.row_dtype).itemsize

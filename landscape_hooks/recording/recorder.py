@@ -36,6 +36,7 @@ from landscape_hooks.recording.watch.glance import Glance
 from landscape_hooks.recording.watch.guard import Guard
 from landscape_hooks.recording.watch.iteration import Iterations
 from landscape_hooks.recording.watch.loading import Loading
+from landscape_hooks.recording.watch.masters import Masters
 from landscape_hooks.recording.watch.rates import Rates, number
 from landscape_hooks.store.run import RunLike
 from landscape_hooks.trajectory.marks import check_name
@@ -92,9 +93,9 @@ class Recorder:
             inner = unwrap(model)
             pinned = any(tensor.is_cuda for tensor in opened.layout.tensors(inner))
             self._background = BackgroundWriter(opened.writer, opened.buffer_layout, pinned=pinned)
-            weights = Moving(inner, opened.layout, opened.fixed, self._background.extend)
-            buffers = Buffers(opened.buffer_layout, inner, opened.root)
-            self._end = PathEnd(self._background, weights, buffers)
+            masters = Masters.wanted(storage, optimizers)
+            weights = Moving(inner, opened.layout, opened.fixed, self._background.extend, masters)
+            self._end = PathEnd(self._background, weights, Buffers(opened.buffer_layout, inner, opened.root))
             self._glance = Glance(opened.first_layout.locator(inner))
             self._loading = Loading(model, before=self.hold, after=self._loaded)
             at_exit.hold(self)
@@ -421,10 +422,9 @@ class Recorder:
 
     def _take(self, step: int) -> None:
         """A snapshot at a due step, unless the schedule has thinned it out."""
-        schedule, stride = self._schedule, self._schedule.stride
-        wanted = schedule.admit(step)
-        if schedule.stride != stride:
-            self._background.retain(schedule.kept(), schedule.stride)
+        stride, wanted = self._schedule.stride, self._schedule.admit(step)
+        if self._schedule.stride != stride:
+            self._background.retain(self._schedule.kept(), self._schedule.stride)
         if wanted:
             self._snapshot(step)
 

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from landscape_hooks.errors import printable
+from landscape_hooks.errors import SurfaceError, printable
 from landscape_hooks.store import checked
+from landscape_hooks.trajectory.joined import Joined, Only
+from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.trajectory import Trajectory
 
 OF_THE_RUN = "of the run"
 """What `objective` and `data` are where both are those that the run carries."""
@@ -73,6 +76,10 @@ class Definition:
         which snapshots were chosen (`Snapshots.attrs`).
     divergence
         what was left out of each run that diverged.
+    only
+        patterns of the tensors that the surface is of; () where it is of all that moves.
+    parameters
+        names of the tensors of its vectors, in order, where they are not those of the first run's rows.
     last_step
         the last step that the first run had when it was analyzed.
     trajectory_digest
@@ -108,6 +115,8 @@ class Definition:
     origin_step: int = 0
     snapshots: Mapping[str, Any] = field(default_factory=dict)
     divergence: tuple[Divergence, ...] = ()
+    only: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
     last_step: int | None = None
     trajectory_digest: str = ""
     extent: tuple[float, ...] = ()
@@ -137,7 +146,37 @@ class Definition:
         known = {name: attrs[name] for name in FIELDS if name in attrs}
         if type(known.get("last_step")) not in (int, type(None)):
             raise checked.damaged("The attribute 'last_step' of the surface is no step", expected="a whole number")
+        for name in ("only", "parameters"):
+            texts = known.get(name, ())
+            if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+                raise checked.damaged(f"The attribute '{name}' of the surface is no list of names")
+            known[name] = tuple(texts)
         return cls(**{**known, "divergence": _divergence(known.get("divergence", []))})
+
+    def drawn(self, trajectory: Trajectory) -> Trajectory:
+        """The first run with the weights that the surface's vectors are of.
+
+        Raises
+        ------
+        LandscapeError
+            the run does not have them, or not the snapshot that the surface is about.
+        """
+        if not self.parameters:
+            return trajectory
+        if not self.only:
+            entries = [trajectory.entry(name) for name in self.parameters]
+            known = sum(entry.size for entry in entries)
+            entries += [entry for entry in trajectory.layout if entry.name not in set(self.parameters)]
+            return trajectory.view(ParameterLayout.in_order(entries), known)
+        place = [n for n, step in enumerate(trajectory.steps.tolist()) if step == self.origin_step]
+        points = self.direction_attrs.get("points")
+        elsewhere = isinstance(points, list) and points and isinstance(points[0], dict) and points[0].get("run")
+        if not place or elsewhere:
+            raise SurfaceError(
+                f"The surface is about a snapshot (step {self.origin_step}) that the run does not have",
+                mend="Analyze the run again",
+            )
+        return Joined([trajectory]).only(Only(self.parameters, 0, int(trajectory.places[place[0]]))).runs[0]
 
     def to_attrs(self) -> dict[str, Any]:
         """As JSON."""

@@ -34,7 +34,7 @@ def sentences(surface: Surface, doubts: Sequence[str] = ()) -> list[str]:
     `doubts` are those of the other runs on the surface, and of its loss.
     """
     doubts = list(dict.fromkeys([*surface.doubts, *doubts]))
-    said = [_what(surface), *(f"In doubt: {doubt}" for doubt in doubts), *_divergence(surface)]
+    said = [_what(surface), *_part(surface), *(f"In doubt: {doubt}" for doubt in doubts), *_divergence(surface)]
     if (policy := surface.definition.batch_norm) in POLICY:
         said.append(POLICY[policy])
     said += _buffers(surface) + _variance(surface)
@@ -49,6 +49,20 @@ def _what(surface: Surface) -> str:
     definition = surface.definition
     where = f"line along {definition.labels[0]}" if columns == 1 else f"{definition.directions} plane"
     return f"{rows}×{columns} losses over {definition.samples} probe samples on the {where}."
+
+
+def _part(surface: Surface) -> list[str]:
+    """Which tensors the surface is of, where it is not all that moves."""
+    definition = surface.definition
+    if not definition.only:
+        return []
+    count, patterns = len(definition.parameters), "', '".join(definition.only)
+    some = f"{count} tensors" if count != 1 else "one tensor"
+    return [
+        f"Only what '{patterns}' means moves here ({some}): everything else keeps the values of step "
+        f"{definition.origin_step}, on the plane and at every snapshot. The losses of the path are not those of the "
+        "training, but of that step with this part as it was at the snapshot."
+    ]
 
 
 def _divergence(surface: Surface) -> list[str]:

@@ -61,6 +61,18 @@ def read_doubts(root: zarr.Group) -> tuple[Doubt, ...]:
     DamagedRunError
         the attribute is not what the format says.
     """
+    own = _read_own(root)
+    group = checked.group(root, "trajectory")
+    ranks = checked.whole(group.attrs.get("ranks", 0), "The number of ranks") if group is not None else 0
+    for rank in range(1, ranks):  # each rank of a sharded training has compared its own shards
+        shard = checked.group(root, f"ranks/{rank}")
+        if shard is None:  # whatever the attribute says: there are no further ones
+            break
+        own += tuple(doubt for doubt in _read_own(shard) if doubt not in own)
+    return own
+
+
+def _read_own(root: zarr.Group) -> tuple[Doubt, ...]:
     found = root.attrs.get(_KEY, [])
     if not isinstance(found, list) or len(found) > MOST:
         raise checked.damaged(f"The attribute '{_KEY}' of the run is no list of up to {MOST} doubts")
@@ -69,9 +81,7 @@ def read_doubts(root: zarr.Group) -> tuple[Doubt, ...]:
 
 def add_doubt(root: zarr.Group, doubt: Doubt) -> None:
     """Write a doubt into a run. One of the same kind and the same sentence is replaced."""
-    others = [
-        known for known in read_doubts(checked.fresh(root)) if (known.kind, known.said) != (doubt.kind, doubt.said)
-    ]
+    others = [known for known in _read_own(checked.fresh(root)) if (known.kind, known.said) != (doubt.kind, doubt.said)]
     _put(root, _KEY, [_to_json(each) for each in (*others[-MOST + 1 :], doubt)])
 
 
@@ -79,7 +89,7 @@ def drop_doubts(root: zarr.Group, kind: str | None = None) -> None:
     """Take doubts of a kind from a run. Left out: all that a resumed training is compared for anew, so not those about
     the stored loss itself (`OF_THE_LOSS`).
     """
-    known = read_doubts(checked.fresh(root))
+    known = _read_own(checked.fresh(root))
     kept = [doubt for doubt in known if (doubt.kind != kind if kind is not None else doubt.kind == OF_THE_LOSS)]
     if len(kept) < len(known):
         _put(root, _KEY, [_to_json(doubt) for doubt in kept])

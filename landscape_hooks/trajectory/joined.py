@@ -1,13 +1,14 @@
 """Joined: the snapshots of several runs as one trajectory, so that they share a plane.
 
-In: the runs' Trajectories, of the same parameters. Out: what a Trajectory gives, run after run; the origin of the
-plane is the final snapshot of the first run.
+In: the runs' Trajectories, of the same parameters. Out: what a Trajectory gives, run after run, of what moves in any of
+them; the origin of the plane is the final snapshot of the first run.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence, Sized
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,25 +16,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks.errors import LayoutError
+from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.trajectory import Snapshot, Trajectory
 
 
+@dataclass(frozen=True)
+class Only:
+    """A part of the network, about one snapshot: what else moves keeps the values that it has there.
+
+    Attributes
+    ----------
+    names
+        the tensors of the part.
+    run, place
+        the snapshot: number of the run, and place in the whole of it (`Trajectory.places`).
+    """
+
+    names: tuple[str, ...]
+    run: int
+    place: int
+
+
 class Joined:
-    """Several trajectories, one after the other.
+    """Several trajectories, one after the other: of what moves in any of them.
 
     Raises
     ------
     LayoutError
-        a run has other parameters or buffers than the first one; the error names the tensor.
+        a run has other parameters or buffers than the first one, or other values of what moves in none of them; the
+        error names the tensor.
     """
 
     def __init__(self, trajectories: Sequence[Trajectory]) -> None:
-        self.runs = list(trajectories)
-        first = self.runs[0]
-        for other in self.runs[1:]:
-            _check_fixed(first, other)
-            first.layout.check(other.layout)
-            first.buffer_layout.check(other.buffer_layout)
+        for other in trajectories[1:]:
+            trajectories[0].buffer_layout.check(other.buffer_layout)
+        runs = list(trajectories)
+        self._set(_in_one_layout(runs) if len(runs) > 1 else runs, None)
+
+    @classmethod
+    def _of(cls, runs: Sequence[Trajectory], part: Only | None) -> Joined:
+        """Of runs that have the same layouts."""
+        other = cls.__new__(cls)
+        other._set(list(runs), part)
+        return other
+
+    def _set(self, runs: list[Trajectory], part: Only | None) -> None:
+        self.runs, self.part = runs, part
+        first = runs[0]
         self.layout, self.buffer_layout = first.layout, first.buffer_layout
         self.chunk = max(run.chunk for run in self.runs)
         self.edges = np.cumsum([0, *(len(run) for run in self.runs)])
@@ -57,7 +86,17 @@ class Joined:
 
     def select(self, places: Sequence[NDArray[np.intp]]) -> Joined:
         """The same runs with some of their snapshots: for each run the places (n,) of those that stay."""
-        return Joined([run.select(chosen) for run, chosen in zip(self.runs, places, strict=True)])
+        return self._of([run.select(chosen) for run, chosen in zip(self.runs, places, strict=True)], self.part)
+
+    def only(self, part: Only) -> Joined:
+        """The same snapshots of a part of the network; the snapshot that it is about is among them."""
+        origin = self.runs[part.run]
+        snapshot = origin[int(np.flatnonzero(origin.places == part.place)[0])]
+        modules = {module_of(name) for name in part.names}
+        beside = np.zeros(self.buffer_layout.size, dtype=bool)
+        for entry in self.buffer_layout:
+            beside[entry.slice] = module_of(entry.name) in modules
+        return self._of([run.only(part.names, snapshot, beside) for run in self.runs], part)
 
     @property
     def origin_row(self) -> int:
@@ -104,30 +143,35 @@ Recorded = Trajectory | Joined
 """The snapshots of one run, or of several."""
 
 
-def _check_fixed(first: Trajectory, other: Trajectory) -> None:
-    """What does not move in two runs are the same tensors, of the same values.
+def module_of(name: str) -> str:
+    """The module that a tensor is of; of a parametrized one (weight norm, spectral norm), the module itself."""
+    return name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
+
+
+def _in_one_layout(runs: Sequence[Trajectory]) -> list[Trajectory]:
+    """The runs as ones of the same tensors: of what moves in any of them; where one does not, it is a constant.
 
     Raises
     ------
     LayoutError
-        a tensor is not.
+        a run has other parameters, or other values of what moves in none of them.
     """
-    mine, theirs = first.fixed.checksums(), other.fixed.checksums()
-    for still, run, moving in ((mine, first, other), (theirs, other, first)):
-        for name in still:
-            if name in moving.layout.names:
+    first = runs[0]
+    moving = {name for run in runs for name in run.layout.names}
+    every = [*first.layout, *(replace(e, trainable=True) for e in first.fixed_layout)]
+    layout = ParameterLayout.in_order([entry for entry in every if entry.name in moving])
+    whole = ParameterLayout.in_order(every)
+    for other in runs[1:]:
+        whole.check_set(ParameterLayout.in_order([*other.layout, *other.fixed_layout]))
+        mine, theirs = set(first.fixed), set(other.fixed)
+        for name in sorted((mine | theirs) - moving):
+            if name not in mine & theirs or not first.has_same(name, other):
                 raise LayoutError(
-                    f"The parameter '{name}' moves in '{moving.label}' and stands still in '{run.label}'",
-                    expected="runs in which the same parameters move",
-                    mend="Analyze them one by one, or record both with the same parameters trained",
+                    f"The tensor '{name}' stands still in '{other.label}', at other values than in '{first.label}'",
+                    expected="runs that differ only in what moves",
+                    mend="Analyze them one by one",
                 )
-    for name in sorted(mine.keys() & theirs.keys()):
-        if mine[name] != theirs[name]:
-            raise LayoutError(
-                f"The parameter '{name}' stands still in '{other.label}', at other values than in '{first.label}'",
-                expected="runs that differ only in what moves",
-                mend="Analyze them one by one",
-            )
+    return [run if run.layout.names == layout.names else run.view(layout) for run in runs]
 
 
 def origin_row(trajectory: Sized) -> int:

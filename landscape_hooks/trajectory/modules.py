@@ -29,6 +29,11 @@ def walk_parameters(model: torch.nn.Module) -> list[tuple[str, torch.Tensor, tor
     return walk(model, "_parameters")
 
 
+def walk_tensors(model: torch.nn.Module) -> list[tuple[str, torch.Tensor, torch.nn.Module]]:
+    """(canonical name, tensor, owner) of every parameter and buffer of whatever type, aliases included."""
+    return [each for kind in ("_parameters", "_buffers") for each in walk(model, kind, every=True)]
+
+
 def copy_into(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
     """Copy tensors into views of a vector; one fused call where all of them allow it."""
     import torch
@@ -58,8 +63,11 @@ def _peel(module: torch.nn.Module) -> torch.nn.Module | None:
     return None
 
 
-def walk(model: torch.nn.Module, kind: str) -> list[tuple[str, torch.Tensor, torch.nn.Module]]:
-    """(canonical name, tensor, owner) of every floating-point tensor, aliases included, in named_parameters() order."""
+def walk(model: torch.nn.Module, kind: str, *, every: bool = False) -> list[tuple[str, torch.Tensor, torch.nn.Module]]:
+    """(canonical name, tensor, owner) of every floating-point tensor, aliases included, in named_parameters() order.
+
+    With `every`, of tensors of all types.
+    """
     found = []
     stack = [("", model, model)]
     while stack:
@@ -68,7 +76,7 @@ def walk(model: torch.nn.Module, kind: str) -> list[tuple[str, torch.Tensor, tor
         if not prefix.endswith("parametrizations."):
             owner = owner if ".parametrizations." in f".{prefix}" else module
         for name, tensor in module.__dict__[kind].items():
-            if tensor is not None and (tensor.is_floating_point() or tensor.is_complex()):
+            if tensor is not None and (every or tensor.is_floating_point() or tensor.is_complex()):
                 found.append((prefix + name, tensor, owner))
         children = [(f"{prefix}{name}.", child, owner) for name, child in module._modules.items() if child is not None]
         stack.extend(reversed(children))

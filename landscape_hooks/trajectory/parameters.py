@@ -115,6 +115,10 @@ class ParameterLayout(Sequence[ParameterEntry]):
         starts = accumulate((entry.size for entry in entries), initial=0)
         return cls([replace(entry, offset=start) for entry, start in zip(entries, starts, strict=False)], kind=kind)
 
+    def picked(self, entries: Sequence[ParameterEntry]) -> ParameterLayout:
+        """A layout of these tensors that looks them up as this one does."""
+        return ParameterLayout.in_order(entries, kind=self.kind)
+
     # -- what it holds --------------------------------------------------------------------------------
     def __len__(self) -> int:
         return len(self.entries)
@@ -303,8 +307,10 @@ class ParameterLayout(Sequence[ParameterEntry]):
         ]
 
     @classmethod
-    def from_json(cls, entries: Sequence[dict[str, Any]], *, kind: str = "parameter") -> ParameterLayout:
-        """The inverse of `to_json`.
+    def from_json(
+        cls, entries: Sequence[dict[str, Any]], *, kind: str = "parameter", types: Sequence[str] = _TYPES
+    ) -> ParameterLayout:
+        """The inverse of `to_json`; `types` are those that the tensors may have.
 
         Raises
         ------
@@ -314,7 +320,7 @@ class ParameterLayout(Sequence[ParameterEntry]):
         found: list[ParameterEntry] = []
         try:
             for e in entries:
-                found.append(_read_entry(e, sum_to=found[-1].offset + found[-1].size if found else 0))
+                found.append(_read_entry(e, types, sum_to=found[-1].offset + found[-1].size if found else 0))
             names = [name for entry in found for name in (entry.name, *entry.aliases)]
             if len(set(names)) < len(names):
                 raise ValueError("a name occurs twice")
@@ -327,14 +333,14 @@ class ParameterLayout(Sequence[ParameterEntry]):
         return cls(found, kind=kind)
 
 
-def _read_entry(entry: dict[str, Any], *, sum_to: int) -> ParameterEntry:
+def _read_entry(entry: dict[str, Any], types: Sequence[str], *, sum_to: int) -> ParameterEntry:
     """One entry of a manifest of any origin, checked to begin at `sum_to`."""
     shape, dtype = entry["shape"], entry["dtype"]
     numbers = [*shape, entry["offset"], entry["size"], entry.get("groups", 1)]
     if len(shape) > 64 or any(type(n) is not int or not 0 <= n < 2**63 for n in numbers):
         raise ValueError("a shape, offset, size or number of groups is no whole number from 0 on")
-    if dtype not in _TYPES and not dtype.startswith(("float8", "float4")):
-        raise ValueError(f"the type {dtype!r} is no floating-point type")
+    if dtype not in types and not (types is _TYPES and dtype.startswith(("float8", "float4"))):
+        raise ValueError(f"the type {dtype!r} is none that such a tensor has")
     if entry["size"] != math.prod(shape) * (2 if dtype.startswith("complex") else 1):
         raise ValueError(f"the size {entry['size']} is not that of the shape {shape}")
     if entry["offset"] != sum_to:

@@ -1,19 +1,22 @@
-"""Snapshots: which of a run's snapshots an analysis uses.
+"""Snapshots: which of a run's snapshots an analysis uses, and which tensors of them.
 
-In: the steps of a run. Out: the places of those that count: for the plane, the path and the extent.
+In: the steps of a run. Out: the places of those that count: for the plane, the path and the extent. In: patterns of
+names. Out: the tensors that they mean.
 """
 
 from __future__ import annotations
 
+import difflib
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks.errors import RunError
+from landscape_hooks.errors import LayoutError, RunError
 
 OPTIONS = {"start": "--from", "stop": "--to", "last": "--last", "every": "--every", "only": "--only"}
 """The fields, and what the command line calls them."""
@@ -36,11 +39,17 @@ class Snapshots:
         so many, counted from the end.
     every
         every so many, counted from the last one back.
+    tensors
+        patterns of names, such as "head.*" or ["lora_*", "norm.*"] (see `names_matching`): plane, grid and path are of
+        these tensors alone, and what else moves keeps the values that it has at the origin. Left out: all that moves.
+    base
+        where the tensors are that a run has by reference (`Parameters(frozen="reference")`): a file or a folder of
+        weights, "module:function", a model, or a state dict.
 
     Raises
     ------
     RunError
-        an option that is no whole number, or leaves nothing whatever the run holds.
+        an option that is no whole number, or leaves nothing whatever the run holds; patterns that are no texts.
 
     Examples
     --------
@@ -54,8 +63,11 @@ class Snapshots:
     last: int | None = None
     every: int | None = None
     only: Sequence[int] | None = None
+    tensors: str | Sequence[str] = ()
+    base: Any = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tensors", parse_patterns(self.tensors))
         for name, least in (("start", 0), ("stop", 0), ("last", 1), ("every", 1)):
             value = getattr(self, name)
             if value is not None:
@@ -74,7 +86,7 @@ class Snapshots:
 
     @property
     def attrs(self) -> dict[str, Any]:
-        """What is chosen, as JSON; empty where all snapshots count."""
+        """Which snapshots are chosen, as JSON; empty where all of them count."""
         chosen = {name: getattr(self, name) for name in OPTIONS if getattr(self, name) is not None}
         return {name: list(value) if name == "only" else value for name, value in chosen.items()}
 
@@ -128,3 +140,61 @@ def _whole(name: str, value: SupportsIndex, least: int) -> int:
     except (TypeError, ValueError) as error:
         raise RunError(f"Found snapshots with {name}={value!r}", expected=f"a whole number from {least} on") from error
     return number
+
+
+# -- tensors by name ---------------------------------------------------------------------------------------
+def parse_patterns(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Patterns of names: one, several, or one text with commas.
+
+    Raises
+    ------
+    RunError
+        they are no texts, or one is empty.
+    """
+    patterns = given.split(",") if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [given]
+    if any(not isinstance(pattern, str) or not pattern.strip() for pattern in patterns):
+        raise RunError(f"Found the patterns {given!r}", expected="names of tensors with * and ?, like 'head.*'")
+    return tuple(pattern.strip() for pattern in patterns)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a pattern means a tensor: it matches the name, or the name without some of the modules before it.
+
+    Examples
+    --------
+    >>> matches("head.*", "head.weight"), matches("lora_*", "layers.3.q.lora_A.weight"), matches("head.*", "ahead.bias")
+    (True, True, False)
+    """
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[start:]), pattern) for start in range(len(parts)))
+
+
+def names_matching(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The names that any of the patterns means (`matches`), in their own order.
+
+    Raises
+    ------
+    LayoutError
+        a pattern means none of them; the error lists near names.
+    """
+    for pattern in patterns:
+        if not any(matches(pattern, name) for name in names):
+            raise LayoutError(
+                f"The pattern '{pattern}' matches none of the {len(names)} tensors",
+                expected=f"a pattern such as {', '.join(_near(pattern, names))}",
+                mend="* stands for any letters, dots included; the modules before a name may be left out",
+            )
+    return [name for name in names if any(matches(pattern, name) for pattern in patterns)]
+
+
+def _near(pattern: str, names: Sequence[str]) -> list[str]:
+    """Names that look like a pattern: whole ones, or ends of them."""
+    plain = pattern.replace("*", "").replace("?", "").strip(".")
+    words: dict[str, list[str]] = {}  # ends of names, and the modules on the way
+    for name in names:
+        parts = name.split(".")
+        for word in (*(".".join(parts[start:]) for start in range(len(parts))), *parts[:-1]):
+            words.setdefault(word, []).append(name)
+    close = difflib.get_close_matches(plain, list(words), 5, 0.5)
+    found = dict.fromkeys(name for word in close for name in words[word])
+    return list(found)[:3] or list(names[:3])

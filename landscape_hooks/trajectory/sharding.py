@@ -158,6 +158,12 @@ class ShardLayout(ParameterLayout):
             offset += size
         return cls(entries, pieces)
 
+    def picked(self, entries: Sequence[ParameterEntry]) -> ShardLayout:
+        """A layout of these pieces that looks them up as this one does."""
+        pieces = {piece.name: piece for piece in self.pieces}
+        mine = [pieces[entry.name] for entry in entries if entry.name in pieces]
+        return ShardLayout(ParameterLayout.in_order(entries).entries, mine)
+
     def locator(self, model: torch.nn.Module) -> Callable[[], list[torch.Tensor]]:
         """As `tensors`."""
         return lambda: self.tensors(model)

@@ -22,11 +22,11 @@ from landscape_hooks.store import checked
 from landscape_hooks.store.run import RunLike, label_of, open_run
 from landscape_hooks.trajectory.doubts import Doubt, read_doubts
 from landscape_hooks.trajectory.marks import Mark, read_marks
-from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.rows.checksum import Damage
-from landscape_hooks.trajectory.rows.fixed import Chosen, Fixed, joined_layout, read_late, still
-from landscape_hooks.trajectory.rows.part import Part
-from landscape_hooks.trajectory.sharding import Piece, Runs
+from landscape_hooks.trajectory.rows.columns import Columns
+from landscape_hooks.trajectory.rows.fixed import Base, Chosen, joined_layout, same_values
+from landscape_hooks.trajectory.rows.shards import Gathered, moving_of, shards_of
 
 SCALARS = ("step", "epoch", "loss", "wall_time")
 READ_BYTES = 2**22
@@ -89,9 +89,11 @@ class Trajectory(Sequence[Snapshot]):
         (T,) seconds since 1970-01-01 UTC.
     places
         (T,) the place of each snapshot in the run, where only some were selected (`select`).
+    held
+        of a part of the network (`only`), the values (size,) that the other tensors which move have at its origin.
     """
 
-    def __init__(self, root: zarr.Group, label: str = "") -> None:
+    def __init__(self, root: zarr.Group, label: str = "", base: Base | None = None) -> None:
         self.root = root
         self.label = label
         group = checked.group(root, "trajectory")
@@ -102,21 +104,17 @@ class Trajectory(Sequence[Snapshot]):
                 mend="Record with landscape_hooks.record",
             )
         ranks = checked.whole(group.attrs.get("ranks", 0), "The number of ranks")
-        self._parts = [Part(root, f"ranks/{rank}/trajectory") for rank in range(ranks)] or [Part(root)]
+        self._shards = shards_of(root, ranks, base)
+        self._parts = [shard.part for shard in self._shards]
         steps = reduce(np.intersect1d, (part.steps for part in self._parts))
         self._rows = [np.searchsorted(part.steps, steps) for part in self._parts]
-        # after the commit record: a row that it counts has no columns that are not known here
-        self._own = ParameterLayout.from_json(checked.attribute(root, "layout", list, "the run"))
-        self._fixed = Fixed(root)
-        self._late = [] if ranks else read_late(group, self._fixed)
-        self.layout = joined_layout(self._own, self._late)
-        self._runs = [_runs(root, rank, self._own) for rank in range(ranks)]
-        widths = [runs.size for runs in self._runs] or [self._own.size]
-        for part, width in zip(self._parts, widths, strict=True):
-            part.check_width("weights", width, self._own.size)
-        for late in self._late:
-            self._parts[0].check_width(late.array, late.layout.size, late.layout.size)
-            self._parts[0].late[late.array] = late.from_step
+        self._fixed = Gathered(root, self._shards) if ranks else self._shards[0].fixed
+        self._own, self._late = moving_of(root, self._shards, self._fixed)
+        self.held: Mapping[str, NDArray[Any]] = {}
+        self._viewed: Trajectory | None = None
+        self._widths = tuple(accumulate((late.layout.size for late in self._late), initial=self._own.size))
+        self._inside: tuple[NDArray[np.bool_], NDArray[Any]] | None = None
+        self._arrange(joined_layout(self._own, self._late))
         self._parts[0].check_width("buffers", self.buffer_layout.size, self.buffer_layout.size)
         first = {name: column[self._rows[0]] for name, column in self._parts[0].columns.items()}
         self.steps: NDArray[np.int64] = first["step"]
@@ -127,16 +125,25 @@ class Trajectory(Sequence[Snapshot]):
         self.momenta: NDArray[np.float64] = first.get("momentum", np.full_like(self.learning_rates, np.nan))
         self.places: NDArray[np.intp] = np.arange(len(self.steps))
 
+    def _arrange(self, layout: ParameterLayout) -> None:
+        """Weights are the numbers of these tensors from here on, in this order."""
+        self.layout = layout
+        arranged = [shard.arranged(layout) for shard in self._shards]
+        self._columns = [columns for columns, _ in arranged]
+        self._runs = [runs for _, runs in arranged if runs is not None]
+
     @classmethod
-    def open(cls, store_or_path: RunLike) -> Trajectory:
+    def open(cls, store_or_path: RunLike, base: Base | None = None) -> Trajectory:
         """Open the trajectory of a run (path, URL, Zarr store or group).
+
+        `base` gives the values of tensors that the run has by reference (`landscape_hooks.evaluation.base`).
 
         Raises
         ------
         RunError
             it is not a run, or has no trajectory.
         """
-        return cls(open_run(store_or_path), label_of(store_or_path))
+        return cls(open_run(store_or_path), label_of(store_or_path), base)
 
     def select(self, places: NDArray[np.intp]) -> Trajectory:
         """The same run with some of its snapshots: those at `places` (n,), ascending, as they are counted here."""
@@ -144,6 +151,39 @@ class Trajectory(Sequence[Snapshot]):
         other._rows = [rows[places] for rows in self._rows]
         for name in ("steps", "epochs", "losses", "learning_rates", "momenta", "wall_times", "places"):
             setattr(other, name, getattr(self, name)[places])
+        return other
+
+    def view(self, layout: ParameterLayout, known: int | None = None) -> Trajectory:
+        """The same run with the weights of these tensors, in this order; one that does not move is a constant.
+
+        `known` are those of its numbers that an older surface knows, where the others had not begun to move.
+
+        Raises
+        ------
+        LayoutError
+            the run does not have one of them.
+        """
+        other = copy.copy(self)
+        other._arrange(layout)
+        other._viewed = self.whole
+        other._widths = tuple(dict.fromkeys((layout.size if known is None else known, layout.size)))
+        return other
+
+    @property
+    def whole(self) -> Trajectory:
+        """The run with the weights of all that moves in it, where this is a view."""
+        return self if self._viewed is None else self._viewed
+
+    def only(self, names: Sequence[str], origin: Snapshot, beside: NDArray[np.bool_]) -> Trajectory:
+        """The same run with the weights of some tensors that move; what else moves stays as it is at `origin`.
+
+        `beside` (B,) are the buffers that belong to these tensors: of the others, too, every snapshot has those of
+        the origin. `origin` is of a run with the same `layout`.
+        """
+        chosen = set(names)
+        other = self.view(ParameterLayout.in_order([entry for entry in self.layout if entry.name in chosen]))
+        other.held = {e.name: origin.weights[e.slice] for e in self.layout if e.name not in chosen}
+        other._inside = beside, origin.buffers
         return other
 
     # -- as a sequence --------------------------------------------------------------------------------
@@ -182,7 +222,7 @@ class Trajectory(Sequence[Snapshot]):
             yield from self._together(np.asarray(numbers[start : start + at_once], dtype=np.intp))
 
     def _together(self, some: NDArray[np.intp]) -> Iterator[Snapshot]:
-        weights, buffers = self._read(some), self._parts[0].matrix("buffers", self._rows[0][some], slice(None))
+        weights, buffers = self._read(some), self._buffers(some)
         for place, own, beside in zip(some, weights, buffers, strict=True):
             yield self._snapshot(int(place), own, beside)
 
@@ -196,8 +236,9 @@ class Trajectory(Sequence[Snapshot]):
     @property
     def dtype(self) -> np.dtype[Any]:
         """The data type that weights are read as: float32 or float64 (halves are widened)."""
-        stored = [self._parts[0].dtype(name) for name in ("weights", *(late.array for late in self._late))]
-        return np.result_type(np.float32, *stored)
+        stored = {dtype for shard in self._shards for dtype in shard.dtypes}
+        wide = [np.float64] if any(columns.wide for columns in self._columns) else []
+        return np.result_type(np.float32, *stored, *wide)
 
     @property
     def stored_dtype(self) -> str:
@@ -212,7 +253,7 @@ class Trajectory(Sequence[Snapshot]):
     @property
     def sharded(self) -> bool:
         """Whether every rank of the training recorded its own shards."""
-        return bool(self._runs)
+        return self._shards[0].pieces is not None
 
     @property
     def stride(self) -> int:
@@ -236,32 +277,16 @@ class Trajectory(Sequence[Snapshot]):
         return self._read(np.arange(len(self))[rows], columns)
 
     def _read(self, wanted: NDArray[np.intp], columns: slice = slice(None)) -> NDArray[Any]:
-        if self._late:
-            start, stop, stride = columns.indices(self.layout.size)
-            return self._with_late(wanted, start, max(start, stop))[:, ::stride]
-        if not self._runs:
-            found = self._parts[0].matrix("weights", self._rows[0][wanted], columns)
-            return found.astype(self.dtype, copy=False)
-        read = [partial(part.matrix, "weights", own[wanted]) for part, own in zip(self._parts, self._rows, strict=True)]
-        return self._gathered(len(wanted), read, columns)
+        start, stop, stride = columns.indices(self.layout.size)
+        stop = max(start, stop)
 
-    def _with_late(self, wanted: NDArray[np.intp], start: int, stop: int) -> NDArray[Any]:
-        """(n, stop - start) weights, of which some columns may have begun to move later."""
-        found = np.empty((len(wanted), stop - start), dtype=self.dtype)
-        part, rows, edge = self._parts[0], self._rows[0][wanted], self._own.size
-        if start < edge:
-            found[:, : edge - start] = part.matrix("weights", rows, slice(start, min(stop, edge)))
-        for late in self._late:
-            first, last = max(start, edge), min(stop, edge + late.layout.size)
-            if first < last:
-                inside = slice(first - edge, last - edge)
-                moving = self.steps[wanted] >= late.from_step
-                target = found[:, first - start : last - start]
-                target[moving] = part.matrix(late.array, rows[moving], inside)
-                if not moving.all():
-                    target[~moving] = self._fixed.row(late.layout, inside.start, inside.stop, self.dtype)
-            edge += late.layout.size
-        return found
+        def read(number: int, inside: slice) -> NDArray[Any]:
+            part, rows = self._parts[number], self._rows[number][wanted]
+            return self._columns[number].read(part.matrix, rows, part.steps[rows], inside, self.dtype)
+
+        if not self._runs:
+            return read(0, slice(start, stop))[:, ::stride]
+        return self._gathered(len(wanted), [partial(read, n) for n in range(len(self._parts))], columns)
 
     def _gathered(self, count: int, reads: Sequence[Callable[[slice], NDArray[Any]]], columns: slice) -> NDArray[Any]:
         """(count, c) what `reads`, one for each rank, give of its rows, put together."""
@@ -275,31 +300,45 @@ class Trajectory(Sequence[Snapshot]):
 
     def buffers(self, rows: slice = slice(None)) -> NDArray[Any]:
         """(n, B) buffers of some snapshots (of a sharded training: those of the first rank)."""
-        return self._parts[0].matrix("buffers", self._rows[0][np.arange(len(self))[rows]], slice(None))
+        return self._buffers(np.arange(len(self))[rows])
+
+    def _buffers(self, wanted: NDArray[np.intp]) -> NDArray[Any]:
+        found = self._parts[0].matrix("buffers", self._rows[0][wanted], slice(None))
+        return found if self._inside is None else np.where(self._inside[0], found, self._inside[1])
 
     # -- what did not move ---------------------------------------------------------------------------------
-    @cached_property
+    @property
     def fixed(self) -> Chosen:
-        """The parameters that never moved, by name, read when asked for; they are no part of `weights`.
+        """The tensors that never moved, by name, read when asked for; they are no part of `weights`.
 
-        They have their own shapes, and are numbers: bfloat16 is read as float32.
+        They have their own shapes, and are numbers: bfloat16 is read as float32, integers of quantized layers as such.
         """
-        return Chosen(self._fixed, still(self._fixed, self._late))
+        moving = set(self.layout.names).union(self.held)
+        return Chosen(self._fixed, [name for name in self._fixed if name not in moving])
 
     @property
     def fixed_layout(self) -> ParameterLayout:
         """Names, shapes and types of the parameters that never moved."""
-        return ParameterLayout.in_order([self._fixed.layout[name] for name in self.fixed])
+        fixed = self.fixed
+        return ParameterLayout.in_order([entry for entry in self._fixed.layout if entry.name in fixed])
+
+    def entry(self, name: str) -> ParameterEntry:
+        """What is known of a tensor that moves in the run, whether or not it is among the weights here."""
+        late = (entry for each in self._late for entry in each.layout)
+        return next(entry for entry in (*self._own, *late, *self._fixed.layout) if entry.name == name)
+
+    def has_same(self, name: str, other: Trajectory) -> bool:
+        """Whether a tensor that stands still in both runs has the same values there."""
+        return same_values(name, self._fixed, other._fixed)
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Numbers that the weights had at first, and after each time that further parameters began to move."""
-        return tuple(accumulate((late.layout.size for late in self._late), initial=self._own.size))
+        return self._widths
 
     def before_moving(self, start: int, stop: int) -> NDArray[Any]:
         """(stop - start,) values of late columns before they began to move; `start` is at least `widths[0]`."""
-        late = ParameterLayout.in_order([entry for each in self._late for entry in each.layout])
-        return self._fixed.row(late, start - self._own.size, stop - self._own.size, self.dtype)
+        return self._fixed.row(self.layout, start, stop, self.dtype)
 
     # -- beside the path --------------------------------------------------------------------------------
     @cached_property
@@ -337,7 +376,7 @@ class Trajectory(Sequence[Snapshot]):
         found = []
         for rank, (part, rows) in enumerate(zip(self._parts, self._rows, strict=True)):
             damages = part.damages(rows)
-            found += [replace(damage, rank=rank) for damage in damages] if self._runs else damages
+            found += [replace(damage, rank=rank) for damage in damages] if self.sharded else damages
         found += self._fixed.damages()
         return sorted(found, key=lambda damage: (damage.index, damage.rank or 0))
 
@@ -347,7 +386,8 @@ class Marks(Mapping[str, Snapshot]):
 
     def __init__(self, trajectory: Trajectory) -> None:
         self._trajectory = trajectory
-        self._owners = [checked.group(trajectory.root, f"ranks/{rank}") for rank in range(len(trajectory._runs))]
+        ranks = len(trajectory._shards) if trajectory.sharded else 0
+        self._owners = [checked.group(trajectory.root, f"ranks/{rank}") for rank in range(ranks)]
         of_ranks = [read_marks(owner) for owner in self._owners or [trajectory.root]]
         found = {name: [marks[name] for marks in of_ranks if name in marks] for name in of_ranks[0]}
         # a rank may be ahead of the others, or was killed: a mark is what all of them took at the same step
@@ -371,14 +411,11 @@ class Marks(Mapping[str, Snapshot]):
     def __getitem__(self, name: str) -> Snapshot:
         parts = self._marks[name]
         owner = self._trajectory
-        if owner.sharded:
-            reads = [partial(_row_of, part) for part in parts]
-            weights = owner._gathered(1, reads, slice(None))[0]
-        else:
-            weights = np.empty(owner.layout.size, dtype=owner.dtype)
-            weights[: parts[0].size] = parts[0].weights()
-            if parts[0].size < len(weights):  # taken before the other parameters began to move
-                weights[parts[0].size :] = owner.before_moving(parts[0].size, len(weights))
+        reads = []
+        for part, shard in zip(parts, owner._shards, strict=True):
+            columns = shard.of_mark(part.size).arranged(owner.layout)[0]
+            reads.append(partial(_row_of, part, columns, owner.dtype))
+        weights = (owner._gathered(1, reads, slice(None)) if owner._runs else reads[0](slice(0, owner.layout.size)))[0]
         groups = owner.learning_rates.shape[1]
         return Snapshot(
             step=parts[0].step,
@@ -393,8 +430,7 @@ class Marks(Mapping[str, Snapshot]):
 
     def _check(self, parts: list[Mark]) -> None:
         owner = self._trajectory
-        widths: list[tuple[int, ...]] = [(runs.size,) for runs in owner._runs] or [owner.widths]
-        for part, known in zip(parts, widths, strict=True):
+        for part, known in zip(parts, (shard.widths for shard in owner._shards), strict=True):
             if part.size not in known:
                 expected = " or ".join(map(str, known))
                 raise checked.damaged(f"The mark '{part.name}' has {part.size} weights", expected=expected)
@@ -404,15 +440,10 @@ class Marks(Mapping[str, Snapshot]):
             )
 
 
-def _row_of(mark: Mark, columns: slice) -> NDArray[Any]:
-    return mark.weights(columns)[None]
+def _row_of(mark: Mark, columns: Columns, dtype: np.dtype[Any], part: slice) -> NDArray[Any]:
+    row = np.zeros(1, dtype=np.int64)
+    return columns.read(lambda _, rows, inside: mark.weights(inside)[None], row, row, part, dtype)
 
 
 def _checksum_of(group: zarr.Group) -> tuple[str, ...]:
     return ("checksum",) if checked.has(group, "checksum") else ()
-
-
-def _runs(root: zarr.Group, rank: int, layout: ParameterLayout) -> Runs:
-    shard = checked.group(root, f"ranks/{rank}")
-    pieces = checked.attribute(shard, "pieces", list, f"rank {rank}")
-    return Runs(layout, [Piece.from_json(piece) for piece in pieces])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +17,11 @@ from landscape_hooks.store.folder import check_there, put_files
 from landscape_hooks.store.rowfiles import SHARD_BYTES, RowFiles, chunking
 from landscape_hooks.store.run import put_attribute, remove_group, writes
 from landscape_hooks.trajectory.marks import put_mark
-from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
+from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.rows import bits
 from landscape_hooks.trajectory.rows.checksum import checksums
 from landscape_hooks.trajectory.rows.commit import Commit
-from landscape_hooks.trajectory.rows.fixed import Bits, Fixed, Late, put_fixed, read_late
+from landscape_hooks.trajectory.rows.fixed import Fixed, Late, Pieces, put_fixed, read_late
 from landscape_hooks.trajectory.staging import Allocate, Rows, Staging
 from landscape_hooks.trajectory.trajectory import SCALARS, _checksum_of
 
@@ -73,16 +73,19 @@ class TrajectoryWriter:
         dtype: str | None = None,
         compress: str | None = None,
         checksum: bool = False,
-        fixed: Sequence[tuple[ParameterEntry, Callable[[], Iterator[Bits]]]] = (),
+        fixed: Sequence[Pieces] = (),
+        others: Sequence[Pieces] = (),
+        reference: bool = False,
     ) -> TrajectoryWriter:
         """Start an empty trajectory in a run.
 
         `slots` is the number of places of the thinning schedule; 0 for a trajectory that grows without limit.
-        With `checksum` every row gets one. `fixed` are tensors that do not move, as `put_fixed` takes them.
+        With `checksum` every row gets one. `fixed` and `others` are tensors that do not move, as `put_fixed` takes
+        them; with `reference` the run has their digests alone.
         """
         root.attrs.update({"layout": layout.to_json(), "buffer_layout": buffer_layout.to_json()})
-        if fixed:
-            put_fixed(root, fixed)
+        if fixed or others:
+            put_fixed(root, fixed, others, reference=reference)
         group = root.create_group("trajectory", attributes={"slots": slots})
         rows = slots or GROWTH
         config = {"write_empty_chunks": True}
@@ -176,7 +179,7 @@ class TrajectoryWriter:
             if step >= late.from_step:
                 parts.append(bits.numbers_of(np.asarray(self._arrays[late.array][place])))
             else:
-                parts.append(self._fixed.row(late.layout, 0, late.layout.size, parts[0].dtype))
+                parts.append(self._before(late.layout, parts[0].dtype))
         return np.concatenate(parts)
 
     def first_row(self) -> NDArray[Any]:
@@ -204,8 +207,14 @@ class TrajectoryWriter:
     def widen(self, staging: Staging, late: Late) -> None:
         """Late columns in memory for snapshots; what waits there has the values that were stored once."""
         values = staging.widen(self._files[late.array])
-        row = self._fixed.row(late.layout, 0, late.layout.size, bits.dtype_of(self._arrays[late.array]))
+        row = self._before(late.layout, bits.dtype_of(self._arrays[late.array]))
         values[...] = bits.bits_of(row) if values.dtype == bits.STORED else row
+
+    def _before(self, layout: ParameterLayout, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """(d,) what tensors were before they began to move; NaN where the run has them by reference."""
+        if self._fixed.reference:
+            return np.full(layout.size, np.nan, dtype=dtype)
+        return self._fixed.row(layout, 0, layout.size, dtype)
 
     def append(self, rows: Rows) -> None:
         """Write some snapshots and commit them together; weights of a run of bfloat16 are given as their bits."""

@@ -113,6 +113,7 @@ def extend(root: zarr.Group, base: Surface) -> Surface | None:
     rows = np.flatnonzero(new if seen is None else new & (trajectory.steps > seen))
     if not len(rows):
         return None
+    trajectory = base.definition.drawn(trajectory)
     coordinates, distance = project(checked.group(root, f"surfaces/{base.name}"), trajectory, rows)
     finite = np.isfinite(coordinates).all(axis=1) & np.isfinite(distance)
     rows, coordinates, distance = rows[finite], coordinates[finite], distance[finite]

@@ -172,3 +172,39 @@ def test_the_example_of_the_docstring_runs(run_example, tmp_path):
         loss_func=CrossEntropyLossFlat(),
     )
     assert len(Trajectory.open("runs/fastai.zarr")) == 15
+
+
+class Iterates(Callback):
+    order = 90
+
+    def __init__(self):
+        self.weights = []
+
+    def after_step(self):
+        self.weights.append({name: p.detach().clone().numpy() for name, p in self.learn.model.named_parameters()})
+
+
+@pytest.mark.parametrize("opt_func", [Adam, torch_sgd], ids=["fastai optimizer", "torch optimizer"])
+def test_gradual_unfreezing_is_recorded_from_where_it_begins(opt_func, tmp_path):
+    """A frozen body under a head, then all of it: what began to move later has the stored value before."""
+    watch = Iterates()
+    learn = make_learner(tmp_path, LandscapeCallback(tmp_path / "run.zarr", every=1), watch, opt_func=opt_func)
+    learn.splitter = lambda model: [list(model[0].parameters()), list(model[1:].parameters())]
+    start = {name: p.detach().clone().numpy() for name, p in learn.model.named_parameters()}
+    learn.freeze()
+    learn.fit(1, 0.01)
+    frozen = Trajectory.open(tmp_path / "run.zarr")
+    assert set(frozen.fixed) == {"0.weight", "0.bias"}
+    learn.unfreeze()
+    learn.fit(1, slice(0.001, 0.01))
+    t = Trajectory.open(tmp_path / "run.zarr")
+    assert t.steps.tolist() == list(range(15))
+    assert "0.weight" in t.layout.names[4:]  # the bias before a BatchNorm has no gradient, and may stand still
+    for snapshot, expected in zip(t, [start, *watch.weights], strict=True):
+        found = {e.name: snapshot.weights[e.slice].reshape(e.shape) for e in t.layout} | dict(t.fixed)
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values, name)
+    surface = analyze(tmp_path / "run.zarr", **ORIGIN)
+    assert surface.path_loss[-1] == pytest.approx(float(learn.validate()[0]), rel=1e-5)
+    assert t.doubts == ()

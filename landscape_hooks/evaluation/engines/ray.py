@@ -31,7 +31,7 @@ from landscape_hooks.evaluation.sources import Sources
 from landscape_hooks.machine import cores
 from landscape_hooks.plane.blockwise import BlockWork, Weights, columns_of, map_partition, partitions
 from landscape_hooks.plane.gram import weights_of
-from landscape_hooks.trajectory.joined import Joined, Recorded
+from landscape_hooks.trajectory.joined import Joined, Only, Recorded
 from landscape_hooks.trajectory.trajectory import Trajectory
 from landscape_hooks.version import __version__
 
@@ -98,11 +98,16 @@ class Worker:
 
     def snapshots(self, recipe: Recipe, rows: Sequence[int]) -> Any:
         """(n, 2) the same at snapshots themselves, read here."""
-        return self._losses(recipe, lambda loss: [self._at_snapshot(loss, row) for row in rows])
+        return self._losses(recipe, lambda loss: [self._at_snapshot(loss, row, recipe.part) for row in rows])
 
-    def partition(self, places: list[Any], row: int, work: BlockWork, partition: list[slice], threads: int) -> Any:
-        """The result of work on a partition of parameters of the snapshots at `places`, read here."""
-        return _in_words(lambda: map_partition(self._factory.joined.select(places), row, work, partition, threads))
+    def partition(
+        self, shown: tuple[list[Any], Only | None], row: int, work: BlockWork, partition: list[slice], threads: int
+    ) -> Any:
+        """The result of work on a partition of parameters of the snapshots `shown`: their places, the part."""
+        places, part = shown
+        return _in_words(
+            lambda: map_partition(self._factory.of_part(part).select(places), row, work, partition, threads)
+        )
 
     def _losses(self, recipe: Recipe, measured: Callable[[Any], list[torch.Tensor]]) -> Any:
         def values() -> NDArray[np.float64]:
@@ -111,9 +116,10 @@ class Worker:
 
         return _in_words(values)
 
-    def _at_snapshot(self, loss: SnapshotLoss, row: int) -> torch.Tensor:
-        run, place = self._factory.joined.place(row)
-        part = self._factory.joined.runs[run]
+    def _at_snapshot(self, loss: SnapshotLoss, row: int, only: Only | None) -> torch.Tensor:
+        joined = self._factory.of_part(only)
+        run, place = joined.place(row)
+        part = joined.runs[run]
         return loss.measure_snapshot(weights_of(part, place), part.buffers(slice(place, place + 1))[0])
 
 
@@ -202,9 +208,10 @@ class Engine:
         assert not isinstance(trajectory, np.ndarray)  # workers read from a run
         groups, threads = partitions(trajectory)
         runs = trajectory.runs if isinstance(trajectory, Joined) else [trajectory]
-        shared, places = ray.put(work), ray.put([run.places for run in runs])
+        part = trajectory.part if isinstance(trajectory, Joined) else None
+        shared, shown = ray.put(work), ray.put(([run.places for run in runs], part))
         threads, row = min(threads, self._cluster.cpus), int(range(len(trajectory))[row])
-        jobs = [Job(i, "partition", (places, row, shared, group, threads)) for i, group in enumerate(groups)]
+        jobs = [Job(i, "partition", (shown, row, shared, group, threads)) for i, group in enumerate(groups)]
         widest = max(columns_of(group).stop - columns_of(group).start for group in groups)
         together = max(1, HELD_BYTES // max(1, work.nbytes(len(trajectory), widest)))
         for start in range(0, len(jobs), together):

@@ -19,6 +19,7 @@ from landscape_hooks.evaluation.sources import (
     resolve_objective,
 )
 from landscape_hooks.plane.stored_plane import StoredPlane, stored_plane
+from landscape_hooks.trajectory.joined import Joined, Only
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Recipe:
     device: str
     buffers: Any
     buffer_directions: Any
+    part: Only | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
@@ -48,6 +50,7 @@ class Recipe:
             device=device,
             buffers=loss.buffers.cpu().numpy(),
             buffer_directions=None if moved is None else moved.cpu().numpy(),
+            part=loss.part,
         )
 
 
@@ -58,15 +61,24 @@ class LossFactory:
         sources.enter()
         self.sources = sources
         self.root, self.joined = sources.open()
-        self._objectives: dict[tuple[str, str], Any] = {}
+        self._objectives: dict[tuple[str, str, Only | None], Any] = {}
+        self._parts: dict[Only, Joined] = {}
         self._planes: dict[tuple[str, bool], Any] = {}
         self._latest: tuple[str, Any] = ("", None)
+
+    def of_part(self, part: Only | None) -> Joined:
+        """The snapshots, of a part of the network where one is drawn."""
+        if part is None:
+            return self.joined
+        if part not in self._parts:
+            self._parts = {part: self.joined.only(part)}
+        return self._parts[part]
 
     def loss(self, recipe: Recipe) -> PlaneLoss:
         """The loss that a recipe names."""
         if self._latest[0] != recipe.key:
             self._latest = ("", None)
-            objective = self._objective(recipe.metric, recipe.device)
+            objective = self._objective(recipe.metric, recipe.device, recipe.part)
             if recipe.surface:
                 given = recipe.buffers, recipe.policy, recipe.buffer_directions
                 self._latest = (recipe.key, recipe.plan.apply(PlaneLoss(objective, self._plane(recipe), *given)))
@@ -75,15 +87,16 @@ class LossFactory:
                 self._latest = (recipe.key, recipe.plan.apply(loss))
         return self._latest[1]
 
-    def _objective(self, name: str, device: str) -> Any:
-        if (name, device) not in self._objectives:
+    def _objective(self, name: str, device: str, part: Only | None) -> Any:
+        key = name, device, part
+        if key not in self._objectives:
             if name:
-                made = named_metric(self._objective("", device), name).to(device)
+                made = named_metric(self._objective("", device, part), name).to(device)
             else:
-                own = self.sources
-                made = resolve_objective(self.root, own.objective, own.data, own.samples).to(device)
-            self._objectives[name, device] = made.without_weights()
-        return self._objectives[name, device]
+                own, first = self.sources, self.of_part(part).runs[0]
+                made = resolve_objective(first, own.objective, own.data, own.samples).to(device)
+            self._objectives[key] = made.without_weights()
+        return self._objectives[key]
 
     def _plane(self, recipe: Recipe) -> Any:
         key = (recipe.surface, recipe.stream)

@@ -60,5 +60,9 @@ def weighing_of(traced: Traced, module: LossModule, probe: Probe) -> str:
 
 
 def state_of(module: LossModule) -> dict[str, Tensor]:
+    """The tensors of a module's model, by their canonical names."""
     layouts = ParameterLayout.of(module.model), ParameterLayout.of_buffers(module.model)
-    return {e.name: t.detach() for layout in layouts for e, t in zip(layout, layout.tensors(module.model), strict=True)}
+    found = {
+        e.name: t.detach() for layout in layouts for e, t in zip(layout, layout.tensors(module.model), strict=True)
+    }
+    return found | module.integers

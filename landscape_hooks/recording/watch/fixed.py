@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from landscape_hooks.errors import LayoutError
-from landscape_hooks.trajectory.modules import real_view, walk_parameters
+from landscape_hooks.trajectory.modules import class_name, real_view, walk_parameters, walk_tensors
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.rows import bits
-from landscape_hooks.trajectory.rows.fixed import CHUNK, Bits, Fixed, checksum_of
+from landscape_hooks.trajectory.rows.fixed import CHUNK, Base, Bits, Fixed, Pieces
+from landscape_hooks.trajectory.selection import names_matching
 
 LOOKED_AT = 1024
 """Numbers of each tensor that are looked at for every snapshot."""
@@ -52,12 +53,22 @@ class FixedTensors:
         the tensors that stood still, as they were stored.
     stored
         their stored values; of a run that is gone on with they are compared with the model's.
+    joins
+        whether tensors that begin to move are to be recorded from then on. Otherwise they are outside of what was asked
+        for (`Parameters(...)`), and `outside` has their names.
     """
 
     def __init__(
-        self, model: torch.nn.Module, layout: ParameterLayout, stored: Fixed, *, resumed: bool = False
+        self,
+        model: torch.nn.Module,
+        layout: ParameterLayout,
+        stored: Fixed,
+        *,
+        resumed: bool = False,
+        joins: bool = True,
     ) -> None:
-        self._model, self._stored = weakref.ref(model), stored
+        self._model, self._stored, self.joins = weakref.ref(model), stored, joins
+        self._layout, self.outside = layout, dict[str, None]()
         self._find(layout)
         found = zip(layout, self._locate(), strict=True)
         self._known = [_Known(e, bool(t.requires_grad), _address(t), _some(t)) for e, t in found]
@@ -73,7 +84,11 @@ class FixedTensors:
         if not self._known:
             return []
         found = [known for known, tensor in self._pairs() if self._has_moved(known, tensor)]
-        return self._tell(found)
+        told = self._tell(found)
+        if self.joins:
+            return told
+        self.outside.update(dict.fromkeys(entry.name for entry in told))
+        return []
 
     def unnoticed(self, seconds: float) -> list[str]:
         """Names of the tensors that differ from what was stored, unnoticed; as many as the time allows."""
@@ -85,10 +100,22 @@ class FixedTensors:
                 break
         return found
 
+    def integers_moved(self) -> list[str]:
+        """Names of the tensors of integers that are not what was stored."""
+        model, found = self._model(), []
+        for name, tensor, _ in [] if model is None or not len(self._stored.others) else walk_tensors(model):
+            if name in self._stored and not is_number(tensor):
+                try:
+                    same = self._stored.holds(name, pieces(tensor))
+                except (RuntimeError, TypeError, NotImplementedError):
+                    same = True
+                found += [] if same else [name]
+        return found
+
     def _has_moved(self, known: _Known, tensor: torch.Tensor) -> bool:
-        if tensor.requires_grad and not known.trained:
+        if self.joins and tensor.requires_grad and not known.trained:
             return True
-        if not _same(known.some, _some(tensor)):
+        if not _looks_the_same(known.some, tensor):
             return True
         address = _address(tensor)
         if address != known.address and known.swaps < SWAPS:
@@ -100,7 +127,9 @@ class FixedTensors:
         """Whether all numbers are what was stored, in the tensor's own type or in the one that it has now."""
         try:
             if str(tensor.dtype) == f"torch.{known.entry.dtype}":
-                return checksum_of(pieces(tensor)) == self._stored.checksum(known.entry.name)
+                return self._stored.holds(known.entry.name, pieces(tensor))
+            if self._stored.reference:
+                return True  # in another type by now, and there is nothing to compare it with
             return all(
                 _same(
                     torch.from_numpy(np.array(bits.widened(stored, known.entry.dtype))).to(real_view(part).dtype), part
@@ -122,7 +151,7 @@ class FixedTensors:
         now = dict(self._pairs_by_name())
         names = {known.entry.name for known in found}
         self._known = [known for known in self._known if known.entry.name not in names]
-        self._find(ParameterLayout.in_order([known.entry for known in self._known]))
+        self._find(self._layout.picked([known.entry for known in self._known]))
         return [
             replace(known.entry, dtype=str(now[known.entry.name].dtype).removeprefix("torch."), trainable=True)
             for known in found
@@ -139,15 +168,16 @@ class FixedTensors:
         except LayoutError:  # merged, removed or reshaped: the others are watched on
             now = dict(self._pairs_by_name())
             self._known = [known for known in self._known if known.entry.name in now]
-            self._find(ParameterLayout.in_order([known.entry for known in self._known]))
+            self._find(self._layout.picked([known.entry for known in self._known]))
             return [(known, now[known.entry.name]) for known in self._known]
 
     def _pairs_by_name(self) -> Iterator[tuple[str, torch.Tensor]]:
         model = self._model()
         shapes = {known.entry.name: known.entry.shape for known in self._known}
         for name, tensor, _ in [] if model is None else walk_parameters(model):
-            if shapes.get(name) == tuple(tensor.shape):
-                yield name, tensor
+            local = getattr(tensor, "_local_tensor", tensor)
+            if shapes.get(name) == tuple(local.shape):
+                yield name, local
 
 
 class Moving:
@@ -163,6 +193,8 @@ class Moving:
         what stands still; None where everything is recorded.
     joins
         called with the layout of tensors that begin to move, before they are among the tensors of a row.
+    masters
+        gives tensors of a wider type in place of the model's, where the run is to have them.
     """
 
     def __init__(
@@ -171,9 +203,10 @@ class Moving:
         layout: ParameterLayout,
         fixed: FixedTensors | None,
         joins: Callable[[ParameterLayout], None],
+        masters: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]] | None = None,
     ) -> None:
         self._model, self._layout, self._joins = weakref.ref(model), layout, joins
-        self.fixed = fixed
+        self.fixed, self._masters = fixed, masters
         self._locate = layout.locator(model)
 
     def __call__(self) -> list[torch.Tensor]:
@@ -181,9 +214,10 @@ class Moving:
         begun = [] if self.fixed is None or model is None else self.fixed.moved()
         if begun and model is not None:
             self._joins(ParameterLayout.in_order(begun))
-            self._layout = ParameterLayout.in_order([*self._layout, *begun])
+            self._layout = self._layout.picked([*self._layout, *begun])
             self._locate = self._layout.locator(model)
-        return self._locate()
+        found = self._locate()
+        return found if self._masters is None else self._masters(found)
 
     def as_known(self) -> list[torch.Tensor] | None:
         """The tensors in the places where they were found last, whatever has become of the model since."""
@@ -203,12 +237,50 @@ def pieces(tensor: torch.Tensor) -> Iterator[Bits]:
         yield part.numpy().view(stored)
 
 
-def to_store(
-    model: torch.nn.Module, layout: ParameterLayout
-) -> list[tuple[ParameterEntry, Callable[[], Iterator[Bits]]]]:
+def to_store(model: torch.nn.Module, layout: ParameterLayout) -> list[Pieces]:
     """Tensors of a model as `TrajectoryWriter.create(fixed=)` takes them."""
     found = zip(layout, layout.tensors(model), strict=True)
     return [(entry, lambda tensor=tensor: pieces(tensor)) for entry, tensor in found]  # type: ignore[misc]
+
+
+def integers_to_store(model: torch.nn.Module, others: ParameterLayout) -> list[Pieces]:
+    """The same of tensors of integers."""
+    found = {name: tensor for name, tensor, _ in walk_tensors(model)}
+    return [(entry, lambda tensor=found[entry.name]: pieces(tensor)) for entry in others]  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """The tensors of a model by how a run has them.
+
+    Attributes
+    ----------
+    moving, still
+        parameters that are in every snapshot, and those that are stored once.
+    others
+        tensors of integers of quantized layers, which are stored once, too.
+    """
+
+    moving: ParameterLayout
+    still: ParameterLayout
+    others: ParameterLayout
+
+
+def sort_out(model: torch.nn.Module, layout: ParameterLayout, patterns: Sequence[str] = ()) -> Sorted:
+    """What snapshots have of a model, and what is stored once; by names, or where there are none by what is trained.
+
+    Raises
+    ------
+    LayoutError
+        a pattern means no parameter.
+    """
+    if not patterns:
+        return Sorted(*split(model, layout), integers(model))
+    wanted = set(names_matching(patterns, [name for entry in layout for name in (entry.name, *entry.aliases)]))
+    chosen = [not wanted.isdisjoint((entry.name, *entry.aliases)) for entry in layout]
+    moving = [entry for entry, own in zip(layout, chosen, strict=True) if own]
+    still = [entry for entry, own in zip(layout, chosen, strict=True) if not own]
+    return Sorted(ParameterLayout.in_order(moving), ParameterLayout.in_order(still), integers(model))
 
 
 def split(model: torch.nn.Module, layout: ParameterLayout) -> tuple[ParameterLayout, ParameterLayout]:
@@ -220,8 +292,44 @@ def split(model: torch.nn.Module, layout: ParameterLayout) -> tuple[ParameterLay
     return ParameterLayout.in_order([e for e in layout if e.name not in names]), ParameterLayout.in_order(still)
 
 
+def integers(model: torch.nn.Module) -> ParameterLayout:
+    """The tensors of integers of quantized layers: modules that hold a matrix of integers of at most 32 bits."""
+    found = [each for each in walk_tensors(model) if not is_number(each[1]) and _kind(each[1]) in bits.INTEGERS]
+    layers = {id(owner) for _, tensor, owner in found if tensor.ndim >= 2 and _kind(tensor) in PACKED}
+    seen: set[int] = set()
+    entries = []
+    for name, tensor, owner in found:
+        if id(owner) in layers and id(tensor) not in seen and _plain(tensor):
+            seen.add(id(tensor))
+            kind, shape = _kind(tensor), tuple(tensor.shape)
+            entries.append(
+                ParameterEntry(name, shape, kind, 0, tensor.numel(), module=class_name(owner), trainable=False)
+            )
+    return ParameterLayout.in_order(entries)
+
+
+PACKED = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
+"""Types of packed weights; 64 bits are indices and counters."""
+
+
+def is_number(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is of floating-point or complex numbers."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def base_of(model: torch.nn.Module) -> Base:
+    """The model itself as what gives the tensors that its run has by reference."""
+    tensors = {name: tensor for name, tensor, _ in walk_tensors(model)}
+    return lambda entry: np.concatenate([*pieces(tensors[entry.name])])
+
+
 def _plain(tensor: torch.Tensor) -> bool:
-    """Whether a tensor's numbers can be read as they are."""
+    """Whether a tensor's numbers can be read as they are; of a sharded one, those of the shard."""
+    tensor = getattr(tensor, "_local_tensor", tensor)
     try:
         next(pieces(tensor[:0] if tensor.ndim else tensor), None)
         return not tensor.is_meta and _some(tensor) is not None
@@ -240,11 +348,26 @@ def _some(tensor: torch.Tensor) -> torch.Tensor | None:
     """Up to `LOOKED_AT` numbers of a tensor, spread over its axes, copied; None of a tensor that has no numbers."""
     try:
         with torch.no_grad():
-            plain = real_view(tensor.detach())
-            each = max(1, int(LOOKED_AT ** (1 / max(1, plain.ndim))))
-            return plain[tuple(slice(None, None, max(1, -(-n // each))) for n in plain.shape)].reshape(-1).clone()
+            return _spread(real_view(tensor.detach())).clone()
     except (RuntimeError, TypeError, NotImplementedError):
         return None
+
+
+def _spread(plain: torch.Tensor) -> torch.Tensor:
+    """A view of up to `LOOKED_AT` numbers of a tensor."""
+    each = max(1, int(LOOKED_AT ** (1 / max(1, plain.ndim))))
+    return plain[tuple(slice(None, None, max(1, -(-n // each))) for n in plain.shape)]
+
+
+def _looks_the_same(then: torch.Tensor | None, tensor: torch.Tensor) -> bool:
+    """Whether the numbers that are looked at are those of then; nothing is copied where the type is the same."""
+    if then is None or then.dtype != tensor.dtype or then.device != tensor.device or then.dtype.is_complex:
+        return _same(then, _some(tensor))
+    try:
+        kind = _BITS[then.element_size()]
+        return torch.equal(then.view(kind), _spread(tensor.detach()).view(kind))
+    except (RuntimeError, TypeError, NotImplementedError):
+        return True
 
 
 def _same(then: torch.Tensor | None, now: torch.Tensor | None) -> bool:

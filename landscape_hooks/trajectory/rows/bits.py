@@ -63,18 +63,20 @@ def bits_of(numbers: NDArray[np.float32]) -> NDArray[np.uint16]:
 # -- types of single tensors -----------------------------------------------------------------------------------
 _COMPLEX = {"complex128": "float64", "complex64": "float32", "complex32": "float16"}
 _PLAIN = ("float64", "float32", "float16")
+INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool")
+"""Types of tensors that are no parameters to move along: the packed weights of a quantized layer, its indices."""
 
 
 def stored_type(kind: str) -> np.dtype[Any]:
     """The type in which the numbers of a tensor (its type as torch spells it) are stored: its own, or its bits."""
-    if kind in _PLAIN or kind in _COMPLEX:
+    if kind in _PLAIN or kind in _COMPLEX or kind in INTEGERS:
         return np.dtype(_COMPLEX.get(kind, kind))
     return STORED if kind == BFLOAT16 else np.dtype(np.uint8)
 
 
 def attributes_of(kind: str) -> dict[str, str]:
     """Attributes of the array of a tensor: what the bits are, where it holds bits."""
-    return {} if kind in _PLAIN or kind in _COMPLEX else {KEY: kind}
+    return {} if kind in _PLAIN or kind in _COMPLEX or kind in INTEGERS else {KEY: kind}
 
 
 def widened(stored: NDArray[Any], kind: str) -> NDArray[Any]:

@@ -1,0 +1,161 @@
+"""Opening: the run that a recorder is going to write into, created, resumed, or shared among ranks.
+
+In: what record() was given. Out: a `TrajectoryWriter`, and the layouts of what this process writes through it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+import zarr
+
+from landscape_hooks.errors import LandscapeError, printable, warn_of_recording
+from landscape_hooks.recording.live_loss import LiveLoss, Loss
+from landscape_hooks.recording.opening.order import Opened, Order
+from landscape_hooks.recording.opening.ranks import WAY_OUT, open_shard
+from landscape_hooks.recording.opening.writers import as_in, begin, create_trajectory, locked, reopen, watched
+from landscape_hooks.recording.schedule import Schedule
+from landscape_hooks.recording.storage import Parameters, Storage
+from landscape_hooks.recording.watch.rates import Rates
+from landscape_hooks.store.run import RunLike, clear, create_run, finish_creation, free_bytes, open_run, prepare
+from landscape_hooks.trajectory.parameters import ParameterLayout
+from landscape_hooks.trajectory.sharding import Ranks, is_sharded
+from landscape_hooks.trajectory.writer import TrajectoryWriter
+
+__all__ = ["WAY_OUT", "Opened", "open_for"]
+
+log = logging.getLogger(__name__)
+LARGE = 10**9
+"""Bytes of a run from which on its size is logged as a warning, which Python shows where nothing else is set up."""
+
+
+def open_for(
+    model: torch.nn.Module,
+    store: RunLike,
+    plan: Schedule,
+    storage: Storage,
+    loss: Loss,
+    optimizers: Sequence[Any],
+    parameters: Parameters,
+    *,
+    if_exists: str,
+) -> Opened:
+    """Create or resume the run at `store`.
+
+    A replicated training (DDP) is recorded by its first rank alone. Of a sharded one every rank records its shards.
+    """
+    _check_loss(loss)
+    layouts = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
+    groups = Rates(optimizers).groups
+    order = Order(model, store, plan, storage, loss, groups, if_exists, *layouts, parameters=parameters)
+    sorted_order = order.sorted_out()  # where a pattern means nothing, this says so before anything is written
+    if is_sharded(model):
+        return open_shard(sorted_order)
+    ranks = Ranks(communicate=False)
+    if ranks.rank:
+        return Opened(None, None, *layouts, False, ranks)
+    lock = locked(store, if_exists)
+    live = None
+    try:
+        resumed = prepare(store, if_exists)
+        if resumed:
+            root = open_run(order.target, mode="r+")
+            order = as_in(root, order)
+            writer = reopen(root, order)
+        else:
+            order = sorted_order
+            root, writer, live = _create(order)
+        fixed = watched(order, order.still, writer.fixed, resumed)
+        begin(root)
+    except BaseException:
+        lock.release()
+        raise
+    return Opened(root, writer, order.layout, order.buffers, resumed, ranks, lock, live, fixed)
+
+
+def _create(order: Order) -> tuple[zarr.Group, TrajectoryWriter, LiveLoss | None]:
+    _say_size(order)
+    root = create_run(order.target, {"schedule": order.plan.describe()}, finished=False)
+    try:
+        writer = create_trajectory(root, order, order.layout, order.buffers, order.still, order.others)
+        live = _capture(root, order.model, order.loss)
+        finish_creation(root)
+    except BaseException:
+        with suppress(LandscapeError):  # the store that refused may refuse this as well; the first trouble is the cause
+            clear(order.store)
+        raise
+    return root, writer, live
+
+
+def _say_size(order: Order) -> None:
+    """Log how large the run is going to be; warn where the disk is too small for it."""
+    most = order.plan.limit or order.plan.count
+    projected = order.row_bytes * (most or 1) + order.fixed_bytes
+    text = f"A snapshot is {_bytes(order.row_bytes)}; the run is going to hold "
+    if order.fixed_bytes:
+        text = f"What does not move is {_bytes(order.fixed_bytes)}, once. {text}"
+    text += f"at most {most}, {_bytes(projected)}" if most else "as many as the schedule asks for"
+    log.log(logging.WARNING if projected >= LARGE else logging.INFO, "%s: %s", order.store, text)
+    free = free_bytes(order.store)
+    if free is not None and projected > free:
+        mend = "Keep fewer (keep=), take them less often (every=), or store float16 (storage=Storage(dtype='float16'))"
+        warn_of_recording(f"{text}, but the disk has {_bytes(free)} left. {mend}.")
+
+
+def _bytes(count: float) -> str:
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while count >= 1000 and len(units) > 1:
+        count /= 1000
+        units.pop(0)
+    return f"{count:.3g} {units[0]}"
+
+
+# -- the loss ---------------------------------------------------------------------------------------------
+def _check_loss(loss: Loss) -> None:
+    """A loss and its data come together, and can be what they are to be; nothing of them is run.
+
+    Raises
+    ------
+    LandscapeError
+        one without the other, both kinds of loss, a loss that cannot be called, or data of no kind of batches.
+    """
+    if not loss.given:
+        if loss.data is not None:
+            raise LandscapeError(
+                "Found data= without criterion= or objective=", expected="the loss that is to be computed on it"
+            )
+        return
+    if loss.data is None:
+        raise LandscapeError("Found a criterion or objective without data=", expected="the data to compute the loss on")
+    from landscape_hooks.objective.capture import check_arguments
+
+    check_arguments(loss.criterion, loss.objective, loss.data, loss.samples)
+
+
+def _capture(root: zarr.Group, model: torch.nn.Module, loss: Loss) -> LiveLoss | None:
+    """Store the loss and its probe samples, so that the run can be analyzed without the training code.
+
+    Whatever the capture meets is one warning: it runs the user's code, torch's tracing and libraries of any kind.
+    """
+    if not loss.given or loss.data is None:
+        return None
+    from landscape_hooks.objective.capture import capture
+
+    try:
+        rebuild = capture(
+            root, model, criterion=loss.criterion, objective=loss.objective, data=loss.data, samples=loss.samples
+        )
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # some extensions raise what is no Exception
+        said = str(error) if isinstance(error, LandscapeError) else f"{type(error).__name__}: {error}"
+        way = "" if "--objective" in said else f" {WAY_OUT}"
+        warn_of_recording(
+            f"The loss could not be stored in the run; recording goes on without it. {printable(said)}{way}"
+        )
+        return None
+    return LiveLoss(loss.criterion, loss.objective, rebuild, rebuild.seconds)
