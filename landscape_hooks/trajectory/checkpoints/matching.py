@@ -96,15 +96,25 @@ def _matched(spelled: Sequence[Sequence[str]], plain: Mapping[str, str], prefix:
     """Place of each tensor that is found -> its name in the checkpoint; no name serves two tensors."""
     found: dict[int, str] = {}
     used: set[str] = set()
-    for level in range(max((len(each) for each in spelled), default=0)):
-        for place, spellings in enumerate(spelled):
-            if place in found or level >= len(spellings):
-                continue
-            name = _prefixed(prefix, spellings[level])
-            if name in plain and plain[name] not in used:
-                found[place] = plain[name]
-                used.add(plain[name])
+
+    def look(place: int, spellings: Sequence[str]) -> None:
+        for spelling in spellings:
+            name = plain.get(_prefixed(prefix, spelling))
+            if place not in found and name is not None and name not in used:
+                found[place] = name
+                used.add(name)
+
+    for place, spellings in enumerate(spelled):
+        look(place, spellings[:1])
+    # a file of adapters calls a layer that was trained in full as a file of the base calls the layer itself
+    for place, spellings in sorted(enumerate(spelled), key=lambda each: _is_base(each[1][0])):
+        look(place, spellings[1:])
     return found
+
+
+def _is_base(name: str) -> bool:
+    """Whether PEFT wraps this tensor, or keeps it beside the one that is trained."""
+    return not {"base_layer", "original_module"}.isdisjoint(name.split("."))
 
 
 def _prefixed(prefix: str, name: str) -> str:
@@ -137,7 +147,7 @@ def _spellings(names: Sequence[str], adapters: frozenset[str]) -> list[str]:
         if adapters & set(parts):
             short = [part for part in parts if part not in adapters]
             found += [".".join(short), ".".join(part for part in short if part != "modules_to_save")]
-        elif "base_layer" in parts or "original_module" in parts:
+        elif _is_base(name):
             found.append(".".join(part for part in parts if part not in ("base_layer", "original_module")))
     return list(dict.fromkeys(found))
 
