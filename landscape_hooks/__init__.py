@@ -13,6 +13,7 @@ from landscape_hooks.version import __version__
 
 if TYPE_CHECKING:
     from landscape_hooks.analysis.analyze import analyze as analyze
+    from landscape_hooks.analysis.landscape import landscape as landscape
     from landscape_hooks.analysis.verification import Check as Check
     from landscape_hooks.analysis.verification import SurfaceVerification as SurfaceVerification
     from landscape_hooks.analysis.verification import Verification as Verification
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from landscape_hooks.plane.directions.pca import PCA as PCA
     from landscape_hooks.plane.directions.points import Points as Points
     from landscape_hooks.plane.directions.random import Random as Random
+    from landscape_hooks.recording.importing.checkpoints import import_checkpoints as import_checkpoints
     from landscape_hooks.recording.record import record as record
     from landscape_hooks.recording.recorder import Recorder as Recorder
     from landscape_hooks.recording.schedule import AtSteps as AtSteps
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "record": "recording.record",
+    "import_checkpoints": "recording.importing.checkpoints",
     "Recorder": "recording.recorder",
     "Storage": "recording.storage",
     "Parameters": "recording.storage",
@@ -77,6 +80,7 @@ _HOME = {
     "Objective": "objective.objective",
     "Evaluation": "objective.objective",
     "analyze": "analysis.analyze",
+    "landscape": "analysis.landscape",
     "PCA": "plane.directions.pca",
     "Random": "plane.directions.random",
     "Hessian": "plane.directions.hessian",

@@ -70,6 +70,10 @@ class LayoutError(LandscapeError):
     """The parameters of a model, or of a second run, are not those that the run recorded."""
 
 
+class CheckpointError(LandscapeError):
+    """A file or folder is no checkpoint, cannot be read without running code, or does not fit the model."""
+
+
 class ObjectiveError(LandscapeError):
     """The loss cannot be captured, loaded, or evaluated."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ import click
 from landscape_hooks.errors import LandscapeError, printable
 from landscape_hooks.version import __version__
 
-COMMANDS = ("demo", "info", "analyze", "export", "view", "render")
+COMMANDS = ("demo", "import", "info", "analyze", "export", "view", "render")
 
 
 class _Lazy(click.Group):
@@ -27,6 +28,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
+        name = f"{name}_" if iskeyword(name) else name
         return getattr(import_module(f"landscape_hooks.cli.{name}"), name)
 
     def resolve_command(

@@ -55,6 +55,7 @@ def describe(store: RunLike) -> dict[str, Any]:
         "last_logged_loss": next((float(x) for x in losses[::-1] if not math.isnan(x)), None),
         "closing": dict(zip(("state", "said"), closing_state(root), strict=True)),
         "doubts": [{"kind": d.kind, "said": d.said, "numbers": dict(d.numbers)} for d in trajectory.doubts],
+        "imported": _imported(root),
         "marks": {name: mark.step for name, mark in read_marks(root).items()},
         "objective": _describe_objective(objective) if objective.get("complete") is True else None,
         "surfaces": [_describe_surface(surface) for surface in _surfaces(root)],
@@ -65,6 +66,13 @@ def _describe_objective(attributes: dict[str, Any]) -> dict[str, Any]:
     notes = attributes.get("notes")
     said = {"notes": [str(note) for note in notes] if isinstance(notes, list) else []}
     return {key: attributes[key] for key in OBJECTIVE if key in attributes} | said
+
+
+def _imported(root: zarr.Group) -> list[str]:
+    """Names of the checkpoints that the run was made of, in order of steps; none of a run that was recorded."""
+    found = root.attrs.get("imported")
+    entries = list(found.values()) if isinstance(found, dict) else []
+    return [printable(entry.get("name", "?")) for entry in entries if isinstance(entry, dict)]
 
 
 def _surfaces(root: zarr.Group) -> Iterator[Surface]:
@@ -105,6 +113,9 @@ def description_text(d: dict[str, Any]) -> str:
     ]
     if d["started"]:
         lines.append(f"  recorded    {d['started']} to {d['ended']} (UTC)")
+    if names := d["imported"]:
+        shown = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+        lines.append(f"  imported    from {len(names)} checkpoint{'s' * (len(names) > 1)}: {shown}")
     if d["objective"]:
         o = d["objective"]
         loss, samples, size = (o.get(key, "?") for key in ("loss", "samples", "batch_size"))

@@ -172,7 +172,8 @@ class TrajectoryWriter:
         file = self._files["weights"].rows
         return min(most, file - self.commit.rows % file) if file > 1 else most
 
-    def _row(self, number: int) -> NDArray[Any]:
+    def row(self, number: int) -> NDArray[Any]:
+        """(D,) weights of a snapshot, as numbers."""
         place, step = int(self.commit.places[number]), self.steps[number]
         parts = [bits.numbers_of(np.asarray(self._arrays["weights"][place]))]
         for late in self.late:
@@ -184,11 +185,15 @@ class TrajectoryWriter:
 
     def first_row(self) -> NDArray[Any]:
         """(D,) weights of the first snapshot, as numbers."""
-        return self._row(0)
+        return self.row(0)
 
     def last_row(self) -> NDArray[Any]:
         """(D,) weights of the last snapshot, as numbers."""
-        return self._row(-1)
+        return self.row(-1)
+
+    def buffers(self, number: int) -> NDArray[Any]:
+        """(B,) buffers of a snapshot."""
+        return np.asarray(self._arrays["buffers"][int(self.commit.places[number])])
 
     def mark(self, name: str, weights: NDArray[Any], buffers: NDArray[Any], scalars: Mapping[str, float]) -> None:
         """Write a named snapshot beside the path; weights are numbers, late columns included."""

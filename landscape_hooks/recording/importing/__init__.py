@@ -1,0 +1,1 @@
+"""A run from checkpoints of a training that is over."""

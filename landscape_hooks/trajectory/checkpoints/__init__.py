@@ -1,0 +1,1 @@
+"""Checkpoints that others saved, read as names and tensors. No file of them runs code."""

@@ -1,0 +1,216 @@
+"""Paths of checkpoints: files and folders of every kind that is read, told apart by what is in them.
+
+In: what a user names. Out: `Checkpoint`s, opened one at a time. A folder that holds checkpoints and is none stands for
+those in it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from landscape_hooks.errors import CheckpointError, printable
+from landscape_hooks.trajectory.checkpoints.checkpoint import Checkpoint, Facts, number, whole
+
+if TYPE_CHECKING:
+    import torch
+
+Tensors = Mapping[str, "torch.Tensor"]
+
+CheckpointLike = str | os.PathLike[str] | Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+"""A file or a folder, a state dict (or a dictionary that holds one), or a function that returns one."""
+
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+MODELS = (
+    "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",
+    "diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors", "pytorch_model.fp32.bin",
+)  # fmt: skip
+"""Files of transformers, accelerate, diffusers and PEFT that hold a model."""
+
+STATE = "trainer_state.json"
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar", ".pkl", ".th", ".pt2", ".model")
+MOST_FILES = 100_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint that was named.
+
+    Attributes
+    ----------
+    name
+        what messages and the run call it.
+    labels
+        names in which a step may be written, the most telling first.
+    path
+        where it lies; None for one that was given as a dictionary.
+    given
+        the dictionary, or the function that returns it.
+    """
+
+    name: str
+    labels: tuple[str, ...] = ()
+    path: Path | None = None
+    given: Any = None
+
+    def open(self) -> Checkpoint:
+        """Read names and facts; tensors are read when they are asked for.
+
+        Raises
+        ------
+        CheckpointError
+            it is no checkpoint, is damaged, or needs code to be read.
+        """
+        if self.path is not None:
+            return _open(self.path, self.name)
+        from landscape_hooks.trajectory.checkpoints.checkpoint import facts_of
+        from landscape_hooks.trajectory.checkpoints.pickled import tree_of
+
+        found = self.given() if callable(self.given) else self.given
+        if not isinstance(found, Mapping):
+            raise CheckpointError(
+                f"{self.name} is of type {type(found).__name__}",
+                expected="a state dict, or a function that returns one",
+            )
+        tree = tree_of(found, self.name)
+        return Checkpoint(self.name, tree, facts_of(tree))
+
+    @property
+    def identity(self) -> dict[str, int] | None:
+        """Size and time of its files, as JSON; None where it has none. Where they are as before, so is the content."""
+        files = [] if self.path is None else _files(self.path)
+        if not files:
+            return None
+        states = [file.stat() for file in files]
+        return {"bytes": sum(state.st_size for state in states), "modified": max(s.st_mtime_ns for s in states)}
+
+
+def sources(given: CheckpointLike | list[CheckpointLike] | tuple[CheckpointLike, ...]) -> list[Source]:
+    """What was named, one by one; a folder of checkpoints stands for those in it.
+
+    Raises
+    ------
+    CheckpointError
+        nothing was named, or nothing is there.
+    """
+    several = list(given) if isinstance(given, list | tuple) else [given]
+    found: list[Source] = []
+    for place, each in enumerate(several):
+        if isinstance(each, str | os.PathLike):
+            path = Path(each)
+            paths = _expanded(path) if path.is_dir() and _kind(path) is None else [path]
+            found += [Source(_name(one), (one.stem if one.is_file() else one.name, one.absolute().parent.name), one)
+                      for one in paths]  # fmt: skip
+        else:
+            found.append(Source(f"checkpoint {place}", given=each))
+    if not found:
+        raise CheckpointError("Found no checkpoint", expected="at least one file, folder or state dict")
+    return found
+
+
+def _name(path: Path) -> str:
+    parts = path.absolute().parts
+    return printable("/".join(parts[-2:]) if path.name in (*ADAPTERS, *MODELS) else path.name)
+
+
+def _expanded(folder: Path) -> list[Path]:
+    """The checkpoints in a folder that is none itself."""
+    inside = sorted(folder.iterdir())[:MOST_FILES]
+    found = [path for path in inside if path.is_dir() and _kind(path) is not None]
+    found += [path for path in inside if path.is_file() and path.suffix in SUFFIXES]
+    if not found:
+        raise CheckpointError(
+            f"The folder {folder} is no checkpoint and holds none",
+            expected=f"{', '.join((*ADAPTERS[:1], *MODELS[:2]))}, the .metadata of torch.distributed.checkpoint, or "
+            f"files that end in {', '.join(SUFFIXES[:5])}",
+        )
+    return found
+
+
+def _kind(folder: Path) -> Path | None:
+    """The file that makes a folder a checkpoint; None for a folder of another kind."""
+    for name in (".metadata", *ADAPTERS, *MODELS):
+        if (folder / name).is_file():
+            return folder / name
+    for inner in ("pytorch_model_fsdp_0", "model"):  # accelerate with FSDP
+        if (folder / inner / ".metadata").is_file():
+            return folder / inner / ".metadata"
+    parts = sorted(folder.glob("mp_rank_*_model_states.pt"))
+    return parts[0] if parts else None
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that hold the numbers of a checkpoint."""
+    if path.is_file():
+        return [path]
+    kind = _kind(path) if path.is_dir() else None
+    if kind is None:
+        return []
+    state = [path / STATE] if (path / STATE).is_file() else []
+    if kind.name in (".metadata",) or kind.name.endswith(".index.json"):
+        own = [kind, *(f for f in sorted(kind.parent.iterdir()) if f.suffix in (".distcp", ".safetensors", ".bin"))]
+        return [*own, *state]
+    return [kind, *state]
+
+
+def _open(path: Path, name: str) -> Checkpoint:
+    from landscape_hooks.trajectory.checkpoints import distributed, pickled, safetensors
+
+    if not path.exists():
+        raise CheckpointError(f"There is nothing at {path}", mend="Check the path of the checkpoint")
+    try:
+        if path.is_file():
+            if path.name == distributed.METADATA:
+                return distributed.read_distributed(path.parent, name)
+            if path.name.endswith(".index.json"):
+                return safetensors.read_sharded(path, name)
+            if path.suffix == ".safetensors":
+                adapters = path.name in ADAPTERS
+                return replace(safetensors.read_safetensors(path, name), adapters=adapters)
+            return replace(pickled.read_pickled(path, name), adapters=path.name in ADAPTERS)
+        kind = _kind(path)
+        if kind is None:
+            raise CheckpointError(f"The folder {path} is no checkpoint")
+        if kind.name.startswith("mp_rank_"):
+            _check_one_part(path, name)
+        return _with_state(_open(kind, name), path, name)
+    except OSError as error:
+        raise CheckpointError(f"{name} cannot be read ({error.strerror or error})") from error
+
+
+def _check_one_part(folder: Path, name: str) -> None:
+    """DeepSpeed with model parallelism, or with ZeRO stage 3, saves no whole tensors."""
+    if len(list(folder.glob("mp_rank_*_model_states.pt"))) > 1 or list(folder.glob("zero_pp_rank_*_model_states.pt")):
+        raise CheckpointError(
+            f"{name} is a checkpoint of DeepSpeed that holds parts of tensors",
+            mend="Convert it with the script zero_to_fp32.py that lies beside it",
+        )
+
+
+# -- what the trainer of transformers says ------------------------------------------------------------------------
+def _with_state(checkpoint: Checkpoint, folder: Path, name: str) -> Checkpoint:
+    if not (folder / STATE).is_file():
+        return checkpoint
+    from landscape_hooks.trajectory.checkpoints.safetensors import read_json
+
+    return replace(checkpoint, facts=state_facts(read_json(folder / STATE, name)))
+
+
+def state_facts(state: Mapping[str, Any]) -> Facts:
+    """Step and epoch, and what was logged at that step, of a `trainer_state.json`."""
+    step, history = whole(state.get("global_step")), state.get("log_history")
+    logged: dict[str, Any] = {}
+    for entry in history if isinstance(history, list) else ():
+        if isinstance(entry, dict) and step is not None and whole(entry.get("step")) == step:
+            logged = {**entry, **logged}  # the first that tells counts
+    rate = number(logged.get("learning_rate"))
+    return Facts(
+        step=step,
+        epoch=number(state.get("epoch")),
+        loss=number(logged.get("loss")),
+        learning_rate=() if math.isnan(rate) else (rate,),
+    )
