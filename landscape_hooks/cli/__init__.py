@@ -15,7 +15,7 @@ import click
 from landscape_hooks.errors import LandscapeError, printable
 from landscape_hooks.version import __version__
 
-COMMANDS = ("demo", "info", "analyze", "export", "view", "render")
+COMMANDS = ("demo", "info", "analyze", "export", "view", "serve", "render")
 
 
 class _Lazy(click.Group):
