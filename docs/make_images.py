@@ -3,9 +3,10 @@
     landscape-hooks demo --out DEMO --no-view
     landscape-hooks analyze DEMO/digits.zarr --size 49 --samples 256 --extent=-9.5,8.5,-5.5,5.5
     python docs/make_images.py DEMO/digits.zarr            # the README's
+    python docs/make_images.py DEMO/digits.zarr page       # the page in a browser
     python docs/make_images.py DEMO/digits.zarr reading    # those of docs/reading.md, with their analyses
 
-The picture of the window needs a display, such as Xvfb's; it is drawn in a process of its own.
+The picture of the page in a browser (docs/viewer.md) needs Chromium and playwright. The picture of the window needs a display, such as Xvfb's; it is drawn in a process of its own.
 """
 
 from __future__ import annotations
@@ -248,9 +249,45 @@ def window(run: str) -> None:
     )
 
 
+def page(run: str) -> None:
+    """The page in a browser at the window's moment, with the mouse beside the marker."""
+    from shutil import which
+
+    from playwright.sync_api import sync_playwright
+
+    from landscape_hooks import write_html
+
+    options = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
+    with TemporaryDirectory() as folder, sync_playwright() as driver:
+        file = write_html(run, Path(folder) / "page.html", theme="dark")
+        browser = driver.chromium.launch(
+            executable_path=which("chromium"), args=options
+        )
+        shown = browser.new_page(viewport={"width": 1100, "height": 680})
+        shown.goto(file.as_uri())
+        shown.wait_for_selector("#title:not(:empty)")
+        x, y = shown.evaluate(
+            """() => {
+              const { replay } = landscapePage;
+              landscapePage.act(() => {
+                replay.timeline.clock = "arc length";
+                replay.timeline.scrub(0.72);
+              });
+              const marker = landscapePage.scene.marker(replay.timeline.position);
+              return replay.camera.project(marker, landscapePage.size);
+            }"""
+        )[:2]
+        shown.mouse.move(x - 150, y + 10)
+        shown.wait_for_timeout(1500)
+        shown.screenshot(path=FOLDER / "page.png")
+        browser.close()
+
+
 if __name__ == "__main__":
     if sys.argv[2:] == ["window"]:
         window(sys.argv[1])
+    elif sys.argv[2:] == ["page"]:
+        page(sys.argv[1])
     elif sys.argv[2:] == ["reading"]:
         reading(sys.argv[1])
     else:

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from landscape_hooks.trajectory.trajectory import Trajectory as Trajectory
     from landscape_hooks.viewer.offscreen import render as render
     from landscape_hooks.viewer.replay.look import Look as Look
+    from landscape_hooks.viewer.web.html import write_html as write_html
+    from landscape_hooks.viewer.web.server import serve as serve
     from landscape_hooks.viewer.window import view as view
 
 _HOME = {
@@ -106,6 +108,8 @@ _HOME = {
     "render": "viewer.offscreen",
     "view": "viewer.window",
     "Look": "viewer.replay.look",
+    "write_html": "viewer.web.html",
+    "serve": "viewer.web.server",
     "LandscapeError": "errors",
     "RecordingWarning": "errors",
 }

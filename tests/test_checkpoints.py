@@ -64,7 +64,11 @@ def test_what_the_checkpoints_say_counts_before_their_names():
         (["a.pt", "b.pt"], {}, r"of which step a\.pt, b\.pt are.*--steps"),
         (["a-1.pt", "b.pt"], {}, r"of which step b\.pt is"),
         (["best-3-of-9.pt", "best-4-of-8.pt"], {}, "of which step"),
-        (["step=40.ckpt", "last.ckpt"], {"facts": [Facts(step=40)] * 2}, r"step=40\.ckpt and last\.ckpt are both of step 40"),
+        (
+            ["step=40.ckpt", "last.ckpt"],
+            {"facts": [Facts(step=40)] * 2},
+            r"step=40\.ckpt and last\.ckpt are both of step 40",
+        ),
         (["step=40.ckpt", "step=40-v1.ckpt"], {}, "both of step 40"),
         (["a.pt", "b.pt"], {"given": [1]}, "1 steps for 2 checkpoints"),
         (["a.pt", "b.pt"], {"given": [1, 1]}, "both of step 1"),
@@ -190,8 +194,12 @@ def hostile(folder):
     whole = {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
     header(put("cut.safetensors", "cut off"), whole, bytes(4))
     header(put("code.safetensors", "cut off"), b"os.system('true')")
-    header(put("huge.safetensors", "cut off"), {"w": {"dtype": "F32", "shape": [10**15], "data_offsets": [0, 8]}}, bytes(8))
-    header(put("outside.safetensors", "cut off"), {"w": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}, bytes(8))
+    header(
+        put("huge.safetensors", "cut off"), {"w": {"dtype": "F32", "shape": [10**15], "data_offsets": [0, 8]}}, bytes(8)
+    )
+    header(
+        put("outside.safetensors", "cut off"), {"w": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}, bytes(8)
+    )
     header(put("path.safetensors", r"with the name"), {"../w": whole["w"]}, bytes(8))
     many = {f"w{n}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for n in range(10**5)}
     header(put("many.safetensors", "100,000 tensors"), many)

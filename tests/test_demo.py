@@ -31,7 +31,7 @@ def demo(tmp_path_factory, landscape_hooks):
 
 def test_the_demo_writes_what_it_says(demo):
     out, done = demo
-    for name in ("digits.zarr", "digits.ply", "digits_path.ply", "digits.png", "digits.gif"):
+    for name in ("digits.zarr", "digits.ply", "digits_path.ply", "digits.png", "digits.gif", "digits.html"):
         assert (out / name).exists()
         assert name in done.stdout
     surface = Surface.open(out / "digits.zarr")

@@ -37,6 +37,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     assert {"landscape_hooks/py.typed", "landscape_hooks/integrations/__init__.py"} <= names
     sources = {p.relative_to(ROOT).as_posix() for p in (ROOT / "landscape_hooks").rglob("*.py")}
     sources |= {p.relative_to(ROOT).as_posix() for p in (ROOT / "landscape_hooks/viewer/gl/shaders").iterdir()}
+    web = ROOT / "landscape_hooks/viewer/web"
+    sources |= {p.relative_to(ROOT).as_posix() for kind in ("*.js", "*.css", "*.html") for p in web.rglob(kind)}
     sources |= {f"landscape_hooks/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "integrations").rglob("*.py")}
     assert sources <= names, sorted(sources - names)
     assert "License-Expression: MIT" in metadata
@@ -68,6 +70,6 @@ def test_the_installed_wheel_runs_outside_the_checkout(built, tmp_path):
     assert where.startswith(str(packages))
     demo = python.with_name("landscape-hooks")
     said = run(demo, "demo", "--no-view", "--epochs", "1", "--size", "3", "--out", "out", cwd=tmp_path)
-    for name in ("digits.zarr", "digits.ply", "digits_path.ply", "digits.png", "digits.gif"):
+    for name in ("digits.zarr", "digits.ply", "digits_path.ply", "digits.png", "digits.gif", "digits.html"):
         assert (tmp_path / "out" / name).exists()
         assert name in said

@@ -34,6 +34,7 @@ def imported(statement: str) -> set[str]:
         ("import landscape_hooks.mesh.mesh", LOOKING),
         ("import pyglet; pyglet.options.headless = True; import landscape_hooks.viewer.offscreen", LOOKING),
         ("import landscape_hooks.viewer.live", LOOKING | {"pyglet"}),
+        ("import landscape_hooks.viewer.web.server", LOOKING | {"pyglet", "imgui_bundle", "matplotlib"}),
         ("import landscape_hooks.viewer.replay.camera, landscape_hooks.viewer.replay.timeline", LOOKING | {"pyglet"}),
     ],
 )
@@ -55,6 +56,11 @@ FAMILIES = (
     "analysis", "viewer", "integrations", "cli",
 )  # fmt: skip
 """From the ground up: a family imports from those before it only."""
+
+
+NOTEBOOK = "landscape_hooks.surface.surface"
+UPWARDS = {"landscape_hooks.viewer.web.notebook", "landscape_hooks.viewer.replay.look"}
+"""The one import upwards: how a Surface shows itself in a notebook, inside the method, and the type of its options."""
 
 
 def sources() -> dict[str, Path]:
@@ -86,6 +92,8 @@ def family(name: str) -> str:
 
 
 ARROWS = {name: imports(name, path, set(sources())) for name, path in sources().items()}
+assert ARROWS[NOTEBOOK] >= UPWARDS
+ARROWS[NOTEBOOK] -= UPWARDS
 
 
 def test_families_import_downwards_only():
@@ -113,7 +121,10 @@ def test_rooms_are_small():
     assert len([path for path in files if path.parent == PACKAGE]) <= 8
     folders = Counter(path.parent for path in files if path.name != "__init__.py")
     assert not {str(folder): count for folder, count in folders.items() if count > 10}
-    lines = {str(path): len(path.read_text().splitlines()) for path in files}
+    pages = [path for kind in ("*.js", "*.css", "*.html") for path in PACKAGE.rglob(kind)]
+    scripts = Counter(path.parent for path in pages if path.suffix == ".js")
+    assert not {str(folder): count for folder, count in scripts.items() if count > 10}
+    lines = {str(path): len(path.read_text().splitlines()) for path in [*files, *pages]}
     assert not {path: count for path, count in lines.items() if count > 450}
 
 

@@ -36,4 +36,4 @@ def demo(out: Path, view: bool, size: int, epochs: int) -> None:
             open_window(result.run)
         except DisplayError as error:
             click.echo(f"No window: {error}")
-            click.echo(f"The replay is in {out / 'digits.gif'}.")
+            click.echo(f"The replay is in {out / 'digits.html'}, for a browser, and in {out / 'digits.gif'}.")

@@ -95,6 +95,7 @@ def run_demo(
         `out` holds a `digits.zarr` that is not an earlier demo's.
     """
     from landscape_hooks.viewer.offscreen import render
+    from landscape_hooks.viewer.web.html import write_html
 
     out.mkdir(parents=True, exist_ok=True)
     run = out / "digits.zarr"
@@ -107,12 +108,14 @@ def run_demo(
     with whole_file(out / "digits.png") as file:
         contour_figure(surface).savefig(file, dpi=150)
     render(run, out / "digits.gif", size=(640, 400), progress=progress)
+    page = write_html(surface, out / "digits.html")
     files = {
         run: "the run: trajectory, objective and surface",
         Path(ply[0]): "the surface, for any 3-D program",
         Path(ply[1]): "the optimizer's path on it",
         out / "digits.png": "contours with the path",
         out / "digits.gif": "the replay",
+        page: "the replay in a browser, offline",
     }
     return Demo(run, surface, files)
 

@@ -21,6 +21,7 @@ FIGURES = [".png", ".svg", ".pdf"]
               help="Write the surface for ParaView, and the path into F_path.vtu.")  # fmt: skip
 @click.option("--csv", type=click.Path(path_type=Path), help="Write the losses, and the path's into F_path.csv.")
 @click.option("--png", type=click.Path(path_type=Path), help="Write a figure; the name decides: PNG, SVG or PDF.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write the replay as one page, which opens offline.")
 @click.option("--figure", "kind", type=click.Choice(["contours", "surface", "loss"]), default="contours",
               show_default=True, help="The figure that --png draws.")  # fmt: skip
 @click.option("--name", help="Name of the surface. [default: the latest]")
@@ -34,12 +35,13 @@ def export(
     vtu: Path | None,
     csv: Path | None,
     png: Path | None,
+    html: Path | None,
     kind: str,
     name: str | None,
     height: str,
     colormap: str,
 ) -> None:
-    """Write the surface as a PLY mesh, a GLB scene, a VTU grid, a CSV table, a figure, or several of them."""
+    """Write the surface as a mesh, a scene, a VTU grid, a CSV table, a figure, a page with the replay, or several."""
     from landscape_hooks.errors import SurfaceError
     from landscape_hooks.export import figure as figures
     from landscape_hooks.export.glb import write_glb
@@ -49,9 +51,11 @@ def export(
     from landscape_hooks.export.vtu import write_vtu
     from landscape_hooks.surface.surface import Surface
     from landscape_hooks.viewer.replay.landscape import load
+    from landscape_hooks.viewer.replay.look import Look
+    from landscape_hooks.viewer.web.html import write_html
 
     outputs = (("ply", ply, [".ply"]), ("glb", glb, [".glb"]), ("vtu", vtu, [".vtu"]), ("csv", csv, [".csv"]),
-               ("png", png, FIGURES))  # fmt: skip
+               ("png", png, FIGURES), ("html", html, [".html"]))  # fmt: skip
     if all(file is None for _, file, _ in outputs):
         raise click.UsageError("Say what to write: --ply F.ply, --glb F.glb, --png F.png, ..., or several.")
     for option, file, suffixes in outputs:
@@ -78,5 +82,7 @@ def export(
         with whole_file(png) as file:
             drawn.savefig(file)
         written.append(png)
+    if html is not None:
+        written.append(write_html(run, html, name=name, look=Look(height=height, colormap=colormap)))
     for path in written:
         click.echo(f"wrote {path}")

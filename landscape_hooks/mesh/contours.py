@@ -69,7 +69,12 @@ def contours(mesh: Mesh, count: int = 20) -> list[Contour]:
     losses, index = levels(mesh.height, count)
     heights = np.ma.masked_invalid(mesh.heights)
     generator: Any = contourpy.contour_generator(
-        mesh.grid.beta, mesh.grid.alpha, heights, quad_as_tri=True, line_type=contourpy.LineType.Separate
+        mesh.grid.beta,
+        mesh.grid.alpha,
+        heights,
+        quad_as_tri=True,
+        corner_mask=False,  # a cell with an unknown corner has no triangles, so it has no lines either
+        line_type=contourpy.LineType.Separate,
     )
     found = []
     for loss, heavy in zip(losses, index, strict=True):

@@ -77,5 +77,5 @@ class Stage:
         if not high > low:
             return np.array([low]), [text_of(low)]
         step = nice_step((high - low) / count)
-        numbers = np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1)
+        numbers = np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) + 0.0  # no label says -0
         return numbers * step, texts_of(numbers * step) if axis == 2 else [f"{n * step:.6g}" for n in numbers]

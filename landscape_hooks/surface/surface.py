@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
+    from landscape_hooks.viewer.replay.look import Look
+    from landscape_hooks.viewer.web.notebook import Cell
+
 Floats = NDArray[np.float64]
 
 
@@ -297,6 +300,21 @@ class Surface:
             if error.size
             else said
         )
+
+    # -- in a notebook -------------------------------------------------------------------------------
+    def show(self, *, height: int = 480, look: Look | None = None, theme: str = "system", view: str = "") -> Cell:
+        """The replay for a cell of a notebook, `height` pixels high; options as in `write_html`."""
+        from landscape_hooks.viewer.web.notebook import Cell
+
+        return Cell(self, height, look, theme, view)
+
+    def _repr_html_(self) -> str:
+        """The replay in a frame: what Jupyter, VS Code and Colab show of a surface."""
+        return self.show()._repr_html_()
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str | bytes]:
+        """The replay, and a picture for where scripts do not run."""
+        return self.show()._repr_mimebundle_(include, exclude)
 
     @property
     def _first(self) -> Path:

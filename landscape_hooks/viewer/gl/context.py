@@ -130,7 +130,7 @@ def no_display(error: Exception) -> DisplayError:
     """The sentence for a machine without a screen."""
     return DisplayError(
         f"There is no display to open a window on ({type(error).__name__}: {error})",
-        mend="Render the replay into a file instead: landscape-hooks render RUN -o F.gif",
+        mend="Show it in a browser: landscape-hooks serve RUN, or render it: landscape-hooks render RUN -o F.gif",
     )
 
 

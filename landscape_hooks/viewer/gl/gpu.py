@@ -20,17 +20,20 @@ if TYPE_CHECKING:
 Uniform = float | Sequence[float] | NDArray[Any]
 """The value of a uniform: a number, a vector, or a matrix (4, 4)."""
 
+HEADER = "#version 330 core\n"
+"""The first line of every shader here; in a browser it is another one."""
+
 _TYPES = {"f4": gl.GL_FLOAT, "u1": gl.GL_UNSIGNED_BYTE}
 
 
 def program(name: str) -> ShaderProgram:
-    """The program of `shaders/NAME.vert` and `shaders/NAME.frag`."""
+    """The program of `shaders/NAME.vert` and `shaders/NAME.frag`, which the page in a browser draws with as well."""
     from pyglet.graphics.shader import Shader, ShaderProgram
 
     folder = resources.files("landscape_hooks.viewer.gl") / "shaders"
     stages = {"vertex": "vert", "fragment": "frag"}
     return ShaderProgram(
-        *(Shader((folder / f"{name}.{suffix}").read_text("utf-8"), stage) for stage, suffix in stages.items())  # type: ignore[arg-type]
+        *(Shader(HEADER + (folder / f"{name}.{suffix}").read_text("utf-8"), stage) for stage, suffix in stages.items())  # type: ignore[arg-type]
     )
 
 

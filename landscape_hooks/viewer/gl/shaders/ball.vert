@@ -1,4 +1,3 @@
-#version 330 core
 // A marker: a small lit ball of a fixed size in pixels, one an instance.
 in vec3 centre;
 in vec4 fill;

@@ -1,4 +1,3 @@
-#version 330 core
 // A calm gradient, with a grain below one step of colour that hides its bands.
 in vec2 v_place;
 uniform vec3 top;

@@ -1,4 +1,3 @@
-#version 330 core
 // The background: one triangle that covers the picture.
 out vec2 v_place;
 

@@ -1,10 +1,9 @@
-#version 330 core
 // Distance to the segment gives smooth edges and round ends; the line is cut where the replay has not come yet.
 flat in vec2 f_a;
 flat in vec2 f_b;
 flat in float f_half;
-noperspective in vec4 v_color;
-noperspective in float v_along;
+in vec4 v_color;
+in float v_along;
 uniform float tail;
 uniform float head;
 uniform vec4 paint;             // alpha > 0 paints over the line's own colour

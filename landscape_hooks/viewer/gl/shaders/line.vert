@@ -1,4 +1,3 @@
-#version 330 core
 // One segment of a thick line an instance: a quad around it in the picture, cut off at the near plane.
 in vec3 a;
 in vec3 b;
@@ -17,8 +16,8 @@ uniform float grow;             // pixels added to the width: the casing
 flat out vec2 f_a;
 flat out vec2 f_b;
 flat out float f_half;
-noperspective out vec4 v_color;
-noperspective out float v_along;
+out vec4 v_color;
+out float v_along;
 
 vec3 towards_eye(vec3 p) {
     return orthographic == 1 ? p - forward * lift * 4.0 : p + (eye - p) * lift;

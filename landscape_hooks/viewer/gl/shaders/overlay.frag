@@ -1,4 +1,3 @@
-#version 330 core
 in vec2 v_uv;
 in vec4 v_tone;
 uniform sampler2D glyphs;

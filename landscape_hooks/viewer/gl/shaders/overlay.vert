@@ -1,4 +1,3 @@
-#version 330 core
 // Text and panels, in pixels of the picture from the top left.
 in vec2 place;
 in vec2 uv;

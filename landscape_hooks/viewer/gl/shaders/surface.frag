@@ -1,4 +1,3 @@
-#version 330 core
 // Colour of the surface: colour map, tints, grey, wireframe or the file's colours, light, and iso-lines.
 in vec3 v_position;
 in vec3 v_normal;
@@ -27,9 +26,12 @@ vec3 look_up(float share) {
     return texture(colors, vec2((clamp(share, 0.0, 1.0) * (table_size - 1.0) + 0.5) / table_size, 0.5)).rgb;
 }
 
-float level_at(float share) {
-    float size = float(textureSize(level_of, 0).x);
-    return texture(level_of, vec2((clamp(share, 0.0, 1.0) * (size - 1.0) + 0.5) / size, 0.5)).r;
+float level_at(float share) {    // by hand: not every card smooths a texture of floats
+    float last = float(textureSize(level_of, 0).x - 1);
+    float place = clamp(share, 0.0, 1.0) * last;
+    float first = min(floor(place), last - 1.0);
+    float one = texelFetch(level_of, ivec2(int(first), 0), 0).r;
+    return mix(one, texelFetch(level_of, ivec2(int(first) + 1, 0), 0).r, place - first);
 }
 
 float line(float distance_px, float half_width) {

@@ -1,4 +1,3 @@
-#version 330 core
 // A vertex of the surface: place and normal in the scene, share of the height range, grid coordinates.
 in vec3 position;
 in vec3 normal;

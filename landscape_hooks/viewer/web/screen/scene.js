@@ -1,0 +1,329 @@
+// Scene: a landscape drawn with WebGL 2 (viewer/gl/scene.py). It keeps buffers on the graphics card, and rebuilds only
+// what a changed option touches.
+
+import { unpack } from "../geometry/data.js";
+import { levels } from "../geometry/height.js";
+import { lineColormap, rgb } from "../replay/look.js";
+import { Stage } from "../geometry/stage.js";
+import { pointOf } from "../geometry/mesh.js";
+import * as geometry from "./arrays.js";
+import { Frame, Program, Table, Vertices } from "./gpu.js";
+
+/** @typedef {import("../geometry/landscape.js").Landscape} Landscape */
+/** @typedef {import("../replay/look.js").Look} Look */
+/** @typedef {import("../replay/camera.js").Camera} Camera */
+/** @typedef {import("../geometry/data.js").Payload} Payload */
+/** @typedef {import("./gpu.js").Uniform} Uniform */
+
+/** Triangles of the mesh that is drawn while the camera moves on a slow driver. */
+const COARSE = 20000;
+const LIFT = 0.004;
+const WHOLE = 1e9;
+const SAMPLES = 4;
+const MODES = /** @type {Record<string, number>} */ ({ hypsometric: 1, grey: 2, wireframe: 3 });
+
+export class Scene {
+  /** @param {HTMLCanvasElement} canvas @param {Payload} payload */
+  constructor(canvas, payload) {
+    const options = { antialias: false, depth: false, stencil: false, powerPreference: "high-performance" };
+    const gl = /** @type {WebGL2RenderingContext | null} */ (canvas.getContext("webgl2", options));
+    if (!gl) throw new Error("This browser has no WebGL 2, which the picture needs.");
+    this.gl = gl;
+    this.payload = payload;
+    /** @type {Record<string, Program>} */
+    this.programs = {};
+    for (const name of ["surface", "line", "ball", "flat"]) {
+      this.programs[name] = new Program(gl, payload.shaders[`${name}.vert`], payload.shaders[`${name}.frag`]);
+    }
+    /** @type {Map<string, Vertices>} */
+    this.parts = new Map();
+    /** @type {Map<string, Table>} */
+    this.tables = new Map();
+    this.blank = new Vertices(gl, this.programs.flat, null);
+    /** @type {Landscape | null} */
+    this.landscape = null;
+    /** @type {Frame[]} */
+    this.frames = [];
+    this.kept = "";
+    this.version = 0;
+    this.lastOptions = { scale: 1, fast: false, coarse: false };
+  }
+
+  /** The colours of the theme. */
+  get theme() {
+    return this.payload.themes[/** @type {Look} */ (this.look).theme];
+  }
+
+  /** Take another landscape or look. @param {Landscape} landscape @param {Look} look */
+  show(landscape, look) {
+    const [before, old] = [this.landscape, this.look];
+    if (before === landscape && old === look) return;
+    this.landscape = landscape;
+    this.look = look;
+    this.version += 1;
+    if (!before || !old || before.mesh !== landscape.mesh || old.exaggeration !== look.exaggeration) this._buildAll();
+    else {
+      if (old.colormap !== look.colormap || old.theme !== look.theme) this._buildColors();
+      const lines = /** @type {const} */ (["colormap", "theme", "contours"]);
+      if (lines.some((name) => old[name] !== look[name])) this._buildLines();
+      if (before !== landscape) this._buildPaths();
+    }
+  }
+
+  _buildAll() {
+    const { mesh } = /** @type {Landscape} */ (this.landscape);
+    this.stage = new Stage(mesh, /** @type {Look} */ (this.look).exaggeration);
+    const records = geometry.surfaceRecords(mesh, this.stage);
+    this._part("surface", "surface", records, geometry.triangles(mesh, COARSE));
+    this._drop("lid");
+    const lid = geometry.lidRecords(/** @type {Landscape} */ (this.landscape), this.stage);
+    if (lid) this._part("lid", "surface", lid.records, lid.indices);
+    this._buildColors();
+    this._buildLines();
+    this._buildPaths();
+  }
+
+  /** The colours of a colour map, lowest first. @param {string} name */
+  colors(name) {
+    return Uint8Array.from(unpack(this.payload.tables[name]));
+  }
+
+  _buildColors() {
+    this._table("colors", this.colors(lineColormap(/** @type {Look} */ (this.look))));
+    const { mesh } = /** @type {Landscape} */ (this.landscape);
+    const { losses, index } = levels(mesh.height);
+    this.levelCount = losses.length;
+    if (!losses.length) return;
+    this._table("level_of", geometry.levelTable(mesh, losses));
+    this._table("index_lines", Float32Array.from(index, Number));
+  }
+
+  _buildLines() {
+    const [landscape, look] = [/** @type {Landscape} */ (this.landscape), /** @type {Look} */ (this.look)];
+    const stage = /** @type {Stage} */ (this.stage);
+    const ink = look.colormap === "wireframe" ? this.theme.ink : [0.02, 0.03, 0.05];
+    const table = this.colors(lineColormap(look));
+    const { lines, mesh } = landscape;
+    this._part("floor", "line", geometry.floorRecords(stage, this.theme.faint));
+    this._drop("contours");
+    if (look.contours === "marching squares") {
+      this._part("contours", "line", geometry.contourRecords(lines, mesh, stage, { color: ink }));
+    }
+    this._part("shadow", "line", geometry.contourRecords(lines, mesh, stage, { table }));
+  }
+
+  _buildPaths() {
+    for (const name of [...this.parts.keys()]) if (/^(path|true|stems|ends) /.test(name)) this._drop(name);
+    const landscape = /** @type {Landscape} */ (this.landscape);
+    const stage = /** @type {Stage} */ (this.stage);
+    landscape.paths.forEach((path, number) => {
+      const drape = landscape.drapes[number];
+      const color = this.pathColor(number);
+      const reach = landscape.lengths[number];
+      this._part(`path ${number}`, "line", geometry.pathRecords(drape, path, stage, color, reach));
+      const { line, stems } = geometry.trueLossRecords(path, landscape.mesh, stage, [1, 1, 1]);
+      this._part(`true ${number}`, "line", line);
+      this._part(`stems ${number}`, "line", stems);
+      const [start, end] = [0, path.step.length - 1].map((n) => stage.place(pointOf(drape, n)));
+      const white = [1, 1, 1];
+      const ends = [
+        { centre: start, fill: white, ring: color, radius: 5 },
+        { centre: end, fill: color, ring: white, radius: 5 },
+      ];
+      this._part(`ends ${number}`, "ball", geometry.ballRecords(ends));
+    });
+  }
+
+  /** The colour of a run. @param {number} number */
+  pathColor(number) {
+    return rgb(this.payload.paths[number % this.payload.paths.length]);
+  }
+
+  _part(
+    /** @type {string} */ name, /** @type {string} */ kind, /** @type {import("./gpu.js").Records} */ records,
+    /** @type {Uint32Array[]} */ indices = [],
+  ) {
+    this._drop(name);
+    const options = { indices, instanced: kind !== "surface" };
+    this.parts.set(name, new Vertices(this.gl, this.programs[kind], records, options));
+  }
+
+  _drop(/** @type {string} */ name) {
+    this.parts.get(name)?.delete();
+    this.parts.delete(name);
+  }
+
+  _table(/** @type {string} */ name, /** @type {Uint8Array | Float32Array} */ data) {
+    this.tables.get(name)?.delete();
+    this.tables.set(name, new Table(this.gl, data));
+  }
+
+  /** The scene point of the marker of a run. @param {number} position @param {number} number */
+  marker(position, number = 0) {
+    const landscape = /** @type {Landscape} */ (this.landscape);
+    return /** @type {Stage} */ (this.stage).place(
+      pointOf(landscape.drapes[number], landscape.ownPosition(position, number)),
+    );
+  }
+
+  /**
+   * Draw into the canvas. What the replay does not move is kept, and drawn again only if camera, look or size change.
+   * @param {Camera} camera @param {number} position @param {{ scale: number, fast: boolean, coarse: boolean }} options
+   */
+  draw(camera, position, options) {
+    const { scale, fast, coarse } = options;
+    const { width, height } = this.gl.canvas;
+    this.lastOptions = options;
+    const { still, shown, smooth } = this._framesOf(width, height, fast ? 0 : SAMPLES);
+    const key = `${camera.text} ${this.version} ${scale} ${fast} ${coarse} ${width} ${height}`;
+    const exact = JSON.stringify([camera.azimuth, camera.elevation, camera.distance, camera.target, camera.fov]) + key;
+    if (this.kept !== exact) {
+      (smooth ?? still).bind();
+      this._drawStill(camera, [width, height], scale, coarse);
+      smooth?.copyTo(still);
+      this.kept = exact;
+    }
+    still.copyTo(shown);
+    shown.bind();
+    this._common(camera, [width, height], scale);
+    this._blend(true);
+    this._drawPaths(position);
+    this._blend(false);
+    shown.copyTo(null);
+  }
+
+  /** The frames of a size: what is kept, what is shown, and one with several samples a pixel. */
+  _framesOf(/** @type {number} */ width, /** @type {number} */ height, /** @type {number} */ samples) {
+    if (this.frames[0]?.size[0] !== width || this.frames[0]?.size[1] !== height) {
+      for (const frame of this.frames) frame.delete();
+      this.frames = [0, 0].map(() => new Frame(this.gl, width, height, 0));
+      this.kept = "";
+    }
+    if (samples && !this.frames[2]) this.frames.push(new Frame(this.gl, width, height, samples));
+    const smooth = samples ? this.frames[2] : null;
+    return { still: this.frames[0], shown: this.frames[1], smooth };
+  }
+
+  /** Background, surface, floor and contour lines. */
+  _drawStill(
+    /** @type {Camera} */ camera, /** @type {number[]} */ size, /** @type {number} */ scale, /** @type {boolean} */ coarse,
+  ) {
+    const { gl } = this;
+    const look = /** @type {Look} */ (this.look);
+    gl.depthMask(true);
+    gl.clearColor(0, 0, 0, 0);
+    gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
+    this._common(camera, size, scale);
+    gl.disable(gl.DEPTH_TEST);
+    this.programs.flat.use({ top: this.theme.top, bottom: this.theme.bottom });
+    this.blank.draw();
+    gl.enable(gl.DEPTH_TEST);
+    gl.depthFunc(gl.LEQUAL);
+    this._drawSurface(camera, coarse);
+    this._blend(true);
+    if (look.floor) {
+      this._lines("floor", { lift: 0 });
+      this._lines("shadow", { lift: 0 });
+    }
+    if (look.contours === "marching squares") this._lines("contours", {});
+    this._blend(false);
+  }
+
+  _common(/** @type {Camera} */ camera, /** @type {number[]} */ size, /** @type {number} */ scale) {
+    const far = camera.target.map((value, k) => value - 50 * camera.forward[k]);
+    const common = {
+      matrix: camera.matrix(size[0] / size[1]), viewport: size, eye: camera.orthographic ? far : camera.eye,
+      forward: camera.forward, orthographic: camera.orthographic, line_scale: scale, dash: 0,
+    };
+    for (const program of Object.values(this.programs)) program.use(common);
+  }
+
+  /** Blending of colours that are multiplied by their alpha, over a depth that stays as it is. */
+  _blend(/** @type {boolean} */ on) {
+    const { gl } = this;
+    if (on) {
+      gl.enable(gl.DEPTH_TEST);
+      gl.enable(gl.BLEND);
+      gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
+    } else gl.disable(gl.BLEND);
+    gl.depthMask(!on);
+  }
+
+  _drawSurface(/** @type {Camera} */ camera, /** @type {boolean} */ coarse) {
+    const { gl } = this;
+    const look = /** @type {Look} */ (this.look);
+    const { up, right, forward } = camera;
+    const light = [0, 1, 2].map((k) => 0.75 * up[k] - 0.55 * right[k] - 0.35 * forward[k] + (k === 2 ? 0.55 : 0));
+    const length = Math.hypot(...light);
+    /** @type {Record<string, Uniform>} */
+    const uniforms = {
+      color_mode: MODES[look.colormap] ?? 0, contour_mode: look.contours === "shader", has_grid: true,
+      shading: look.shading, light: light.map((value) => value / length), paper: this.theme.bottom, table_size: 256,
+      contour_ink: look.colormap === "wireframe" ? 1 : -1, level_count: this.levelCount ?? 0,
+      colors: 0, level_of: 1, index_lines: 2, hatch: this.theme.faint,
+    };
+    this.programs.surface.use(uniforms);
+    ["colors", "level_of", "index_lines"].forEach((name, unit) => this.tables.get(name)?.bind(unit));
+    gl.enable(gl.POLYGON_OFFSET_FILL);
+    gl.polygonOffset(1, 1);
+    this.parts.get("surface")?.draw(Number(coarse));
+    this.programs.surface.use({ color_mode: 5 });
+    this.parts.get("lid")?.draw();
+    gl.disable(gl.POLYGON_OFFSET_FILL);
+  }
+
+  _lines(/** @type {string} */ name, /** @type {Record<string, Uniform>} */ uniforms) {
+    const settings = { opacity: 1, grow: 0, paint: [0, 0, 0, 0], tail: -1, head: WHOLE, lift: LIFT };
+    this.programs.line.use({ ...settings, ...uniforms });
+    this.parts.get(name)?.draw();
+  }
+
+  _balls(/** @type {Vertices} */ part, /** @type {Record<string, Uniform>} */ uniforms) {
+    this.programs.ball.use({ opacity: 1, lift: 3 * LIFT, ...uniforms });
+    part.draw();
+  }
+
+  _drawPaths(/** @type {number} */ position) {
+    const { gl } = this;
+    const look = /** @type {Look} */ (this.look);
+    const landscape = /** @type {Landscape} */ (this.landscape);
+    landscape.paths.forEach((_, number) => {
+      const head = landscape.ownPosition(position, number);
+      const [path, line, stems] = [`path ${number}`, `true ${number}`, `stems ${number}`];
+      if (look.xray) { // what a hill hides shines through
+        gl.depthFunc(gl.GREATER);
+        this._lines(path, { opacity: 0.3, head });
+        gl.depthFunc(gl.LEQUAL);
+      }
+      this._lines(path, { opacity: 0.28, tail: head });
+      if (look.true_loss) {
+        gl.depthFunc(gl.GREATER); // it may lie below the surface: the plane then shows too high a loss
+        this._lines(stems, { opacity: 0.35, head });
+        this._lines(line, { opacity: 0.55, head, lift: 0 });
+        gl.depthFunc(gl.LEQUAL);
+        this._lines(stems, { opacity: 0.8, head });
+        this._lines(line, { head, lift: 1.5 * LIFT });
+      }
+      this._lines(path, { grow: 2.6, paint: [...this.theme.casing, 1], opacity: 0.85, head, lift: 2 * LIFT });
+      this._lines(path, { head, lift: 2.2 * LIFT });
+      const ends = this.parts.get(`ends ${number}`);
+      if (ends) this._balls(ends, {});
+      this._drawMarker(position, number);
+    });
+  }
+
+  _drawMarker(/** @type {number} */ position, /** @type {number} */ number) {
+    const { gl } = this;
+    const centre = this.marker(position, number);
+    if (!centre.every(Number.isFinite)) return;
+    const ball = { centre, fill: [1, 0.98, 0.9], ring: this.pathColor(number), radius: 8.5 };
+    const part = new Vertices(gl, this.programs.ball, geometry.ballRecords([ball]), { instanced: true });
+    if (/** @type {Look} */ (this.look).xray) {
+      gl.depthFunc(gl.GREATER);
+      this._balls(part, { opacity: 0.35 });
+      gl.depthFunc(gl.LEQUAL);
+    }
+    this._balls(part, { lift: 4 * LIFT });
+    part.delete();
+  }
+}
