@@ -2,6 +2,11 @@
 
 import argparse
 import json
+import os
+import pickle
+import shutil
+import socket
+import sys
 import warnings
 import weakref
 
@@ -559,3 +564,158 @@ def test_the_command_imports(training, tmp_path, monkeypatch, capsys):
             main(["import", "bad.zarr", str(folder), *bad])
         assert ended.value.code == 2
         assert "landscape-hooks: " in capsys.readouterr().err
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+RANK = """
+    import os, sys
+    import torch
+    import torch.distributed as dist
+    import torch.distributed.checkpoint as dcp
+    from torch import nn
+    from torch.distributed.fsdp import fully_shard
+    from landscape_hooks import record
+    from tests.test_importing import sharded_model
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    model = sharded_model(0)
+    for layer in model:
+        fully_shard(layer)
+    fully_shard(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    with record(model, optimizer, sys.argv[1], every=2):
+        for step in range(5):
+            if step % 2 == 0:
+                # no get_state_dict: where the optimizer has no state yet, that steps it once, with a rate of 0
+                app = {"model": model.state_dict(), "optim": optimizer.state_dict()}
+                dcp.save({"app": app, "step": step}, checkpoint_id=f"{sys.argv[2]}/saved-{step}")
+            optimizer.zero_grad()
+            model(torch.ones(8, 5) * (step + 1)).square().mean().backward()
+            optimizer.step()
+    dist.barrier()
+    dist.destroy_process_group()
+"""
+
+
+def sharded_model(seed):
+    """7, 5 and 1 rows do not divide by two ranks."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 5), nn.Linear(5, 1))
+
+
+def test_a_folder_that_two_processes_wrote(interpreters, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    arguments = tmp_path / "a.zarr", tmp_path / "saved"
+    ranks = [interpreters.start(RANK, *arguments, env={**world, "RANK": str(rank)}) for rank in range(2)]
+    said = [rank.communicate() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    files = sorted((tmp_path / "saved").iterdir())
+    assert len(list(files[0].glob("*.distcp"))) == 2
+    recorded = Trajectory.open(tmp_path / "a.zarr")
+    for model in (sharded_model(1), None):
+        found = imported(model, files[::-1], steps=[4, 2, 0])
+        assert recorded.steps.tolist() == [0, 2, 4, 5]
+        assert sorted(found.layout.names) == sorted(recorded.layout.names)
+        for place, snapshot in enumerate(found):
+            for entry in recorded.layout:
+                own = snapshot.weights[found.layout[entry.name].slice]
+                assert own.tobytes() == recorded[place].weights[entry.slice].tobytes()
+
+
+@pytest.fixture(scope="module")
+def folder_of_parts(tmp_path_factory):
+    """A folder of torch.distributed.checkpoint, as a function that gives a copy of it."""
+    made = tmp_path_factory.mktemp("parts") / "saved"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        distributed(made.parent, 0, layers(1).state_dict(), None)
+
+    def copied(folder):
+        shutil.copytree(made.parent / "saved-0", folder)
+        return folder
+
+    return copied
+
+
+class Ends:
+    def __reduce__(self):
+        return (os._exit, (3,))
+
+
+def outside(metadata):
+    for info in metadata.storage_data.values():
+        info.relative_path = "../../x.distcp"
+
+
+def gap(metadata):
+    metadata.state_dict_metadata["model.0.weight"].chunks[0].sizes = torch.Size([1, 1])
+
+
+def beyond(metadata):
+    metadata.state_dict_metadata["model.0.weight"].chunks[0].offsets = torch.Size([10**9, 0])
+
+
+def enormous(metadata):
+    for entry in (metadata.state_dict_metadata["model.0.weight"],):
+        entry.size = entry.chunks[0].sizes = torch.Size([10**9, 10**9])
+
+
+def executed(metadata):
+    metadata.planner_data = Ends()
+
+
+def elsewhere(metadata):
+    for info in metadata.storage_data.values():
+        info.offset = 10**12
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (outside, "names the file"),
+        (gap, "do not make up its shape|does not say where"),
+        (beyond, "does not say where|reaches beyond"),
+        (enormous, "claims to hold"),
+        (executed, r"cannot be read \(it names posix\._exit\)"),
+        (elsewhere, "is cut off"),
+    ],
+    ids=lambda change: getattr(change, "__name__", ""),
+)
+def test_hostile_lists_of_parts_are_sentences(change, said, folder_of_parts, tmp_path):
+    folder = folder_of_parts(tmp_path / "saved")
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    change(metadata)
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(CheckpointError, match=said):
+        imported(layers(2), [folder])
+
+
+def test_parts_that_are_missing_or_no_list_are_sentences(folder_of_parts, tmp_path):
+    folder = folder_of_parts(tmp_path / "saved")
+    (folder / ".metadata").write_bytes(b"no pickle")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        imported(layers(2), [folder])
+    folder = folder_of_parts(tmp_path / "again")
+    for file in folder.glob("*.distcp"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match="is missing"):
+        imported(layers(2), [folder])
+
+
+def test_numbers_that_are_not_finite_are_told_and_kept(tmp_path):
+    states = states_of(layers, range(3))
+    states[1]["2.bias"] = torch.tensor([float("nan"), float("inf")])
+    with pytest.warns(RecordingWarning, match=r"checkpoint of step 1 holds NaN or inf in '2\.bias'"):
+        found = imported(layers(5), states)
+    assert np.isnan(found[1].weights[-2])
+    assert found[1].weights[-1] == np.inf
+
+
+def test_safetensors_that_is_not_installed_is_a_sentence(tmp_path, monkeypatch):
+    safetensors(tmp_path, 1, layers(1).state_dict(), None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(CheckpointError, match=r"not installed.*landscape-hooks\[checkpoints\]"):
+        imported(layers(1), [tmp_path / "step_1.safetensors"])
