@@ -262,8 +262,23 @@ def test_settings_beside_the_weights_are_left_alone(tmp_path):
         "when": datetime.datetime(2020, 1, 1),
     }
     torch.save({"model": {"w": torch.ones(2)}, "step": 3, **around}, tmp_path / "model.pt")
+    before = set(torch.serialization.get_safe_globals())
     (source,) = sources(tmp_path / "model.pt")
     checkpoint = source.open()
     assert checkpoint.facts.step == 3
     assert checkpoint.state_dicts()["model",]["w"].read().tolist() == [1, 1]
-    assert torch.serialization.get_safe_globals() == []
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_a_folder_stands_for_the_checkpoints_in_it(tmp_path):
+    names = ["checkpoint-9", "checkpoint-10", "checkpoint-100"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        torch.save({"w": torch.ones(1)}, tmp_path / name / "pytorch_model.bin")
+    assert [source.name for source in sources(tmp_path)] == names
+    torch.save({"w": torch.ones(1)}, tmp_path / "pytorch_model.bin")  # what a trainer leaves at the end
+    assert [source.name for source in sources(str(tmp_path))] == names
+    assert [source.name for source in sources(path for path in [tmp_path / "checkpoint-10"])] == ["checkpoint-10"]
+    alone = sources(tmp_path / "checkpoint-9" / "pytorch_model.bin")
+    assert alone[0].name == "checkpoint-9/pytorch_model.bin"
+    assert steps_of([alone[0].name], [alone[0].labels], [NONE], None) == [9]

@@ -16,7 +16,17 @@ import torch
 import zarr
 from torch import nn
 
-from landscape_hooks import Local, Objective, Surface, Trajectory, analyze, import_checkpoints, landscape, record
+from landscape_hooks import (
+    Local,
+    Objective,
+    Random,
+    Surface,
+    Trajectory,
+    analyze,
+    import_checkpoints,
+    landscape,
+    record,
+)
 from landscape_hooks.cli import main
 from landscape_hooks.cli.description import describe, description_text
 from landscape_hooks.errors import CheckpointError, LandscapeError, LayoutError, RecordingWarning, RunError
@@ -485,6 +495,25 @@ def test_a_loss_wants_the_model_or_an_objective(training, tmp_path):
         imported([Net()], bare)
 
 
+def test_an_objective_takes_the_tensors_in_the_order_of_the_run(tmp_path):
+    def make(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+    states = [dict(sorted(state.items(), reverse=True)) for state in states_of(make, range(3))]
+    for place, state in enumerate(states):
+        state["1.running_mean"] = torch.arange(4.0) + place
+    found = imported(None, states, store=tmp_path / "run.zarr")
+    assert found.layout.names[0] == "2.weight"
+    assert found.buffer_layout.names == ("1.running_var", "1.running_mean")
+    loss = Objective(make(7), criterion=CRITERION, data=DATA)
+    drawn = analyze(tmp_path / "run.zarr", objective=loss, batch_norm="fixed", size=2, engine=ENGINE, progress=False)
+    model = make(8)
+    model.load_state_dict(states[-1])
+    expected = CRITERION(model.eval()(DATA[0]), DATA[1]).item()
+    assert drawn.path_loss[-1] == pytest.approx(expected, rel=1e-5)
+
+
 def test_one_checkpoint_is_enough_for_a_random_plane_and_the_hessians(training, tmp_path):
     _, _, states, _ = training
     imported(Net(5), states[-1:], [9], tmp_path / "run.zarr", criterion=CRITERION, data=DATA)
@@ -515,6 +544,8 @@ def test_the_landscape_of_a_finished_model_in_one_call(training, tmp_path):
         landscape(model, **loss, directions="pca")
     with pytest.raises(LandscapeError, match="no loss"):
         landscape(model, data=DATA)
+    frozen = landscape(model.requires_grad_(False), directions=Random(norm="filter"), **loss)
+    assert np.ptp(frozen.loss) > 0  # frozen as a whole is not frozen
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ committed, so that an import that was interrupted goes on where it stopped, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ KEY = "imported"
 def import_checkpoints(
     store: RunLike,
     model: torch.nn.Module | None,
-    checkpoints: CheckpointLike | Sequence[CheckpointLike],
+    checkpoints: CheckpointLike | Iterable[CheckpointLike],
     *,
     steps: Sequence[int] | None = None,
     criterion: Callable[..., Any] | None = None,
@@ -113,7 +113,7 @@ def import_checkpoints(
     >>> run.steps.tolist(), run[2].weights.tolist()
     ([0, 10, 20], [2.0, 2.0, 0.0])
     """
-    named = sources(checkpoints)  # type: ignore[arg-type]
+    named = sources(checkpoints)
     order = _Order(model, objective, criterion, data, samples)
     order.check()
     store = absolute(store)
@@ -207,7 +207,6 @@ class _Surveyed:
     facts: Facts
 
 
-@writes
 def _import(
     store: RunLike, named: Sequence[Source], steps: Sequence[int] | None, order: _Order, progress: bool
 ) -> None:
@@ -371,14 +370,19 @@ def _write(root: zarr.Group, surveyed: Sequence[_Surveyed], layouts: Layouts, pr
     for each in counted(todo, len(todo), shown=progress, what="import", unit="checkpoint"):
         identity = each.source.identity
         known[str(each.step)] = {"name": each.source.name, **(identity or {})}
-        root.metadata.attributes.update(checked.fresh(root).attrs)
-        put_attribute(root, KEY, known)
+        _put(root, known)
         modified = math.nan if identity is None else identity["modified"] / 1e9
         out.write(find(each.source.open(), layouts), each.step, each.facts, modified)
     writer.close()
     if closing_state(checked.fresh(root))[0] == "recording":
         set_closing(root, "unchecked")
     _tell_bad(out.bad)
+
+
+@writes
+def _put(root: zarr.Group, known: dict[str, Any]) -> None:
+    root.metadata.attributes.update(checked.fresh(root).attrs)
+    put_attribute(root, KEY, known)
 
 
 def _check_same(each: _Surveyed, known: Any, out: RowsOut, writer: TrajectoryWriter, layouts: Layouts) -> None:

@@ -65,6 +65,8 @@ class Layouts:
         """
         layout, buffers = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
         moving, still = split(unwrap(model), layout)
+        if not any(entry.trainable for entry in moving):  # a finished model, frozen as a whole: all of it was trained
+            moving = ParameterLayout([replace(entry, trainable=True) for entry in moving])
         own = dict(zip(layout.names, layout.tensors(model), strict=True))
         own |= dict(zip(buffers.names, buffers.tensors(model), strict=True))
         unsaved = frozenset(

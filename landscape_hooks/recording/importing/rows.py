@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from landscape_hooks.recording.background import as_torch
 from landscape_hooks.recording.importing.layouts import Found, Layouts
 from landscape_hooks.recording.watch.fixed import pieces
+from landscape_hooks.store.run import writes
 from landscape_hooks.trajectory.checkpoints.checkpoint import Facts
 from landscape_hooks.trajectory.modules import copy_into
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
@@ -102,7 +103,7 @@ class RowsOut:
             "wall_time": [wall_time],
         }
         groups = {"learning_rate": [facts.learning_rate], "momentum": [facts.momentum]}
-        self._writer.append(self._staging.rows(0, scalars, groups, False))
+        writes(self._writer.append)(self._staging.rows(0, scalars, groups, False))
 
     def differs(self, found: Found, number: int) -> str | None:
         """Name of a tensor of a checkpoint that the snapshot of this number in the run has otherwise; None if none."""
