@@ -75,8 +75,8 @@ def of_run(objective: Loss, trajectory: Trajectory) -> Loss:
     LayoutError
         the run has other parameters.
     """
-    fixed, buffers = fixed_tensors(trajectory), trajectory.buffer_layout
-    reordered = buffers.names != objective.buffer_layout.names and set(buffers.names) == set(objective.buffer_layout.names)
+    fixed, own, buffers = fixed_tensors(trajectory), objective.buffer_layout, trajectory.buffer_layout
+    reordered = buffers.names != own.names and set(buffers.names) == set(own.names)
     if not fixed and objective.layout == trajectory.layout and not reordered:
         return objective
     return objective.given(trajectory.layout, fixed, buffers=buffers if reordered else None)

@@ -18,6 +18,7 @@ import zarr
 
 from landscape_hooks.errors import CheckpointError, LandscapeError, RunError, warn_of_recording
 from landscape_hooks.progress import counted
+from landscape_hooks.recording.closing import integers_in_doubt
 from landscape_hooks.recording.importing.layouts import Found, Layouts, find, is_wider, listed
 from landscape_hooks.recording.importing.rows import RowsOut, loaded, padded, to_store
 from landscape_hooks.recording.live_loss import Loss
@@ -38,7 +39,7 @@ from landscape_hooks.store.run import (
 from landscape_hooks.trajectory.checkpoints.checkpoint import Facts
 from landscape_hooks.trajectory.checkpoints.folders import CheckpointLike, Source, sources
 from landscape_hooks.trajectory.checkpoints.steps import steps_of
-from landscape_hooks.trajectory.doubts import closing_state, set_closing
+from landscape_hooks.trajectory.doubts import add_doubt, closing_state, set_closing
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.trajectory import Trajectory
 from landscape_hooks.trajectory.writer import TrajectoryWriter
@@ -325,7 +326,8 @@ def _create(store: RunLike, surveyed: Sequence[_Surveyed], layouts: Layouts, ord
             layouts.buffers,
             groups=len(surveyed[0].facts.learning_rate),
             checksum=True,
-            fixed=to_store(layouts, first) if len(layouts.still) else (),
+            fixed=to_store(layouts.still, first, layouts.own),
+            others=to_store(layouts.others, first, layouts.own),
         )
         if order.loss.given:
             _capture(root, layouts, first, order)
@@ -377,6 +379,10 @@ def _write(root: zarr.Group, surveyed: Sequence[_Surveyed], layouts: Layouts, pr
     if closing_state(checked.fresh(root))[0] == "recording":
         set_closing(root, "unchecked")
     _tell_bad(out.bad)
+    if out.changed:
+        doubt = integers_in_doubt(list(out.changed))
+        add_doubt(root, doubt)
+        warn_of_recording(doubt.said)
 
 
 @writes
