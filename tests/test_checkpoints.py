@@ -1,16 +1,21 @@
 """Checkpoints as others saved them: what they say of their steps, and hostile ones, each of which is a sentence."""
 
+import argparse
+import datetime
 import json
 import pickle
 import struct
 import zipfile
+from collections import defaultdict, deque
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from landscape_hooks.errors import CheckpointError
+from landscape_hooks.recording.importing.layouts import Layouts
 from landscape_hooks.trajectory.checkpoints.checkpoint import MOST_TENSORS, Facts, facts_of
 from landscape_hooks.trajectory.checkpoints.folders import sources, state_facts
 from landscape_hooks.trajectory.checkpoints.matching import match
@@ -112,6 +117,8 @@ def test_names_of_adapters_are_those_of_the_model():
     bare = [tuple(name.removeprefix("base_model.model.") for name in names) for names in wanted]
     again = match(bare, [f"base_model.model.{name}" for name in saved])  # adapters that transformers added itself
     assert len(again.names) == 5
+    short = match([wanted[3]], ["base_model.model.q.lora_magnitude_vector"])  # how PEFT saves it
+    assert not short.missing
     base = match(wanted[:2], ["q.weight"])
     assert base.names == {wanted[0][0]: "q.weight"}
     assert base.missing == (wanted[1][0],)
@@ -221,6 +228,14 @@ def hostile(folder):
     return mark, found
 
 
+def read_all(path):
+    for source in sources([path]):
+        checkpoint = source.open()
+        Layouts.of_checkpoint(checkpoint)
+        for stored in checkpoint.flattened().values():
+            stored.read()
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     return hostile(tmp_path_factory.mktemp("hostile"))
@@ -228,16 +243,42 @@ def files(tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_hostile_checkpoints_are_sentences_and_run_no_code(files):
-    from landscape_hooks.recording.importing.layouts import Layouts
-
     mark, found = files
     for path, said in found.items():
         with pytest.raises(CheckpointError, match=said) as raised:
-            for source in sources([path]):
-                checkpoint = source.open()
-                Layouts.of_checkpoint(checkpoint)
-                for stored in checkpoint.flattened().values():
-                    stored.read()
+            read_all(path)
         assert len(str(raised.value)) < 700, path
         assert "\x1b" not in str(raised.value)
     assert not mark.exists()
+
+
+def test_settings_beside_the_weights_are_left_alone(tmp_path):
+    around = {
+        "args": argparse.Namespace(lr=0.1, at=Path("x")),
+        "counts": defaultdict(list, {"a": [1]}),
+        "best": np.float64(0.5),
+        "history": np.arange(3),
+        "losses": deque([1.0, 2.0], maxlen=5),
+        "when": datetime.datetime(2020, 1, 1),
+    }
+    torch.save({"model": {"w": torch.ones(2)}, "step": 3, **around}, tmp_path / "model.pt")
+    before = set(torch.serialization.get_safe_globals())
+    (source,) = sources(tmp_path / "model.pt")
+    checkpoint = source.open()
+    assert checkpoint.facts.step == 3
+    assert checkpoint.state_dicts()["model",]["w"].read().tolist() == [1, 1]
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_a_folder_stands_for_the_checkpoints_in_it(tmp_path):
+    names = ["checkpoint-9", "checkpoint-10", "checkpoint-100"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        torch.save({"w": torch.ones(1)}, tmp_path / name / "pytorch_model.bin")
+    assert [source.name for source in sources(tmp_path)] == names
+    torch.save({"w": torch.ones(1)}, tmp_path / "pytorch_model.bin")  # what a trainer leaves at the end
+    assert [source.name for source in sources(str(tmp_path))] == names
+    assert [source.name for source in sources(path for path in [tmp_path / "checkpoint-10"])] == ["checkpoint-10"]
+    alone = sources(tmp_path / "checkpoint-9" / "pytorch_model.bin")
+    assert alone[0].name == "checkpoint-9/pytorch_model.bin"
+    assert steps_of([alone[0].name], [alone[0].labels], [NONE], None) == [9]

@@ -2,6 +2,11 @@
 
 import argparse
 import json
+import os
+import pickle
+import shutil
+import socket
+import sys
 import warnings
 import weakref
 
@@ -11,7 +16,17 @@ import torch
 import zarr
 from torch import nn
 
-from landscape_hooks import Local, Objective, Surface, Trajectory, analyze, import_checkpoints, landscape, record
+from landscape_hooks import (
+    Local,
+    Objective,
+    Random,
+    Surface,
+    Trajectory,
+    analyze,
+    import_checkpoints,
+    landscape,
+    record,
+)
 from landscape_hooks.cli import main
 from landscape_hooks.cli.description import describe, description_text
 from landscape_hooks.errors import CheckpointError, LandscapeError, LayoutError, RecordingWarning, RunError
@@ -337,6 +352,31 @@ def test_what_the_checkpoints_lack_because_it_is_frozen_is_the_models():
         imported(model, states)
 
 
+class Packed(nn.Module):
+    """A quantized layer under an adapter."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.packed = nn.Parameter(torch.randint(-9, 9, (3, 6), dtype=torch.int8), requires_grad=False)
+        self.scale = nn.Parameter(torch.rand(3), requires_grad=False)
+        self.a = nn.Parameter(torch.randn(3, 6))
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.packed.float() * self.scale[:, None] + self.a)
+
+
+def test_packed_weights_are_stored_once(tmp_path):
+    model, states, _ = trained(tmp_path / "a.zarr", [0, 1, 2], model=Packed(0))
+    found = imported(Packed(5), [under("module.", state) for state in states], store=tmp_path / "b.zarr")
+    same_run(found.root, tmp_path / "a.zarr")
+    adapters = [{"a": state["a"]} for state in states]
+    same_run(imported(model, adapters, store=tmp_path / "c.zarr").root, tmp_path / "a.zarr")
+    states[2]["packed"] = states[2]["packed"] + 1
+    with pytest.warns(RecordingWarning, match="'packed' of integers changed"):
+        assert len(imported(Packed(5), states).doubts) == 1
+
+
 def test_what_begins_to_move_between_checkpoints_moves_in_the_run(tmp_path):
     _model, states, _ = trained(tmp_path / "a.zarr", [0, 2, 4])
     states[2]["frozen.weight"] = states[2]["frozen.weight"] + 1
@@ -381,7 +421,8 @@ KILLED = """
         rows.RowsOut.write = ends(rows.RowsOut.write, after)
     else:
         rows.TrajectoryWriter._set = ends(rows.TrajectoryWriter._set, after)
-    import_checkpoints(store, Net(5), folder, criterion=CRITERION, data=DATA, progress=False)
+    loss = {"criterion": CRITERION, "data": DATA} if where == "commit" else {}
+    import_checkpoints(store, Net(5), folder, progress=False, **loss)
 """
 
 
@@ -390,11 +431,12 @@ def test_a_killed_import_goes_on_to_the_same_bits(where, after, training, tmp_pa
     _, _, states, _ = training
     states = [*states[:2], *({**state, "frozen.bias": state["frozen.bias"] + 1} for state in states[2:])]
     folder = saved(tmp_path / "saved", states)
-    import_checkpoints(tmp_path / "a.zarr", Net(5), folder, criterion=CRITERION, data=DATA, progress=False)
+    loss = {"criterion": CRITERION, "data": DATA} if where == "commit" else {}
+    import_checkpoints(tmp_path / "a.zarr", Net(5), folder, progress=False, **loss)
     done = interpreters.run(KILLED, tmp_path / "b.zarr", folder, where, after)
     assert done.returncode == -9, done.stderr
     assert len(Trajectory.open(tmp_path / "b.zarr")) < 4
-    import_checkpoints(tmp_path / "b.zarr", Net(6), folder, criterion=CRITERION, data=DATA, progress=False)
+    import_checkpoints(tmp_path / "b.zarr", Net(6), folder, progress=False, **loss)
     assert content(tmp_path / "a.zarr") == content(tmp_path / "b.zarr")
 
 
@@ -480,6 +522,25 @@ def test_a_loss_wants_the_model_or_an_objective(training, tmp_path):
         imported([Net()], bare)
 
 
+def test_an_objective_takes_the_tensors_in_the_order_of_the_run(tmp_path):
+    def make(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+    states = [dict(sorted(state.items(), reverse=True)) for state in states_of(make, range(3))]
+    for place, state in enumerate(states):
+        state["1.running_mean"] = torch.arange(4.0) + place
+    found = imported(None, states, store=tmp_path / "run.zarr")
+    assert found.layout.names[0] == "2.weight"
+    assert found.buffer_layout.names == ("1.running_var", "1.running_mean")
+    loss = Objective(make(7), criterion=CRITERION, data=DATA)
+    drawn = analyze(tmp_path / "run.zarr", objective=loss, batch_norm="fixed", size=2, engine=ENGINE, progress=False)
+    model = make(8)
+    model.load_state_dict(states[-1])
+    expected = CRITERION(model.eval()(DATA[0]), DATA[1]).item()
+    assert drawn.path_loss[-1] == pytest.approx(expected, rel=1e-5)
+
+
 def test_one_checkpoint_is_enough_for_a_random_plane_and_the_hessians(training, tmp_path):
     _, _, states, _ = training
     imported(Net(5), states[-1:], [9], tmp_path / "run.zarr", criterion=CRITERION, data=DATA)
@@ -500,7 +561,6 @@ def test_the_landscape_of_a_finished_model_in_one_call(training, tmp_path):
     expected = analyze(tmp_path / "a.zarr", directions="random", size=3, engine=ENGINE, progress=False)
     loss = {"criterion": CRITERION, "data": DATA, "size": 3, "engine": ENGINE, "progress": False}
     same_surface(landscape(model, **loss), expected)
-    same_surface(landscape(model, store=tmp_path / "b.zarr", **loss), expected)
     same_surface(landscape(nn.DataParallel(model), store=tmp_path / "b.zarr", **loss), expected)
     assert Surface.open(tmp_path / "b.zarr").attrs["directions"] == "random"
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
@@ -510,6 +570,8 @@ def test_the_landscape_of_a_finished_model_in_one_call(training, tmp_path):
         landscape(model, **loss, directions="pca")
     with pytest.raises(LandscapeError, match="no loss"):
         landscape(model, data=DATA)
+    frozen = landscape(model.requires_grad_(False), directions=Random(norm="filter"), **loss)
+    assert np.ptp(frozen.loss) > 0  # frozen as a whole is not frozen
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -559,3 +621,158 @@ def test_the_command_imports(training, tmp_path, monkeypatch, capsys):
             main(["import", "bad.zarr", str(folder), *bad])
         assert ended.value.code == 2
         assert "landscape-hooks: " in capsys.readouterr().err
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+RANK = """
+    import os, sys
+    import torch
+    import torch.distributed as dist
+    import torch.distributed.checkpoint as dcp
+    from torch import nn
+    from torch.distributed.fsdp import fully_shard
+    from landscape_hooks import record
+    from tests.test_importing import sharded_model
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    model = sharded_model(0)
+    for layer in model:
+        fully_shard(layer)
+    fully_shard(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    with record(model, optimizer, sys.argv[1], every=2):
+        for step in range(5):
+            if step % 2 == 0:
+                # no get_state_dict: where the optimizer has no state yet, that steps it once, with a rate of 0
+                app = {"model": model.state_dict(), "optim": optimizer.state_dict()}
+                dcp.save({"app": app, "step": step}, checkpoint_id=f"{sys.argv[2]}/saved-{step}")
+            optimizer.zero_grad()
+            model(torch.ones(8, 5) * (step + 1)).square().mean().backward()
+            optimizer.step()
+    dist.barrier()
+    dist.destroy_process_group()
+"""
+
+
+def sharded_model(seed):
+    """7, 5 and 1 rows do not divide by two ranks."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 5), nn.Linear(5, 1))
+
+
+def test_a_folder_that_two_processes_wrote(interpreters, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    arguments = tmp_path / "a.zarr", tmp_path / "saved"
+    ranks = [interpreters.start(RANK, *arguments, env={**world, "RANK": str(rank)}) for rank in range(2)]
+    said = [rank.communicate() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    files = sorted((tmp_path / "saved").iterdir())
+    assert len(list(files[0].glob("*.distcp"))) == 2
+    recorded = Trajectory.open(tmp_path / "a.zarr")
+    for model in (sharded_model(1), None):
+        found = imported(model, files[::-1], steps=[4, 2, 0])
+        assert recorded.steps.tolist() == [0, 2, 4, 5]
+        assert sorted(found.layout.names) == sorted(recorded.layout.names)
+        for place, snapshot in enumerate(found):
+            for entry in recorded.layout:
+                own = snapshot.weights[found.layout[entry.name].slice]
+                assert own.tobytes() == recorded[place].weights[entry.slice].tobytes()
+
+
+@pytest.fixture(scope="module")
+def folder_of_parts(tmp_path_factory):
+    """A folder of torch.distributed.checkpoint, as a function that gives a copy of it."""
+    made = tmp_path_factory.mktemp("parts") / "saved"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        distributed(made.parent, 0, layers(1).state_dict(), None)
+
+    def copied(folder):
+        shutil.copytree(made.parent / "saved-0", folder)
+        return folder
+
+    return copied
+
+
+class Ends:
+    def __reduce__(self):
+        return (os._exit, (3,))
+
+
+def outside(metadata):
+    for info in metadata.storage_data.values():
+        info.relative_path = "../../x.distcp"
+
+
+def gap(metadata):
+    metadata.state_dict_metadata["model.0.weight"].chunks[0].sizes = torch.Size([1, 1])
+
+
+def beyond(metadata):
+    metadata.state_dict_metadata["model.0.weight"].chunks[0].offsets = torch.Size([10**9, 0])
+
+
+def enormous(metadata):
+    for entry in (metadata.state_dict_metadata["model.0.weight"],):
+        entry.size = entry.chunks[0].sizes = torch.Size([10**9, 10**9])
+
+
+def executed(metadata):
+    metadata.planner_data = Ends()
+
+
+def elsewhere(metadata):
+    for info in metadata.storage_data.values():
+        info.offset = 10**12
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (outside, "names the file"),
+        (gap, "do not make up its shape|does not say where"),
+        (beyond, "does not say where|reaches beyond"),
+        (enormous, "claims to hold"),
+        (executed, r"cannot be read \(it names posix\._exit\)"),
+        (elsewhere, "is cut off"),
+    ],
+    ids=lambda change: getattr(change, "__name__", ""),
+)
+def test_hostile_lists_of_parts_are_sentences(change, said, folder_of_parts, tmp_path):
+    folder = folder_of_parts(tmp_path / "saved")
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    change(metadata)
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(CheckpointError, match=said):
+        imported(layers(2), [folder])
+
+
+def test_parts_that_are_missing_or_no_list_are_sentences(folder_of_parts, tmp_path):
+    folder = folder_of_parts(tmp_path / "saved")
+    (folder / ".metadata").write_bytes(b"no pickle")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        imported(layers(2), [folder])
+    folder = folder_of_parts(tmp_path / "again")
+    for file in folder.glob("*.distcp"):
+        file.unlink()
+    with pytest.raises(CheckpointError, match="is missing"):
+        imported(layers(2), [folder])
+
+
+def test_numbers_that_are_not_finite_are_told_and_kept(tmp_path):
+    states = states_of(layers, range(3))
+    states[1]["2.bias"] = torch.tensor([float("nan"), float("inf")])
+    with pytest.warns(RecordingWarning, match=r"checkpoint of step 1 holds NaN or inf in '2\.bias'"):
+        found = imported(layers(5), states)
+    assert np.isnan(found[1].weights[-2])
+    assert found[1].weights[-1] == np.inf
+
+
+def test_safetensors_that_is_not_installed_is_a_sentence(tmp_path, monkeypatch):
+    safetensors(tmp_path, 1, layers(1).state_dict(), None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(CheckpointError, match=r"not installed.*landscape-hooks\[checkpoints\]"):
+        imported(layers(1), [tmp_path / "step_1.safetensors"])

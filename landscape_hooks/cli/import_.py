@@ -53,7 +53,7 @@ def import_(
     Lightning, a folder of torch.distributed.checkpoint, or a folder of such. No checkpoint runs code. With the same
     command an interrupted import goes on.
     """
-    from landscape_hooks.evaluation.sources import called, import_string
+    from landscape_hooks.evaluation.imports import called, import_string
     from landscape_hooks.recording.importing.checkpoints import import_checkpoints
 
     made = None if model is None else _made(import_string(model))
@@ -86,7 +86,7 @@ def import_(
 
 def _made(found: Any) -> Any:
     """The model: a module, or what a function or a class without arguments makes."""
-    from landscape_hooks.evaluation.sources import called
+    from landscape_hooks.evaluation.imports import called
 
     return called(found) if isinstance(found, type) or not hasattr(found, "parameters") else found
 
@@ -95,7 +95,7 @@ def _criterion(found: Any) -> Any:
     """A criterion: a class is instantiated, and a function that takes nothing returns it."""
     import inspect
 
-    from landscape_hooks.evaluation.sources import called
+    from landscape_hooks.evaluation.imports import called
 
     if isinstance(found, type):
         return called(found)

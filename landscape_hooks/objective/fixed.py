@@ -54,9 +54,12 @@ class HasFixed(Protocol):
     """A loss some of whose parameters may be fixed: an Objective."""
 
     layout: ParameterLayout
+    buffer_layout: ParameterLayout
 
-    def given(self, layout: ParameterLayout, fixed: Mapping[str, Tensor], /) -> Self:
-        """The same loss as a function of `layout`; its other parameters have the values `fixed`."""
+    def given(
+        self, layout: ParameterLayout, fixed: Mapping[str, Tensor], /, buffers: ParameterLayout | None = None
+    ) -> Self:
+        """The same loss as a function of `layout` (and `buffers`); its other parameters have the values `fixed`."""
 
 
 Loss = TypeVar("Loss", bound=HasFixed)
@@ -65,15 +68,18 @@ Loss = TypeVar("Loss", bound=HasFixed)
 def of_run(objective: Loss, trajectory: Trajectory) -> Loss:
     """An Objective as a function of what moves in a run; its other parameters are as the run stored them.
 
+    The tensors of a run that was imported without its model may be in another order than the model's.
+
     Raises
     ------
     LayoutError
         the run has other parameters.
     """
-    fixed = fixed_tensors(trajectory)
-    if not fixed and objective.layout == trajectory.layout:
+    fixed, own, buffers = fixed_tensors(trajectory), objective.buffer_layout, trajectory.buffer_layout
+    reordered = buffers.names != own.names and set(buffers.names) == set(own.names)
+    if not fixed and objective.layout == trajectory.layout and not reordered:
         return objective
-    return objective.given(trajectory.layout, fixed)
+    return objective.given(trajectory.layout, fixed, buffers=buffers if reordered else None)
 
 
 def without_integers(model: torch.nn.Module, fixed: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -292,8 +292,12 @@ class Objective:
             probe=self.probe.map(lambda t: laid_out(t, layout)),
         )
 
-    def given(self, moving: ParameterLayout, fixed: Mapping[str, Tensor]) -> Objective:
+    def given(
+        self, moving: ParameterLayout, fixed: Mapping[str, Tensor], buffers: ParameterLayout | None = None
+    ) -> Objective:
         """The same loss as a function of the parameters `moving`, the others being `fixed`.
+
+        `buffers` is another order of its buffers.
 
         Raises
         ------
@@ -306,7 +310,8 @@ class Objective:
         check_others(self.layout, known, moving, fixed)
         constants = {name: value for name, value in self.constants.items() if name not in known}
         given = {name: value.to(self.device) for name, value in fixed.items()}
-        return self._with(layout=moving, constants={**constants, **given}, still=tuple(fixed))
+        changes = {} if buffers is None else {"buffer_layout": buffers}
+        return self._with(layout=moving, constants={**constants, **given}, still=tuple(fixed), **changes)
 
     def without_weights(self) -> Objective:
         """The same loss without weights of its own: where it is live code, its model's parameters hold no memory."""

@@ -112,7 +112,7 @@ class Closing:
         elif names:
             self.doubts.append(_fixed_in_doubt(names))
         if seconds and (names := fixed.integers_moved()):
-            self.doubts.append(_integers_in_doubt(names))
+            self.doubts.append(integers_in_doubt(names))
 
     def report(self, on_error: str, dropped: int) -> None:
         """Say what was lost, and what is in doubt.
@@ -217,7 +217,7 @@ def _outside_in_doubt(names: Sequence[str]) -> Doubt:
     )
 
 
-def _integers_in_doubt(names: Sequence[str]) -> Doubt:
+def integers_in_doubt(names: Sequence[str]) -> Doubt:
     """Tensors of integers, which are stored once, have changed."""
     return Doubt(
         "fixed",

@@ -8,7 +8,7 @@ committed, so that an import that was interrupted goes on where it stopped, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ import zarr
 
 from landscape_hooks.errors import CheckpointError, LandscapeError, RunError, warn_of_recording
 from landscape_hooks.progress import counted
+from landscape_hooks.recording.closing import integers_in_doubt
 from landscape_hooks.recording.importing.layouts import Found, Layouts, find, is_wider, listed
 from landscape_hooks.recording.importing.rows import RowsOut, loaded, padded, to_store
 from landscape_hooks.recording.live_loss import Loss
@@ -38,7 +39,7 @@ from landscape_hooks.store.run import (
 from landscape_hooks.trajectory.checkpoints.checkpoint import Facts
 from landscape_hooks.trajectory.checkpoints.folders import CheckpointLike, Source, sources
 from landscape_hooks.trajectory.checkpoints.steps import steps_of
-from landscape_hooks.trajectory.doubts import closing_state, set_closing
+from landscape_hooks.trajectory.doubts import add_doubt, closing_state, set_closing
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.trajectory import Trajectory
 from landscape_hooks.trajectory.writer import TrajectoryWriter
@@ -54,7 +55,7 @@ KEY = "imported"
 def import_checkpoints(
     store: RunLike,
     model: torch.nn.Module | None,
-    checkpoints: CheckpointLike | Sequence[CheckpointLike],
+    checkpoints: CheckpointLike | Iterable[CheckpointLike],
     *,
     steps: Sequence[int] | None = None,
     criterion: Callable[..., Any] | None = None,
@@ -113,7 +114,7 @@ def import_checkpoints(
     >>> run.steps.tolist(), run[2].weights.tolist()
     ([0, 10, 20], [2.0, 2.0, 0.0])
     """
-    named = sources(checkpoints)  # type: ignore[arg-type]
+    named = sources(checkpoints)
     order = _Order(model, objective, criterion, data, samples)
     order.check()
     store = absolute(store)
@@ -207,7 +208,6 @@ class _Surveyed:
     facts: Facts
 
 
-@writes
 def _import(
     store: RunLike, named: Sequence[Source], steps: Sequence[int] | None, order: _Order, progress: bool
 ) -> None:
@@ -326,7 +326,8 @@ def _create(store: RunLike, surveyed: Sequence[_Surveyed], layouts: Layouts, ord
             layouts.buffers,
             groups=len(surveyed[0].facts.learning_rate),
             checksum=True,
-            fixed=to_store(layouts, first) if len(layouts.still) else (),
+            fixed=to_store(layouts.still, first, layouts.own),
+            others=to_store(layouts.others, first, layouts.own),
         )
         if order.loss.given:
             _capture(root, layouts, first, order)
@@ -371,14 +372,23 @@ def _write(root: zarr.Group, surveyed: Sequence[_Surveyed], layouts: Layouts, pr
     for each in counted(todo, len(todo), shown=progress, what="import", unit="checkpoint"):
         identity = each.source.identity
         known[str(each.step)] = {"name": each.source.name, **(identity or {})}
-        root.metadata.attributes.update(checked.fresh(root).attrs)
-        put_attribute(root, KEY, known)
+        _put(root, known)
         modified = math.nan if identity is None else identity["modified"] / 1e9
         out.write(find(each.source.open(), layouts), each.step, each.facts, modified)
     writer.close()
     if closing_state(checked.fresh(root))[0] == "recording":
         set_closing(root, "unchecked")
     _tell_bad(out.bad)
+    if out.changed:
+        doubt = integers_in_doubt(list(out.changed))
+        add_doubt(root, doubt)
+        warn_of_recording(doubt.said)
+
+
+@writes
+def _put(root: zarr.Group, known: dict[str, Any]) -> None:
+    root.metadata.attributes.update(checked.fresh(root).attrs)
+    put_attribute(root, KEY, known)
 
 
 def _check_same(each: _Surveyed, known: Any, out: RowsOut, writer: TrajectoryWriter, layouts: Layouts) -> None:

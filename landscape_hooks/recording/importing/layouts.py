@@ -13,11 +13,11 @@ import torch
 import zarr
 
 from landscape_hooks.errors import CheckpointError
-from landscape_hooks.recording.watch.fixed import split
+from landscape_hooks.recording.watch.fixed import sort_out
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.checkpoints.checkpoint import WEIGHTS, Checkpoint, StateDict
 from landscape_hooks.trajectory.checkpoints.matching import Match, bare, match
-from landscape_hooks.trajectory.modules import unwrap, walk
+from landscape_hooks.trajectory.modules import unwrap, walk, walk_tensors
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.rows.fixed import Fixed
 
@@ -37,6 +37,8 @@ class Layouts:
         the parameters in a row, and those that are stored once.
     buffers
         the floating-point buffers.
+    others
+        tensors of integers of quantized layers, which are stored once, too.
     own
         all tensors of the model, by name; empty where there is none.
     optional
@@ -46,13 +48,14 @@ class Layouts:
     moving: ParameterLayout
     still: ParameterLayout
     buffers: ParameterLayout
+    others: ParameterLayout = field(default_factory=lambda: ParameterLayout(()))
     own: Mapping[str, torch.Tensor] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
 
     @property
     def entries(self) -> list[ParameterEntry]:
         """All of them."""
-        return [*self.moving, *self.still, *self.buffers]
+        return [*self.moving, *self.still, *self.buffers, *self.others]
 
     @classmethod
     def of_model(cls, model: torch.nn.Module) -> Layouts:
@@ -64,15 +67,19 @@ class Layouts:
             the model has no parameters, or lazy ones.
         """
         layout, buffers = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
-        moving, still = split(unwrap(model), layout)
+        found = sort_out(unwrap(model), layout)
+        moving, still, others = found.moving, found.still, found.others
+        if not any(entry.trainable for entry in moving):  # a finished model, frozen as a whole: all of it was trained
+            moving = ParameterLayout([replace(entry, trainable=True) for entry in moving])
         own = dict(zip(layout.names, layout.tensors(model), strict=True))
         own |= dict(zip(buffers.names, buffers.tensors(model), strict=True))
+        own |= {name: tensor for name, tensor, _ in walk_tensors(unwrap(model)) if name in others.names}
         unsaved = frozenset(
             name
             for name, _, owner in walk(model, "_buffers")
             if name.rpartition(".")[2] in getattr(owner, "_non_persistent_buffers_set", ())
         )
-        return cls(moving, still, buffers, own, unsaved)
+        return cls(moving, still, buffers, others, own, unsaved.union(others.names))
 
     def as_in(self, root: zarr.Group) -> Layouts:
         """The same tensors in the order of a run that is gone on with, whose fixed tensors stay fixed.
@@ -92,11 +99,14 @@ class Layouts:
     @classmethod
     def of_run(cls, root: zarr.Group) -> Layouts:
         """Those of a run; what began to move later is among the fixed tensors."""
-        entries = [checked.attribute(root, key, list, "the run") for key in ("layout", "buffer_layout")]
+        moving, buffers = (checked.attribute(root, key, list, "the run") for key in ("layout", "buffer_layout"))
+        fixed = Fixed(root)
         return cls(
-            ParameterLayout.from_json(entries[0]),
-            Fixed(root).layout,
-            ParameterLayout.from_json(entries[1], kind="buffer"),
+            ParameterLayout.from_json(moving),
+            fixed.layout,
+            ParameterLayout.from_json(buffers, kind="buffer"),
+            fixed.others,
+            optional=frozenset(fixed.others.names),
         )
 
     def widened(self, kinds: Mapping[str, str]) -> Layouts:
@@ -208,7 +218,8 @@ def find(checkpoint: Checkpoint, layouts: Layouts) -> Found:
             expected=f"{list(entry.shape)}, as {'the model has' if layouts.own else 'the others have'} it",
         )
     tied = {each.memory for each in stored.values()} - {None}
-    unexpected = tuple(name for name in matched.unexpected if chosen[name].memory not in tied)
+    others = (name for name in matched.unexpected if chosen[name].floating)
+    unexpected = tuple(name for name in others if chosen[name].memory not in tied)
     return Found(stored, matched.missing, unexpected)
 
 
@@ -222,7 +233,7 @@ def _best(checkpoint: Checkpoint, wanted: Sequence[tuple[str, ...]]) -> tuple[St
     """
     best: tuple[StateDict, Match] | None = None
     for chosen in [*checkpoint.state_dicts().values(), checkpoint.flattened()]:
-        matched = match(wanted, (name for name, stored in chosen.items() if stored.floating))
+        matched = match(wanted, chosen)
         if best is None or len(matched.names) > len(best[1].names):
             best = chosen, matched
         if not matched.missing:

@@ -7,7 +7,7 @@ where it has moved, it has late columns from then on, as in a recording.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from landscape_hooks.recording.background import as_torch
 from landscape_hooks.recording.importing.layouts import Found, Layouts
 from landscape_hooks.recording.watch.fixed import pieces
+from landscape_hooks.store.run import writes
 from landscape_hooks.trajectory.checkpoints.checkpoint import Facts
 from landscape_hooks.trajectory.modules import copy_into
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.rows import bits
-from landscape_hooks.trajectory.rows.fixed import Bits, checksum_of
+from landscape_hooks.trajectory.rows.fixed import Bits, Pieces
 from landscape_hooks.trajectory.writer import TrajectoryWriter
 
 
@@ -35,9 +36,9 @@ def value_of(entry: ParameterEntry, found: Found, own: Mapping[str, torch.Tensor
     return tensor.to(getattr(torch, entry.dtype))
 
 
-def to_store(layouts: Layouts, found: Found) -> list[tuple[ParameterEntry, Callable[[], Iterator[Bits]]]]:
+def to_store(layout: ParameterLayout, found: Found, own: Mapping[str, torch.Tensor]) -> list[Pieces]:
     """What stands still as `TrajectoryWriter.create(fixed=)` takes it."""
-    return [(entry, partial(_pieces, entry, found, layouts.own)) for entry in layouts.still]
+    return [(entry, partial(_pieces, entry, found, own)) for entry in layout]
 
 
 def _pieces(entry: ParameterEntry, found: Found, own: Mapping[str, torch.Tensor]) -> Iterator[Bits]:
@@ -70,12 +71,15 @@ class RowsOut:
     ----------
     bad
         names of the tensors that hold NaN or inf, by step.
+    changed
+        names of the tensors of integers that are not in every checkpoint what they were in the first.
     """
 
     def __init__(self, writer: TrajectoryWriter, layouts: Layouts) -> None:
         self._writer, self._layouts = writer, layouts
         self._staging = writer.staging(1)
         self.bad: dict[int, list[str]] = {}
+        self.changed: dict[str, None] = {}
 
     @property
     def _parts(self) -> list[tuple[ParameterLayout, NDArray[Any], str]]:
@@ -95,6 +99,8 @@ class RowsOut:
         bad = self._fill(found)
         if bad:
             self.bad[step] = bad
+        others = [entry for entry in self._layouts.others if entry.name in found.stored]
+        self.changed |= {entry.name: None for entry in others if not self._holds(entry, found)}
         scalars: dict[str, Sequence[float]] = {
             "step": [step],
             "epoch": [facts.epoch],
@@ -102,7 +108,7 @@ class RowsOut:
             "wall_time": [wall_time],
         }
         groups = {"learning_rate": [facts.learning_rate], "momentum": [facts.momentum]}
-        self._writer.append(self._staging.rows(0, scalars, groups, False))
+        writes(self._writer.append)(self._staging.rows(0, scalars, groups, False))
 
     def differs(self, found: Found, number: int) -> str | None:
         """Name of a tensor of a checkpoint that the snapshot of this number in the run has otherwise; None if none."""
@@ -136,13 +142,15 @@ class RowsOut:
     def _begun(self, found: Found) -> list[ParameterEntry]:
         """What stood still so far and has other numbers in this checkpoint."""
         late = {entry.name for each in self._writer.late for entry in each.layout}
-        fixed = self._writer.fixed
         return [
             replace(entry, trainable=True)
             for entry in self._layouts.still
             if entry.name in found.stored and entry.name not in late
-            and checksum_of(_pieces(entry, found, self._layouts.own)) != fixed.checksum(entry.name)
+            and not self._holds(entry, found)
         ]  # fmt: skip
+
+    def _holds(self, entry: ParameterEntry, found: Found) -> bool:
+        return self._writer.fixed.holds(entry.name, _pieces(entry, found, self._layouts.own))
 
 
 def _as_bits(values: NDArray[Any]) -> NDArray[Any]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,7 @@ class Source:
         return {"bytes": sum(state.st_size for state in states), "modified": max(s.st_mtime_ns for s in states)}
 
 
-def sources(given: CheckpointLike | list[CheckpointLike] | tuple[CheckpointLike, ...]) -> list[Source]:
+def sources(given: CheckpointLike | Iterable[CheckpointLike]) -> list[Source]:
     """What was named, one by one; a folder of checkpoints stands for those in it.
 
     Raises
@@ -97,12 +98,13 @@ def sources(given: CheckpointLike | list[CheckpointLike] | tuple[CheckpointLike,
     CheckpointError
         nothing was named, or nothing is there.
     """
-    several = list(given) if isinstance(given, list | tuple) else [given]
+    one: Any = given
+    several = [one] if isinstance(one, str | os.PathLike | Mapping) or not hasattr(one, "__iter__") else list(one)
     found: list[Source] = []
     for place, each in enumerate(several):
         if isinstance(each, str | os.PathLike):
             path = Path(each)
-            paths = _expanded(path) if path.is_dir() and _kind(path) is None else [path]
+            paths = (_expanded(path) or [path]) if path.is_dir() else [path]
             found += [Source(_name(one), (one.stem if one.is_file() else one.name, one.absolute().parent.name), one)
                       for one in paths]  # fmt: skip
         else:
@@ -118,10 +120,14 @@ def _name(path: Path) -> str:
 
 
 def _expanded(folder: Path) -> list[Path]:
-    """The checkpoints in a folder that is none itself."""
-    inside = sorted(folder.iterdir())[:MOST_FILES]
+    """The checkpoints in a folder that is none itself; where folders of checkpoints are in it, those."""
+    inside = sorted(folder.iterdir(), key=_natural)[:MOST_FILES]
     found = [path for path in inside if path.is_dir() and _kind(path) is not None]
-    found += [path for path in inside if path.is_file() and path.suffix in SUFFIXES]
+    if found and (_kind(folder) is None or all(re.fullmatch(r"checkpoint[-_]\d+", path.name) for path in found)):
+        return found  # a trainer's folder; the model that may lie in it is the last of them again
+    if _kind(folder) is not None:
+        return []
+    found = [path for path in inside if path.is_file() and path.suffix in SUFFIXES]
     if not found:
         raise CheckpointError(
             f"The folder {folder} is no checkpoint and holds none",
@@ -129,6 +135,11 @@ def _expanded(folder: Path) -> list[Path]:
             f"files that end in {', '.join(SUFFIXES[:5])}",
         )
     return found
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """A key that sorts numbers in names as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def _kind(folder: Path) -> Path | None:

@@ -147,6 +147,7 @@ def _spellings(names: Sequence[str], adapters: frozenset[str]) -> list[str]:
         if adapters & set(parts):
             short = [part for part in parts if part not in adapters]
             found += [".".join(short), ".".join(part for part in short if part != "modules_to_save")]
+            found.append(".".join(short[:-1] if short[-2:] == ["lora_magnitude_vector", "weight"] else short))
         elif _is_base(name):
             found.append(".".join(part for part in parts if part not in ("base_layer", "original_module")))
     return list(dict.fromkeys(found))

@@ -1,7 +1,7 @@
 """Files of torch.save: state dicts, and dictionaries that hold them (PyTorch, Lightning, timm, fastai, DeepSpeed).
 
 In: a file. Out: nested dictionaries of plain values and `Stored` tensors. torch loads it with `weights_only=True`,
-which makes tensors and plain containers only; of some well-known classes that hold settings, empty ones stand in. A
+which makes tensors and plain containers only; for objects of settings, empty ones stand in. A
 file that needs more is refused: nothing that a file names is ever called.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,14 +26,19 @@ from landscape_hooks.trajectory.checkpoints.checkpoint import (
     facts_of,
 )
 
-HARMLESS = (
-    "argparse.Namespace", "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath",
-    "datetime.datetime", "datetime.timedelta", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
-    "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype",
-    "lightning_fabric.utilities.data.AttributeDict", "lightning.fabric.utilities.data.AttributeDict",
-    "pytorch_lightning.utilities.parsing.AttributeDict", "lightning.pytorch.utilities.parsing.AttributeDict",
+SETTINGS = (
+    "accelerate", "addict", "argparse", "datetime", "easydict", "fastai", "fastcore", "hydra", "lightning",
+    "lightning_fabric", "ml_collections", "mmengine", "numpy", "omegaconf", "pathlib", "pytorch_lightning", "timm",
+    "torchmetrics", "transformers", "typing", "yacs",
 )  # fmt: skip
-"""Classes of settings, times and numbers beside the weights, for which empty ones stand in."""
+"""Packages whose objects trainers save beside the weights: settings, times, numbers. Empty ones stand in for them."""
+
+CONTAINERS = ("collections.defaultdict", "collections.deque", "builtins.dict", "builtins.list", "builtins.tuple",
+              "builtins.int", "builtins.float", "builtins.str", "builtins.bool")  # fmt: skip
+"""What settings are made of besides."""
+
+DICTIONARIES = ("defaultdict", "dict", "AttributeDict", "CfgNode", "EasyDict", "Dict", "ConfigDict")
+"""Classes among these that are filled like a dictionary."""
 
 
 class Nothing:
@@ -47,6 +52,20 @@ class Nothing:
 
     def __setstate__(self, state: object) -> None:
         pass
+
+
+class Items:
+    """The same, for an object that is filled like a dictionary: the unpickler fills none but torch's own kinds."""
+
+    def __new__(cls, *_: object, **__: object) -> Any:
+        return OrderedDict()
+
+
+class Row:
+    """The same, for one that is filled like a list."""
+
+    def __new__(cls, *_: object, **__: object) -> Any:
+        return []
 
 
 def read_pickled(path: Path, name: str) -> Checkpoint:
@@ -82,8 +101,14 @@ def load(path: Path, name: str) -> object:
         if zipped:
             with zipfile.ZipFile(path) as archive:
                 check_count(name, len(archive.namelist()) // 4)  # of which three may be an optimizer's
-        with _stand_ins():
-            return cast(object, torch.load(path, map_location="cpu", weights_only=True, mmap=zipped))
+        try:
+            return _load(path, zipped)
+        except Exception:
+            needed = _needed(path)
+            if not needed or not all(map(_is_of_settings, needed)):
+                raise
+            with torch.serialization.safe_globals([(_stand_in(each), each) for each in needed]):
+                return _load(path, zipped)
     except CheckpointError:
         raise
     except MemoryError as error:
@@ -92,36 +117,43 @@ def load(path: Path, name: str) -> object:
         raise _refused(path, name, error) from error
 
 
-@contextmanager
-def _stand_ins() -> Iterator[None]:
-    allowed: list[Any] = [(_stand_in(name), name) for name in HARMLESS]
-    with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+def _load(path: Path, zipped: bool) -> object:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of old formats, which are read all the same
-        yield
+        return cast(object, torch.load(path, map_location="cpu", weights_only=True, mmap=zipped))
 
 
-def _stand_in(name: str) -> type[Nothing]:
-    return _STAND_INS.setdefault(name, type(name.rpartition(".")[2], (Nothing,), {}))
+def _needed(path: Path) -> list[str]:
+    """What a file names that torch does not take for data; empty where that cannot be told."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:
+        return []
 
 
-_STAND_INS: dict[str, type[Nothing]] = {}
+def _is_of_settings(name: str) -> bool:
+    return name.partition(".")[0] in SETTINGS or name in CONTAINERS
+
+
+def _stand_in(name: str) -> Callable[..., object]:
+    last = name.rpartition(".")[2]
+    base: type[object] = Items if last in DICTIONARIES else Row if last == "deque" else Nothing
+    return _STAND_INS.setdefault(name, type(last, (base,), {}))
+
+
+_STAND_INS: dict[str, type[object]] = {}
 
 
 def _refused(path: Path, name: str, error: Exception) -> CheckpointError:
     """What to say of a file that torch did not load."""
-    try:
-        with _stand_ins():
-            needed = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:
-        needed = []
+    needed = [each for each in _needed(path) if not _is_of_settings(each)]
     if needed:
-        shown = ", ".join(printable(each) for each in sorted(needed)[:4]) + ", ..." * (len(needed) > 4)
+        shown = ", ".join(printable(each) for each in needed[:4]) + ", ..." * (len(needed) > 4)
         return CheckpointError(
             f"{name} needs code to be read ({shown})",
             expected="tensors, numbers, text and plain containers: opening a checkpoint runs no code",
             mend="Save model.state_dict(). If you trust the file, load it yourself and pass its state dict",
         )
-    said = f"{type(error).__name__}: {printable(first_line(error))}"
     if "TorchScript" in str(error):
         return CheckpointError(f"{name} is a TorchScript archive, a program", mend="Save model.state_dict()")
     if "Weights only load failed" in str(error):
@@ -130,6 +162,7 @@ def _refused(path: Path, name: str, error: Exception) -> CheckpointError:
             expected="a file of torch.save with tensors, numbers, text and plain containers",
             mend="Save model.state_dict(). If you trust the file, load it yourself and pass its state dict",
         )
+    said = f"{type(error).__name__}: {printable(first_line(error))}"
     return CheckpointError(f"{name} is no checkpoint, or is cut off ({said})", expected="a file of torch.save")
 
 
