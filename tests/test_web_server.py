@@ -108,6 +108,15 @@ def test_a_run_without_a_surface_says_so(tmp_path):
         assert ask(server, server.path + "thumbnail.png")[0].status == 404
 
 
+def test_a_page_that_fails_says_so_and_the_server_goes_on(folder, monkeypatch):
+    with serving(folder / "one.zarr") as server:
+        monkeypatch.setattr(server.rooms[0], "page", lambda: 1 / 0)
+        answer, body = ask(server, server.path)
+        assert (answer.status, body) == (500, b"ZeroDivisionError: division by zero")
+        monkeypatch.undo()
+        assert ask(server, server.path)[0].status == 200
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError):
         rooms_of([str(tmp_path)])
