@@ -250,7 +250,7 @@ def window(run: str) -> None:
 
 
 def page(run: str) -> None:
-    """The page in a browser at the window's moment, with the mouse beside the marker."""
+    """The page that docs/viewer.md embeds, and its picture at the window's moment."""
     from shutil import which
 
     from playwright.sync_api import sync_playwright
@@ -258,12 +258,13 @@ def page(run: str) -> None:
     from landscape_hooks import write_html
 
     options = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
-    with TemporaryDirectory() as folder, sync_playwright() as driver:
-        file = write_html(run, Path(folder) / "page.html", theme="dark")
+    file = write_html(run, FOLDER.parent / "replay.html")
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(
             executable_path=which("chromium"), args=options
         )
-        shown = browser.new_page(viewport={"width": 1100, "height": 680})
+        size = {"width": 1100, "height": 680}
+        shown = browser.new_page(viewport=size, color_scheme="dark")
         shown.goto(file.as_uri())
         shown.wait_for_selector("#title:not(:empty)")
         x, y = shown.evaluate(

@@ -137,7 +137,7 @@ def test_the_picture_is_that_of_the_window(opened, name):
         page.evaluate("""() => {
       const { replay, scene } = landscapePage;
       scene.show(replay.landscape, replay.look);
-      scene.draw(replay.camera, replay.timeline.position, { scale: 0.6, fast: true, coarse: false });
+      scene.draw(replay.camera, replay.timeline.position, { scale: 0.6, fast: true, coarse: false, turns: false });
       return scene.gl.canvas.toDataURL("image/png");
     }""")
     )

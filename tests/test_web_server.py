@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,6 +15,9 @@ from landscape_hooks.viewer.web.server import Server, serve
 from tests.browser import Watched, chromium, until
 from tests.landscapes import surface, write_run
 from tests.test_viewer_live import append, training  # noqa: F401
+
+SLACK = 5.0
+"""How many times as long as on a free machine a browser may take on a busy one."""
 
 KEPT = ("X-Content-Type-Options", "Referrer-Policy", "Cache-Control", "X-Frame-Options", "Content-Security-Policy")
 
@@ -104,6 +108,15 @@ def test_a_run_without_a_surface_says_so(tmp_path):
         assert ask(server, server.path + "thumbnail.png")[0].status == 404
 
 
+def test_a_page_that_fails_says_so_and_the_server_goes_on(folder, monkeypatch):
+    with serving(folder / "one.zarr") as server:
+        monkeypatch.setattr(server.rooms[0], "page", lambda: 1 / 0)
+        answer, body = ask(server, server.path)
+        assert (answer.status, body) == (500, b"ZeroDivisionError: division by zero")
+        monkeypatch.undo()
+        assert ask(server, server.path)[0].status == 200
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError):
         rooms_of([str(tmp_path)])
@@ -130,22 +143,42 @@ def test_new_snapshots_are_told_once(training):  # noqa: F811
             assert ask(server, server.path + "new" + odd)[0].status == 200
 
 
-def test_a_browser_follows_a_training_within_two_seconds(training):  # noqa: F811
-    run, writer = training
-    with chromium() as browser, serving(run, follow=True) as server:
-        watched = Watched(browser)
-        page = watched.open(server.address)
-        assert page.evaluate("landscapePage.replay.timeline.length") == 10
-        append(writer, [110, 130], np.array([[0.5, -1.0], [1.5, 2.0]]), [0.7, 0.0])
-        until(page, "landscapePage.replay.timeline.length === 12")
-        until(page, "!landscapePage.dirty")
-        assert page.inner_text("#moment-said") == "step 130 (12 of 12)"
-        point = page.evaluate("Array.from(landscapePage.replay.landscape.paths[0].coordinates).slice(-2)")
-        np.testing.assert_allclose(point, [1.5, 2.0], atol=1e-5)
-        asked = [url for url in watched.requested if "/new?" in url]
-        assert asked
-        assert all(url.startswith(server.address) for url in watched.requested)
-        watched.close()
+def test_a_browser_follows_a_recording_within_two_seconds(tmp_path):
+    """The recorder of a real training writes, `analyze` has run, and the page that is open shows what comes."""
+    import torch
+
+    from landscape_hooks import Local, Surface, analyze, record
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    data, criterion = (torch.randn(20, 3), torch.randn(20, 1)), torch.nn.MSELoss()
+    run = tmp_path / "run.zarr"
+
+    def train(steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            criterion(model(data[0]), data[1]).backward()
+            optimizer.step()
+        recorder.flush()
+
+    with record(model, optimizer, run, every=1, criterion=criterion, data=data) as recorder:
+        train(8)
+        analyze(run, size=5, engine=Local(workers=1, tune=False), progress=False)
+        known = len(Surface.open(run).path)
+        with chromium() as browser, serving(run, follow=True) as server:
+            watched = Watched(browser)
+            page = watched.open(server.address)
+            assert page.evaluate("landscapePage.replay.timeline.length") == known
+            train(4)
+            start = time.monotonic()
+            until(page, f"landscapePage.replay.timeline.length === {known + 4}")
+            assert time.monotonic() - start < 2 * SLACK
+            until(page, "!landscapePage.dirty")
+            assert page.inner_text("#moment-said") == f"step 12 ({known + 4} of {known + 4})"
+            assert any("/new?" in url for url in watched.requested)
+            assert all(url.startswith(server.address) for url in watched.requested)
+            watched.close()
 
 
 def test_a_browser_goes_from_the_list_to_a_run(folder):

@@ -73,7 +73,8 @@ class Server(ThreadingHTTPServer):
     @property
     def address(self) -> str:
         """The whole address."""
-        return f"http://{self.host}:{self.port}{self.path}"
+        host = socket.gethostname() if self.host in ("", "0.0.0.0") else self.host
+        return f"http://{host}:{self.port}{self.path}"
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Server]:
@@ -122,6 +123,10 @@ class Handler(BaseHTTPRequestHandler):
                 self._send(200, "text/html", sorry(room.label, error).encode(), LIST)
             else:
                 self._send(404, "text/plain", str(error).encode())
+        except ConnectionError:
+            self.close_connection = True
+        except Exception as error:  # the browser says it; the other pages go on
+            self._send(500, "text/plain", f"{type(error).__name__}: {error}".encode())
 
     do_HEAD = do_GET
 

@@ -19,7 +19,7 @@ void main() {
     vec3 p = orthographic == 1 ? centre - forward * lift * 4.0 : centre + (eye - centre) * lift;
     vec4 clip = matrix * vec4(p, 1.0);
     float pixels = radius * line_scale;
-    vec2 corner = vec2((gl_VertexID & 1) == 1 ? 1.0 : -1.0, gl_VertexID >= 2 ? 1.0 : -1.0);
+    vec2 corner = vec2((gl_VertexID & 1) == 1 ? 1.0 : -1.0, (gl_VertexID & 2) != 0 ? 1.0 : -1.0);
     v_place = corner * (pixels + 1.0);
     f_fill = fill;
     f_ring = ring;

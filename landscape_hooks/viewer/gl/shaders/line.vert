@@ -1,4 +1,5 @@
-// One segment of a thick line an instance: a quad around it in the picture, cut off at the near plane.
+// One segment of a thick line: a quad around it in the picture, cut off at the near plane. A segment is an instance
+// of four vertices, or (in a browser) four vertices one after the other.
 in vec3 a;
 in vec3 b;
 in vec4 color_a;
@@ -49,7 +50,7 @@ void main() {
     vec2 across = vec2(-direction.y, direction.x);
     float half_width = 0.5 * (width + grow) * line_scale;
     float pad = half_width + 1.0;
-    bool second = gl_VertexID >= 2;
+    bool second = (gl_VertexID & 2) != 0;
     float side = (gl_VertexID & 1) == 1 ? 1.0 : -1.0;
     vec2 corner = (second ? to + direction * pad : from - direction * pad) + across * side * pad;
     float depth = second ? q.z / q.w : p.z / p.w;

@@ -21,7 +21,7 @@ const SLOW = 40;
 const LATE = 3;
 /** Milliseconds without a turn of the wheel after which the picture gets its full quality again. */
 const REST = 160;
-const WORDS = ["heading", "moment"];
+const WORDS = ["heading", "moment", "cursor"];
 
 export class Page {
   /** @param {Payload} payload */
@@ -57,6 +57,7 @@ export class Page {
     this.writing = undefined;
     this.dirty = false;
     this.wasFast = false;
+    this.written = "";
     this.draws = 0;
     this.slow = false;
     this.late = 0;
@@ -108,7 +109,7 @@ export class Page {
     const seconds = Math.min((now - (this.last ?? now)) / 1000, 0.25);
     const { replay } = this;
     if (replay.advance(seconds)) this.dirty = true;
-    const busy = Boolean(this.drag) || now - this.wheeled < REST;
+    const busy = this.drag === "orbit" || this.drag === "pan" || now - this.wheeled < REST;
     const fast = this.slow && (busy || replay.moving);
     if (this.wasFast && !fast) this.dirty = true;
     if (this.dirty && this.seen) {
@@ -131,15 +132,29 @@ export class Page {
     scene.show(replay.landscape, replay.look);
     const ratio = this.canvas.width / size[0];
     const scale = ratio * clamp(Math.min(size[1] / 720, size[0] / 1000), 0.6, 8);
-    const coarse = fast && (busy || replay.turntable);
-    scene.draw(replay.camera, replay.timeline.position, { scale, fast, coarse });
-    const context = /** @type {CanvasRenderingContext2D} */ (this.words.getContext("2d"));
+    const turns = busy || replay.turntable;
+    scene.draw(replay.camera, replay.timeline.position, { scale, fast, coarse: fast && turns, turns });
+    this._drawWords(scene, ratio);
+    this.panels.update(replay);
+    this.panels.cursor(this.hud.cursor(replay));
+    this.draws += 1;
+  }
+
+  /** Axes, labels, colour bar and plot, where they have changed: they do not while the replay plays. */
+  _drawWords(/** @type {Scene} */ scene, /** @type {number} */ ratio) {
+    const { replay, size, hud } = this;
+    const { camera, timeline, look, landscape } = replay;
+    const rows = landscape.paths.length ? landscape.describeMoment(timeline.position).length : 0;
+    const state = [ratio, size, camera.text, timeline.clock, timeline.length, rows, scene.version].join(" ");
+    if (state === this.written) return;
+    this.written = state;
+    // Software is faster at a canvas of its own than at one on a graphics card that it plays as well.
+    const options = { willReadFrequently: scene.isSoftware };
+    const context = /** @type {CanvasRenderingContext2D} */ (this.words.getContext("2d", options));
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, size[0], size[1]);
-    if (replay.look.captions) this.hud.draw(context, replay, size, (name) => scene.colors(name), scene.version);
-    else this.hud.plot = null;
-    this.panels.update(replay);
-    this.draws += 1;
+    if (look.captions) hud.draw(context, replay, size, (name) => scene.colors(name), scene.version);
+    else hud.plot = null;
   }
 
   /** Whether this driver needs less quality while something moves: a few pictures in a row have come late. */
@@ -173,6 +188,8 @@ export class Page {
     });
     try {
       this.scene = new Scene(canvas, this.payload);
+      this.written = ""; // another scene counts its versions anew
+      this.slow = this.slow || this.scene.isSoftware;
     } catch (error) {
       this.failed = true;
       this._say(String(error instanceof Error ? error.message : error));
@@ -188,6 +205,7 @@ export class Page {
       if (canvas.width !== width) canvas.width = width;
       if (canvas.height !== height) canvas.height = height;
     }
+    this.written = "";
     this.frame.style.setProperty("--unit", unitOf(this.size).toFixed(3));
   }
 

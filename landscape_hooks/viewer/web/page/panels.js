@@ -252,6 +252,15 @@ export class Panels {
     fill(element("moment"), moment.flatMap(([name, text]) => [made("dt", name), made("dd", text)]));
   }
 
+  /** The cursor in the plot of the losses. @param {number[] | null} place x, upper end, lower end */
+  cursor(place) {
+    const cursor = element("cursor");
+    set(cursor, "hidden", !place);
+    if (!place) return;
+    cursor.style.transform = `translate(${place[0] - 0.5}px, ${place[1]}px)`;
+    cursor.style.height = `${place[2] - place[1]}px`;
+  }
+
   /** What is under the mouse, in a box beside it; nothing without lines. */
   hover(/** @type {string[]} */ lines, /** @type {number} */ x, /** @type {number} */ y, /** @type {number[]} */ size) {
     const place = element("place");

@@ -19,6 +19,11 @@ export function flattened(frame, canvases, words) {
 
 /** Draw the text of an element, word for word where the browser has laid it out, and its coloured dots. */
 function paint(/** @type {CanvasRenderingContext2D} */ context, /** @type {HTMLElement} */ root) {
+  if (!root.firstChild) { // a line, such as the cursor of the plot
+    const { left, top, width, height } = root.getBoundingClientRect();
+    context.fillStyle = getComputedStyle(root).backgroundColor;
+    context.fillRect(left, top, width, height);
+  }
   for (const dot of root.querySelectorAll(".dot")) {
     const { left, top, width, height } = dot.getBoundingClientRect();
     context.fillStyle = getComputedStyle(dot).backgroundColor;

@@ -83,37 +83,54 @@ export class Records {
   }
 }
 
-/** A vertex array of records, optionally with triangles, or with one record an instance. */
+/** Every record four times: a quad. Instances would do, but software draws them one by one, forty times as slowly. */
+function fourfold(/** @type {Records} */ { bytes, count, stride }) {
+  const out = new Uint8Array(4 * count * stride);
+  for (let n = 0; n < count; n++) {
+    const record = bytes.subarray(n * stride, (n + 1) * stride);
+    for (let k = 0; k < 4; k++) out.set(record, (4 * n + k) * stride);
+  }
+  return out;
+}
+
+/** The two triangles of each of `count` quads. @param {number} count */
+function quadTriangles(count) {
+  const out = new Uint32Array(6 * count);
+  for (let n = 0; n < count; n++) [0, 1, 2, 2, 1, 3].forEach((corner, k) => (out[6 * n + k] = 4 * n + corner));
+  return out;
+}
+
+/** A vertex array of records with triangles, or of one quad a record. */
 export class Vertices {
   /**
    * @param {WebGL2RenderingContext} gl @param {Program} program @param {Records | null} records
-   * @param {{ indices?: Uint32Array[], instanced?: boolean }} options
+   * @param {Uint32Array[] | null} triangles lists of triangles; null for quads
    */
-  constructor(gl, program, records, { indices = [], instanced = false } = {}) {
+  constructor(gl, program, records, triangles) {
     this.gl = gl;
     this.count = records ? records.count : 3;
-    this.instanced = instanced;
     this.array = gl.createVertexArray();
     gl.bindVertexArray(this.array);
     /** @type {(WebGLBuffer | null)[]} */
     this.buffers = [];
-    if (records) this._fill(program, records);
-    this.indices = indices.map((triangles) => {
+    if (records) this._fill(program, records, triangles ? null : fourfold(records));
+    this.indices = (triangles ?? [quadTriangles(this.count)]).map((numbers) => {
       const buffer = gl.createBuffer();
       gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, buffer);
-      gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, triangles, gl.STATIC_DRAW);
+      gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, numbers, gl.STATIC_DRAW);
       this.buffers.push(buffer);
-      return { buffer, count: triangles.length };
+      return { buffer, count: numbers.length };
     });
     gl.bindVertexArray(null);
   }
 
-  _fill(/** @type {Program} */ program, /** @type {Records} */ records) {
+  _fill(/** @type {Program} */ program, /** @type {Records} */ records, /** @type {Uint8Array | null} */ quads) {
     const { gl } = this;
     const buffer = gl.createBuffer();
     this.buffers.push(buffer);
     gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
-    gl.bufferData(gl.ARRAY_BUFFER, records.bytes.subarray(0, records.count * records.stride), gl.STATIC_DRAW);
+    const bytes = quads ?? records.bytes.subarray(0, records.count * records.stride);
+    gl.bufferData(gl.ARRAY_BUFFER, bytes, gl.STATIC_DRAW);
     let offset = 0;
     for (const field of records.fields) {
       const place = gl.getAttribLocation(program.id, field.name);
@@ -121,7 +138,6 @@ export class Vertices {
         gl.enableVertexAttribArray(place);
         const kind = field.byte ? gl.UNSIGNED_BYTE : gl.FLOAT;
         gl.vertexAttribPointer(place, field.size, kind, Boolean(field.byte), records.stride, offset);
-        gl.vertexAttribDivisor(place, Number(this.instanced));
       }
       offset += field.byte ? 4 : 4 * field.size;
     }
@@ -136,8 +152,7 @@ export class Vertices {
       const { buffer, count } = this.indices[Math.min(level, this.indices.length - 1)];
       gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, buffer);
       gl.drawElements(gl.TRIANGLES, count, gl.UNSIGNED_INT, 0);
-    } else if (this.instanced) gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, this.count);
-    else gl.drawArrays(gl.TRIANGLES, 0, this.count);
+    } else gl.drawArrays(gl.TRIANGLES, 0, this.count);
     gl.bindVertexArray(null);
   }
 
@@ -184,7 +199,7 @@ export class Frame {
     this.samples = Math.min(samples, gl.getParameter(gl.MAX_SAMPLES));
     this.id = gl.createFramebuffer();
     gl.bindFramebuffer(gl.FRAMEBUFFER, this.id);
-    const kinds = [[gl.RGBA8, gl.COLOR_ATTACHMENT0], [gl.DEPTH24_STENCIL8, gl.DEPTH_STENCIL_ATTACHMENT]];
+    const kinds = [[gl.RGBA8, gl.COLOR_ATTACHMENT0], [gl.DEPTH_COMPONENT24, gl.DEPTH_ATTACHMENT]];
     this.parts = kinds.map(([kind, place]) => {
       const part = gl.createRenderbuffer();
       gl.bindRenderbuffer(gl.RENDERBUFFER, part);

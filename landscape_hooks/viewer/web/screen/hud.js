@@ -45,6 +45,13 @@ export class Hud {
     if (this.plot) this._inset(pen, replay, this.plot);
   }
 
+  /** Where the cursor of the plot stands: x, upper end, lower end; null without a plot. @param {Replay} replay */
+  cursor(replay) {
+    if (!this.plot) return null;
+    const { x, y, width, height } = this.plot;
+    return [x + width * replay.timeline.fraction, y - 4, y + height + 4];
+  }
+
   // -- colour bar ------------------------------------------------------------------------------------
   _colorBar(
     /** @type {Pen} */ pen, /** @type {Replay} */ replay, /** @type {number[]} */ size,
@@ -113,6 +120,13 @@ export class Hud {
     pen.text(x, y, label, this.theme?.faint ?? [0.5, 0.5, 0.5], { size: 12.5, align });
   }
 
+  /** Whether a point lies on what is behind the plot of the losses. */
+  _isInPlot(/** @type {number} */ x, /** @type {number} */ y, /** @type {number} */ unit) {
+    if (!this.plot) return false;
+    const [[left, top], [right, bottom]] = panelOf(this.plot, unit);
+    return x > left && x < right && y > top && y < bottom;
+  }
+
   _axisName(
     /** @type {Pen} */ pen, /** @type {number[]} */ a, /** @type {number[]} */ b, /** @type {string} */ name,
     /** @type {number[]} */ size,
@@ -163,6 +177,7 @@ export class Hud {
     const back = dark ? replay.theme.panel : [0.05, 0.06, 0.09];
     for (const { x, y, text } of this._labelled.labels) {
       const [half, high] = [pen.width(text, 11.5) / 2 + 4 * pen.unit, 8 * pen.unit];
+      if (this._isInPlot(x - half, y + high, pen.unit)) continue;
       pen.box([x - half, y - high], [x + half, y + high], back, { alpha: 0.62, rounding: 4 });
       pen.text(x, y - 7 * pen.unit, text, [1, 1, 1], { size: 11.5, align: 0.5 });
     }
@@ -194,8 +209,6 @@ export class Hud {
       pen.polyline(place(path, path.planeLoss), color, { width: 1.8 });
       pen.polyline(place(path, path.loss), number ? color : ink, { width: 1.2, alpha: 0.9 });
     });
-    const cursor = x + width * replay.timeline.fraction;
-    pen.line([cursor, y - 4 * unit], [cursor, y + height + 4 * unit], ink, { alpha: 0.75 });
     pen.line([x, y + height + 4 * unit], [x + width, y + height + 4 * unit], faint, { alpha: 0.5 });
     this._legend(pen, replay, box, logarithmic ? "log" : "linear");
     textsOf([most, least]).forEach((text, k) => {

@@ -14,6 +14,8 @@ import { Frame, Program, Table, Vertices } from "./gpu.js";
 /** @typedef {import("../replay/camera.js").Camera} Camera */
 /** @typedef {import("../geometry/data.js").Payload} Payload */
 /** @typedef {import("./gpu.js").Uniform} Uniform */
+/** @typedef {{ scale: number, fast: boolean, coarse: boolean, turns: boolean }} Quality pixels of the canvas a pixel of
+ *   the picture; whether smoothing is left out; whether the mesh is the coarser one; whether the camera is moving */
 
 /** Triangles of the mesh that is drawn while the camera moves on a slow driver. */
 const COARSE = 20000;
@@ -25,11 +27,15 @@ const MODES = /** @type {Record<string, number>} */ ({ hypsometric: 1, grey: 2, 
 export class Scene {
   /** @param {HTMLCanvasElement} canvas @param {Payload} payload */
   constructor(canvas, payload) {
-    const options = { antialias: false, depth: false, stencil: false, powerPreference: "high-performance" };
+    const options = { alpha: false, antialias: false, depth: false, stencil: false, powerPreference: "high-performance" };
     const gl = /** @type {WebGL2RenderingContext | null} */ (canvas.getContext("webgl2", options));
     if (!gl) throw new Error("This browser has no WebGL 2, which the picture needs.");
     this.gl = gl;
     this.payload = payload;
+    const info = gl.getExtension("WEBGL_debug_renderer_info");
+    const renderer = String(gl.getParameter(info ? info.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+    /** Whether a processor plays the graphics card. */
+    this.isSoftware = /swiftshader|llvmpipe|softpipe|software|basic render/i.test(renderer);
     /** @type {Record<string, Program>} */
     this.programs = {};
     for (const name of ["surface", "line", "ball", "flat"]) {
@@ -39,14 +45,15 @@ export class Scene {
     this.parts = new Map();
     /** @type {Map<string, Table>} */
     this.tables = new Map();
-    this.blank = new Vertices(gl, this.programs.flat, null);
+    this.blank = new Vertices(gl, this.programs.flat, null, []);
     /** @type {Landscape | null} */
     this.landscape = null;
     /** @type {Frame[]} */
     this.frames = [];
     this.kept = "";
     this.version = 0;
-    this.lastOptions = { scale: 1, fast: false, coarse: false };
+    /** @type {Quality} */
+    this.lastOptions = { scale: 1, fast: false, coarse: false, turns: false };
   }
 
   /** The colours of the theme. */
@@ -141,11 +148,10 @@ export class Scene {
 
   _part(
     /** @type {string} */ name, /** @type {string} */ kind, /** @type {import("./gpu.js").Records} */ records,
-    /** @type {Uint32Array[]} */ indices = [],
+    /** @type {Uint32Array[] | null} */ triangles = null,
   ) {
     this._drop(name);
-    const options = { indices, instanced: kind !== "surface" };
-    this.parts.set(name, new Vertices(this.gl, this.programs[kind], records, options));
+    this.parts.set(name, new Vertices(this.gl, this.programs[kind], records, triangles));
   }
 
   _drop(/** @type {string} */ name) {
@@ -168,22 +174,23 @@ export class Scene {
 
   /**
    * Draw into the canvas. What the replay does not move is kept, and drawn again only if camera, look or size change.
-   * @param {Camera} camera @param {number} position @param {{ scale: number, fast: boolean, coarse: boolean }} options
+   * @param {Camera} camera @param {number} position @param {Quality} options
    */
   draw(camera, position, options) {
-    const { scale, fast, coarse } = options;
+    const { scale, fast, coarse, turns } = options;
     const { width, height } = this.gl.canvas;
     this.lastOptions = options;
     const { still, shown, smooth } = this._framesOf(width, height, fast ? 0 : SAMPLES);
-    const key = `${camera.text} ${this.version} ${scale} ${fast} ${coarse} ${width} ${height}`;
-    const exact = JSON.stringify([camera.azimuth, camera.elevation, camera.distance, camera.target, camera.fov]) + key;
-    if (this.kept !== exact) {
-      (smooth ?? still).bind();
+    const view = [camera.azimuth, camera.elevation, camera.distance, ...camera.target, camera.fov, camera.orthographic];
+    const key = [...view, this.version, scale, fast, coarse, width, height].join(" ");
+    if (turns || this.kept !== key) {
+      const drawn = turns ? shown : still; // while the camera moves, there is nothing to keep
+      (smooth ?? drawn).bind();
       this._drawStill(camera, [width, height], scale, coarse);
-      smooth?.copyTo(still);
-      this.kept = exact;
+      smooth?.copyTo(drawn);
+      this.kept = turns ? "" : key;
     }
-    still.copyTo(shown);
+    if (!turns) still.copyTo(shown);
     shown.bind();
     this._common(camera, [width, height], scale);
     this._blend(true);
@@ -317,7 +324,7 @@ export class Scene {
     const centre = this.marker(position, number);
     if (!centre.every(Number.isFinite)) return;
     const ball = { centre, fill: [1, 0.98, 0.9], ring: this.pathColor(number), radius: 8.5 };
-    const part = new Vertices(gl, this.programs.ball, geometry.ballRecords([ball]), { instanced: true });
+    const part = new Vertices(gl, this.programs.ball, geometry.ballRecords([ball]), null);
     if (/** @type {Look} */ (this.look).xray) {
       gl.depthFunc(gl.GREATER);
       this._balls(part, { opacity: 0.35 });
