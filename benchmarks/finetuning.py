@@ -73,6 +73,13 @@ def timed(action: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def worked(action: Callable[[], Any]) -> float:
+    """CPU seconds of this thread: what the action costs, whatever else the machine does."""
+    start = time.thread_time()
+    action()
+    return time.thread_time() - start
+
+
 @contextmanager
 def run_in(out: Path | None) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(dir=out))
@@ -88,7 +95,7 @@ def copy_all(targets: list[torch.Tensor], sources: list[nn.Parameter]) -> None:
 
 
 def stall(rounds: int, out: Path | None) -> None:
-    """A snapshot against a copy of the adapters, in turn: medians of the seconds that the training thread waits."""
+    """A snapshot against a copy of the adapters, in turn: medians of the training thread's own seconds."""
     print(
         "| base, bfloat16 | fixed tensors | adapters | copy of them | snapshot | of that the watch |\n"
         + "|---" * 6
@@ -106,9 +113,9 @@ def stall(rounds: int, out: Path | None) -> None:
                 for p in moving:
                     p.data.add_(1e-3)
                 recorder.flush()
-                copies.append(timed(partial(copy_all, target, moving)))
-                watches.append(timed(fixed.moved))
-                snapshots.append(timed(recorder.step))
+                copies.append(worked(partial(copy_all, target, moving)))
+                watches.append(worked(fixed.moved))
+                snapshots.append(worked(recorder.step))
         base = 2 * width * width * layers
         bytes_of = 4 * sum(p.numel() for p in moving)
         found = [f"{statistics.median(each[1:]) * 1e3:.2f} ms" for each in (copies, snapshots, watches)]
