@@ -1,6 +1,6 @@
 """What recording and drawing a fine-tuning costs: measured constants, and from them two trainings of 7 and 70 billion.
 
-    python benchmarks/finetuning.py [stall] [table] [--megabytes 64] [--rounds 15] [--out DIR]
+    python benchmarks/finetuning.py [stall] [table] [--megabytes 128] [--rounds 15] [--out DIR]
 
 `stall`: how long a snapshot of adapters on a frozen base holds up the training, beside a plain copy of the adapters,
 for several sizes of the base. `table`: the constants of this machine, and the table of docs/scaling.md.
@@ -73,6 +73,13 @@ def timed(action: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def worked(action: Callable[[], Any]) -> float:
+    """CPU seconds of this thread: what the action costs, whatever else the machine does."""
+    start = time.thread_time()
+    action()
+    return time.thread_time() - start
+
+
 @contextmanager
 def run_in(out: Path | None) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(dir=out))
@@ -88,7 +95,7 @@ def copy_all(targets: list[torch.Tensor], sources: list[nn.Parameter]) -> None:
 
 
 def stall(rounds: int, out: Path | None) -> None:
-    """A snapshot against a copy of the adapters, in turn: medians of the seconds that the training thread waits."""
+    """A snapshot against a copy of the adapters, in turn: medians of the training thread's own seconds."""
     print(
         "| base, bfloat16 | fixed tensors | adapters | copy of them | snapshot | of that the watch |\n"
         + "|---" * 6
@@ -106,9 +113,9 @@ def stall(rounds: int, out: Path | None) -> None:
                 for p in moving:
                     p.data.add_(1e-3)
                 recorder.flush()
-                copies.append(timed(partial(copy_all, target, moving)))
-                watches.append(timed(fixed.moved))
-                snapshots.append(timed(recorder.step))
+                copies.append(worked(partial(copy_all, target, moving)))
+                watches.append(worked(fixed.moved))
+                snapshots.append(worked(recorder.step))
         base = 2 * width * width * layers
         bytes_of = 4 * sum(p.numel() for p in moving)
         found = [f"{statistics.median(each[1:]) * 1e3:.2f} ms" for each in (copies, snapshots, watches)]
@@ -137,7 +144,7 @@ def constants(megabytes: int, rounds: int, out: Path | None) -> Constants:
     def rate(action: Callable[[], Any], size: float = values.nbytes) -> float:
         return size / min(timed(action) for _ in range(min(rounds, 5)))
 
-    width = 1024
+    width = 4096  # as large as those of the example: 34 MB each
     model = nn.Sequential(*(Adapted(width, 16) for _ in range(max(1, megabytes * 2**19 // width**2))))
     base = sum(2 * layer.base.weight.numel() for layer in model)
     with run_in(out) as path:
@@ -187,8 +194,9 @@ def size(count: float) -> str:
 def seconds(value: float) -> str:
     for limit, factor, unit in ((1, 1e3, "ms"), (120, 1, "s"), (7200, 1 / 60, "min"), (172_800, 1 / 3600, "h")):
         if value < limit:
-            return f"{value * factor:.2g} {unit}"
-    return f"{value / 86_400:.2g} days"
+            shown = value * factor
+            return f"{shown:.0f} {unit}" if shown >= 10 else f"{shown:.1f} {unit}"
+    return f"{value / 86_400:.1f} days"
 
 
 def base(model: Model) -> float:
@@ -215,8 +223,8 @@ ROWS: tuple[tuple[str, Callable[[Model, Constants], str]], ...] = (
     (f"{SNAPSHOTS} snapshots (`keep`; `None` keeps 2 GB, at least 20)", lambda m, c: size(SNAPSHOTS * row(m))),
     ("a surface: origin, directions", lambda m, c: size(3 * row(m))),
     ("**seconds**", lambda m, c: ""),
-    ("`record()`, storing the base", lambda m, c: seconds(base(m) / c.write)),
-    ("`record()`, by reference (SHA-256)", lambda m, c: seconds(base(m) / c.digest)),
+    ("`record()`: storing the base", lambda m, c: seconds(base(m) / c.write)),
+    ("`record()`: digests, by reference", lambda m, c: seconds(base(m) / c.digest)),
     ("stall of a snapshot: copy", lambda m, c: seconds(row(m) / c.copy)),
     ("stall of a snapshot: the watch", lambda m, c: seconds(m.tensors * c.watch)),
     ("writing a snapshot, beside the training", lambda m, c: seconds(row(m) / c.write)),
@@ -238,7 +246,7 @@ ROWS: tuple[tuple[str, Callable[[Model, Constants], str]], ...] = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", default=["stall", "table"])
-    parser.add_argument("--megabytes", type=int, default=64)
+    parser.add_argument("--megabytes", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

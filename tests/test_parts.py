@@ -3,13 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
+import landscape_hooks.analysis.analyze as room
 from landscape_hooks import Local, Objective, Points, Random, Snapshots, Surface, Trajectory, analyze, record, verify
+from landscape_hooks.cli.analyze import analyze as command
 from landscape_hooks.errors import LandscapeError, LayoutError
 from landscape_hooks.mesh.captions import caption
 from landscape_hooks.mesh.mesh import Height
+from landscape_hooks.plane.moments import project
+from landscape_hooks.store.run import open_run
 from landscape_hooks.trajectory.selection import matches, names_matching
+from landscape_hooks.viewer.live import extend
 
 PLAIN = Local(tune=False)
 
@@ -189,3 +195,94 @@ def test_buffers_outside_the_part_are_those_of_the_origin(tmp_path):
         mixed.load_state_dict({k: state[k] if k.startswith("head") else states[-1][k] for k in state})
         expected.append(nn.functional.mse_loss(mixed(x), x[:, :1]).item())
     np.testing.assert_allclose(surface.path_loss, expected, rtol=1e-5)
+
+
+# -- runs in which different tensors move ----------------------------------------------------------------------
+def trained(path, frozen=(), steps=5, lr=0.1):
+    """A run of the quadratic loss, from the same start, in which some tensors stand still."""
+    model = Quadratic()
+    for name in frozen:
+        getattr(model, name).requires_grad_(False)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr)
+    with record(model, optimizer, path, every=1, objective=loss_of, data=torch.zeros(4, 1)):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(torch.zeros(1, 1)).mean().backward()
+            optimizer.step()
+    return path
+
+
+@pytest.mark.parametrize("order", [("body", "head"), ("head", "body"), ("body", "all"), ("all", "head")])
+@pytest.mark.parametrize("directions", ["pca", "random"])
+def test_runs_with_other_frozen_tensors_share_a_plane(tmp_path, order, directions):
+    """Each path has the loss of its own snapshots, and the plane is of all seven numbers; in any order of the runs."""
+    frozen = {"body": ["body"], "head": ["head"], "all": []}
+    runs = [trained(tmp_path / f"{name}.zarr", frozen[name]) for name in order]
+    surface = analyze(*runs, size=5, engine=PLAIN, progress=False, directions=directions)
+    names = Surface.open(runs[0]).definition.parameters or Trajectory.open(runs[0]).layout.names
+    assert set(names) == {"body.weight", "head.weight"}
+    turned = np.concatenate([np.arange(4) if name.startswith("body") else np.arange(4, 7) for name in names])
+    start = np.concatenate([p.detach().numpy().ravel() for p in Quadratic().parameters()]).astype(float)
+    full = []
+    for run in runs:
+        t = Trajectory.open(run)
+        path = np.tile(start, (len(t), 1))
+        for entry in t.layout:
+            where = slice(0, 4) if entry.name.startswith("body") else slice(4, 7)
+            path[:, where] = t.block()[:, entry.slice]
+        full.append(path)
+    for path, shown in zip(full, surface.paths, strict=True):
+        np.testing.assert_allclose(shown.loss, value(path), rtol=1e-5)
+    group = Trajectory.open(runs[0]).root[f"surfaces/{surface.name}"]
+    vectors = np.asarray(group["directions"][:], dtype=float)
+    end = full[0][-1]
+    a, b = np.meshgrid(surface.alpha, surface.beta, indexing="ij")
+    theta = np.broadcast_to(end, (5, 5, 7)).copy()
+    theta[..., turned] += a[..., None] * vectors[0] + b[..., None] * vectors[1]
+    np.testing.assert_allclose(surface.loss, value(theta), rtol=1e-5)
+    if directions == "pca":
+        every = np.concatenate(full)
+        variance = np.linalg.svd(every - every.mean(axis=0), compute_uv=False) ** 2
+        np.testing.assert_allclose(surface.explained_variance_ratio, (variance / variance.sum())[:2], rtol=1e-4)
+    verified = verify(runs[0], surface.name)
+    assert all(check.holds for found in verified.surfaces for check in found.checks)
+    assert any(check.kind == "loss" for found in verified.surfaces for check in found.checks)
+
+
+def test_a_surface_of_several_runs_follows_its_first_one(tmp_path):
+    """New snapshots are projected onto the shared plane, whose vectors have further tensors than the run's rows."""
+    runs = [trained(tmp_path / f"{name}.zarr", [name]) for name in ("body", "head")]
+    surface = analyze(*runs, size=3, engine=PLAIN, progress=False, snapshots=Snapshots(stop=3))
+    root = open_run(runs[0])
+    extended = extend(root, Surface.open(runs[0]))
+    assert extended is None  # both were analyzed to their end: what was left out stays out
+    t = surface.definition.drawn(Trajectory.open(runs[0]))
+    spots, distance = project(root[f"surfaces/{surface.name}"], t, np.array([0, 3]))
+    np.testing.assert_allclose(spots, surface.path[[0, 3]], atol=1e-5)
+    np.testing.assert_allclose(distance, surface.path_distance[[0, 3]], atol=1e-5)
+
+
+def test_random_directions_go_along_what_moves_alone(tmp_path):
+    run = trained(tmp_path / "run.zarr", ["body"])
+    surface = analyze(run, size=3, engine=PLAIN, progress=False, directions="random")
+    t = Trajectory.open(run)
+    vectors = np.asarray(t.root[f"surfaces/{surface.name}/directions"][:])
+    assert vectors.shape == (2, 3)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), np.linalg.norm(t[-1].weights), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--only", "head.*"], Snapshots(tensors="head.*")),
+        (["--only", "head.*,body.*"], Snapshots(tensors=["head.*", "body.*"])),
+        (["--only", "head.*", "--only", "3,4"], Snapshots(only=(3, 4), tensors="head.*")),
+        (["--only", "7"], Snapshots(only=(7,))),
+    ],
+)
+def test_the_command_takes_patterns_or_steps(words, expected, monkeypatch):
+    called = {}
+    monkeypatch.setattr(room, "analyze", lambda *runs, **options: called.update(options) or 1 / 0)
+    CliRunner().invoke(command, ["RUN", *words, "--base", "somewhere"])
+    assert called["snapshots"] == expected
+    assert called["snapshots"].base == "somewhere"

@@ -11,7 +11,7 @@ from torch import nn
 
 from landscape_hooks import Local, Objective, Storage, Trajectory, analyze, record
 from landscape_hooks.errors import LayoutError
-from landscape_hooks.recording.watch.fixed import FixedTensors, pieces, split
+from landscape_hooks.recording.watch.fixed import FixedTensors, _spread, pieces, split
 from landscape_hooks.store.run import open_run
 from landscape_hooks.trajectory.modules import copy_into
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -198,6 +198,20 @@ def test_a_lora_run_is_as_large_as_its_adapters(tmp_path):
     assert size < 1.02 * (adapters * 151 + 4 * sum(p.numel() for p in model.parameters())) + 150_000
 
 
+@pytest.mark.parametrize("options", [{"every": 1}, {"keep": 50}])
+def test_a_run_of_large_adapters_is_their_size_within_two_percent(tmp_path, options):
+    """Adapters × snapshots + the base once: nothing is allowed on top of the two percent."""
+    model = nn.ModuleDict({"base": nn.Linear(700, 700, bias=False).bfloat16(), "lora": nn.Linear(1000, 60, bias=False)})
+    model["base"].requires_grad_(False)
+    with record(model, None, tmp_path / "run.zarr", **options) as recorder:
+        for _ in range(47):
+            model["lora"].weight.data += 1
+            recorder.step()
+    size = sum(f.stat().st_size for f in Path(tmp_path / "run.zarr").rglob("*") if f.is_file())
+    expected = 48 * 4 * 60_000 + 2 * 700 * 700
+    assert 0.98 * expected < size < 1.02 * expected
+
+
 # -- going on ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("between", [None, unfreeze, by_hand])
 def test_resumed_equals_uninterrupted(tmp_path, between):
@@ -307,6 +321,21 @@ def test_the_same_numbers_elsewhere_have_not_moved(tmp_path):
     assert fixed.unnoticed(9) == []
     model.half()  # rounds
     assert fixed.moved() == []
+
+
+@pytest.mark.parametrize("shape", [(5,), (1025,), (64, 64), (40, 1024), (3, 5, 7, 11), (2000, 3)])
+def test_what_is_looked_at_is_the_same_wherever_it_lies(shape):
+    """In C order and in any other one, up to 1,024 numbers of all rows and columns."""
+    plain = torch.arange(int(np.prod(shape))).view(shape)
+    turned = plain.permute(*reversed(range(len(shape)))).contiguous().permute(*reversed(range(len(shape))))
+    assert turned.is_contiguous() == (len(shape) == 1)
+    found = _spread(plain)
+    assert torch.equal(found, _spread(turned))
+    assert found.numel() == min(plain.numel(), 1024)
+    assert len(found.unique()) == found.numel()
+    if len(shape) == 2:
+        assert len((found // shape[1]).unique()) >= min(shape[0], 40)
+        assert len((found % shape[1]).unique()) >= min(shape[1], 64)
 
 
 def test_one_number_that_is_not_looked_at_is_found_in_the_end(tmp_path):

@@ -48,10 +48,11 @@ class Joined:
     """
 
     def __init__(self, trajectories: Sequence[Trajectory]) -> None:
-        for other in trajectories[1:]:
-            trajectories[0].buffer_layout.check(other.buffer_layout)
         runs = list(trajectories)
-        self._set(_in_one_layout(runs) if len(runs) > 1 else runs, None)
+        runs = _in_one_layout(runs) if len(runs) > 1 else runs
+        for other in runs[1:]:
+            runs[0].buffer_layout.check(other.buffer_layout)
+        self._set(runs, None)
 
     @classmethod
     def _of(cls, runs: Sequence[Trajectory], part: Only | None) -> Joined:

@@ -22,8 +22,10 @@ from landscape_hooks.trajectory.rows import bits
 from landscape_hooks.trajectory.rows.fixed import CHUNK, Base, Bits, Fixed, Pieces
 from landscape_hooks.trajectory.selection import names_matching
 
-LOOKED_AT = 1024
-"""Numbers of each tensor that are looked at for every snapshot."""
+RUNS, WIDTH = 64, 16
+"""Of each tensor so many runs of so many neighbours are looked at for every snapshot: a line of a cache each."""
+
+LOOKED_AT = RUNS * WIDTH
 
 SWAPS = 3
 """So often a tensor may be found in other memory, and be compared as a whole. Some trainers move it all the time."""
@@ -69,6 +71,7 @@ class FixedTensors:
     ) -> None:
         self._model, self._stored, self.joins = weakref.ref(model), stored, joins
         self._layout, self.outside = layout, dict[str, None]()
+        self._looked_at: dict[tuple[torch.dtype, torch.device, int], torch.Tensor] = {}
         self._find(layout)
         found = zip(layout, self._locate(), strict=True)
         self._known = [_Known(e, bool(t.requires_grad), _address(t), _some(t)) for e, t in found]
@@ -83,8 +86,10 @@ class FixedTensors:
         """The tensors that have begun to move since the last call, as the model has them now."""
         if not self._known:
             return []
-        found = [known for known, tensor in self._pairs() if self._has_moved(known, tensor)]
-        told = self._tell(found)
+        pairs = self._pairs()
+        if self._unchanged(pairs):
+            return []
+        told = self._tell([known for known, tensor in pairs if self._has_moved(known, tensor)])
         if self.joins:
             return told
         self.outside.update(dict.fromkeys(entry.name for entry in told))
@@ -112,10 +117,37 @@ class FixedTensors:
                 found += [] if same else [name]
         return found
 
+    def _unchanged(self, pairs: Sequence[tuple[_Known, torch.Tensor]]) -> bool:
+        """Whether nothing tells that any has moved; all that is looked at is compared at once, which is quicker."""
+        groups: dict[tuple[torch.dtype, torch.device, int], list[tuple[_Known, torch.Tensor]]] = {}
+        for known, tensor in pairs:
+            some, elsewhere = known.some, _address(tensor) != known.address and known.swaps < SWAPS
+            if some is None or elsewhere or (self.joins and tensor.requires_grad and not known.trained):
+                return False
+            if tensor.dtype != some.dtype or tensor.device != some.device:
+                return False
+            groups.setdefault((some.dtype, some.device, some.ndim), []).append((known, tensor))
+        try:
+            with torch.no_grad():
+                return all(self._same_at_once(key, found) for key, found in groups.items())
+        except (RuntimeError, TypeError, NotImplementedError):
+            return False
+
+    def _same_at_once(
+        self, key: tuple[torch.dtype, torch.device, int], found: Sequence[tuple[_Known, torch.Tensor]]
+    ) -> bool:
+        kind = _BITS[key[0].itemsize]
+        then = self._looked_at.get(key)
+        if then is None:
+            then = torch.cat([known.some for known, _ in found if known.some is not None]).view(kind)
+            self._looked_at[key] = then
+        now = torch.cat([_spread(tensor) for _, tensor in found]).view(kind)
+        return then.shape == now.shape and torch.equal(then, now)
+
     def _has_moved(self, known: _Known, tensor: torch.Tensor) -> bool:
         if self.joins and tensor.requires_grad and not known.trained:
             return True
-        if not _looks_the_same(known.some, tensor):
+        if not _same(known.some, _some(tensor)):
             return True
         address = _address(tensor)
         if address != known.address and known.swaps < SWAPS:
@@ -159,6 +191,7 @@ class FixedTensors:
 
     # -- looking them up ----------------------------------------------------------------------------------
     def _find(self, layout: ParameterLayout) -> None:
+        self._looked_at = {}
         model = self._model()
         self._locate: Callable[[], Sequence[torch.Tensor]] = (lambda: []) if model is None else layout.locator(model)
 
@@ -354,20 +387,16 @@ def _some(tensor: torch.Tensor) -> torch.Tensor | None:
 
 
 def _spread(plain: torch.Tensor) -> torch.Tensor:
-    """A view of up to `LOOKED_AT` numbers of a tensor."""
-    each = max(1, int(LOOKED_AT ** (1 / max(1, plain.ndim))))
-    return plain[tuple(slice(None, None, max(1, -(-n // each))) for n in plain.shape)]
-
-
-def _looks_the_same(then: torch.Tensor | None, tensor: torch.Tensor) -> bool:
-    """Whether the numbers that are looked at are those of then; nothing is copied where the type is the same."""
-    if then is None or then.dtype != tensor.dtype or then.device != tensor.device or then.dtype.is_complex:
-        return _same(then, _some(tensor))
-    try:
-        kind = _BITS[then.element_size()]
-        return torch.equal(then.view(kind), _spread(tensor.detach()).view(kind))
-    except (RuntimeError, TypeError, NotImplementedError):
-        return True
+    """Up to `LOOKED_AT` numbers of a tensor, runs of them all over it; a view where it lies in C order."""
+    count = plain.numel()
+    if count <= LOOKED_AT:
+        return plain.reshape(-1)
+    step = (count - WIDTH) // (RUNS - 1)
+    step -= step % plain.shape[-1] == 0  # not always the same columns
+    if plain.is_contiguous():
+        return plain.as_strided((RUNS, WIDTH), (step, 1))
+    places = torch.arange(RUNS, device=plain.device)[:, None] * step + torch.arange(WIDTH, device=plain.device)
+    return plain[torch.unravel_index(places, plain.shape)]
 
 
 def _same(then: torch.Tensor | None, now: torch.Tensor | None) -> bool:
