@@ -279,6 +279,10 @@ def test_a_folder_stands_for_the_checkpoints_in_it(tmp_path):
     torch.save({"w": torch.ones(1)}, tmp_path / "pytorch_model.bin")  # what a trainer leaves at the end
     assert [source.name for source in sources(str(tmp_path))] == names
     assert [source.name for source in sources(path for path in [tmp_path / "checkpoint-10"])] == ["checkpoint-10"]
+    state = {"global_step": 9, "epoch": 0.5}
+    (tmp_path / "checkpoint-9" / "trainer_state.json").write_text(json.dumps(state))
     alone = sources(tmp_path / "checkpoint-9" / "pytorch_model.bin")
+    assert alone[0].open().facts.epoch == 0.5
+    assert alone[0].identity == sources(tmp_path / "checkpoint-9")[0].identity
     assert alone[0].name == "checkpoint-9/pytorch_model.bin"
     assert steps_of([alone[0].name], [alone[0].labels], [NONE], None) == [9]

@@ -300,7 +300,9 @@ def test_missing_unexpected_and_misshapen_tensors_are_named():
         imported(None, [state, lacking])
     with pytest.raises(CheckpointError, match=r"'0\.weight' of checkpoint 1 has the shape \[5, 3\].*\[4, 3\]"):
         imported(layers(2), [state, state | {"0.weight": torch.ones(5, 3)}])
-    with pytest.warns(RecordingWarning, match=r"1 tensors that the model lacks, which are left out: 'more\.weight'"):
+    with pytest.warns(
+        RecordingWarning, match=r"lacks 1 of the checkpoints' tensors, which are left out: 'more\.weight'"
+    ):
         imported(layers(2), [state | {"more.weight": torch.ones(1)}])
     with pytest.raises(CheckpointError, match=r"lacks 4 of the 4 tensors.*it has 'x'"):
         imported(layers(2), [{"x": torch.ones(1)}])

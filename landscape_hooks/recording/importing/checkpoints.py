@@ -299,7 +299,7 @@ class _Odd:
         """Warn of tensors that are left out, of numbers that are rounded, and of tensors that only some have."""
         if self._unexpected:
             warn_of_recording(
-                f"The checkpoints hold {len(self._unexpected)} tensors that the model lacks, which are left out: "
+                f"The model lacks {len(self._unexpected)} of the checkpoints' tensors, which are left out: "
                 f"{listed(list(self._unexpected))}"
             )
         known = {entry.name: entry.dtype for entry in layouts.entries}
@@ -369,7 +369,7 @@ def _write(root: zarr.Group, surveyed: Sequence[_Surveyed], layouts: Layouts, pr
         )
     if todo:
         set_closing(root, "recording")
-    for each in counted(todo, len(todo), shown=progress, what="import", unit="checkpoint"):
+    for each in counted(todo, len(todo), shown=progress and bool(todo), what="import", unit="checkpoint"):
         identity = each.source.identity
         known[str(each.step)] = {"name": each.source.name, **(identity or {})}
         _put(root, known)

@@ -156,12 +156,11 @@ def _kind(folder: Path) -> Path | None:
 
 def _files(path: Path) -> list[Path]:
     """The files that hold the numbers of a checkpoint."""
-    if path.is_file():
-        return [path]
-    kind = _kind(path) if path.is_dir() else None
+    kind = path if path.is_file() else _kind(path) if path.is_dir() else None
     if kind is None:
         return []
-    state = [path / STATE] if (path / STATE).is_file() else []
+    folder = path if path.is_dir() else path.parent
+    state = [folder / STATE] if (folder / STATE).is_file() else []
     if kind.name in (".metadata",) or kind.name.endswith(".index.json"):
         own = [kind, *(f for f in sorted(kind.parent.iterdir()) if f.suffix in (".distcp", ".safetensors", ".bin"))]
         return [*own, *state]
@@ -178,11 +177,14 @@ def _open(path: Path, name: str) -> Checkpoint:
             if path.name == distributed.METADATA:
                 return distributed.read_distributed(path.parent, name)
             if path.name.endswith(".index.json"):
-                return safetensors.read_sharded(path, name)
-            if path.suffix == ".safetensors":
-                adapters = path.name in ADAPTERS
-                return replace(safetensors.read_safetensors(path, name), adapters=adapters)
-            return replace(pickled.read_pickled(path, name), adapters=path.name in ADAPTERS)
+                found = safetensors.read_sharded(path, name)
+            elif path.suffix == ".safetensors":
+                found = safetensors.read_safetensors(path, name)
+            else:
+                found = pickled.read_pickled(path, name)
+            if path.name not in (*ADAPTERS, *MODELS):
+                return found
+            return _with_state(replace(found, adapters=path.name in ADAPTERS), path.parent, name)
         kind = _kind(path)
         if kind is None:
             raise CheckpointError(f"The folder {path} is no checkpoint")
