@@ -30,6 +30,7 @@ from landscape_hooks.plane.moments import Projection  # noqa: E402
 from landscape_hooks.store.run import open_run  # noqa: E402
 from landscape_hooks.surface.surface import Surface  # noqa: E402
 from landscape_hooks.trajectory.joined import Joined  # noqa: E402
+from landscape_hooks.trajectory.selection import Snapshots  # noqa: E402
 from landscape_hooks.trajectory.trajectory import Trajectory  # noqa: E402
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
@@ -343,3 +344,12 @@ def test_an_address_that_does_not_answer_is_said_in_seconds(folder, kind, monkey
         with pytest.raises(ObjectiveError, match=r"No Ray cluster answers at .*ray start --head"):
             run(engine=Ray(address=address))
         assert time.monotonic() - start < 10
+
+
+def test_a_part_of_the_network_has_the_same_bits(connected):
+    """Workers hold what else moves as it is at the origin; the PCA is of the part."""
+    options = {"snapshots": Snapshots(tensors="3.*"), "batch_norm": "fixed"}
+    here = run(name="part_here", **options)
+    there = run(name="part_there", engine=Ray(tune=False), **options)
+    assert_same(here, there)
+    assert there.definition.parameters == ("3.weight", "3.bias")

@@ -331,13 +331,20 @@ def test_a_view_has_the_tensors_in_the_order_asked_for(root):
 
 # -- what a stranger may have written ------------------------------------------------------------------------
 def look(run):
-    t = Trajectory.open(run)
+    t = Trajectory.open(run, lambda entry: np.zeros(entry.size, "f4"))
     t.block()
     t.fixed.checksums()
     Fixed(t.root).damages()
 
 
 HOSTILE = {
+    "others that are no list": lambda r: r["fixed"].attrs.update({"others": 3}),
+    "others of numbers": lambda r: r["fixed"].attrs.update({"others": [_with(r, 0, name="q")]}),
+    "others that are listed already": lambda r: r["fixed"].attrs.update(
+        {"others": [_with(r, 0, dtype="int8", offset=0)]}
+    ),
+    "a reference without digests": lambda r: r["fixed"].attrs.update({"reference": True}),
+    "a reference with too few": lambda r: r["fixed"].attrs.update({"reference": True, "digests": ["00"]}),
     "a manifest that is no list": lambda r: r["fixed"].attrs.update({"layout": 3}),
     "a manifest of other sizes": lambda r: r["fixed"].attrs.update({"layout": [_with(r, 0, size=7)]}),
     "another type": lambda r: r["fixed"].attrs.update({"layout": [_with(r, 0, dtype="bfloat16"), _with(r, 1)]}),

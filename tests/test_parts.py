@@ -195,6 +195,7 @@ def test_buffers_outside_the_part_are_those_of_the_origin(tmp_path):
         mixed.load_state_dict({k: state[k] if k.startswith("head") else states[-1][k] for k in state})
         expected.append(nn.functional.mse_loss(mixed(x), x[:, :1]).item())
     np.testing.assert_allclose(surface.path_loss, expected, rtol=1e-5)
+    assert verify(run, "head").holds
 
 
 # -- runs in which different tensors move ----------------------------------------------------------------------

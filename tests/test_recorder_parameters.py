@@ -22,6 +22,7 @@ from landscape_hooks import (
     record,
     verify,
 )
+from landscape_hooks.cli.description import describe, description_text
 from landscape_hooks.errors import LandscapeError, LayoutError, RunError
 
 X = torch.randn(16, 6, generator=torch.Generator().manual_seed(1))
@@ -166,6 +167,13 @@ def test_a_reference_has_no_values(referenced):
         t.fixed["body.weight"]
     with pytest.raises(RunError, match=r"has 'body.weight' and 1 more tensors by reference"):
         analyze(referenced / "run.zarr", size=3, engine=PLAIN, progress=False)
+
+
+def test_what_is_fixed_is_said_by_info(referenced):
+    for name, said in (("run", "by reference: analyze needs --base"), ("whole", "stored once")):
+        description = describe(referenced / f"{name}.zarr")
+        assert description["fixed"] == {"tensors": 2, "bytes": 4 * 35, "by_reference": name == "run"}
+        assert f"fixed       2 tensors, 140 B, {said}" in description_text(description)
 
 
 @pytest.mark.parametrize("base", ["base.pt", "hub", "state", "model", "function"])

@@ -36,6 +36,7 @@ def describe(store: RunLike) -> dict[str, Any]:
     trajectory = Trajectory.open(root)
     times = trajectory.wall_times
     losses = trajectory.losses
+    fixed = trajectory.fixed
     stored = checked.group(root, "objective")
     objective = dict(stored.attrs) if stored is not None else {}
     return {
@@ -50,6 +51,7 @@ def describe(store: RunLike) -> dict[str, Any]:
         "tensors": len(trajectory.layout),
         "dtype": trajectory.stored_dtype,
         "bytes": trajectory.nbytes,
+        "fixed": {"tensors": len(fixed), "bytes": fixed.nbytes, "by_reference": fixed.by_reference},
         "started": _time(times[0]) if len(times) else None,
         "ended": _time(times[-1]) if len(times) else None,
         "last_logged_loss": next((float(x) for x in losses[::-1] if not math.isnan(x)), None),
@@ -111,6 +113,10 @@ def description_text(d: dict[str, Any]) -> str:
         f"{d['parameters']:,} parameters in {d['tensors']} tensors, {d['buffers']:,} buffer values, "
         f"{d['dtype']}, {_bytes(d['bytes'])}",
     ]
+    if (fixed := d["fixed"])["tensors"]:
+        how = "by reference: analyze needs --base" if fixed["by_reference"] else "stored once"
+        plural = "s" * (fixed["tensors"] != 1)
+        lines.append(f"  fixed       {fixed['tensors']} tensor{plural}, {_bytes(fixed['bytes'])}, {how}")
     if d["started"]:
         lines.append(f"  recorded    {d['started']} to {d['ended']} (UTC)")
     if names := d["imported"]:

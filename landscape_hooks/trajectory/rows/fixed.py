@@ -125,6 +125,11 @@ class Fixed(Mapping[str, NDArray[Any]]):
         place = self._place[name]
         return checked.whole(self._array(place).attrs.get("checksum"), f"The checksum of 'fixed/{place}'", high=2**32)
 
+    @property
+    def by_reference(self) -> bool:
+        """As `reference`, of whichever rank's."""
+        return self.reference
+
     def known(self, name: str) -> int | str | None:
         """What is stored beside a tensor: its checksum, of a reference its digest; None if there is no such number."""
         return self._digest(self._place[name]) if self.reference else self.checksum(name)
@@ -240,6 +245,17 @@ class Chosen(Mapping[str, NDArray[Any]]):
     def checksums(self) -> dict[str, int]:
         """CRC-32 of each tensor's bytes, as they were when it was stored."""
         return {name: self._fixed.checksum(name) for name in self}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors in their own types, in the run or (by reference) elsewhere."""
+        entries = [self._fixed.entry(name) for name in self]
+        return sum(entry.size * bits.stored_type(entry.dtype).itemsize for entry in entries)
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether the run has names, shapes and digests in place of values."""
+        return self._fixed.by_reference
 
     def stored(self, name: str) -> Bits:
         """(size,) its numbers in C order as they are stored; see `Fixed.stored`."""

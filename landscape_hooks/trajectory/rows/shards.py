@@ -119,6 +119,11 @@ class Gathered(Fixed):
                 runs.scatter(found, start, stop, partial(_as_row, shard.fixed, name))
         return found[0]
 
+    @property
+    def by_reference(self) -> bool:
+        """As of `Fixed`."""
+        return any(shard.fixed.reference for shard in self._shards)
+
     def known(self, name: str) -> None:
         """Nothing is stored of a whole tensor."""
 
