@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import threading
 import time
 from contextlib import contextmanager
 
@@ -115,6 +116,25 @@ def test_a_page_that_fails_says_so_and_the_server_goes_on(folder, monkeypatch):
         assert (answer.status, body) == (500, b"ZeroDivisionError: division by zero")
         monkeypatch.undo()
         assert ask(server, server.path)[0].status == 200
+
+
+def test_an_answer_that_has_begun_is_finished_before_the_end(folder, monkeypatch):
+    """A thread that is in matplotlib when the process ends would abort it."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def slowly():
+        begun.set()
+        time.sleep(0.5)
+        ended.set()
+        return b"PNG"
+
+    with serving(folder / "one.zarr") as server:
+        monkeypatch.setattr(server.rooms[0], "thumbnail", slowly)
+        reader = threading.Thread(target=ask, args=(server, server.path + "thumbnail.png"))
+        reader.start()
+        assert begun.wait(10)
+    assert ended.is_set()
+    reader.join()
 
 
 def test_what_is_no_run_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from landscape_hooks.errors import LandscapeError, RunError
+from landscape_hooks.errors import LandscapeError, RunError, printable
 from landscape_hooks.store.run import is_local, label_of, open_run
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.viewer.live import Follower
@@ -30,6 +30,10 @@ REST = 0.3
 
 DEPTH = 3
 """How many folders deep runs are looked for."""
+
+
+DRAWING = threading.Lock()
+"""Held while a figure is drawn: matplotlib's settings are those of the whole process."""
 
 
 @dataclass
@@ -106,7 +110,7 @@ class Room:
         """
         surface = Surface.open(self.run)
         key = (surface.name, surface.attrs.get("trajectory_digest"), int(surface.present.sum()))
-        with self._lock:
+        with DRAWING:
             if self._drawn[0] != key:
                 self._drawn = (key, picture(surface))
             return self._drawn[1]
@@ -161,6 +165,7 @@ def runs_in(folder: Path, depth: int) -> Iterator[Path]:
 
 
 STYLE = """
+* { box-sizing: border-box; }
 :root { color-scheme: light dark; --quiet: #6b7588; }
 body { margin: 0 auto; padding: 24px; max-width: 1180px; font: 15px/1.4 system-ui, "DejaVu Sans", sans-serif; }
 h1 { font-size: 20px; font-weight: 500; }
@@ -179,10 +184,10 @@ def index(rooms: Sequence[Room]) -> str:
     """The list of the runs, each with its thumbnail."""
     rows = []
     for number, room in enumerate(rooms):
-        label, said = escape(room.label), escape(room.said())
+        label, said, run = escape(room.label), escape(room.said()), escape(printable(room.run))
         rows.append(
             f'<li><a href="{number}/"><img src="{number}/thumbnail.png" alt="" loading="lazy"><b>{label}</b>'
-            f"<span>{said}</span></a></li>"
+            f"<span>{said}</span><span>{run}</span></a></li>"
         )
     return document("Runs", f"<h1>{len(rooms)} runs</h1><ul>{''.join(rows)}</ul>")
 

@@ -28,6 +28,9 @@ LOOPBACK = "127.0.0.1"
 PORT = 8450
 """The port that is tried first; another one where it is taken."""
 
+LONGEST = 30.0
+"""Seconds that the end of the server waits for an answer that has begun."""
+
 OURS = ("127.0.0.1", "localhost", "[::1]")
 """Names of this machine in a browser, also at the other end of a tunnel."""
 
@@ -50,6 +53,7 @@ class Server(ThreadingHTTPServer):
         self.rooms = rooms
         self.host = host
         self.token = secrets.token_urlsafe(16)
+        self._answers, self._closing, self._change = 0, False, threading.Condition()
         try:
             super().__init__((host, PORT if port is None else port), Handler)
         except OSError as error:
@@ -86,7 +90,27 @@ class Server(ThreadingHTTPServer):
         finally:
             self.shutdown()
             thread.join()
+            self._drain()
             self.server_close()
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[bool]:
+        """Count an answer for as long as the block lasts; gives whether there is to be one."""
+        with self._change:
+            self._answers += 1
+            wanted = not self._closing
+        try:
+            yield wanted
+        finally:
+            with self._change:
+                self._answers -= 1
+                self._change.notify_all()
+
+    def _drain(self) -> None:
+        """Wait for the answers that have begun: a thread that ends in the middle of a figure aborts the process."""
+        with self._change:
+            self._closing = True
+            self._change.wait_for(lambda: self._answers == 0, timeout=LONGEST)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that goes away in the middle of an answer is no error."""
@@ -102,7 +126,14 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        """Answer with a page, a picture, or what is new."""
+        """Answer with a page, a picture, or what is new; not any more when the server ends."""
+        with self.server.answering() as wanted:
+            if wanted:
+                self._reply()
+            else:
+                self.close_connection = True
+
+    def _reply(self) -> None:
         room, rest, query = self._find()
         try:
             if room is None and rest != "":
