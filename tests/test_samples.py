@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import zarr
 from torch import nn
 from torch.utils.data import (
     BatchSampler,
@@ -453,3 +454,30 @@ def test_a_child_with_many_threads_before_the_fork_answers():
         assert Probe.collect(loader_of(data), 8)[0].samples == 8
     finally:
         torch.set_num_threads(before)
+
+
+class Unmeasured(IterableDataset):
+    """A stream that has no length; or one whose length is less than what it gives."""
+
+    def __init__(self, length=None):
+        self.length = length
+
+    def __iter__(self):
+        return ((torch.full((4,), float(n)), n % 3) for n in range(24))
+
+
+class Announced(Unmeasured):
+    def __len__(self):
+        return self.length
+
+
+@pytest.mark.parametrize("data", [Unmeasured(), Announced(8)], ids=["no length", "too short a length"])
+def test_a_stream_is_not_asked_for_its_length(tmp_path, data):
+    """A loader remembers that it was asked, and warns in the training when there is more."""
+    model, loader = torch.nn.Linear(4, 3), DataLoader(data, 8)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with lh.record(model, optimizer, tmp_path / "run.zarr", criterion=torch.nn.CrossEntropyLoss(), data=loader):
+            assert len(list(loader)) == 3
+    assert zarr.open_group(tmp_path / "run.zarr")["objective"].attrs["samples"] == 24

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import zarr
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from landscape_hooks.errors import DataError, ObjectiveError, first_line, warn_of_recording
 from landscape_hooks.objective.data.batches import Rebuild
@@ -26,6 +27,7 @@ from landscape_hooks.objective.data.samples import DataLike
 from landscape_hooks.objective.data.states import states_kept
 from landscape_hooks.objective.graph.exported import graph_of
 from landscape_hooks.objective.graph.graph import LossGraph
+from landscape_hooks.objective.graph.traceable import traceable
 from landscape_hooks.objective.graph.weighing import floating, said_of_unrecorded, weigh
 from landscape_hooks.objective.live.copies import WAY_OUT
 from landscape_hooks.objective.live.independence import independent
@@ -93,8 +95,18 @@ def check_arguments(criterion: object, objective: object, data: object, samples:
     if isinstance(data, str | bytes) or not (isinstance(data, Iterable) or hasattr(data, "__getitem__")):
         raise DataError(f"Found data of type {type(data).__name__}",
                         expected="a DataLoader, an iterable of batches, one batch, or a dataset")  # fmt: skip
-    if isinstance(data, Sized) and not isinstance(data, Tensor) and not len(data):
+    if isinstance(data, Sized) and not isinstance(data, Tensor) and _length(data) == 0:
         raise DataError("The probe data is empty: it gave no batch", expected="at least one batch")
+
+
+def _length(data: Sized) -> int | None:
+    """How many there are; None where that is not known."""
+    if isinstance(data, DataLoader) and isinstance(data.dataset, IterableDataset):
+        return None  # it remembers that it was asked, and warns of a stream that is longer
+    try:
+        return len(data)
+    except Exception:  # whatever a loader of somebody's raises
+        return None
 
 
 def _way_out_of_unrecorded(found: Sequence[Unrecorded]) -> str:
@@ -271,7 +283,7 @@ def _attempt(
         for leaf, (t, per) in enumerate(zip(leaves, group.per_sample, strict=True))
     ]
     try:
-        with warnings.catch_warnings(), _quiet(), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        with warnings.catch_warnings(), _quiet(), torch.no_grad(), torch.autocast("cpu", enabled=False), traceable():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, leaves, dynamic_shapes=(tuple(shapes),), strict=False)
     except Exception as error:

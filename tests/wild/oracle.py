@@ -131,17 +131,18 @@ def snapshots_are_the_log(trajectory: Trajectory, watch: Watch, or_closing: bool
     if len(watch.found) != len(watch.left):
         raise Broken("The log of the test is not whole")
     names = trajectory.layout.names
+    shown = {*names, *(alias for entry in trajectory.layout for alias in entry.aliases)}
     for row in watch.found:
         for name, tensor in row.items():
-            if name not in names and digest(tensor) != digest(watch.found[0][name]):
+            if name not in shown and digest(tensor) != digest(watch.found[0][name]):
                 raise Broken(f"'{name}' moves, and no snapshot has it")
     for number, step in enumerate(steps):
-        shown = trajectory[number]
+        snapshot = trajectory[number]
         ways = [(watch.found[step], watch.left[step][1]), *([watch.closing] if or_closing and step == last else [])]
-        _is_one_of(shown.weights, [flat(way, names) for way, _ in ways], f"The weights of step {step} (of {last})")
+        _is_one_of(snapshot.weights, [flat(way, names) for way, _ in ways], f"The weights of step {step} (of {last})")
         if not watch.reloaded:
             rows = [flat(way, trajectory.buffer_layout.names) for _, way in ways]
-            _is_one_of(shown.buffers, rows, f"The buffers of step {step} (of {last})")
+            _is_one_of(snapshot.buffers, rows, f"The buffers of step {step} (of {last})")
 
 
 def _is_one_of(shown: Any, ways: Sequence[Any], what: str) -> None:
