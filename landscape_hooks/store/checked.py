@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import math
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -236,7 +237,14 @@ def damaged(found: str, *, expected: str = "") -> DamagedRunError:
 
 # -- helpers -------------------------------------------------------------------------------------------------
 def _member(root: zarr.Group, path: str) -> zarr.Group | zarr.Array[Any] | None:
-    return _guarded(lambda: root.get(path), path)
+    def found() -> zarr.Group | zarr.Array[Any] | None:
+        try:
+            return root[path]
+        except KeyError as error:
+            traceback.clear_frames(error.__traceback__)  # see store/run.py
+            return None
+
+    return _guarded(found, path)
 
 
 def _guarded(action: Callable[[], Result], path: str) -> Result:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import os
 import shutil
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeGuard, TypeVar
@@ -88,6 +89,8 @@ def open_run(store: RunLike, *, mode: AccessModeLiteral = "r", creating: bool = 
     except LandscapeError:
         raise
     except Exception as error:  # any error that zarr raises for metadata of unknown origin
+        # zarr's frames hold the error, the error its frames, and these their callers, with a model and its optimizers
+        traceback.clear_frames(error.__traceback__)
         if mode != "r" and isinstance(error, ValueError) and "read-only" in str(error):  # how zarr says it
             raise RunError(f"{store} cannot be written: it was opened read-only", mend="Open it for writing") from error
         missing = isinstance(address, str) and "://" not in address and not Path(address).exists()
@@ -170,10 +173,10 @@ def _is_free(store: RunLike) -> bool:
             return True
     try:
         mark = zarr.open_group(_inside(address, read_only=True), mode="r", zarr_format=3).attrs.get(KEY)
-    except (FileNotFoundError, KeyError):
-        return not is_local(address)
-    except Exception:  # something else; open_run says what
-        return False
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)
+        # something else where it is neither; open_run says what
+        return isinstance(error, FileNotFoundError | KeyError) and not is_local(address)
     if isinstance(mark, dict) and mark.get("creating"):
         clear(store)
         return True
