@@ -343,7 +343,7 @@ class Recorder:
         return all(self._opened.ranks.all(same))
 
     # -- at every step -------------------------------------------------------------------------------------
-    def _begins(self) -> None:
+    def _begins(self, optimizer: object) -> None:
         """The first step of an iteration begins: what the weights are now belongs to the step before."""
         if not self._guard.active:
             return
@@ -353,7 +353,7 @@ class Recorder:
                 self._glance.forget()
             else:
                 self._glance.compare()
-            if end.pending is not None or end.loaded:
+            if (end.pending is not None or end.loaded) and not self._count.skips(optimizer):
                 end.next()
         except Exception as error:  # as `Guard.run`, without the time that another call takes
             self._guard.stop(error)

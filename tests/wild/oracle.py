@@ -186,7 +186,12 @@ def losses_are_by_hand(trajectory: Trajectory, watch: Watch, verdict: Verdict) -
         weights, buffers = torch.from_numpy(np.array(shown.weights)), torch.from_numpy(np.array(shown.buffers))
         step = int(trajectory.steps[number])
         as_logged = np.array_equal(shown.weights.astype(np.float64), flat(watch.found[step], trajectory.layout.names))
-        weights_then, buffers_then = (watch.found[step], watch.left[step][1]) if as_logged else watch.closing
+        weights_then = watch.found[step] if as_logged else watch.closing[0]
+        # a path that ends with the model as it was closed may have the buffers of the last step's end
+        left = np.array_equal(
+            shown.buffers.astype(np.float64), flat(watch.left[step][1], trajectory.buffer_layout.names)
+        )
+        buffers_then = watch.left[step][1] if as_logged or left else watch.closing[1]
         for policy in policies:
             said_of_loss = [sentence for sentence in verdict.told if not sentence.startswith("The weights changed")]
             told = [*said_of_loss, *objective.doubts(weights, buffers, statistics=policy)]

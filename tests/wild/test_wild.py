@@ -80,6 +80,17 @@ def test_a_state_loaded_between_the_steps_of_an_iteration_is_no_end(tmp_path):
     hold(Recipe(update="second phase", edit="set back", iterations=4), tmp_path)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "fused"])
+def test_an_edit_after_a_step_that_was_none_belongs_to_the_step_before(optimizer, tmp_path):
+    """A fused optimizer is called and steps over infinite gradients itself; others are not called."""
+    hold(Recipe(update="scaler", edit="renormalised", optimizer=optimizer, iterations=5, every=2), tmp_path)
+
+
+@pytest.mark.parametrize("update", ["one a parameter", "two kinds"])
+def test_the_best_state_is_loaded_again_by_assignment_without_a_doubt(update, tmp_path):
+    hold(Recipe(update=update, model="low rank", ending="loaded again and again", iterations=1, every=2), tmp_path)
+
+
 def _edited_by_epochs(watch):
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 3)

@@ -32,6 +32,11 @@ class StepCount:
         self.iterations += 1
         self.step = self.step + 1 if self._counter is None else self._counter()
 
+    def skips(self, optimizer: object) -> bool:
+        """Whether a step that begins is going to be none; a GPU is not waited for."""
+        found_inf = getattr(optimizer, "found_inf", None)
+        return found_inf is not None and found_inf.device.type == "cpu" and bool(found_inf.item())
+
     def overflowed(self, found_inf: torch.Tensor) -> bool:
         """Whether a step was none, for a gradient was infinite.
 

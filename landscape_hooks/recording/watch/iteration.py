@@ -1,7 +1,7 @@
 """Iterations: when one pass through a training loop is over, told from the optimizer steps in it.
 
-In: steps of any optimizer (`steps.listen`). Out: `begins()` when the first step of a next iteration begins, and
-`stepped(optimizer, first)` when a step has ended. An iteration ends when an optimizer that has stepped in it steps
+In: steps of any optimizer (`steps.listen`). Out: `begins(optimizer)` when the first step of a next iteration begins,
+and `stepped(optimizer, first)` when a step has ended. An iteration ends when an optimizer that has stepped in it steps
 again: the pair of steps of a GAN is one iteration, and of optimizers that work one after the other each step counts.
 """
 
@@ -40,7 +40,7 @@ class Iterations:
         optimizers: Sequence[Any],
         *,
         each: bool,
-        begins: Callable[[], None],
+        begins: Callable[[Optimizer], None],
         stepped: Callable[[Optimizer, bool], bool],
         joined: Callable[[Optimizer], None],
     ) -> None:
@@ -73,7 +73,7 @@ class Iterations:
         self._open.append((thread, id(optimizer)))
         if not nested and (not self._stepped or self._each or member[1] in self._stepped):
             self._stepped.clear()
-            self._begins()
+            self._begins(optimizer)
 
     def leave(self, optimizer: Optimizer) -> None:
         """A step has ended."""
