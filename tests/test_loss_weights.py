@@ -246,3 +246,18 @@ def test_a_batch_of_which_the_mask_leaves_nothing_has_no_weight(objective_of, di
         whole = loss(model, (X, Y, mask)).item()
     if not objective.doubts(*here(model)):
         assert objective.evaluate(*here(model)).mean == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [lambda each: each.topk(5).values, lambda each: each.sort(descending=True).values[:5], lambda each: each.median()],
+    ids=["top-k", "sorted", "median"],
+)
+def test_the_hardest_of_each_batch_are_not_those_of_all_samples(objective_of, chosen):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    hard = objective_of(
+        model, objective=lambda m, b: chosen(F.cross_entropy(m(b[0]), b[1], reduction="none")).mean(),
+        data=batches(X, Y), samples=40,
+    )  # fmt: skip
+    assert "no plain mean" in hard.doubts(*here(model))[0]

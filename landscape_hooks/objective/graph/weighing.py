@@ -39,6 +39,8 @@ _COUNTED = {
     **dict.fromkeys(("multi_margin_loss", "multilabel_margin_loss"), 1),
     **dict.fromkeys(("cosine_embedding_loss", "margin_ranking_loss"), 2),
 }  # fmt: skip
+_PARTS = ("operator.getitem", "aten.slice.", "aten.select.", "aten.narrow.", "aten.index_select.")
+_RANKED = ("aten.topk.", "aten.sort.", "aten.kthvalue.", "aten.median.", "aten.msort.")
 _CLAMPS = ("aten.clamp.", "aten.clamp_.", "aten.clamp_min.", "aten.clamp_min_.", "aten.maximum.", "aten.where.")
 
 Found = list[tuple[Any, ...]]
@@ -138,6 +140,10 @@ class _Reader:
             for part in node.args[0]:
                 parts = _joined(parts, self.of(part))
             return parts
+        while node is not None and (node.op in _SAME_VALUE or node.op.startswith(_PARTS)):
+            node = self._nodes.get(node.args[0].name) if isinstance(node.args[0], Ref) else None
+        if node is not None and node.op.startswith(_RANKED):  # the hardest of a batch are not those of all samples
+            raise _Unknown
         return [way]
 
     def _of_loss(self, node: Node) -> Found:
