@@ -62,17 +62,19 @@ TOGETHER = """
         return 1
 
     def until_the_end(look):
-        done, excused, last = 0, {}, False
+        done, excused, last, patience = 0, {}, False, 60.0
         while not last:
             last = os.path.exists(ended)
             try:
                 done += look()
             except (PlaneError, RunError, SurfaceError) as error:
                 reason = [text for text in FINE if text in str(error)]
-                if not reason and "snapshot" not in str(error) or last:
+                # another process may be in its last analysis when the recording has ended: it is waited for
+                last, patience = False, patience - 0.05 * last
+                if not reason and "snapshot" not in str(error) or patience <= 0:
                     raise
                 excused[str(error)] = excused.get(str(error), 0) + 1
-                time.sleep(0.01)
+                time.sleep(0.05)
         print("excused", excused, file=sys.stderr)
         return done
 
