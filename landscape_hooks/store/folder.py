@@ -27,6 +27,9 @@ WHOLE: Any = {"write_empty_chunks": True}
 """Configuration of arrays that also write chunks of nothing but fill values."""
 
 
+SMALL = 2**18
+"""Size in bytes up to which a file is read and written at once, without handing it to another thread."""
+
 METADATA_BYTES = 2**25
 """Largest metadata document, in bytes: JSON takes some twenty times its size in memory."""
 
@@ -91,9 +94,17 @@ class RunFolder(LocalStore):
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """As LocalStore does."""
+        """As LocalStore does, a small file without another thread: that costs more than the file."""
         self.check(key)
+        if self._is_small(key):
+            return super().get_sync(key, prototype=prototype, byte_range=byte_range)
         return await super().get(key, prototype, byte_range)
+
+    def _is_small(self, key: str) -> bool:
+        try:
+            return os.stat(self.root / key).st_size <= SMALL
+        except OSError:
+            return True
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -107,7 +118,7 @@ class RunFolder(LocalStore):
     async def exists(self, key: str) -> bool:
         """As LocalStore does."""
         self.check(key)
-        return await super().exists(key)
+        return (self.root / key).is_file()
 
     def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """As LocalStore does."""
@@ -128,7 +139,10 @@ class RunFolder(LocalStore):
     async def _set(self, key: str, value: Buffer, exclusive: bool = False) -> None:
         self.check(key)
         with _said_how_full(self.root / key, len(value)):
-            await super()._set(key, value, exclusive)
+            if exclusive or not isinstance(value, Buffer) or len(value) > SMALL:
+                await super()._set(key, value, exclusive)
+            else:
+                super().set_sync(key, value)
 
     def delete_sync(self, key: str) -> None:
         """As LocalStore does."""
