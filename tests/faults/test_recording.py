@@ -124,6 +124,14 @@ def test_a_fault_at_some_calls_of_a_recording(name, monkeypatch, traced):
         scenario.run(Faults(kind, number, metadata_last=number % 2 == 0))
 
 
+def test_a_loss_that_could_not_be_stored_is_stored_when_the_training_is_resumed(monkeypatch, traced):
+    scenario = Scenario("with the loss", monkeypatch, traced)
+    writes = [key for operation, key in scenario.calls if operation in WRITES]
+    first = writes.index("objective/zarr.json")
+    for number, kind in zip(range(first, len(writes), 9), cycle(["torn", "fails"]), strict=False):
+        scenario.run(Faults(kind, number, metadata_last=False))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 import zarr
+from zarr.core.sync import sync
 
-from landscape_hooks.errors import LandscapeError, printable, warn_of_recording
+from landscape_hooks.errors import DamagedRunError, LandscapeError, printable, warn_of_recording
 from landscape_hooks.recording.live_loss import LiveLoss, Loss
 from landscape_hooks.recording.opening.order import Opened, Order
 from landscape_hooks.recording.opening.ranks import WAY_OUT, open_shard
@@ -21,6 +22,7 @@ from landscape_hooks.recording.opening.writers import as_in, begin, create_traje
 from landscape_hooks.recording.schedule import Schedule
 from landscape_hooks.recording.storage import Parameters, Storage
 from landscape_hooks.recording.watch.rates import Rates
+from landscape_hooks.store import checked
 from landscape_hooks.store.run import RunLike, clear, create_run, finish_creation, free_bytes, open_run, prepare
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.sharding import Ranks, is_sharded
@@ -66,6 +68,7 @@ def open_for(
             root = open_run(order.target, mode="r+")
             order = as_in(root, order)
             writer = reopen(root, order)
+            live = _capture_again(root, order)
         else:
             order = sorted_order
             root, writer, live = _create(order)
@@ -89,6 +92,20 @@ def _create(order: Order) -> tuple[zarr.Group, TrajectoryWriter, LiveLoss | None
             clear(order.store)
         raise
     return root, writer, live
+
+
+def _capture_again(root: zarr.Group, order: Order) -> LiveLoss | None:
+    """Store the loss of a resumed run that has none, whose capture failed or was interrupted."""
+    if not order.loss.given:
+        return None
+    try:
+        stored = checked.group(root, "objective")
+    except DamagedRunError:  # its metadata were cut off
+        sync(root.store.delete_dir(f"{root.path}/objective".lstrip("/")))
+    else:
+        if stored is not None and stored.attrs.get("complete"):
+            return None
+    return _capture(root, order.model, order.loss)
 
 
 def _say_size(order: Order) -> None:
