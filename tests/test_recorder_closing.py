@@ -508,3 +508,29 @@ def test_tied_weights_and_a_loop_that_says_its_steps_stay_silent(path):
         recorder.close()
     trajectory = Trajectory.open(path)
     assert (len(trajectory), trajectory.doubts) == (5, ())
+
+
+def test_a_tied_model_that_loading_has_untied_is_compared_as_it_was_recorded(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(6, 4), nn.Linear(4, 6, bias=False)
+            self.head.weight = self.embedding.weight
+
+        def forward(self, x):
+            return self.head(self.embedding(x))
+
+    torch.manual_seed(0)
+    model, data = Tied(), (torch.arange(6), torch.arange(6) % 3)
+    optimizer, criterion = torch.optim.SGD(model.parameters(), lr=0.5), nn.CrossEntropyLoss()
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with record(model, optimizer, tmp_path / "run.zarr", every=1, criterion=criterion, data=data):
+            for _ in range(4):
+                optimizer.zero_grad()
+                criterion(model(data[0]), data[1]).backward()
+                optimizer.step()
+            model.load_state_dict(first, assign=True)
+    assert model.head.weight is not model.embedding.weight
+    assert not Trajectory.open(tmp_path / "run.zarr").doubts

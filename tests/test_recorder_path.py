@@ -673,3 +673,19 @@ def test_a_module_whose_hash_changes_ends_no_training(tmp_path):
             model["metric"].seen += 1
         model.load_state_dict(model.state_dict())
     assert Trajectory.open(tmp_path / "run.zarr").steps.tolist() == [0, 1, 2, 3]
+
+
+def test_weights_that_were_rounded_after_the_last_step_end_the_path_in_doubt(path, model):
+    """Also in a loop that edits its weights between steps: halving them is no such edit."""
+    optimizer = sgd(model)
+
+    def perturb(step):
+        for parameter in model.parameters():
+            parameter.data.mul_(0.99)
+
+    recorder = record(model, optimizer, path, every=2)
+    train(model, optimizer, 4, perturb)
+    model.half()
+    with pytest.warns(RecordingWarning, match="given another type"):
+        recorder.close()
+    ends_with(path, flat(model).astype(np.float32), doubts=["last_snapshot"])

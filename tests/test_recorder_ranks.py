@@ -314,7 +314,7 @@ def test_pieces_are_plain_json():
     assert Piece.from_json(piece.to_json()) == piece
 
 
-@pytest.mark.parametrize(("width", "most"), [(1024, 4), pytest.param(4096, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("width", "most"), [(2048, 3), pytest.param(4096, 2, marks=pytest.mark.slow)])
 def test_a_sharded_run_is_analyzed_by_a_process_that_holds_the_weights_once(
     launch, interpreters, tmp_path, width, most
 ):

@@ -66,10 +66,12 @@ class Closing:
                 self._end_without_steps(step, facts, change, now, loaded)
         elif change != 0 and loaded:
             self._background.mark(FINAL, *now, facts.scalars(step))
-        elif change != 0 or same is False:
+        elif change != 0 or same is False or (self._glance.differed and self._end.retyped()):
             if change != 0:
                 self._end.replace(step, facts)
-            if not self._glance.differed:
+            if self._end.retyped():
+                self.doubts.append(_end_of_another_type(step))
+            elif not self._glance.differed:
                 self.doubts.append(_end_in_doubt(step, change))
         if iterations > 1 and heard is not None and not heard.holds_parameters() and self._never_moved():
             self.doubts.append(_steps_elsewhere(iterations))
@@ -172,6 +174,16 @@ def _end_in_doubt(step: int, change: float) -> Doubt:
         f"The weights changed after the last optimizer step ({step}), but not between earlier steps. The last snapshot "
         "is the model as it was when the recording ended, and perhaps not the last iterate.",
         {"step": step, **({} if math.isnan(change) else {"change": change})},
+    )
+
+
+def _end_of_another_type(step: int) -> Doubt:
+    """The weights were rounded after the last step."""
+    return Doubt(
+        "last_snapshot",
+        f"The weights changed after the last optimizer step ({step}): they were given another type. The last snapshot "
+        "is the model as it was when the recording ended, rounded to that type, and perhaps not the last iterate.",
+        {"step": step},
     )
 
 

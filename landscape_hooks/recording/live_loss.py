@@ -23,6 +23,8 @@ from landscape_hooks.objective.data.states import states_kept
 from landscape_hooks.recording.watch.fixed import base_of
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.doubts import Doubt
+from landscape_hooks.trajectory.modules import walk_parameters
+from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -117,8 +119,9 @@ def _compare(root: zarr.Group, model: torch.nn.Module, live: LiveLoss, deadline:
     for layout in (stored.layout, stored.buffer_layout):  # as it was recorded, whatever was made of it since
         for entry, tensor in zip(layout, layout.tensors(module.model), strict=True):
             tensor.data = tensor.data.to(getattr(torch, entry.dtype))
+    ties = _ties(module.model, stored.layout)
     ends = [trajectory[-1], trajectory[0]] if len(trajectory) > 1 else [trajectory[-1]]
-    pairs = [_losses(stored, module, end.weights, end.buffers) for end in ends]
+    pairs = [_losses(stored, module, ties, end.weights, end.buffers) for end in ends]
     sums, weights, batches = np.zeros((len(ends), 2)), np.zeros((len(ends), 1)), 0
     while all(found := [next(pair, None) for pair in pairs]):
         for place, one in enumerate(found):
@@ -143,7 +146,11 @@ def _compare(root: zarr.Group, model: torch.nn.Module, live: LiveLoss, deadline:
 
 
 def _losses(
-    stored: Objective, module: LossModule, weights: NDArray[Any], buffers: NDArray[Any]
+    stored: Objective,
+    module: LossModule,
+    ties: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    weights: NDArray[Any],
+    buffers: NDArray[Any],
 ) -> Iterator[tuple[float, float, float]]:
     """(stored loss, the training's own, weight) of one batch after the other, at one snapshot."""
     theta, beside = torch.from_numpy(np.array(weights)), torch.from_numpy(np.array(buffers))
@@ -154,9 +161,22 @@ def _losses(
             # both ends share one copy of the model
             stored.layout.assign(module.model, theta)
             stored.buffer_layout.assign(module.model, beside)
+            for tensor, alias in ties:
+                alias.copy_(tensor)
             own = module(*[t.clone() for t in leaves])
         weight = float(weights_of[0].sum()) if weights_of else float(samples)
         yield float(value.double().mean()), float(own.double().mean()), weight
+
+
+def _ties(model: torch.nn.Module, layout: ParameterLayout) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(tensor, its alias) of tied parameters that are two tensors by now: loading by assignment unties them."""
+    found = {name: tensor for name, tensor, _ in walk_parameters(model)}
+    return [
+        (found[entry.name], found[alias])
+        for entry in layout
+        for alias in entry.aliases
+        if alias in found and entry.name in found and found[alias] is not found[entry.name]
+    ]
 
 
 def _coarsest(trajectory: Trajectory) -> str:

@@ -252,6 +252,10 @@ class Moving:
         found = self._locate()
         return found if self._masters is None else self._masters(found)
 
+    def retyped(self) -> bool:
+        """Whether a tensor has another type now than it was recorded in (`model.half()`)."""
+        return any(str(t.dtype) != f"torch.{e.dtype}" for e, t in zip(self._layout, self._locate(), strict=True))
+
     def as_known(self) -> list[torch.Tensor] | None:
         """The tensors in the places where they were found last, whatever has become of the model since."""
         known = getattr(self._locate, "as_known", None)
