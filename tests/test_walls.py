@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -126,6 +127,12 @@ def test_rooms_are_small():
     assert not {str(folder): count for folder, count in scripts.items() if count > 10}
     lines = {str(path): len(path.read_text().splitlines()) for path in [*files, *pages]}
     assert not {path: count for path, count in lines.items() if count > 450}
+
+
+def test_every_folder_is_in_the_wheel():
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")}
+    assert folders | {"landscape_hooks.integrations"} == set(packages)
 
 
 def test_parameters_have_types():

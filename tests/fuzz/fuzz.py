@@ -30,7 +30,8 @@ with atheris.instrument_imports(include=["landscape_hooks", "plyfile"]):
     from landscape_hooks.plane import grid
     from landscape_hooks.store import checked
     from landscape_hooks.surface import surface
-    from landscape_hooks.trajectory import commit, parameters, part, sharding, trajectory
+    from landscape_hooks.trajectory import parameters, sharding, trajectory
+    from landscape_hooks.trajectory.rows import commit, part
     from landscape_hooks.viewer.replay import camera
     from landscape_hooks.viewer.replay import landscape as source
     from tests import hostile
