@@ -534,3 +534,14 @@ def test_a_tied_model_that_loading_has_untied_is_compared_as_it_was_recorded(tmp
             model.load_state_dict(first, assign=True)
     assert model.head.weight is not model.embedding.weight
     assert not Trajectory.open(tmp_path / "run.zarr").doubts
+
+
+def test_weights_that_never_moved_and_were_loaded_by_assignment_are_no_other_models(path, model):
+    """The optimizer holds none of the model's weights then, since loading has put others in their places."""
+    optimizer, first = torch.optim.SGD(model.parameters(), lr=0.0), copy.deepcopy(model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with record(model, optimizer, path, every=1):
+            train(model, optimizer)
+            model.load_state_dict(first, assign=True)
+    assert not Trajectory.open(path).doubts

@@ -73,7 +73,7 @@ class Closing:
                 self.doubts.append(_end_of_another_type(step))
             elif not self._glance.differed:
                 self.doubts.append(_end_in_doubt(step, change))
-        if iterations > 1 and heard is not None and not heard.holds_parameters() and self._never_moved():
+        if iterations > 1 and heard is not None and not (loaded or heard.holds_parameters()) and self._never_moved():
             self.doubts.append(_steps_elsewhere(iterations))
 
     def _end_without_steps(

@@ -196,6 +196,8 @@ def losses_are_by_hand(trajectory: Trajectory, watch: Watch, verdict: Verdict) -
             shown.buffers.astype(np.float64), flat(watch.left[step][1], trajectory.buffer_layout.names)
         )
         buffers_then = watch.left[step][1] if as_logged or left else watch.closing[1]
+        if watch.reloaded:  # by another state's buffers or by the step's own: both are the model's at that step
+            buffers_then = {**buffers_then, **trajectory.buffer_layout.views(buffers)}
         for policy in policies:
             said_of_loss = [sentence for sentence in verdict.told if not sentence.startswith("The weights changed")]
             told = [*said_of_loss, *objective.doubts(weights, buffers, statistics=policy)]
