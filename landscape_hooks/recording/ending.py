@@ -17,9 +17,9 @@ import torch
 
 from landscape_hooks.errors import LayoutError
 from landscape_hooks.recording.background import BackgroundWriter
+from landscape_hooks.recording.watch.fixed import Moving
 from landscape_hooks.recording.watch.rates import number, read
 
-Tensors = Callable[[], Sequence[torch.Tensor]]
 Some = Callable[[], Sequence[torch.Tensor | None]]
 
 
@@ -68,7 +68,7 @@ class PathEnd:
         whether another state was loaded into the model since the last step.
     """
 
-    def __init__(self, background: BackgroundWriter, weights: Tensors, buffers: Some) -> None:
+    def __init__(self, background: BackgroundWriter, weights: Moving, buffers: Some) -> None:
         self._background, self._weights, self._buffers = background, weights, buffers
         self.pending: Pending | None = None
         self.taken = -1
@@ -213,8 +213,7 @@ class PathEnd:
         try:
             return self._weights()
         except LayoutError:
-            known = getattr(self._weights, "as_known", None)
-            found = None if known is None else known()
+            found = self._weights.as_known()
             if found is None:
                 raise
             return found
