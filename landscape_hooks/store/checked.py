@@ -303,8 +303,7 @@ def _codecs(found: zarr.Array[Any]) -> list[str]:
             listed += [str(codec["name"]), *names(inner.get("codecs", ())), *names(inner.get("index_codecs", ()))]
         return listed
 
-    listed: Any = found.metadata.to_dict().get("codecs", ())
-    return names(listed)
+    return names(codec.to_dict() for codec in getattr(found.metadata, "codecs", ()))  # version 2 of Zarr has none
 
 
 def _stored(found: zarr.Array[Any], path: str) -> int:

@@ -144,6 +144,11 @@ class RunFolder(LocalStore):
             else:
                 super().set_sync(key, value)
 
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """As LocalStore does, which starts a thread to find that a group is there already."""
+        if not await self.exists(key):
+            await super().set_if_not_exists(key, value)
+
     def delete_sync(self, key: str) -> None:
         """As LocalStore does."""
         self.check(key)

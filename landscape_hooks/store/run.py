@@ -243,15 +243,16 @@ def put_array(root: zarr.Group, path: str, values: NDArray[Any]) -> None:
     The array appears with all its values, because its metadata are written last.
     """
     aside = zarr.create_group(MemoryStore(), zarr_format=3)
-    schema.create(aside, path, values.shape, chunks=tuple(max(1, n) for n in values.shape), config=WHOLE)[...] = values
+    chunks = tuple(max(1, n) for n in values.shape)
+    schema.create(aside, path, values.shape, at="values", chunks=chunks, config=WHOLE)[...] = values
     root.require_group(path.rpartition("/")[0])
 
     async def copy() -> None:
-        keys = [key async for key in aside.store.list_prefix(f"{path}/")]
+        keys = [key async for key in aside.store.list_prefix("values/")]
         for key in sorted(keys, key=lambda key: key.endswith("zarr.json")):
             content = await aside.store.get(key, default_buffer_prototype())
             assert content is not None
-            await root.store.set(f"{root.path}/{key}".lstrip("/"), content)
+            await root.store.set(f"{root.path}/{path}{key.removeprefix('values')}".lstrip("/"), content)
 
     sync(copy())
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ class Field:
     bits: bool = False
     """Whether it may hold the bits of bfloat16 numbers as uint16, with the attribute `torch_dtype`."""
 
+
+SMALL = 1024
+"""Numbers in a chunk below which an array is not compressed: its file takes a block or two of the disk either way."""
 
 NAN = float("nan")
 NAN_BITS = 0x7FC0
@@ -308,6 +313,7 @@ TABLE: tuple[Field, ...] = (
 )
 
 
+@lru_cache(maxsize=1024)
 def field(path: str) -> Field:
     """The row of the table that describes the array at `path` (the closest match; KeyError where there is none)."""
     matches = [row for row in TABLE if fnmatchcase(path, row.path)]
@@ -323,19 +329,22 @@ def create(
     *,
     dtype: DTypeLike | None = None,
     attributes: Mapping[str, Any] | None = None,
+    at: str | None = None,
     **storage: Any,
 ) -> zarr.Array[Any]:
     """Create the array `path` below the group `root` as the table says.
 
-    `dtype` overrides the table's only where the table allows more than one; `storage` is passed on to
-    `zarr.Group.create_array` (chunks, shards, compressors, config, overwrite). Returns the `zarr.Array`.
+    `dtype` overrides the table's only where the table allows more than one; `at` is another place to create it at;
+    `storage` is passed on to `zarr.Group.create_array` (chunks, shards, compressors, config, overwrite).
     """
     row = field(path)
     dims = row.dims if "..." not in row.dims else (None,) * len(shape)
     if len(dims) != len(shape):
         raise ValueError(f"{path} has dimensions {row.dims}, not {len(shape)} of them")
+    if prod(storage.get("chunks", shape)) < SMALL:
+        storage.setdefault("compressors", None)
     return root.create_array(
-        path,
+        at or path,
         shape=shape,
         dtype=row.dtype if dtype is None else dtype,
         fill_value=NAN_BITS if row.bits and str(dtype) == "uint16" else row.fill,

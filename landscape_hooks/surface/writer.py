@@ -85,7 +85,7 @@ class SurfaceWriter:
         for key in ("loss", "loss_stderr", "evaluated"):
             target = schema.create(root, f"surfaces/{name}/{key}", shape, chunks=_chunk(shape), config=WHOLE)
             target[...] = target.fill_value  # from now on a chunk is only replaced, and never partly there
-        group.attrs.update({**attrs, "path_count": 0})
+        group.update_attributes({**attrs, "path_count": 0})
         return cls(root, group, np.zeros(shape, dtype=bool))
 
     @classmethod
@@ -125,7 +125,7 @@ class SurfaceWriter:
     def annotate(self, attrs: Mapping[str, Any]) -> None:
         """Add attributes."""
         check_there(self._root.store)
-        self._group.attrs.update(attrs)
+        self._group.update_attributes(attrs)
 
     @checked.guard("surfaces")
     def losses(self) -> Floats:
@@ -178,5 +178,5 @@ class SurfaceWriter:
     def finish(self, root: zarr.Group, attrs: Mapping[str, Any]) -> None:
         """Add the closing attributes and make this the run's latest surface."""
         check_there(self._root.store)
-        self._group.attrs.update(attrs)
+        self._group.update_attributes(attrs)
         root["surfaces"].attrs["latest"] = self._group.basename

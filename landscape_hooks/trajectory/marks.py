@@ -113,7 +113,7 @@ def put_mark(
             array[start : start + CHUNK] = values[start : start + CHUNK]
     facts = {"epoch": epoch, "loss": loss, "wall_time": wall_time}
     numbers = {key: checked.spell(value) for key, value in facts.items()}
-    group.attrs.update({"step": int(step), **numbers, "complete": True})
+    group.update_attributes({"step": int(step), **numbers, "complete": True})
 
 
 def read_marks(root: zarr.Group) -> dict[str, Mark]:

@@ -83,7 +83,7 @@ class TrajectoryWriter:
         With `checksum` every row gets one. `fixed` and `others` are tensors that do not move, as `put_fixed` takes
         them; with `reference` the run has their digests alone.
         """
-        root.attrs.update({"layout": layout.to_json(), "buffer_layout": buffer_layout.to_json()})
+        root.update_attributes({"layout": layout.to_json(), "buffer_layout": buffer_layout.to_json()})
         if fixed or others:
             put_fixed(root, fixed, others, reference=reference)
         group = root.create_group("trajectory", attributes={"slots": slots})
@@ -123,7 +123,7 @@ class TrajectoryWriter:
         short = not self.slots and layout.size * kind.itemsize <= SHARD_BYTES // 2
         shape = first.shape[0], layout.size
         _create_matrix(self._root, f"trajectory/{late.array}", shape, kind, short, first.compressors or None)
-        group.attrs.update({"layout": layout.to_json(), "from_step": from_step})
+        group.update_attributes({"layout": layout.to_json(), "from_step": from_step})
         self._adopt(late, ())
 
     def _adopt(self, late: Late, committed: Sequence[int]) -> None:

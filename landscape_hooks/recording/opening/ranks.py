@@ -70,7 +70,7 @@ def _prepare_ranks(order: Order, ranks: Ranks) -> bool:
     if prepare(order.store, order.if_exists):
         return True
     root = create_run(order.target, {"schedule": order.plan.describe()}, finished=False)
-    root.attrs.update({"layout": order.layout.to_json(), "buffer_layout": order.buffers.to_json()})
+    root.update_attributes({"layout": order.layout.to_json(), "buffer_layout": order.buffers.to_json()})
     root.create_group("trajectory", attributes={"ranks": ranks.count})
     root.create_group("ranks")
     if order.still or order.others:

@@ -274,7 +274,7 @@ def put_fixed(
     attributes: dict[str, Any] = {"others": _in_order(others)} if others else {}
     if reference:
         digests = [digest_of(pieces()) for _, pieces in (*tensors, *others)]
-        group.attrs.update({**attributes, "reference": True, "digests": digests, "layout": _in_order(tensors)})
+        group.update_attributes({**attributes, "reference": True, "digests": digests, "layout": _in_order(tensors)})
         return
     for place, (entry, pieces) in enumerate((*tensors, *others)):
         array = schema.create(
@@ -292,7 +292,7 @@ def put_fixed(
             array[start : start + len(piece)] = piece
             start, checksum = start + len(piece), checksum_of([piece], checksum)
         array.attrs["checksum"] = checksum
-    group.attrs.update({**attributes, "layout": _in_order(tensors)})
+    group.update_attributes({**attributes, "layout": _in_order(tensors)})
 
 
 def _in_order(tensors: Sequence[Pieces]) -> list[dict[str, Any]]:
