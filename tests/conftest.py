@@ -30,11 +30,25 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a file stay together, for what they share; those that start processes too, so that one server forks."""
+    families: dict[str, list[pytest.Item]] = {}
     for item in items:
+        if item.get_closest_marker("everyday"):
+            families.setdefault(item.nodeid.partition("[")[0], []).append(item)
         if item.get_closest_marker("xdist_group") or item.get_closest_marker("spread"):
             continue
         forks = "server" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("processes" if forks else item.path.stem))
+
+    for family in families.values():
+        daily = _spread(len(family), next(iter(family[0].iter_markers("everyday"))).args[0])
+        for number, item in enumerate(family):
+            if number not in daily:
+                item.add_marker(pytest.mark.more)
+
+
+def _spread(members: int, kept: int) -> set[int]:
+    """Numbers of `kept` of the members, evenly spread."""
+    return set(range(members)) if kept >= members else {round((i + 0.5) * members / kept - 0.5) for i in range(kept)}
 
 
 def pytest_collection_finish() -> None:

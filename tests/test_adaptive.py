@@ -79,6 +79,7 @@ def test_any_shape_is_filled(rows, columns, seed):
     assert np.quantile(errors(filled, full, have), 0.95) < 0.01 if (~have).any() else True
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("name", ["hole", "kink"])
 @given(st.sampled_from([(65, 50), (40, 97), (33, 1)]), st.integers(0, 2**31))
 @settings(max_examples=8, deadline=None)

@@ -109,6 +109,7 @@ def run(path, **options):
     return analyze(str(path), progress=False, **{"engine": Local(tune=False), **options})
 
 
+@pytest.mark.everyday(2)
 # -- what a surface is --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("directions", ["pca", Random("none")])
 @pytest.mark.parametrize("size", [(7, 4), 6])
@@ -130,6 +131,7 @@ def test_a_quadratic_loss_gives_the_exact_paraboloid(quadratic_run, directions, 
     np.testing.assert_array_equal(surface.steps, snapshots.steps)
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("policy", ["batch", "fixed", "interpolate", "recalibrate"])
 def test_the_surface_at_the_origin_is_the_final_snapshots_loss(bn_run, policy):
     surface = run(bn_run, size=(5, 6), batch_norm=policy, name=policy)
@@ -322,6 +324,7 @@ def test_a_loss_of_zero_is_a_result_and_is_not_computed_again(tmp_path):
     assert surface.complete
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_9_and_resuming_gives_the_same_bits(interpreters, bn_run, workers):
     name, options = f"killed-{workers}", {"size": 12, "batch_norm": "recalibrate"}
@@ -377,6 +380,7 @@ def test_parts_run_side_by_side_and_any_of_them_may_be_killed_and_started_again(
         np.testing.assert_array_equal(getattr(joined, key), getattr(whole, key))
 
 
+@pytest.mark.more
 def test_a_plane_left_in_the_run_gives_the_same_bits_and_is_resumed(bn_run, tmp_path, monkeypatch):
     monkeypatch.setattr(stored_plane, "BLOCK", 7)
     held, streamed = (

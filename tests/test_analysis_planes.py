@@ -102,6 +102,7 @@ def check_paraboloid(path, surface):
         np.testing.assert_allclose(one.plane_loss, shown, rtol=1e-5)
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize(
     "options",
     [
@@ -201,6 +202,7 @@ def test_points_that_are_none_are_refused(runs, points):
         run(runs[0], directions=Points(points))
 
 
+@pytest.mark.everyday(2)
 # one tensor of one dimension has no filters
 @pytest.mark.parametrize("directions", ["pca", Random("none"), "hessian", Points("0,5")])
 def test_a_line_is_a_curve_along_the_first_direction(runs, directions):
@@ -252,6 +254,7 @@ def test_an_adaptive_surface_says_what_it_evaluated(runs):
         run(runs[2], adaptive=0.01, part="1/2")
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize(
     ("count", "options"),
     [

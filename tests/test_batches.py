@@ -235,6 +235,7 @@ LOSSES = {
 # fmt: on
 
 
+@pytest.mark.everyday(5)
 @pytest.mark.parametrize("kind", LOSSES)
 def test_values_that_are_no_tensors_are_those_of_each_batch(kind):
     make, loss, graphs = LOSSES[kind]
@@ -335,6 +336,7 @@ BETWEEN = {
 }
 
 
+@pytest.mark.everyday(4)
 @pytest.mark.parametrize("kind", BETWEEN)
 @pytest.mark.parametrize("objective_of", [captured, Objective])
 def test_losses_between_samples_are_of_the_recorded_batches(kind, objective_of):
@@ -409,6 +411,7 @@ AXES = {
 }  # fmt: skip
 
 
+@pytest.mark.everyday(3)
 @pytest.mark.parametrize("kind", AXES)
 @pytest.mark.parametrize("objective_of", [captured, Objective])
 def test_a_first_axis_that_is_not_the_samples_is_never_cut(kind, objective_of):

@@ -32,6 +32,7 @@ def definition(snapshot, weights):
     return zlib.crc32(step + weights.tobytes() + snapshot.buffers.tobytes())
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize(
     ("size", "options"),
     [

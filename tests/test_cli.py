@@ -119,6 +119,7 @@ def test_a_wish_that_is_refused_leaves_the_stored_surface_alone(interpreters, tm
     assert Surface.open(run_path).shape == (3, 3)
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_saves_and_says_how_to_go_on(interpreters, tmp_path, workers):
     """The interrupt of a terminal reaches the whole group of processes, workers among them."""

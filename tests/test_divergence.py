@@ -97,6 +97,7 @@ def same(one, other):
         np.testing.assert_array_equal(getattr(one, key), getattr(other, key), err_msg=key)
 
 
+@pytest.mark.everyday(3)
 # -- the end is not finite -----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("what", "directions"),
@@ -128,6 +129,7 @@ def test_of_a_sound_run_nothing_is_said(run_of):
     assert "diverged" not in " ".join(surface.attrs["report"]) + caption(surface, HEIGHT)
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("what", [nan, inf, explodes])
 def test_what_is_left_out_is_asked_for_again_and_goes_on(run_of, what):
     path = run_of({7: what})
@@ -138,6 +140,7 @@ def test_what_is_left_out_is_asked_for_again_and_goes_on(run_of, what):
     assert "snapshot after step 60 is left out" in " ".join(first.attrs["report"])
 
 
+@pytest.mark.everyday(2)
 # -- the middle is not finite --------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("what", "directions"),
@@ -173,6 +176,7 @@ def test_a_loss_that_is_infinite_on_the_way_stays_on_the_path(run_of):
     assert surface.definition.divergence == ()
 
 
+@pytest.mark.everyday(2)
 # -- buffers -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("what", "policy"),

@@ -62,8 +62,17 @@ def calls(shell: str) -> Iterator[list[str]]:
                 words.append(word)
 
 
+LONG = ("recipes.md",)
+"""Pages whose blocks take long, for `.ci/run`."""
+
+
 @pytest.mark.parametrize(
-    "page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.relative_to(ROOT).as_posix()
+    "page",
+    [
+        pytest.param(p, id=p.relative_to(ROOT).as_posix(), marks=[pytest.mark.more] * (p.name in LONG))
+        for p in PAGES
+        if blocks(p, "python")
+    ],
 )
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -112,6 +112,7 @@ def eigenvalues(model, *, live, change=lambda text: text, dtype=torch.float32):
 MASK = torch.ones(5, 5).triu().bool()
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize(
     ("options", "live"),
     [
@@ -149,6 +150,7 @@ def test_a_graph_that_names_the_fast_kernel_is_differentiated_too():
     np.testing.assert_allclose(found.attrs["eigenvalues"], expected.attrs["eigenvalues"], rtol=1e-4)
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize(
     ("make", "live"),
     [

@@ -77,6 +77,7 @@ def test_a_loss_that_is_stored_anew_leaves_no_doubt_of_the_one_before(path):
     assert [doubt.kind for doubt in Trajectory.open(path).doubts] == []
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize(
     ("criterion", "said"),
     [

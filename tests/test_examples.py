@@ -1,6 +1,6 @@
 """The examples run, shortened, on real data, and what they record can be analyzed.
 
-Every day two of them; with `-m slow`, and in `.ci/run`, all.
+Every day those that train for a moment; with `-m slow`, and in `.ci/run`, all.
 """
 
 import argparse
@@ -100,6 +100,7 @@ def test_the_page_names_a_script_for_each_trainer():
     assert {name.removesuffix("_digits.py") for name in scripts} == adapters
 
 
+@pytest.mark.slow
 def test_plain_loop(tmp_path):
     store = tmp_path / "plain.zarr"
     run("plain_loop.py", "--out", str(store), "--epochs", "2")
@@ -220,6 +221,7 @@ def test_language_model(run_here, tmp_path):
     assert surface.path_loss[-1] < surface.path_loss[0]
 
 
+@pytest.mark.slow
 def test_attack(run_here, tmp_path):
     short = ["--epochs=1", "--samples=16", "--size=3", "--steps=3"]
     run_here("attack.py", "--out", str(tmp_path), *short)
@@ -233,6 +235,7 @@ def test_attack(run_here, tmp_path):
     assert colours(tmp_path / "attack.png") > 50
 
 
+@pytest.mark.slow
 def test_a_crashed_training_resumes_as_if_nothing_had_happened(run_here, tmp_path):
     crashed, whole = tmp_path / "crashed", tmp_path / "whole"
     run("resume.py", "--out", str(crashed), "--epochs=3", "--crash-at=40", status=1)

@@ -78,6 +78,7 @@ def test_an_interpolated_line_shows_its_estimated_error():
     assert any("interpolated, error about 0.2 %" in label for label in labels)
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("draw", [contour_figure, surface_figure])
 def test_a_long_caption_is_broken_and_takes_nothing_from_the_picture(draw):
     """As long as a quick analysis' is: the axes had shrunk for it, and it was cut off all the same."""
@@ -92,6 +93,7 @@ def test_a_long_caption_is_broken_and_takes_nothing_from_the_picture(draw):
     assert long.get_window_extent().width > 0.95 * short.get_window_extent().width
 
 
+@pytest.mark.everyday(4)
 @pytest.mark.parametrize("draw", [contour_figure, surface_figure, loss_figure])
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_every_figure_is_written_in_every_format(tmp_path, draw, suffix):
@@ -106,6 +108,7 @@ def test_a_constant_loss_and_no_path_are_still_a_figure(tmp_path):
     loss_figure(flat).savefig(tmp_path / "loss.png")
 
 
+@pytest.mark.everyday(8)
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.filterwarnings("ignore:Glyph")  # the font of matplotlib has no such letter, and draws a box
 def test_odd_surfaces_are_figures(tmp_path, name):
@@ -122,6 +125,7 @@ def test_odd_surfaces_are_the_other_figures(tmp_path, name, draw):
     assert (tmp_path / "f.png").stat().st_size > 1000
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("runs", [1, 2, 6])
 @pytest.mark.parametrize("name", ["sgd", "vgg11-momentum-0.9-no-weight-decay"])
 def test_nothing_lies_over_the_picture_and_nothing_is_cut_off(runs, name):

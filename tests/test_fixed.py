@@ -88,6 +88,7 @@ PARTS = [
 ]
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("options", [{}, {"compress": "zstd"}, {"dtype": "float64"}])
 def test_late_columns_are_part_of_one_matrix(tmp_path, options):
     model = Model()
@@ -140,6 +141,7 @@ def test_a_writer_that_is_opened_again_goes_on(root, slots):
     np.testing.assert_array_equal(t.block(), model.matrix(t.steps)[:, : t.layout.size])
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("back", [-1, 0, 2, 4, 5])
 def test_resuming_before_a_tensor_moved_takes_its_rows_from_there_on(root, back):
     """The second time it moves from the first step on: what is read is what the rows say."""
@@ -369,6 +371,7 @@ def _with(root, number, **changes):
     return {**root["fixed"].attrs["layout"][number], "offset": 0 if number == 0 else 4, **changes}
 
 
+@pytest.mark.everyday(7)
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE.keys())
 def test_what_a_stranger_wrote_is_a_sentence(tmp_path, change):
     root = create_run(tmp_path / "run.zarr")

@@ -100,6 +100,7 @@ def row_of(folder, place):
     return np.concatenate(parts)[: meta["shape"][1]]
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize(("size", "options"), [(300, {"every": 2}), (300, {"keep": 4}), (600_000, {"every": 3})])
 def test_a_run_is_read_by_the_document_alone(tmp_path, size, options):
     rows = train(tmp_path / "run.zarr", size=size, **options)

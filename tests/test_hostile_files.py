@@ -126,6 +126,7 @@ OURS = {
 }
 
 
+@pytest.mark.everyday(6)
 @pytest.mark.parametrize("case", OURS)
 def test_a_file_that_says_it_is_ours_is_not_believed(tmp_path, case):
     path = write_ply(surface(), tmp_path / "f.ply")[0]
@@ -363,6 +364,7 @@ def try_options(run, folder, name, values):
             hostile.command(name, *target, *BASE[name], f"{option}={value}")
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("name", [*OPTIONS])
 def test_option_values_end_in_a_result_or_a_sentence(run, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

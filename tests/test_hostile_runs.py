@@ -283,6 +283,7 @@ COMPUTED = ("sample", "graph", "Gram", "plan", "objective", "names are", "per_sa
 """The everyday form computes with the runs in which that is what breaks; at random it does with any."""
 
 
+@pytest.mark.everyday(30)
 @pytest.mark.parametrize("case", CASES)
 def test_a_damaged_run_ends_in_a_result_or_a_sentence(honest, tmp_path, case):
     run = shutil.copytree(honest, tmp_path / "run.zarr")
@@ -364,6 +365,7 @@ def frozen(tmp_path_factory):
 FROZEN_COMPUTED = ("cut", "begun", "noise", "bits without")
 
 
+@pytest.mark.everyday(10)
 @pytest.mark.parametrize("case", FROZEN)
 def test_what_is_stored_once_marks_and_doubts_of_a_stranger(frozen, tmp_path, case):
     run = shutil.copytree(frozen, tmp_path / "run.zarr")
@@ -383,6 +385,7 @@ LINKS = ["trajectory", "trajectory/weights", "trajectory/step/zarr.json", "traje
          "surfaces/pca", "surfaces/pca/loss/c/0/0", "objective/data/0/0", "gram"]  # fmt: skip
 
 
+@pytest.mark.everyday(3)
 @pytest.mark.parametrize("link", LINKS)
 def test_links_out_of_a_run_are_neither_read_nor_written(honest, tmp_path, link):
     run = shutil.copytree(honest, tmp_path / "run.zarr")

@@ -195,6 +195,7 @@ FORMATS = [plain, nested, wrapped, lightning, timm, only_average, safetensors, s
            deepspeed]  # fmt: skip
 
 
+@pytest.mark.everyday(4)
 @pytest.mark.parametrize("save", FORMATS, ids=lambda save: save.__name__)
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_an_import_has_the_bits_of_the_recording(save, training, tmp_path):
@@ -428,6 +429,7 @@ KILLED = """
 """
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize(("where", "after"), [("row", 0), ("row", 2), ("commit", 1)])
 def test_a_killed_import_goes_on_to_the_same_bits(where, after, training, tmp_path, interpreters):
     _, _, states, _ = training

@@ -81,6 +81,7 @@ def through_closure():
     return lambda m, b: F.cross_entropy(nets["d"](m(b[0])) * temperature.exp(), b[1])
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize(
     ("model", "loss", "names"),
     [
@@ -407,6 +408,7 @@ class Centre(nn.Module):
         return self.norm(hidden - self.centre.abs() * torch.arange(3))
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("policy", ["batch", "fixed", "interpolate", "recalibrate"])
 def test_a_snapshot_has_its_own_buffers_and_the_plane_those_of_the_origin(tmp_path, policy):
     model = Centre()

@@ -64,6 +64,7 @@ WEIGHED = {
 }
 
 
+@pytest.mark.everyday(6)
 @pytest.mark.parametrize("name", WEIGHED)
 def test_the_mean_is_the_loss_of_all_samples_at_once(objective_of, name):
     model, loss = nn.Linear(4, 3), WEIGHED[name]
@@ -225,6 +226,7 @@ def test_without_a_label_that_counts_there_is_no_loss():
     assert math.isnan(objective.evaluate(torch.zeros(15), torch.zeros(0)).mean)
 
 
+@pytest.mark.everyday(4)
 @pytest.mark.parametrize(
     "divisor",
     [

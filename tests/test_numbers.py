@@ -90,6 +90,7 @@ def test_one_thread_and_two(interpreters, path):
             np.testing.assert_allclose(other_loss[key], values, rtol=bound, err_msg=f"{name} {key}")
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("policy", ["batch", "recalibrate"])
 def test_one_worker_and_two_to_the_bit(path, policy):
     """Each point is computed whole by one worker, with the same number of threads."""
@@ -107,6 +108,7 @@ def test_one_worker_and_two_to_the_bit(path, policy):
             np.testing.assert_array_equal(others[key], values, err_msg=key)
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("options", [{}, {"adaptive": 0.05, "size": (36, 33), "samples": 16}])
 def test_resumed_and_not_to_the_bit(path, options, monkeypatch):
     computed(path, "whole", **options)

@@ -232,6 +232,7 @@ def test_snapshots_that_are_not_there(options, words):
         Snapshots(**options).places(STEPS)
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("directions", ["pca", PCA(solver="covariance"), "random", "hessian", Points("4,6,8")])
 def test_an_analysis_of_some_snapshots_is_that_of_a_run_that_has_no_others(run, tmp_path, directions):
     """Plane, path and extent are those of a store into which only these snapshots were written."""

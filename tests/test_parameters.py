@@ -108,6 +108,7 @@ def test_storage_type_is_float64_only_where_something_is():
     assert layout.flatten(mixed).dtype == torch.float64
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("wrap", ["compile", "submodule", "parallel", "averaged", "nested"])
 def test_names_do_not_change_under_wrappers(wrap):
     model = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 2)))

@@ -71,6 +71,7 @@ def losses(*, live, views=None):
     return lambda policy: PlaneLoss(objective, plane, buffers.flatten(net), policy, torch.randn(2, buffers.size) * 0.1)
 
 
+@pytest.mark.everyday(10)
 @pytest.mark.parametrize("policy", ["batch", "fixed", "interpolate", "recalibrate"])
 @pytest.mark.parametrize(
     "plan",
@@ -93,6 +94,7 @@ def test_bfloat16_is_coarser_and_says_so(loss_of):
     assert coarse == pytest.approx(exact, rel=0.1)
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.skipif(not local.forks(), reason="worker processes need fork")
 @pytest.mark.parametrize("policy", ["batch", "interpolate"])
 def test_workers_give_the_same_bits_as_one_process(loss_of, policy):
@@ -111,6 +113,7 @@ def test_workers_give_the_same_bits_as_one_process(loss_of, policy):
         np.testing.assert_array_equal(shared, alone)
 
 
+@pytest.mark.everyday(3)
 @pytest.mark.parametrize("policy", ["batch", "fixed", "interpolate", "recalibrate"])
 def test_points_computed_together_give_the_same_losses(loss_of, policy):
     """As on a GPU: equal up to rounding, and not a bit depends on the company a point is in."""
@@ -127,6 +130,7 @@ def test_points_computed_together_give_the_same_losses(loss_of, policy):
         np.testing.assert_array_equal(found[tile.index, 0], tile.loss)
 
 
+@pytest.mark.everyday(1)
 def test_a_stack_is_taken_if_it_is_faster_and_agrees(loss_of, monkeypatch):
     loss = loss_of("batch")
     times = {1: 3.0, 4: 1.0, 16: 2.0}
@@ -192,6 +196,7 @@ def test_calibration_chooses_a_way_that_agrees(loss_of, monkeypatch):
     assert Plan(**plan.to_json()).apply(loss).at(0.1, 0.2) == plan.apply(loss).at(0.1, 0.2)
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("policy", ["batch", "fixed"])
 def test_what_rounds_does_not_depend_on_the_stopwatch(loss_of, monkeypatch, policy):
     """Whatever the machine is busy with, and whether the work is little or much: the same bits."""

@@ -203,6 +203,7 @@ def test_a_folder_that_is_no_run_is_never_deleted(tmp_path):
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "dear to me"
 
 
+@pytest.mark.everyday(6)
 @pytest.mark.parametrize("options", [{"every": 3}, {"keep": 6}, {"every": 1}])
 @pytest.mark.parametrize("at", [0, 1, 6, 10, 13, 20])
 def test_resumed_equals_uninterrupted(tmp_path, options, at):

@@ -109,6 +109,7 @@ def unfolding_forward(path, model):
     return recorder
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("make", [annealed, drifting_teacher, unfolding_forward])
 def test_a_loss_that_is_another_one_at_the_end_is_said_everywhere(path, model, make):
     recorder = make(path, model)
@@ -450,6 +451,7 @@ MAKERS = {
 CASES = [(loop, "lbfgs" if loop is with_closure else ("sgd", "adamw")[i % 2]) for i, loop in enumerate(LOOPS)]
 
 
+@pytest.mark.everyday(7)
 @pytest.mark.parametrize(("loop", "make"), CASES)
 def test_an_ordinary_loop_stays_silent_and_is_the_same_training(path, model, loop, make):
     def run(recorded):

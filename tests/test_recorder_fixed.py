@@ -125,6 +125,7 @@ def one_after_the_other(model, optimizer, step):
 CHANGES = [unfreeze, by_hand, averaged, swapped, replaced, one_after_the_other]
 
 
+@pytest.mark.everyday(6)
 @pytest.mark.parametrize("schedule", [{"every": 1}, {"every": 4}, {"every": None, "keep": 4}])
 @pytest.mark.parametrize("between", CHANGES)
 def test_what_begins_to_move_is_recorded_from_then_on(tmp_path, between, schedule):
@@ -212,6 +213,7 @@ def test_a_run_of_large_adapters_is_their_size_within_two_percent(tmp_path, opti
     assert 0.98 * expected < size < 1.02 * expected
 
 
+@pytest.mark.everyday(1)
 # -- going on ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("between", [None, unfreeze, by_hand])
 def test_resumed_equals_uninterrupted(tmp_path, between):
@@ -268,6 +270,7 @@ def test_a_run_is_not_gone_on_with_by_another_model(tmp_path):
         record(other, None, tmp_path / "run.zarr", every=1, if_exists="resume")
 
 
+@pytest.mark.everyday(1)
 # -- the loss ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("between", [None, unfreeze, one_after_the_other])
 def test_the_loss_is_that_of_the_whole_model(tmp_path, between):

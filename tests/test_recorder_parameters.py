@@ -176,6 +176,7 @@ def test_what_is_fixed_is_said_by_info(referenced):
         assert f"fixed       2 tensors, 140 B, {said}" in description_text(description)
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("base", ["base.pt", "hub", "state", "model", "function"])
 def test_a_base_gives_them_back(referenced, base):
     given = {"state": network().state_dict(), "model": network(), "function": network}.get(base, referenced / base)
@@ -294,6 +295,7 @@ def quantized(kind):
     return nn.ModuleDict({"body": Quantized(kind), "head": nn.Linear(5, 2)})
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("kind", ["parameter", "buffer"])
 @pytest.mark.parametrize("frozen", ["stored", "reference"])
 def test_integers_are_stored_once_as_they_are(tmp_path, kind, frozen):

@@ -62,6 +62,7 @@ def ends_with(path, weights, *, doubts=(), marks=()):
     return trajectory
 
 
+@pytest.mark.everyday(4)
 # -- what a snapshot is -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("edit", ["clamp", "numpy", "swap", "copied back"])

@@ -41,6 +41,7 @@ def folder_bytes(path):
     return sum(p.stat().st_size for p in path.rglob("c/**/*") if p.is_file())
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("options", [{"every": 1}, {"keep": 9}])
 @pytest.mark.parametrize("compress", ["lz4", "zstd"])
 def test_compressed_rows_are_the_same_rows(tmp_path, options, compress):
@@ -142,6 +143,7 @@ def test_a_zarr_store_in_memory(tmp_path):
     np.testing.assert_array_equal(Trajectory.open(store).block(), rows)
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("size", [700, 400_000])
 def test_a_url_in_memory(size):
     pytest.importorskip("fsspec")
@@ -211,6 +213,7 @@ def test_a_run_on_s3(bucket):
         Trajectory.open(f"{bucket}/nowhere.zarr")
 
 
+@pytest.mark.everyday(1)
 def test_the_size_is_said_and_compared_with_the_disk(tmp_path, caplog):
     caplog.set_level("INFO", logger="landscape_hooks")
     model = nn.Linear(1_000_000, 1, bias=False)

@@ -329,6 +329,7 @@ def same(make, path, line):
     return all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.everyday(12)
 @pytest.mark.parametrize("kind", STAYS)
 def test_training_is_the_same_bit_for_bit(kind, tmp_path):
     assert same(STAYS[kind], tmp_path, take)
@@ -367,6 +368,7 @@ WORKERS = {
 }
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("kind", WORKERS)
 def test_workers_are_not_disturbed(kind, tmp_path):
     assert same(lambda _: WORKERS[kind](), tmp_path, take)

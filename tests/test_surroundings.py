@@ -30,6 +30,7 @@ print(os.environ["MPLBACKEND"], matplotlib.rcParams._get("backend"), "matplotlib
 """
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize(
     ("wanted", "found"),
     [
@@ -82,6 +83,7 @@ def pixels(figure, path):
     return np.asarray(Image.open(path))
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("draw", [contour_figure, loss_figure, surface_figure])
 def test_a_figure_is_the_same_under_another_style(draw, tmp_path):
     """Dark, in another font, and typeset by a LaTeX that is not installed: when it is drawn and when it is saved."""

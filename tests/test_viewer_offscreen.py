@@ -85,6 +85,7 @@ def test_colours_follow_the_loss(canvas):
         np.testing.assert_allclose(spot(pixels, x, y), expected, atol=8)
 
 
+@pytest.mark.everyday(3)
 @pytest.mark.parametrize("colormap", [*COLORMAPS, "plasma"])
 def test_every_colormap_gives_another_picture(canvas, colormap):
     first = canvas.draw(replay(replace(PLAIN, colormap="viridis")))
@@ -146,6 +147,7 @@ def test_pictures_repeat_to_the_bit(canvas):
     np.testing.assert_array_equal(first, again)
 
 
+@pytest.mark.more
 def test_a_training_may_begin_after_a_picture(tmp_path):
     """torch loads triton with the first optimizer, whose LLVM must not meet that of Mesa's driver."""
     code = """
@@ -265,6 +267,7 @@ def test_supersampling_smooths_and_keeps_the_picture():
     assert (edges[1] > 120).sum() < (edges[0] > 120).sum()
 
 
+@pytest.mark.everyday(8)
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.filterwarnings("error")
 def test_odd_surfaces_are_drawn(canvas, name):
@@ -324,6 +327,7 @@ def test_a_mesh_of_another_program_is_drawn_by_its_own_values(canvas, tmp_path, 
         assert canvas.draw(made).std() > 10
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("width", [420, 560, 700, 790, 1000])
 def test_no_axis_name_lies_on_the_read_out(width, monkeypatch):
     from landscape_hooks.viewer.gl.hud import Pen

@@ -62,6 +62,7 @@ def test_one_run_is_a_page_with_a_policy_that_lets_nothing_in(folder):
         assert (head.status, nothing) == (200, b"")
 
 
+@pytest.mark.everyday(4)
 @pytest.mark.parametrize(
     "path",
     ["/", "/0/", "/wrong/0/", "/{token}", "/{token}/1/", "/{token}/0", "/{token}/0/new", "/{token}/0/../../etc/passwd",

@@ -143,6 +143,7 @@ def equal(one, other):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
 
 
+@pytest.mark.everyday(3)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_fault_at_some_calls_of_an_analysis(name, recorded):
     scenario = Scenario(name, recorded)
@@ -150,6 +151,7 @@ def test_a_fault_at_some_calls_of_an_analysis(name, recorded):
         scenario.run(Faults(kind, number, metadata_last=number % 2 == 0))
 
 
+@pytest.mark.more
 def test_a_chunk_that_is_written_in_part_is_not_taken_for_one(recorded):
     scenario = Scenario("a metric", recorded)
     written = [key for operation, key in scenario.calls if operation in WRITES]
@@ -170,6 +172,7 @@ def test_every_fault_at_every_write_of_an_analysis(name, recorded):
             scenario.run(Faults(kind, number, metadata_last=number % 2 == 0))
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("name", ["a run that has grown", "asked again"])
 def test_an_error_at_some_reads_of_an_analysis(name, recorded):
     scenario = Scenario(name, recorded)

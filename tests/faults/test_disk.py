@@ -95,6 +95,7 @@ class Recording:
         assert not list(path.rglob("*.partial"))
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_a_disk_that_breaks_at_some_operations_of_a_recording(name, tmp_path):
     recording = Recording(name, tmp_path)
@@ -156,6 +157,7 @@ def every_point_is_committed(monkeypatch):
     monkeypatch.setattr(commits, "COMMIT_SECONDS", 0.0)
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.usefixtures("every_point_is_committed")
 @pytest.mark.parametrize("name", ANALYSES)
 def test_a_disk_that_breaks_at_some_operations_of_an_analysis(name, tmp_path):
@@ -199,6 +201,7 @@ def storms(function):
     return pytest.mark.parametrize("many", [pytest.param(False, id="short"), long])(function)
 
 
+@pytest.mark.everyday(1)
 @storms
 @pytest.mark.parametrize("name", ["thinning", "resuming", "overwriting"])
 def test_a_recorder_that_is_killed(name, many, children, tmp_path):
@@ -209,6 +212,7 @@ def test_a_recorder_that_is_killed(name, many, children, tmp_path):
         recording.check(path)
 
 
+@pytest.mark.everyday(1)
 @storms
 @pytest.mark.parametrize("name", [*ANALYSES, "adaptive"])
 def test_an_analysis_that_is_killed(name, many, children, tmp_path, monkeypatch):

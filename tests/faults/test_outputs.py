@@ -204,6 +204,7 @@ def test_analyzing_onto_a_full_disk(disk, recorded, monkeypatch):
     equal(run(path, size=6, name="new"), expected)
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_export_and_render_onto_a_full_disk(name, disk, recorded):
     if name not in writers(recorded):

@@ -117,6 +117,7 @@ class Scenario:
             assert Objective.load(open_run(store)).digest == Objective.load(open_run(self.whole)).digest
 
 
+@pytest.mark.everyday(4)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_fault_at_some_calls_of_a_recording(name, monkeypatch, traced):
     scenario = Scenario(name, monkeypatch, traced)

@@ -219,6 +219,7 @@ class Clock:
 CLOCKS = {"jumps back": Clock, "stands still": lambda: Clock(back=0.0, tick=0.0)}
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize(
     ("clock", "options"),
     [(clock, [{"every": 1}, {"keep": 5}][number % 2]) for number, clock in enumerate(CLOCKS)],
@@ -252,6 +253,7 @@ def test_a_clock_that_is_set_back_changes_nothing_but_the_times(clock, options, 
     assert "recorded" in description_text(describe(tmp_path / "run.zarr"))
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_snapshots_taken_again_at_the_same_reading_are_not_taken_for_the_old_ones(clock, tmp_path, monkeypatch):
     """From a checkpoint the training takes another path, and the clock says what it said the first time."""

@@ -76,6 +76,7 @@ def train(run: Path, steps: int, **options) -> list[float]:
     return memory
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     "steps", [12_000, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
 )  # fmt: skip
@@ -194,6 +195,7 @@ def assert_drawn(surface: Surface, folder: Path) -> None:
     assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 500
 
 
+@pytest.mark.more
 def test_a_large_grid(tmp_path, monkeypatch):
     monkeypatch.setattr(commits, "COMMIT_SECONDS", 0.05)  # as many commits as a much larger one has
     surface, _, memory = filled(tmp_path / "grid.zarr", 161, 1000)
@@ -276,6 +278,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("size", "count"),
     [(3_000_000, 4), pytest.param(250_000_000, 4, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
@@ -303,6 +306,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.more
 @pytest.mark.parametrize(
     "looks", [25, pytest.param(600, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )  # fmt: skip

@@ -30,6 +30,7 @@ def hold(recipe, folder, **more):
     return verdict
 
 
+@pytest.mark.everyday(6)
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_of_the_table_is_recorded_as_it_is(name, tmp_path):
     verdict = judge(LOOPS[name], tmp_path / "run.zarr", every=1, store_loss=name in STORED_DAILY)
@@ -45,16 +46,19 @@ def test_the_stored_loss_of_a_loop_of_the_table_is_the_one_by_hand(name, tmp_pat
         assert verdict.told == []
 
 
+@pytest.mark.everyday(6)
 @pytest.mark.parametrize("update", UPDATES)
 def test_every_way_of_stepping(update, tmp_path):
     hold(Recipe(update=update, edit="clamped", optimizer="momentum", every=2), tmp_path)
 
 
+@pytest.mark.everyday(6)
 @pytest.mark.parametrize("edit", EDITS)
 def test_everything_that_happens_between_steps(edit, tmp_path):
     hold(Recipe(edit=edit, model="batch norm", loader="shuffled", optimizer="adam", every=None, keep=4), tmp_path)
 
 
+@pytest.mark.everyday(4)
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_everything_that_happens_when_training_is_over(ending, tmp_path):
     hold(Recipe(ending=ending, model="dropout", every=4), tmp_path)
