@@ -1,4 +1,4 @@
-"""What the tests share: one thread a process, processes that start at once, and which tests keep to one worker."""
+"""What the tests share: one thread a process, processes that start at once, and what runs every day."""
 
 from __future__ import annotations
 
@@ -27,18 +27,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(cores, WORKERS)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file stay together, for what they share; those that start processes too, so that one server forks."""
+    """Of a test that is marked everyday(n), all but n of its sets of parameters are marked more."""
     families: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("everyday"):
             families.setdefault(item.nodeid.partition("[")[0], []).append(item)
-        if item.get_closest_marker("xdist_group") or item.get_closest_marker("spread"):
-            continue
-        forks = "server" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("processes" if forks else item.path.stem))
-
     for family in families.values():
         daily = _spread(len(family), next(iter(family[0].iter_markers("everyday"))).args[0])
         for number, item in enumerate(family):

@@ -23,7 +23,6 @@ BLOCK = re.compile(
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 SHELL = ("bash", "sh", "console")
 
-pytestmark = pytest.mark.spread
 of_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 
 

@@ -22,7 +22,6 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from landscape_hooks import Surface, Trajectory, analyze
 
-pytestmark = pytest.mark.spread
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

@@ -93,7 +93,7 @@ def open_run(store: RunLike, *, mode: AccessModeLiteral = "r", creating: bool = 
         traceback.clear_frames(error.__traceback__)
         if mode != "r" and isinstance(error, ValueError) and "read-only" in str(error):  # how zarr says it
             raise RunError(f"{store} cannot be written: it was opened read-only", mend="Open it for writing") from error
-        missing = isinstance(address, str) and "://" not in address and not Path(address).exists()
+        missing = isinstance(address, str) and "://" not in address and not _holds_anything(Path(address))
         raise RunError(
             f"There is nothing at {store}" if missing else f"{store} is not a run ({type(error).__name__}: {error})",
             expected="a folder that landscape_hooks.record wrote (a Zarr group)",
@@ -235,6 +235,11 @@ def remove_group(root: zarr.Group, path: str) -> None:
     if path in root:
         root[path].attrs.put({})
         del root[path]
+
+
+def _holds_anything(path: Path) -> bool:
+    """Whether there is a file, or a folder that is not empty: record() creates the folder before what is in it."""
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 def put_array(root: zarr.Group, path: str, values: NDArray[Any]) -> None:

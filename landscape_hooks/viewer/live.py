@@ -14,7 +14,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from landscape_hooks.errors import LandscapeError, SurfaceError
+from landscape_hooks.errors import SurfaceError
 from landscape_hooks.plane.moments import project
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import RunLike, open_run
@@ -65,10 +65,10 @@ class Follower:
         while not self._stop.wait(INTERVAL):
             try:
                 found = self.look()
-            except (LandscapeError, OSError, KeyError, ValueError) as error:
-                # A snapshot was removed while it was read, a surface is being replaced, or the run is gone: the picture
-                # stays, and the window shows the error.
-                self.error = str(error)
+            except Exception as error:
+                # A snapshot was removed while it was read, a surface is being replaced, or the run is gone. Whatever it
+                # is, the thread lives on: the picture stays, and the window shows the error.
+                self.error = str(error) or type(error).__name__
                 continue
             self.error = ""
             if found is not None:
@@ -97,7 +97,8 @@ class Follower:
 
 
 def _digest(root: zarr.Group, name: str) -> Any:
-    return checked.group(root, f"surfaces/{name}").attrs.get("trajectory_digest")
+    group = checked.group(root, f"surfaces/{name}")
+    return None if group is None else group.attrs.get("trajectory_digest")  # it may have been removed just now
 
 
 def extend(root: zarr.Group, base: Surface) -> Surface | None:
