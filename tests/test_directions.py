@@ -153,3 +153,25 @@ def test_running_statistics_are_no_part_of_a_direction():
     found = random.directions(layout.flatten(net).detach().numpy(), layout)
     assert found.vectors.shape[1] == sum(p.numel() for p in net.parameters())
     assert not any("running" in name for name in layout.names)
+
+
+@pytest.mark.parametrize("norm", ["filter", "layer", "model"])
+def test_a_model_that_is_frozen_as_a_whole_was_trained(norm):
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    theta = ParameterLayout.of(net).flatten(net).numpy()
+    trained = random.directions(theta, ParameterLayout.of(net), seed=3, norm=norm)
+    frozen = random.directions(theta, ParameterLayout.of(net.requires_grad_(False)), seed=3, norm=norm)
+    assert trained.vectors.any(axis=1).all()
+    np.testing.assert_array_equal(frozen.vectors, trained.vectors)
+
+
+def test_directions_that_would_be_zero_are_a_sentence():
+    """Only biases move."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    for layer in net:
+        layer.weight.requires_grad_(False)
+    layout = ParameterLayout.of(net)
+    theta = layout.flatten(net).numpy()
+    with pytest.raises(PlaneError, match="random directions are zero"):
+        random.directions(theta, layout, seed=3)
+    assert random.directions(theta, layout, seed=3, norm="none").vectors.any()

@@ -187,3 +187,15 @@ def test_models_without_values_are_refused():
 def test_the_manifest_is_read_without_torch():
     code = "import sys, landscape_hooks.trajectory.parameters; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_tied_tensors_that_are_two_by_now_are_found():
+    """Loading by assignment unties them; `assign` then writes into the first one alone."""
+    model = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
+    model["b"].weight = model["a"].weight
+    layout = ParameterLayout.of(model)
+    assert layout.untied(model) == []
+    model["b"].weight = nn.Parameter(torch.zeros(2, 2))
+    ((first, alias),) = layout.untied(model)
+    assert first is model["a"].weight
+    assert alias is model["b"].weight

@@ -11,7 +11,8 @@ from torch import nn
 
 from landscape_hooks import Local, Objective, Storage, Trajectory, analyze, record
 from landscape_hooks.errors import LayoutError
-from landscape_hooks.recording.watch.fixed import FixedTensors, _spread, pieces, split
+from landscape_hooks.recording.opening.sorting import split
+from landscape_hooks.recording.watch.fixed import FixedTensors, _spread, pieces
 from landscape_hooks.store.run import open_run
 from landscape_hooks.trajectory.modules import copy_into
 from landscape_hooks.trajectory.parameters import ParameterLayout

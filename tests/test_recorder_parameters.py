@@ -199,7 +199,7 @@ def test_a_base_gives_them_back(referenced, base):
         ("shapes.pt", r"'body.weight' of the base .* has the shape \[6, 5\]"),
         ("nowhere.pt", "There is no base at"),
         ("missing:function", "cannot be imported"),
-        (".", "has no file of weights"),
+        (".", "is no checkpoint and holds none"),
         (3, "base of type int"),
         (lambda: "text", "base of type str"),
     ],
@@ -239,7 +239,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path, referenced):
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"body.weight": Code()}, tmp_path / "base.pt")
-    with pytest.raises(RunError, match="cannot be read as tensors alone"):
+    with pytest.raises(LandscapeError, match="needs code to be read"):
         analyze(
             referenced / "run.zarr",
             size=3,

@@ -78,3 +78,9 @@ def test_policies_say_what_they_hide():
     assert "statistics of each batch" in said()
     assert "final running statistics" in said(batch_norm="fixed")
     assert "Running" not in said(batch_norm="none")
+
+
+def test_a_run_of_one_snapshot_goes_nowhere():
+    text = said(count=1)
+    assert "The run has one snapshot, with a loss of" in text
+    assert "goes from" not in text

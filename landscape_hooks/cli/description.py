@@ -17,6 +17,7 @@ from landscape_hooks.surface import surface as surfaces
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.doubts import closing_state
 from landscape_hooks.trajectory.marks import read_marks
+from landscape_hooks.trajectory.rows import bits
 from landscape_hooks.trajectory.trajectory import Trajectory
 
 OBJECTIVE = ("loss", "samples", "batch_size", "torch", "left_out")
@@ -37,6 +38,8 @@ def describe(store: RunLike) -> dict[str, Any]:
     times = trajectory.wall_times
     losses = trajectory.losses
     fixed = trajectory.fixed
+    beside = [entry for entry in trajectory.buffer_layout if entry.name in trajectory.still_buffers]
+    fixed_bytes = fixed.nbytes + sum(e.size * bits.stored_type(e.dtype).itemsize for e in beside)
     stored = checked.group(root, "objective")
     objective = dict(stored.attrs) if stored is not None else {}
     return {
@@ -51,7 +54,7 @@ def describe(store: RunLike) -> dict[str, Any]:
         "tensors": len(trajectory.layout),
         "dtype": trajectory.stored_dtype,
         "bytes": trajectory.nbytes,
-        "fixed": {"tensors": len(fixed), "bytes": fixed.nbytes, "by_reference": fixed.by_reference},
+        "fixed": {"tensors": len(fixed) + len(beside), "bytes": fixed_bytes, "by_reference": fixed.by_reference},
         "started": _time(times[0]) if len(times) else None,
         "ended": _time(times[-1]) if len(times) else None,
         "last_logged_loss": next((float(x) for x in losses[::-1] if not math.isnan(x)), None),

@@ -234,7 +234,7 @@ def moving_buffers(objective: Objective, trajectories: Iterable[Trajectory]) -> 
     others = [e for e in objective.buffer_layout.entries if e.name not in objective.running_statistics]
     moving: set[str] = set()
     for trajectory in trajectories:
-        left = [entry for entry in others if entry.name not in moving]
+        left = [entry for entry in others if entry.name not in moving.union(trajectory.still_buffers)]
         if not left or not len(trajectory):
             continue
         first = np.asarray(trajectory.buffers(slice(0, 1)))[0]

@@ -97,7 +97,6 @@ class BackgroundWriter:
     def __init__(
         self,
         writer: TrajectoryWriter,
-        buffer_layout: ParameterLayout,
         *,
         pinned: bool = False,
     ) -> None:
@@ -109,7 +108,6 @@ class BackgroundWriter:
         self._writing = False
         depth = max(2, 2 * self.group)
         self._staging = writer.staging(depth, _pinned if pinned else None)
-        self._buffers = buffer_layout, torch.from_numpy(self._staging.buffers)
         self._streams: dict[torch.device, Any] = {}
         self._arrange()
         self._events: list[list[Any]] = [[] for _ in range(depth)]
@@ -164,31 +162,36 @@ class BackgroundWriter:
             copy_into(targets, sources)
 
     def _arrange(self) -> None:
-        """The parts of the ring that hold weights: those that moved from the beginning, and the late columns."""
-        layouts = [self._writer.layout, *(late.layout for late in self._writer.late)]
-        weights, _, *late = self._writer.dtypes
-        values = [self._staging.weights, *self._staging.late]
-        kinds = [weights, *late]
-        self._weights = [
-            (layout, as_torch(array, kind)) for layout, array, kind in zip(layouts, values, kinds, strict=True)
-        ]
-        self._views: list[Any] = [None] * self._staging.depth
+        """The parts of the ring that hold weights, and buffers: what moved from the beginning, and the late columns."""
+        writer, staging = self._writer, self._staging
+        self._numbers = [staging.weights], [staging.buffers]
+        weights, buffers, *kinds = writer.dtypes
+        self._layouts = (
+            [(writer.layout, as_torch(staging.weights, weights))],
+            [(writer.buffer_layout, as_torch(staging.buffers, buffers))],
+        )
+        for late, values, kind in zip(writer.late, staging.late, kinds, strict=True):
+            self._numbers[late.of_buffers].append(values)
+            self._layouts[late.of_buffers].append((late.layout, as_torch(values, kind)))
+        self._views: list[Any] = [None] * staging.depth
 
     def _slots(self, place: int) -> list[list[torch.Tensor]]:
         """Views of a place, shaped as the weights and the buffers are."""
         views = self._views[place]
         if views is None:
-            buffers, ring = self._buffers
-            weights = [slot for layout, part in self._weights for slot in layout.slots(part[place])]
-            views = self._views[place] = [weights, buffers.slots(ring[place])]
+            views = self._views[place] = [
+                [slot for layout, part in parts for slot in layout.slots(part[place])] for parts in self._layouts
+            ]
         return views
 
     def content(self, place: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """(D,) weights and (B,) buffers that lie at a place, as numbers, copied."""
+        """(D,) weights and (b,) buffers that lie at a place, as numbers, copied: of what moves so far."""
         for event in self._events[place]:
             event.synchronize()
-        parts = [bits.numbers_of(values[place]) for values in (self._staging.weights, *self._staging.late)]
-        return np.concatenate(parts), self._staging.buffers[place].copy()
+        weights, buffers = (
+            np.concatenate([bits.numbers_of(values[place]) for values in parts]) for parts in self._numbers
+        )
+        return weights, buffers
 
     def submit(
         self, place: int, scalars: dict[str, float], groups: dict[str, Sequence[float]], *, tail: bool = False

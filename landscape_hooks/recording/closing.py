@@ -96,8 +96,12 @@ class Closing:
             found = compare_loss(self._opened.root, model, live, recorded)
             self.doubts += found.doubts
             unchecked = found.unchecked
-        if self._opened.fixed is not None:
-            self._compare_fixed(self._opened.fixed, 0 if unchecked else max(1.0, min(MOST_SECONDS, SHARE * recorded)))
+        seconds = 0 if unchecked else max(1.0, min(MOST_SECONDS, SHARE * recorded))
+        for fixed in (self._opened.fixed, self._opened.fixed_buffers):
+            if fixed is not None:
+                self._compare_fixed(fixed, seconds)
+        if self._opened.integers is not None:
+            self._compare_integers(self._opened.integers, seconds)
         root, rank = self._opened.root, self._opened.ranks.rank
         if root is not None:
             own = root if rank == 0 else checked.group(root, f"ranks/{rank}")
@@ -113,8 +117,12 @@ class Closing:
             self.doubts.append(_outside_in_doubt([*fixed.outside, *names]))
         elif names:
             self.doubts.append(_fixed_in_doubt(names))
-        if seconds and (names := fixed.integers_moved()):
-            self.doubts.append(integers_in_doubt(names))
+
+    def _compare_integers(self, integers: FixedTensors, seconds: float) -> None:
+        """The same of tensors of integers, which are in no snapshot."""
+        names = dict.fromkeys([*integers.outside, *(integers.unnoticed(seconds) if seconds else [])])
+        if names:
+            self.doubts.append(integers_in_doubt(list(names)))
 
     def report(self, on_error: str, dropped: int) -> None:
         """Say what was lost, and what is in doubt.

@@ -128,7 +128,7 @@ class PathEnd:
             return
         if pending.due:
             if read or not pending.held:
-                self._background.copy(pending.place, weights=self._weights(), buffers=self._reloaded)
+                self._background.copy(pending.place, weights=self._weights(), buffers=self._loaded_buffers())
             self._submit()
         else:
             self._drop()
@@ -161,7 +161,7 @@ class PathEnd:
         pending = self.pending
         if pending is not None and pending.due:
             if not (pending.held and self.loaded):
-                self._background.copy(pending.place, weights=self._weights(), buffers=self._reloaded)
+                self._background.copy(pending.place, weights=self._weights(), buffers=self._loaded_buffers())
             self._submit()
 
     def forget(self) -> None:
@@ -207,6 +207,12 @@ class PathEnd:
             return None
         finally:
             self._background.release(place)
+
+    def _loaded_buffers(self) -> list[torch.Tensor | None] | None:
+        """The buffers of a state that was loaded since, with those that have joined them; None if there was none."""
+        if self._reloaded is None:
+            return None
+        return [*self._reloaded, *list(self._buffers())[len(self._reloaded) :]]
 
     def _last_weights(self) -> Sequence[torch.Tensor]:
         """The model's weights, or where it has lost some (merged, fused), those that it had."""

@@ -23,8 +23,6 @@ from landscape_hooks.objective.data.states import states_kept
 from landscape_hooks.recording.watch.fixed import base_of
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.doubts import Doubt
-from landscape_hooks.trajectory.modules import walk_parameters
-from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -119,7 +117,7 @@ def _compare(root: zarr.Group, model: torch.nn.Module, live: LiveLoss, deadline:
     for layout in (stored.layout, stored.buffer_layout):  # as it was recorded, whatever was made of it since
         for entry, tensor in zip(layout, layout.tensors(module.model), strict=True):
             tensor.data = tensor.data.to(getattr(torch, entry.dtype))
-    ties = _ties(module.model, stored.layout)
+    ties = stored.layout.untied(module.model)
     ends = [trajectory[-1], trajectory[0]] if len(trajectory) > 1 else [trajectory[-1]]
     pairs = [_losses(stored, module, ties, end.weights, end.buffers) for end in ends]
     sums, weights, batches = np.zeros((len(ends), 2)), np.zeros((len(ends), 1)), 0
@@ -166,17 +164,6 @@ def _losses(
             own = module(*[t.clone() for t in leaves])
         weight = float(weights_of[0].sum()) if weights_of else float(samples)
         yield float(value.double().mean()), float(own.double().mean()), weight
-
-
-def _ties(model: torch.nn.Module, layout: ParameterLayout) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(tensor, its alias) of tied parameters that are two tensors by now: loading by assignment unties them."""
-    found = {name: tensor for name, tensor, _ in walk_parameters(model)}
-    return [
-        (found[entry.name], found[alias])
-        for entry in layout
-        for alias in entry.aliases
-        if alias in found and entry.name in found and found[alias] is not found[entry.name]
-    ]
 
 
 def _coarsest(trajectory: Trajectory) -> str:

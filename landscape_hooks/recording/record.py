@@ -11,10 +11,10 @@ from landscape_hooks.errors import LandscapeError, LayoutError
 from landscape_hooks.recording import at_exit
 from landscape_hooks.recording.live_loss import Loss
 from landscape_hooks.recording.opening import open_for
+from landscape_hooks.recording.opening.sorting import sort_out
 from landscape_hooks.recording.recorder import Recorder
 from landscape_hooks.recording.schedule import Schedule, make_schedule
 from landscape_hooks.recording.storage import Parameters, Storage, check_choice
-from landscape_hooks.recording.watch.fixed import sort_out
 from landscape_hooks.recording.watch.steps import optimizers_of
 from landscape_hooks.store.run import RunLike, absolute
 from landscape_hooks.trajectory.modules import is_lazy, unwrap, walk_parameters

@@ -89,13 +89,13 @@ class Recorder:
             )  # fmt: skip
             steps.listen(self._listener)
         if opened.writer is not None:  # otherwise another rank writes for this one
-            self._writer = opened.writer
-            inner = unwrap(model)
+            self._writer, inner = opened.writer, unwrap(model)
             pinned = any(tensor.is_cuda for tensor in opened.layout.tensors(inner))
-            self._background = BackgroundWriter(opened.writer, opened.buffer_layout, pinned=pinned)
-            masters = Masters.wanted(storage, optimizers)
-            weights = Moving(inner, opened.layout, opened.fixed, self._background.extend, masters)
-            self._end = PathEnd(self._background, weights, Buffers(opened.buffer_layout, inner, opened.root))
+            self._background = BackgroundWriter(opened.writer, pinned=pinned)
+            joins, masters = self._background.extend, Masters.wanted(storage, optimizers)
+            weights = Moving(inner, opened.layout, opened.fixed, joins, masters, opened.integers)
+            buffers = Buffers(opened.buffer_layout, inner, opened.root, opened.fixed_buffers, joins)
+            self._end = PathEnd(self._background, weights, buffers)
             self._glance = Glance(opened.first_layout.locator(inner))
             self._loading = Loading(model, before=self.hold, after=self._loaded)
             at_exit.hold(self)

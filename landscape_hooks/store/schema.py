@@ -63,7 +63,8 @@ TABLE: tuple[Field, ...] = (
         "float32",
         "buffer",
         NAN,
-        "the flattened floating-point buffers (running statistics and others), in the order of `buffer_layout`",
+        "the flattened floating-point buffers (running statistics and others) that are not stored once, in the order "
+        "of `buffer_layout`",
     ),
     Field(
         "trajectory/step",
@@ -113,13 +114,21 @@ TABLE: tuple[Field, ...] = (
         bits=True,
     ),
     Field(
+        "trajectory/late/*/buffers",
+        ("row", "buffer"),
+        "float32",
+        "buffer",
+        NAN,
+        "buffers that began to move later, likewise (float64 where any of them has 64-bit reals)",
+    ),
+    Field(
         "fixed/*",
         ("number",),
         "as recorded",
         "weight",
         0,
-        "one parameter that did not move when recording began, in C order and in its own type (its bits, with "
-        "`torch_dtype`, where Zarr lacks the type)",
+        "one parameter or buffer that did not move when recording began, in C order and in its own type (its bits, "
+        "with `torch_dtype`, where Zarr lacks the type)",
     ),
     # -- marks: named snapshots beside the path --------------------------------------------------------
     Field(

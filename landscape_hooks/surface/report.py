@@ -118,6 +118,8 @@ def _variance(surface: Surface) -> list[str]:
 def _ends(path: Path) -> str:
     first, last, shown_first, shown_last = _texts(path.loss[0], path.loss[-1], path.plane_loss[0], path.plane_loss[-1])
     error = f" (± {path.loss_stderr[-1]:.2g})" if np.isfinite(path.loss_stderr[-1]) else ""
+    if len(path.loss) == 1:
+        return f"The run has one snapshot, with a loss of {last}{error}; the plane shows {shown_last} there."
     return f"The loss goes from {first} to {last}{error}; the plane shows {shown_first} to {shown_last}."
 
 

@@ -38,7 +38,7 @@ class Mark:
     step, epoch, loss, wall_time
         as of a snapshot.
     size, buffer_size
-        numbers in its weights and buffers.
+        numbers in its weights and buffers: of what moved by then.
     """
 
     group: zarr.Group
@@ -50,13 +50,9 @@ class Mark:
     size: int
     buffer_size: int
 
-    def weights(self, columns: slice = slice(None)) -> NDArray[Any]:
-        """(c,) weights; bfloat16 is read as float32."""
-        return bits.read(checked.array(self.group, "weights"), (columns,), f"marks/{self.name}/weights")
-
-    def buffers(self) -> NDArray[Any]:
-        """(B,) buffers."""
-        return checked.read(self.group, "buffers")
+    def matrix(self, name: str, columns: slice = slice(None)) -> NDArray[Any]:
+        """(c,) of its `weights` or `buffers`; bfloat16 is read as float32."""
+        return bits.read(checked.array(self.group, name), (columns,), f"marks/{self.name}/{name}")
 
 
 def check_name(name: str) -> None:
@@ -87,7 +83,7 @@ def put_mark(
 ) -> None:
     """Write a mark into a run, in place of one of the same name.
 
-    `weights` (D,) and `buffers` (B,) are as in a row of the trajectory; uint16 are the bits of bfloat16.
+    `weights` and `buffers` are as in a row of the trajectory; uint16 are the bits of bfloat16.
 
     Raises
     ------

@@ -246,7 +246,7 @@ class ParameterLayout(Sequence[ParameterEntry]):
         LayoutError
             one of them is missing or has another shape.
         """
-        found = {name: t for name, t, *_ in walk(model, "_parameters" if self.kind == "parameter" else "_buffers")}
+        found = {name: t for name, t, *_ in self._walk(model)}
         tensors = []
         for entry in self.entries:
             tensor = found.get(entry.name)
@@ -256,6 +256,22 @@ class ParameterLayout(Sequence[ParameterEntry]):
                 raise self._mismatch(f"The {self.kind} '{entry.name}' has shape {list(tensor.shape)}", entry.shape)
             tensors.append(tensor)
         return tensors
+
+    def untied(self, model: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(tensor, its alias) of those with further names that are two tensors in a model.
+
+        Loading by assignment unties a model. `assign` writes into the first tensor alone.
+        """
+        found = {name: tensor for name, tensor, *_ in self._walk(model)}
+        return [
+            (found[entry.name], found[alias])
+            for entry in self.entries
+            for alias in entry.aliases
+            if alias in found and entry.name in found and found[alias] is not found[entry.name]
+        ]
+
+    def _walk(self, model: torch.nn.Module) -> list[tuple[str, torch.Tensor, torch.nn.Module]]:
+        return walk(model, "_parameters" if self.kind == "parameter" else "_buffers")
 
     def locator(self, model: torch.nn.Module) -> Callable[[], list[torch.Tensor]]:
         """A function that does what `tensors(model)` does, quicker: for a look-up at every step of a training."""

@@ -24,9 +24,9 @@ from landscape_hooks.trajectory.doubts import Doubt, read_doubts
 from landscape_hooks.trajectory.marks import Mark, read_marks
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.rows.checksum import Damage
-from landscape_hooks.trajectory.rows.columns import Columns
-from landscape_hooks.trajectory.rows.fixed import Base, Chosen, joined_layout, same_values
-from landscape_hooks.trajectory.rows.shards import Gathered, moving_of, shards_of
+from landscape_hooks.trajectory.rows.fixed import Base, Chosen, same_values
+from landscape_hooks.trajectory.rows.late import joined_layout
+from landscape_hooks.trajectory.rows.shards import Gathered, moving_of, row_of_mark, shards_of
 
 SCALARS = ("step", "epoch", "loss", "wall_time")
 READ_BYTES = 2**22
@@ -115,7 +115,8 @@ class Trajectory(Sequence[Snapshot]):
         self._widths = tuple(accumulate((late.layout.size for late in self._late), initial=self._own.size))
         self._inside: tuple[NDArray[np.bool_], NDArray[Any]] | None = None
         self._arrange(joined_layout(self._own, self._late))
-        self._parts[0].check_width("buffers", self.buffer_layout.size, self.buffer_layout.size)
+        self._buffer_widths = self._shards[0].check_buffers(self.buffer_layout)
+        self._buffer_columns = self._shards[0].buffers(self.buffer_layout)
         first = {name: column[self._rows[0]] for name, column in self._parts[0].columns.items()}
         self.steps: NDArray[np.int64] = first["step"]
         self.epochs: NDArray[np.float64] = first["epoch"]
@@ -298,22 +299,30 @@ class Trajectory(Sequence[Snapshot]):
                 runs.scatter(found[:, first - start : last - start], first, last, read)
         return found[:, ::stride]
 
+    @property
+    def still_buffers(self) -> frozenset[str]:
+        """Names of the buffers that were stored once and never moved."""
+        shard = self._shards[0]
+        return frozenset(shard.fixed.buffers.names).difference(*(late.layout.names for late in shard.late_buffers))
+
     def buffers(self, rows: slice = slice(None)) -> NDArray[Any]:
         """(n, B) buffers of some snapshots (of a sharded training: those of the first rank)."""
         return self._buffers(np.arange(len(self))[rows])
 
     def _buffers(self, wanted: NDArray[np.intp]) -> NDArray[Any]:
-        found = self._parts[0].matrix("buffers", self._rows[0][wanted], slice(None))
+        part, rows = self._parts[0], self._rows[0][wanted]
+        dtype = np.result_type(part.dtype("buffers"), np.dtype(self.buffer_layout.dtype))
+        found = self._buffer_columns.read(part.matrix, rows, part.steps[rows], slice(0, self.buffer_layout.size), dtype)
         return found if self._inside is None else np.where(self._inside[0], found, self._inside[1])
 
     # -- what did not move ---------------------------------------------------------------------------------
     @property
     def fixed(self) -> Chosen:
-        """The tensors that never moved, by name, read when asked for; they are no part of `weights`.
+        """The tensors that never moved, by name, read when asked for; they are no part of `weights` (or `buffers`).
 
         They have their own shapes, and are numbers: bfloat16 is read as float32, integers of quantized layers as such.
         """
-        moving = set(self.layout.names).union(self.held)
+        moving = set(self.layout.names).union(self.held, self._fixed.buffers.names)
         return Chosen(self._fixed, [name for name in self._fixed if name not in moving])
 
     @property
@@ -414,13 +423,13 @@ class Marks(Mapping[str, Snapshot]):
         reads = []
         for part, shard in zip(parts, owner._shards, strict=True):
             columns = shard.of_mark(part.size).arranged(owner.layout)[0]
-            reads.append(partial(_row_of, part, columns, owner.dtype))
+            reads.append(partial(row_of_mark, part, columns, owner.dtype))
         weights = (owner._gathered(1, reads, slice(None)) if owner._runs else reads[0](slice(0, owner.layout.size)))[0]
         groups = owner.learning_rates.shape[1]
         return Snapshot(
             step=parts[0].step,
             weights=weights,
-            buffers=parts[0].buffers(),
+            buffers=owner._shards[0].buffers_of_mark(parts[0], owner.buffer_layout),
             loss=parts[0].loss,
             epoch=parts[0].epoch,
             learning_rate=np.full(groups, np.nan),
@@ -430,19 +439,11 @@ class Marks(Mapping[str, Snapshot]):
 
     def _check(self, parts: list[Mark]) -> None:
         owner = self._trajectory
-        for part, known in zip(parts, (shard.widths for shard in owner._shards), strict=True):
-            if part.size not in known:
+        sizes = [(part, part.size, "weights", shard.widths) for part, shard in zip(parts, owner._shards, strict=True)]
+        for part, size, what, known in [*sizes, (parts[0], parts[0].buffer_size, "buffers", owner._buffer_widths)]:
+            if size not in known:
                 expected = " or ".join(map(str, known))
-                raise checked.damaged(f"The mark '{part.name}' has {part.size} weights", expected=expected)
-        if parts[0].buffer_size != owner.buffer_layout.size:
-            raise checked.damaged(
-                f"The mark '{parts[0].name}' has {parts[0].buffer_size} buffers", expected=str(owner.buffer_layout.size)
-            )
-
-
-def _row_of(mark: Mark, columns: Columns, dtype: np.dtype[Any], part: slice) -> NDArray[Any]:
-    row = np.zeros(1, dtype=np.int64)
-    return columns.read(lambda _, rows, inside: mark.weights(inside)[None], row, row, part, dtype)
+                raise checked.damaged(f"The mark '{part.name}' has {size} {what}", expected=expected)
 
 
 def _checksum_of(group: zarr.Group) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.rows import bits
 from landscape_hooks.trajectory.rows.checksum import checksums
 from landscape_hooks.trajectory.rows.commit import Commit
-from landscape_hooks.trajectory.rows.fixed import Fixed, Late, Pieces, put_fixed, read_late
+from landscape_hooks.trajectory.rows.fixed import Fixed, Pieces, put_fixed
+from landscape_hooks.trajectory.rows.late import Late, read_late
 from landscape_hooks.trajectory.staging import Allocate, Rows, Staging
 from landscape_hooks.trajectory.trajectory import SCALARS, _checksum_of
 
@@ -56,6 +57,8 @@ class TrajectoryWriter:
         self._files = {name: RowFiles(array, places.tolist()) for name, array in self._arrays.items()}
         self.layout = ParameterLayout.from_json(checked.attribute(root, "layout", list, "the run"))
         self._fixed = Fixed(root)
+        every = ParameterLayout.from_json(checked.attribute(root, "buffer_layout", list, "the run"), kind="buffer")
+        self.buffer_layout = every.picked([entry for entry in every if entry.name not in self._fixed.buffers.names])
         self.late: list[Late] = []
         for late in read_late(self._group, self._fixed):
             self._adopt(late, places.tolist())
@@ -75,25 +78,28 @@ class TrajectoryWriter:
         checksum: bool = False,
         fixed: Sequence[Pieces] = (),
         others: Sequence[Pieces] = (),
+        fixed_buffers: Sequence[Pieces] = (),
         reference: bool = False,
     ) -> TrajectoryWriter:
         """Start an empty trajectory in a run.
 
         `slots` is the number of places of the thinning schedule; 0 for a trajectory that grows without limit.
-        With `checksum` every row gets one. `fixed` and `others` are tensors that do not move, as `put_fixed` takes
-        them; with `reference` the run has their digests alone.
+        With `checksum` every row gets one. `fixed`, `others` and `fixed_buffers` are tensors that do not move, as
+        `put_fixed` takes them; with `reference` the run has digests alone. `buffer_layout` is of all buffers.
         """
         root.update_attributes({"layout": layout.to_json(), "buffer_layout": buffer_layout.to_json()})
-        if fixed or others:
-            put_fixed(root, fixed, others, reference=reference)
+        once = {entry.name for entry, _ in fixed_buffers}
+        beside = buffer_layout.picked([entry for entry in buffer_layout if entry.name not in once])
+        if fixed or others or fixed_buffers:
+            put_fixed(root, fixed, others, fixed_buffers, reference=reference)
         group = root.create_group("trajectory", attributes={"slots": slots})
         rows = slots or GROWTH
         config = {"write_empty_chunks": True}
         kind = bits.stored_dtype(dtype or layout.row_dtype)
         short = not slots and layout.size * kind.itemsize <= SHARD_BYTES // 2
         _create_matrix(root, "trajectory/weights", (rows, layout.size), kind, short, _compressor(compress))
-        shape = rows, buffer_layout.size
-        _create_matrix(root, "trajectory/buffers", shape, np.dtype(buffer_layout.dtype), short, None)
+        shape = rows, beside.size
+        _create_matrix(root, "trajectory/buffers", shape, np.dtype(beside.dtype), short, None)
         for name in (*SCALARS, *(("checksum",) if checksum else ())):
             schema.create(root, f"trajectory/{name}", (rows,), chunks=(rows,), compressors=None, config=config)
         for name in OF_GROUPS:
@@ -110,7 +116,7 @@ class TrajectoryWriter:
 
     @writes
     def extend(self, layout: ParameterLayout, from_step: int) -> None:
-        """Snapshots from `from_step` on have these tensors, too, which were fixed ones until then.
+        """Snapshots from `from_step` on have these tensors (parameters, or buffers), too, which were fixed until then.
 
         Their numbers are columns after those that there are: `Rows.late` has one array more. Every snapshot so far is
         of an earlier step.
@@ -118,12 +124,14 @@ class TrajectoryWriter:
         check_there(self._group.store)
         late = Late(len(self.late), layout, from_step)
         first = self._arrays["weights"]
-        kind = bits.stored_dtype(self._dtype_of(layout))
+        kind = np.dtype(layout.dtype) if late.of_buffers else bits.stored_dtype(self._dtype_of(layout))
         group = self._group.require_group("late").create_group(str(late.number), overwrite=True)
         short = not self.slots and layout.size * kind.itemsize <= SHARD_BYTES // 2
         shape = first.shape[0], layout.size
-        _create_matrix(self._root, f"trajectory/{late.array}", shape, kind, short, first.compressors or None)
-        group.update_attributes({"layout": layout.to_json(), "from_step": from_step})
+        compressors = None if late.of_buffers else first.compressors or None
+        _create_matrix(self._root, f"trajectory/{late.array}", shape, kind, short, compressors)
+        said = {"kind": "buffer"} if late.of_buffers else {}
+        group.update_attributes({**said, "layout": layout.to_json(), "from_step": from_step})
         self._adopt(late, ())
 
     def _adopt(self, late: Late, committed: Sequence[int]) -> None:
@@ -154,9 +162,9 @@ class TrajectoryWriter:
 
     @property
     def _kinds(self) -> tuple[str, ...]:
-        """Those of weights and late columns."""
+        """Those of weights and late parameters."""
         weights, _, *late = self.dtypes
-        return weights, *late
+        return weights, *(kind for kind, each in zip(late, self.late, strict=True) if not each.of_buffers)
 
     @property
     def row_bytes(self) -> int:
@@ -176,12 +184,13 @@ class TrajectoryWriter:
         """(D,) weights of a snapshot, as numbers."""
         place, step = int(self.commit.places[number]), self.steps[number]
         parts = [bits.numbers_of(np.asarray(self._arrays["weights"][place]))]
-        for late in self.late:
-            if step >= late.from_step:
-                parts.append(bits.numbers_of(np.asarray(self._arrays[late.array][place])))
-            else:
-                parts.append(self._before(late.layout, parts[0].dtype))
+        parts += [self._late_row(late, place, step, parts[0].dtype) for late in self.late if not late.of_buffers]
         return np.concatenate(parts)
+
+    def _late_row(self, late: Late, place: int, step: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        if step >= late.from_step:
+            return bits.numbers_of(np.asarray(self._arrays[late.array][place]))
+        return self._before(late, dtype)
 
     def first_row(self) -> NDArray[Any]:
         """(D,) weights of the first snapshot, as numbers."""
@@ -192,8 +201,11 @@ class TrajectoryWriter:
         return self.row(-1)
 
     def buffers(self, number: int) -> NDArray[Any]:
-        """(B,) buffers of a snapshot."""
-        return np.asarray(self._arrays["buffers"][int(self.commit.places[number])])
+        """(b,) buffers of a snapshot that are in its row, and after them those that joined it."""
+        place, step = int(self.commit.places[number]), self.steps[number]
+        own = np.asarray(self._arrays["buffers"][place])
+        late = [self._late_row(each, place, step, own.dtype) for each in self.late if each.of_buffers]
+        return np.concatenate([own, *late]) if late else own
 
     def mark(self, name: str, weights: NDArray[Any], buffers: NDArray[Any], scalars: Mapping[str, float]) -> None:
         """Write a named snapshot beside the path; weights are numbers, late columns included."""
@@ -212,14 +224,14 @@ class TrajectoryWriter:
     def widen(self, staging: Staging, late: Late) -> None:
         """Late columns in memory for snapshots; what waits there has the values that were stored once."""
         values = staging.widen(self._files[late.array])
-        row = self._before(late.layout, bits.dtype_of(self._arrays[late.array]))
+        row = self._before(late, bits.dtype_of(self._arrays[late.array]))
         values[...] = bits.bits_of(row) if values.dtype == bits.STORED else row
 
-    def _before(self, layout: ParameterLayout, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def _before(self, late: Late, dtype: np.dtype[Any]) -> NDArray[Any]:
         """(d,) what tensors were before they began to move; NaN where the run has them by reference."""
-        if self._fixed.reference:
-            return np.full(layout.size, np.nan, dtype=dtype)
-        return self._fixed.row(layout, 0, layout.size, dtype)
+        if self._fixed.reference and not late.of_buffers:
+            return np.full(late.layout.size, np.nan, dtype=dtype)
+        return self._fixed.row(late.layout, 0, late.layout.size, dtype)
 
     def append(self, rows: Rows) -> None:
         """Write some snapshots and commit them together; weights of a run of bfloat16 are given as their bits."""

@@ -73,6 +73,12 @@ def directions(weights: NDArray[Any], layout: ParameterLayout, *, seed: int = 0,
     origin = torch.as_tensor(weights)
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.stack([_gaussian(origin, layout, generator, norm) for _ in range(2)])
+    if not vectors.any():
+        raise PlaneError(
+            "The random directions are zero: all that moves is biases and normalisation layers, or is zero itself",
+            expected="weights of layers that are not zero",
+            mend="Choose --norm none, or other directions (pca, hessian)",
+        )
     words = {"none": "Gaussian, not normalised"}.get(norm, f"each {norm} scaled to the norm of the trained one")
     return Directions(
         origin=origin.numpy(),
@@ -85,14 +91,18 @@ def directions(weights: NDArray[Any], layout: ParameterLayout, *, seed: int = 0,
 
 
 def _gaussian(weights: torch.Tensor, layout: ParameterLayout, generator: torch.Generator, norm: str) -> torch.Tensor:
-    """One direction (D,). Every entry draws its numbers, so that freezing a layer leaves the others' alone."""
+    """One direction (D,). Every entry draws its numbers, so that freezing a layer leaves the others' alone.
+
+    Of a model that is frozen as a whole, which was trained before, every tensor counts as trained.
+    """
     direction = torch.zeros_like(weights)
+    finished = not any(entry.trainable for entry in layout.entries)
     for entry in layout.entries:
         part = slice(entry.offset, entry.offset + entry.size)
         noise = torch.randn(entry.size, generator=generator, dtype=weights.dtype)
         if norm == "none":
             direction[part] = noise
-        elif entry.trainable and not is_scale_or_bias(entry):
+        elif (entry.trainable or finished) and not is_scale_or_bias(entry):
             direction[part] = (
                 _scaled(noise, weights[part], entry) if norm == "filter" else _matched(noise, weights[part])
             )

@@ -328,6 +328,7 @@ def _create(store: RunLike, surveyed: Sequence[_Surveyed], layouts: Layouts, ord
             checksum=True,
             fixed=to_store(layouts.still, first, layouts.own),
             others=to_store(layouts.others, first, layouts.own),
+            fixed_buffers=to_store(layouts.still_buffers, first, layouts.own),
         )
         if order.loss.given:
             _capture(root, layouts, first, order)

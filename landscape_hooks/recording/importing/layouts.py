@@ -13,7 +13,7 @@ import torch
 import zarr
 
 from landscape_hooks.errors import CheckpointError
-from landscape_hooks.recording.watch.fixed import sort_out
+from landscape_hooks.recording.opening.sorting import sort_out
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.checkpoints.checkpoint import WEIGHTS, Checkpoint, StateDict
 from landscape_hooks.trajectory.checkpoints.matching import Match, bare, match
@@ -25,6 +25,8 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """Last parts of the names of running statistics, which are buffers."""
 
 SHOWN = 4
+
+FLAT = "These are flat parameters of FSDP: save a full state dict (StateDictType.FULL_STATE_DICT)"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Layouts:
         the floating-point buffers.
     others
         tensors of integers of quantized layers, which are stored once, too.
+    still_buffers
+        those of the buffers that are stored once.
     own
         all tensors of the model, by name; empty where there is none.
     optional
@@ -49,6 +53,7 @@ class Layouts:
     still: ParameterLayout
     buffers: ParameterLayout
     others: ParameterLayout = field(default_factory=lambda: ParameterLayout(()))
+    still_buffers: ParameterLayout = field(default_factory=lambda: ParameterLayout((), kind="buffer"))
     own: Mapping[str, torch.Tensor] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
 
@@ -79,7 +84,7 @@ class Layouts:
             for name, _, owner in walk(model, "_buffers")
             if name.rpartition(".")[2] in getattr(owner, "_non_persistent_buffers_set", ())
         )
-        return cls(moving, still, buffers, others, own, unsaved.union(others.names))
+        return cls(moving, still, buffers, others, found.buffers, own, unsaved.union(others.names))
 
     def as_in(self, root: zarr.Group) -> Layouts:
         """The same tensors in the order of a run that is gone on with, whose fixed tensors stay fixed.
@@ -106,6 +111,7 @@ class Layouts:
             fixed.layout,
             ParameterLayout.from_json(buffers, kind="buffer"),
             fixed.others,
+            fixed.buffers,
             optional=frozenset(fixed.others.names),
         )
 
@@ -260,11 +266,12 @@ def _check_missing(checkpoint: Checkpoint, layouts: Layouts, matched: Match) -> 
     if not missing:
         return
     adapted = any(".lora_" in name or ".modules_to_save" in name for name in matched.unexpected)
+    flat = any("_flat_param" in name for name in matched.unexpected)
     unexpected = f"; it has {listed(matched.unexpected)}, which the model lacks" if matched.unexpected else ""
     raise CheckpointError(
         f"{checkpoint.name} lacks {len(missing)} of the {len(layouts.entries)} tensors: {listed(missing)}{unexpected}",
         expected="checkpoints of this model",
-        mend="Pass the model with its adapters, as PEFT makes it" if adapted else "",
+        mend=FLAT if flat else "Pass the model with its adapters, as PEFT makes it" if adapted else "",
     )
 
 

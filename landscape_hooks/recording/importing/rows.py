@@ -86,16 +86,16 @@ class RowsOut:
         """Layout, memory and type of each array that a row has a part in."""
         weights, buffers, *late = self._writer.dtypes
         own = [(self._writer.layout, self._staging.weights, weights),
-               (self._layouts.buffers, self._staging.buffers, buffers)]  # fmt: skip
+               (self._writer.buffer_layout, self._staging.buffers, buffers)]  # fmt: skip
         columns = zip(self._writer.late, self._staging.late, late, strict=True)
         return [*own, *((each.layout, values, kind) for each, values, kind in columns)]
 
     def write(self, found: Found, step: int, facts: Facts, wall_time: float) -> None:
         """Commit the snapshot of a checkpoint, which is of a later step than all before."""
-        begun = self._begun(found)
-        if begun:
-            self._writer.extend(ParameterLayout.in_order(begun), self._writer.steps[-1] + 1)
-            self._writer.widen(self._staging, self._writer.late[-1])
+        for kind, begun in self._begun(found).items():
+            if begun:
+                self._writer.extend(ParameterLayout.in_order(begun, kind=kind), self._writer.steps[-1] + 1)
+                self._writer.widen(self._staging, self._writer.late[-1])
         bad = self._fill(found)
         if bad:
             self.bad[step] = bad
@@ -113,20 +113,14 @@ class RowsOut:
     def differs(self, found: Found, number: int) -> str | None:
         """Name of a tensor of a checkpoint that the snapshot of this number in the run has otherwise; None if none."""
         self._fill(found)
-        row, buffers = self._writer.row(number), self._writer.buffers(number)
-        start = 0
+        rows = {"parameter": self._writer.row(number), "buffer": self._writer.buffers(number)}
         for layout, values, _kind in self._parts:
             mine = bits.numbers_of(values[0])
-            if layout is self._layouts.buffers:
-                known = buffers
-            else:
-                known = row[start : start + layout.size].astype(mine.dtype, copy=False)
-                start += layout.size
+            known, rows[layout.kind] = np.split(rows[layout.kind], [layout.size])
             differing = np.flatnonzero(_as_bits(mine) != _as_bits(known.astype(mine.dtype, copy=False)))
             if len(differing):
                 return next(e.name for e in layout if e.offset + e.size > differing[0])
-        moved = self._begun(found)
-        return moved[0].name if moved else None
+        return next((entry.name for begun in self._begun(found).values() for entry in begun), None)
 
     def _fill(self, found: Found) -> list[str]:
         """Copy the tensors into the memory of a row; names of those that hold NaN or inf."""
@@ -139,15 +133,18 @@ class RowsOut:
                     bad.append(entry.name)
         return bad
 
-    def _begun(self, found: Found) -> list[ParameterEntry]:
-        """What stood still so far and has other numbers in this checkpoint."""
+    def _begun(self, found: Found) -> dict[str, list[ParameterEntry]]:
+        """What stood still so far and has other numbers in this checkpoint, parameters and buffers."""
         late = {entry.name for each in self._writer.late for entry in each.layout}
-        return [
-            replace(entry, trainable=True)
-            for entry in self._layouts.still
-            if entry.name in found.stored and entry.name not in late
-            and not self._holds(entry, found)
-        ]  # fmt: skip
+        return {
+            layout.kind: [
+                replace(entry, trainable=True)
+                for entry in layout
+                if entry.name in found.stored and entry.name not in late
+                and not self._holds(entry, found)
+            ]
+            for layout in (self._layouts.still, self._layouts.still_buffers)
+        }  # fmt: skip
 
     def _holds(self, entry: ParameterEntry, found: Found) -> bool:
         return self._writer.fixed.holds(entry.name, _pieces(entry, found, self._layouts.own))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,15 @@ from landscape_hooks.errors import DamagedRunError, LandscapeError, printable, w
 from landscape_hooks.recording.live_loss import LiveLoss, Loss
 from landscape_hooks.recording.opening.order import Opened, Order
 from landscape_hooks.recording.opening.ranks import WAY_OUT, open_shard
-from landscape_hooks.recording.opening.writers import as_in, begin, create_trajectory, locked, reopen, watched
+from landscape_hooks.recording.opening.writers import (
+    as_in,
+    begin,
+    create_trajectory,
+    locked,
+    reopen,
+    watched,
+    watched_beside,
+)
 from landscape_hooks.recording.schedule import Schedule
 from landscape_hooks.recording.storage import Parameters, Storage
 from landscape_hooks.recording.watch.rates import Rates
@@ -56,7 +65,7 @@ def open_for(
     order = Order(model, store, plan, storage, loss, groups, if_exists, *layouts, parameters=parameters)
     sorted_order = order.sorted_out()  # where a pattern means nothing, this says so before anything is written
     if is_sharded(model):
-        return open_shard(sorted_order)
+        return open_shard(replace(sorted_order, still_buffers=layouts[1].picked(())))
     ranks = Ranks(communicate=False)
     if ranks.rank:
         return Opened(None, None, *layouts, False, ranks)
@@ -73,11 +82,14 @@ def open_for(
             order = sorted_order
             root, writer, live = _create(order)
         fixed = watched(order, order.still, writer.fixed, resumed)
+        fixed_buffers, integers = watched_beside(order, writer.fixed, resumed)
         begin(root)
     except BaseException:
         lock.release()
         raise
-    return Opened(root, writer, order.layout, order.buffers, resumed, ranks, lock, live, fixed)
+    joined = [entry for late in writer.late if late.of_buffers for entry in late.layout]
+    buffers = writer.buffer_layout.picked([*writer.buffer_layout, *joined])
+    return Opened(root, writer, order.layout, buffers, resumed, ranks, lock, live, fixed, fixed_buffers, integers)
 
 
 def _create(order: Order) -> tuple[zarr.Group, TrajectoryWriter, LiveLoss | None]:

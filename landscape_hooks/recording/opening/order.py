@@ -12,9 +12,10 @@ import torch
 import zarr
 
 from landscape_hooks.recording.live_loss import LiveLoss, Loss
+from landscape_hooks.recording.opening.sorting import sort_out
 from landscape_hooks.recording.schedule import Schedule
 from landscape_hooks.recording.storage import Parameters, Storage
-from landscape_hooks.recording.watch.fixed import FixedTensors, sort_out
+from landscape_hooks.recording.watch.fixed import FixedTensors
 from landscape_hooks.store.lock import RunLock
 from landscape_hooks.store.run import RunLike, durable_store
 from landscape_hooks.store.schema import FORMAT
@@ -36,10 +37,12 @@ class Opened:
         the run; None on a rank that another one writes for, as `writer` is.
     layout
         what this process writes of the weights: what moves, late columns included.
+    buffer_layout
+        the same of the buffers.
     live
         the loss that was stored in it now, as the training has it.
-    fixed
-        what stands still, watched; None where everything is recorded.
+    fixed, fixed_buffers, integers
+        what stands still, watched: parameters, buffers, and tensors of integers; None where there are none.
     """
 
     root: zarr.Group | None
@@ -51,11 +54,14 @@ class Opened:
     lock: RunLock = field(default_factory=RunLock)
     live: LiveLoss | None = None
     fixed: FixedTensors | None = None
+    fixed_buffers: FixedTensors | None = None
+    integers: FixedTensors | None = None
 
     @property
     def first_layout(self) -> ParameterLayout:
         """The layout of the weights that moved from the beginning."""
-        late = 0 if self.writer is None else sum(len(each.layout) for each in self.writer.late)
+        joined = [] if self.writer is None else [each for each in self.writer.late if not each.of_buffers]
+        late = sum(len(each.layout) for each in joined)
         return self.layout.picked(self.layout.entries[:-late]) if late else self.layout
 
     def disagreements(self) -> list[int]:
@@ -81,6 +87,8 @@ class Order:
         the parameters that are recorded, and those that are stored once.
     others
         tensors of integers, which are stored once, too.
+    buffers, still_buffers
+        all floating-point buffers, and those of them that are stored once.
     parameters
         which were asked for.
     format
@@ -98,6 +106,7 @@ class Order:
     buffers: ParameterLayout
     still: ParameterLayout = field(default_factory=lambda: ParameterLayout(()))
     others: ParameterLayout = field(default_factory=lambda: ParameterLayout(()))
+    still_buffers: ParameterLayout = field(default_factory=lambda: ParameterLayout((), kind="buffer"))
     parameters: Parameters = field(default_factory=Parameters)
     format: int = FORMAT
 
@@ -114,17 +123,17 @@ class Order:
     @property
     def row_bytes(self) -> int:
         """Bytes of a snapshot."""
-        parts = ((self.layout, self.dtype), (self.buffers, self.buffers.dtype))
-        return sum(layout.size * bits.stored_dtype(dtype).itemsize for layout, dtype in parts)
+        buffers = (self.buffers.size - self.still_buffers.size) * bits.stored_dtype(self.buffers.dtype).itemsize
+        return self.layout.size * bits.stored_dtype(self.dtype).itemsize + buffers
 
     @property
     def fixed_bytes(self) -> int:
         """Bytes of what is stored once."""
-        if self.parameters.frozen == "reference":
-            return 0
-        return sum(entry.size * bits.stored_type(entry.dtype).itemsize for entry in (*self.still, *self.others))
+        elsewhere = self.parameters.frozen == "reference"
+        once = [*self.still_buffers, *(() if elsewhere else (*self.still, *self.others))]
+        return sum(entry.size * bits.stored_type(entry.dtype).itemsize for entry in once)
 
     def sorted_out(self) -> Order:
         """The same with the model's tensors sorted by how the run has them."""
         found = sort_out(unwrap(self.model), self.layout, self.parameters.patterns)
-        return replace(self, layout=found.moving, still=found.still, others=found.others)
+        return replace(self, layout=found.moving, still=found.still, others=found.others, still_buffers=found.buffers)

@@ -12,7 +12,15 @@ import zarr
 
 from landscape_hooks.errors import RunError, warn_of_recording
 from landscape_hooks.recording.opening.order import Opened, Order
-from landscape_hooks.recording.opening.writers import as_in, begin, create_trajectory, locked, reopen, watched
+from landscape_hooks.recording.opening.writers import (
+    as_in,
+    begin,
+    create_trajectory,
+    locked,
+    reopen,
+    watched,
+    watched_beside,
+)
 from landscape_hooks.store import checked
 from landscape_hooks.store.lock import RunLock
 from landscape_hooks.store.run import create_run, finish_creation, open_run, prepare
@@ -54,6 +62,7 @@ def _open_ranks(order: Order, ranks: Ranks) -> Opened:
     else:
         writer = ranks.together(lambda: _create_shard(root, (own, still), own_buffers, order, ranks))
     fixed = watched(order, still, writer.fixed, resumed)
+    _, integers = watched_beside(order, writer.fixed, resumed)
     if ranks.rank == 0:
         if not resumed:
             if order.loss.given:
@@ -63,7 +72,7 @@ def _open_ranks(order: Order, ranks: Ranks) -> Opened:
             finish_creation(root)
         begin(root)
     ranks.all(None)
-    return Opened(root, writer, own, own_buffers, resumed, ranks, fixed=fixed)
+    return Opened(root, writer, own, own_buffers, resumed, ranks, fixed=fixed, integers=integers)
 
 
 def _prepare_ranks(order: Order, ranks: Ranks) -> bool:

@@ -11,7 +11,8 @@ import zarr
 
 from landscape_hooks.errors import RunError, warn_of_recording
 from landscape_hooks.recording.opening.order import Order
-from landscape_hooks.recording.watch.fixed import FixedTensors, integers_to_store, to_store
+from landscape_hooks.recording.opening.sorting import in_packed_layers, integers_to_store, to_store
+from landscape_hooks.recording.watch.fixed import FixedTensors
 from landscape_hooks.store import checked
 from landscape_hooks.store.lock import RunLock
 from landscape_hooks.store.run import RunLike, check_no_run, format_of, writes
@@ -19,6 +20,7 @@ from landscape_hooks.trajectory.doubts import drop_doubts, set_closing
 from landscape_hooks.trajectory.modules import unwrap
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.rows.fixed import Fixed
+from landscape_hooks.trajectory.rows.late import read_late
 from landscape_hooks.trajectory.trajectory import Trajectory
 from landscape_hooks.trajectory.writer import TrajectoryWriter
 
@@ -43,11 +45,23 @@ def begin(root: zarr.Group) -> None:
 
 
 def watched(order: Order, still: ParameterLayout, stored: Fixed, resumed: bool) -> FixedTensors | None:
-    """What stands still, watched; None where all is recorded."""
-    if not still and not order.others:
+    """The parameters that stand still, watched; None where all are recorded."""
+    if not still:
         return None
     joins = not order.parameters.patterns
     return FixedTensors(unwrap(order.model), still, stored, resumed=resumed, joins=joins)
+
+
+def watched_beside(order: Order, stored: Fixed, resumed: bool) -> tuple[FixedTensors | None, FixedTensors | None]:
+    """The buffers that stand still, and the tensors of integers, watched; None where there are none."""
+    inner = unwrap(order.model)
+    buffers = integers = None
+    if order.still_buffers:
+        whole = set(order.still_buffers.names) - in_packed_layers(inner)
+        buffers = FixedTensors(inner, order.still_buffers, stored, resumed=resumed, whole=whole)
+    if stored.others:
+        integers = FixedTensors(inner, stored.others, stored, resumed=resumed, joins=False)
+    return buffers, integers
 
 
 def create_trajectory(
@@ -70,6 +84,7 @@ def create_trajectory(
         checksum=order.storage.checksum,
         fixed=to_store(unwrap(order.model), still),
         others=integers_to_store(unwrap(order.model), others),
+        fixed_buffers=to_store(unwrap(order.model), order.still_buffers),
         reference=order.parameters.frozen == "reference",
     )
 
@@ -108,13 +123,19 @@ def as_in(root: zarr.Group, order: Order) -> Order:
     if not checked.has(root, "fixed"):
         _check_same(root, order)
         return order
-    trajectory = Trajectory(root)
+    trajectory, fixed = Trajectory(root), Fixed(root)
     moving, still = trajectory.layout, trajectory.fixed_layout
     ParameterLayout.in_order([*moving, *still]).check_set(order.layout)
     trajectory.buffer_layout.check(order.buffers)
     if order.parameters.patterns:
         _check_patterns(order, moving)
-    return replace(order, layout=moving, still=still, others=Fixed(root).others)
+    return replace(order, layout=moving, still=still, others=fixed.others, still_buffers=_still_buffers(root, fixed))
+
+
+def _still_buffers(root: zarr.Group, fixed: Fixed) -> ParameterLayout:
+    """The buffers of a run that are stored once and have not begun to move."""
+    joined = {e.name for late in read_late(checked.group(root, "trajectory"), fixed) for e in late.layout}
+    return fixed.buffers.picked([entry for entry in fixed.buffers if entry.name not in joined])
 
 
 def _check_patterns(order: Order, moving: ParameterLayout) -> None:

@@ -121,6 +121,10 @@ class Checkpoint:
         """
         found = dict(sorted(_state_dicts(self.tree), key=lambda pair: _rank(pair[0])))
         if not any(stored.floating for each in found.values() for stored in each.values()):
+            if "param_groups" in self.tree:
+                raise CheckpointError(
+                    f"{self.name} is the state of an optimizer, without weights", mend="Name the file of the model"
+                )
             raise CheckpointError(
                 f"{self.name} holds no floating-point tensors by name",
                 expected="a state dict, or a dictionary that holds one (state_dict, model, ...)",

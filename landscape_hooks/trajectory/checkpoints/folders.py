@@ -6,9 +6,11 @@ those in it.
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +37,12 @@ MODELS = (
 STATE = "trainer_state.json"
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar", ".pkl", ".th", ".pt2", ".model")
 MOST_FILES = 100_000
+
+BESIDE = re.compile(r"(optim|lr_?sched|scheduler|(grad_?)?scaler|rng_state|random_state|training_args|trainer_state)")
+"""Beginnings of the names of files that lie beside those of weights and hold none."""
+
+PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.(safetensors|bin)")
+"""Names of files that together are one checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -103,20 +111,60 @@ def sources(given: CheckpointLike | Iterable[CheckpointLike]) -> list[Source]:
     found: list[Source] = []
     for place, each in enumerate(several):
         if isinstance(each, str | os.PathLike):
-            path = Path(each)
-            paths = (_expanded(path) or [path]) if path.is_dir() else [path]
+            paths = [one for path in _matching(each) for one in _in_folder(path)]
             found += [Source(_name(one), (one.stem if one.is_file() else one.name, one.absolute().parent.name), one)
                       for one in paths]  # fmt: skip
         else:
             found.append(Source(f"checkpoint {place}", given=each))
     if not found:
         raise CheckpointError("Found no checkpoint", expected="at least one file, folder or state dict")
+    seen: set[str] = set()
+    for source in found:
+        where = "" if source.path is None else os.path.realpath(source.path)
+        if where and where in seen:
+            raise CheckpointError(f"{source.name} is named twice", expected="every checkpoint once")
+        seen.add(where)
+    names = Counter(source.name for source in found)
+    return [
+        each if each.path is None or names[each.name] == 1 else replace(each, name=_with_folder(each.path))
+        for each in found
+    ]
+
+
+def _matching(given: str | os.PathLike[str]) -> list[Path]:
+    """What a path names: itself, or what a pattern (`step-*.pt`) means, where no shell has looked it up."""
+    path = Path(given)
+    if path.exists() or not glob.has_magic(os.fspath(given)):
+        return [path]
+    found = sorted(map(Path, glob.iglob(os.fspath(given), recursive=True)), key=_natural_path)[:MOST_FILES]
+    if not found:
+        raise CheckpointError(f"Nothing matches {printable(os.fspath(given))}", mend="Check the pattern")
     return found
 
 
+def _in_folder(path: Path) -> list[Path]:
+    """A checkpoint itself, or those in a folder that is none.
+
+    Raises
+    ------
+    CheckpointError
+        it is a part of one.
+    """
+    if path.is_dir():
+        return _expanded(path) or [path]
+    if (part := PART.fullmatch(path.name)) and path.is_file():
+        raise CheckpointError(
+            f"{path.name} is one of {int(part[3])} files of a checkpoint", mend=f"Name the folder: {path.parent}"
+        )
+    return [path]
+
+
 def _name(path: Path) -> str:
-    parts = path.absolute().parts
-    return printable("/".join(parts[-2:]) if path.name in (*ADAPTERS, *MODELS) else path.name)
+    return _with_folder(path) if path.name in (*ADAPTERS, *MODELS) else printable(path.name)
+
+
+def _with_folder(path: Path) -> str:
+    return printable("/".join(path.absolute().parts[-2:]))
 
 
 def _expanded(folder: Path) -> list[Path]:
@@ -127,7 +175,8 @@ def _expanded(folder: Path) -> list[Path]:
         return found  # a trainer's folder; the model that may lie in it is the last of them again
     if _kind(folder) is not None:
         return []
-    found = [path for path in inside if path.is_file() and path.suffix in SUFFIXES]
+    files = [path for path in inside if path.is_file() and path.suffix in SUFFIXES]
+    found = [path for path in files if not BESIDE.match(path.name.lower())]
     if not found:
         raise CheckpointError(
             f"The folder {folder} is no checkpoint and holds none",
@@ -135,6 +184,10 @@ def _expanded(folder: Path) -> list[Path]:
             f"files that end in {', '.join(SUFFIXES[:5])}",
         )
     return found
+
+
+def _natural_path(path: Path) -> list[list[tuple[int, str]]]:
+    return [_natural(Path(part)) for part in path.parts]
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -150,8 +203,12 @@ def _kind(folder: Path) -> Path | None:
     for inner in ("pytorch_model_fsdp_0", "model"):  # accelerate with FSDP
         if (folder / inner / ".metadata").is_file():
             return folder / inner / ".metadata"
-    parts = sorted(folder.glob("mp_rank_*_model_states.pt"))
-    return parts[0] if parts else None
+    parts = sorted(folder.glob("mp_rank_*_model_states.pt")) or sorted(folder.glob("*-00001-of-*"))
+    return next((part for part in parts if part.is_file() and _is_part(part)), None)
+
+
+def _is_part(path: Path) -> bool:
+    return path.name.startswith("mp_rank_") or PART.fullmatch(path.name) is not None
 
 
 def _files(path: Path) -> list[Path]:
@@ -161,7 +218,7 @@ def _files(path: Path) -> list[Path]:
         return []
     folder = path if path.is_dir() else path.parent
     state = [folder / STATE] if (folder / STATE).is_file() else []
-    if kind.name in (".metadata",) or kind.name.endswith(".index.json"):
+    if kind.name in (".metadata",) or kind.name.endswith(".index.json") or PART.fullmatch(kind.name):
         own = [kind, *(f for f in sorted(kind.parent.iterdir()) if f.suffix in (".distcp", ".safetensors", ".bin"))]
         return [*own, *state]
     return [kind, *state]
@@ -178,11 +235,13 @@ def _open(path: Path, name: str) -> Checkpoint:
                 return distributed.read_distributed(path.parent, name)
             if path.name.endswith(".index.json"):
                 found = safetensors.read_sharded(path, name)
+            elif PART.fullmatch(path.name):
+                found = safetensors.read_parts(_parts(path, name), name)
             elif path.suffix == ".safetensors":
                 found = safetensors.read_safetensors(path, name)
             else:
                 found = pickled.read_pickled(path, name)
-            if path.name not in (*ADAPTERS, *MODELS):
+            if path.name not in (*ADAPTERS, *MODELS) and not PART.fullmatch(path.name):
                 return found
             return _with_state(replace(found, adapters=path.name in ADAPTERS), path.parent, name)
         kind = _kind(path)
@@ -193,6 +252,26 @@ def _open(path: Path, name: str) -> Checkpoint:
         return _with_state(_open(kind, name), path, name)
     except OSError as error:
         raise CheckpointError(f"{name} cannot be read ({error.strerror or error})") from error
+
+
+def _parts(first: Path, name: str) -> list[Path]:
+    """All files of a checkpoint that has no index.
+
+    Raises
+    ------
+    CheckpointError
+        one is missing.
+    """
+    named = PART.fullmatch(first.name)
+    assert named is not None
+    count = int(named[3])
+    paths = [
+        first.with_name(f"{named[1]}-{n:05}-of-{count:05}.{named[4]}") for n in range(1, min(count, MOST_FILES) + 1)
+    ]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise CheckpointError(f"{name} lacks '{missing[0]}', one of its {count} files", mend="Download it again")
+    return paths
 
 
 def _check_one_part(folder: Path, name: str) -> None:

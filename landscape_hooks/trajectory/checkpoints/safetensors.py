@@ -6,6 +6,7 @@ In: files. Out: `Stored` tensors by name. The format holds numbers and text only
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,24 @@ def read_sharded(index: Path, name: str) -> Checkpoint:
         if key not in files[file]:
             raise CheckpointError(f"The file '{file}' of {name} lacks the tensor '{key}'", mend="Download it again")
         tree[key] = files[file][key]
+    return Checkpoint(name, tree)
+
+
+def read_parts(files: Sequence[Path], name: str) -> Checkpoint:
+    """The checkpoint that lies in several files without an index.
+
+    Raises
+    ------
+    CheckpointError
+        one of them is damaged, or a tensor is in two of them.
+    """
+    tree: dict[str, Stored] = {}
+    for file in files:
+        found = _file(file, f"{name}/{file.name}")
+        if twice := tree.keys() & found.keys():
+            raise CheckpointError(f"The tensor '{printable(min(twice))}' is in two files of {name}")
+        tree |= found
+    check_count(name, len(tree))
     return Checkpoint(name, tree)
 
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import LayoutError
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
-from landscape_hooks.trajectory.rows.fixed import Fixed, Late
+from landscape_hooks.trajectory.rows.fixed import Fixed
+from landscape_hooks.trajectory.rows.late import Late
 
 Read = Callable[[str, NDArray[np.intp], slice], NDArray[Any]]
 """(n, c) of a matrix: its name, the rows and the columns."""
@@ -62,6 +63,8 @@ class Columns:
         where the numbers of tensors lie.
     layout
         the tensors that are asked for, in this order.
+    matrix
+        the name of the matrix that has the rows of `own`.
 
     Raises
     ------
@@ -69,8 +72,15 @@ class Columns:
         the run does not have one of them.
     """
 
-    def __init__(self, own: ParameterLayout, late: Sequence[Late], fixed: Fixed, layout: ParameterLayout) -> None:
-        places: dict[str, tuple[str, ParameterEntry, Late | None]] = {e.name: ("weights", e, None) for e in own}
+    def __init__(
+        self,
+        own: ParameterLayout,
+        late: Sequence[Late],
+        fixed: Fixed,
+        layout: ParameterLayout,
+        matrix: str = "weights",
+    ) -> None:
+        places: dict[str, tuple[str, ParameterEntry, Late | None]] = {e.name: (matrix, e, None) for e in own}
         places |= {entry.name: (each.array, entry, each) for each in late for entry in each.layout}
         self._fixed = fixed
         self._stretches: list[Stretch] = []
@@ -82,10 +92,11 @@ class Columns:
             elif entry.name in fixed:
                 known = fixed.entry(entry.name)
             else:
-                raise LayoutError(f"The run has no parameter '{entry.name}'", expected="one that it recorded")
+                raise LayoutError(f"The run has no {layout.kind} '{entry.name}'", expected="one that it recorded")
             if known.shape != entry.shape or known.size != entry.size:
                 raise LayoutError(
-                    f"The parameter '{entry.name}' has the shape {list(known.shape)}", expected=f"{list(entry.shape)}"
+                    f"The {layout.kind} '{entry.name}' has the shape {list(known.shape)}",
+                    expected=f"{list(entry.shape)}",
                 )
             self._append(Stretch(entry.offset, entry.offset + entry.size, source, entry.name, at, group))
         wide = {"float64", "complex128"}

@@ -1,7 +1,7 @@
-"""Fixed: tensors that do not move are stored once; columns of those that begin to move later join the trajectory.
+"""Fixed: tensors that do not move are stored once.
 
-In: the manifest of the tensors that stood still when recording began, and their bits. Out: the groups `fixed` and
-`trajectory/late/K`, and from them the values that a snapshot has where no row says otherwise. No torch here.
+In: the manifest of the tensors that stood still when recording began, and their bits. Out: the group `fixed`, and from
+it the values that a snapshot has where no row says otherwise. No torch here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,6 @@ from landscape_hooks.trajectory.rows.checksum import Damage
 
 CHUNK = 2**22
 """Numbers in one stored chunk."""
-
-MOST_LATE = 10_000
-"""Groups of late columns that a reader takes from one run."""
 
 Bits = NDArray[Any]
 """(size,) a tensor in C order, in the type it is stored in (`bits.stored_type`)."""
@@ -56,23 +52,28 @@ class Fixed(Mapping[str, NDArray[Any]]):
         the parameters: floating-point tensors, which may begin to move.
     others
         tensors of integers, as quantized layers hold them.
+    buffers
+        floating-point buffers, which may begin to move.
     reference
-        whether the run has names, shapes and digests in place of values.
+        whether the run has names, shapes and digests in place of the values of `layout` and `others`.
     """
 
     def __init__(self, root: zarr.Group, base: Base | None = None) -> None:
         self._group, self._base = checked.group(root, "fixed"), base
         listed = [] if self._group is None else checked.attribute(self._group, "layout", list, "the fixed tensors")
         others = [] if self._group is None else self._group.attrs.get("others", [])
+        buffers = [] if self._group is None else self._group.attrs.get("buffers", [])
         self.reference = self._group is not None and self._group.attrs.get("reference") is True
-        self._list(listed, others)
+        self._list(listed, others, buffers)
         self._given: tuple[int, Bits] = (-1, np.empty(0))
         self._known: set[int] = set()
 
-    def _list(self, layout: Sequence[Any], others: Sequence[Any]) -> None:
+    def _list(self, layout: Sequence[Any], others: Sequence[Any], buffers: Any) -> None:
         self.layout = ParameterLayout.from_json(layout)
         self.others = ParameterLayout.from_json(others, kind="tensor", types=bits.INTEGERS)
-        self._entries = (*self.layout, *self.others)
+        self.buffers = ParameterLayout.from_json(buffers, kind="buffer")
+        self._entries = (*self.layout, *self.others, *self.buffers)
+        self._elsewhere = len(self.layout) + len(self.others) if self.reference else 0
         self._place = {entry.name: place for place, entry in enumerate(self._entries)}
         if len(self._place) < len(self._entries):
             raise checked.damaged("A tensor is listed twice among those that do not move")
@@ -107,7 +108,7 @@ class Fixed(Mapping[str, NDArray[Any]]):
             the run has it by reference, and no base was given, or one with another tensor.
         """
         place = self._place[name]
-        if self.reference:
+        if place < self._elsewhere:
             return self._of_base(place)[columns]
         return checked.select(self._array(place), (columns,), f"fixed/{place}")
 
@@ -132,11 +133,15 @@ class Fixed(Mapping[str, NDArray[Any]]):
 
     def known(self, name: str) -> int | str | None:
         """What is stored beside a tensor: its checksum, of a reference its digest; None if there is no such number."""
-        return self._digest(self._place[name]) if self.reference else self.checksum(name)
+        return self._digest(self._place[name]) if self.is_elsewhere(name) else self.checksum(name)
+
+    def is_elsewhere(self, name: str) -> bool:
+        """Whether the run has a digest in place of a tensor's values."""
+        return self._place[name] < self._elsewhere
 
     def holds(self, name: str, pieces: Iterable[Bits]) -> bool:
         """Whether these are the bits of a tensor, as they were when the recording began."""
-        return (digest_of(pieces) if self.reference else checksum_of(pieces)) == self.known(name)
+        return (digest_of(pieces) if self.is_elsewhere(name) else checksum_of(pieces)) == self.known(name)
 
     def row(self, layout: ParameterLayout, start: int, stop: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         """(stop - start,) numbers of a row of `layout`, whose tensors are among these."""
@@ -151,7 +156,7 @@ class Fixed(Mapping[str, NDArray[Any]]):
     def damages(self) -> list[Damage]:
         """The tensors that are not what their checksums say, or cannot be read; none where they are not in the run."""
         found: list[Damage] = []
-        for name in () if self.reference else self:
+        for name in [entry.name for entry in self._entries[self._elsewhere :]]:
             expected = self.checksum(name)
             try:
                 value = checksum_of(self.pieces(name))
@@ -166,7 +171,7 @@ class Fixed(Mapping[str, NDArray[Any]]):
         """A tensor that the run has by reference; it is compared with its digest the first time."""
         entry = self._entries[place]
         if self._base is None:
-            more = f" and {len(self) - 1} more tensors" if len(self) > 1 else ""
+            more = f" and {self._elsewhere - 1} more tensors" if self._elsewhere > 1 else ""
             raise RunError(
                 f"The run has '{entry.name}'{more} by reference (Parameters(frozen='reference')): not the values",
                 expected="the base that was trained on",
@@ -189,8 +194,8 @@ class Fixed(Mapping[str, NDArray[Any]]):
 
     def _digest(self, place: int) -> str:
         digests = checked.attribute(self._group, "digests", list, "the fixed tensors")
-        if len(digests) != len(self):
-            raise checked.damaged(f"The run has {len(digests)} digests of {len(self)} fixed tensors")
+        if len(digests) != self._elsewhere:
+            raise checked.damaged(f"The run has {len(digests)} digests of {self._elsewhere} fixed tensors")
         return str(digests[place])
 
     def _array(self, place: int) -> zarr.Array[Any]:
@@ -267,32 +272,45 @@ Pieces = tuple[ParameterEntry, Callable[[], Iterator[Bits]]]
 
 
 def put_fixed(
-    root: zarr.Group, tensors: Sequence[Pieces], others: Sequence[Pieces] = (), *, reference: bool = False
+    root: zarr.Group,
+    tensors: Sequence[Pieces],
+    others: Sequence[Pieces] = (),
+    buffers: Sequence[Pieces] = (),
+    *,
+    reference: bool = False,
 ) -> None:
-    """Store tensors once; `others` are those of integers. With `reference`, their digests in place of the values."""
+    """Store tensors once; `others` are those of integers, `buffers` floating-point buffers.
+
+    With `reference`, digests of tensors and integers in place of their values.
+    """
     group = root.create_group("fixed", overwrite=True)
     attributes: dict[str, Any] = {"others": _in_order(others)} if others else {}
+    attributes |= {"buffers": _in_order(buffers)} if buffers else {}
+    elsewhere = [*tensors, *others] if reference else []
     if reference:
-        digests = [digest_of(pieces()) for _, pieces in (*tensors, *others)]
-        group.update_attributes({**attributes, "reference": True, "digests": digests, "layout": _in_order(tensors)})
-        return
-    for place, (entry, pieces) in enumerate((*tensors, *others)):
-        array = schema.create(
-            root,
-            f"fixed/{place}",
-            (entry.size,),
-            dtype=bits.stored_type(entry.dtype),
-            chunks=(max(1, min(entry.size, CHUNK)),),
-            attributes=bits.attributes_of(entry.dtype),
-            compressors=None,
-            config=WHOLE,
-        )
-        start, checksum = 0, 0
-        for piece in pieces():
-            array[start : start + len(piece)] = piece
-            start, checksum = start + len(piece), checksum_of([piece], checksum)
-        array.attrs["checksum"] = checksum
+        attributes |= {"reference": True, "digests": [digest_of(pieces()) for _, pieces in elsewhere]}
+    for place, (entry, pieces) in enumerate((*tensors, *others, *buffers)):
+        if place >= len(elsewhere):
+            _put(root, place, entry, pieces())
     group.update_attributes({**attributes, "layout": _in_order(tensors)})
+
+
+def _put(root: zarr.Group, place: int, entry: ParameterEntry, pieces: Iterator[Bits]) -> None:
+    array = schema.create(
+        root,
+        f"fixed/{place}",
+        (entry.size,),
+        dtype=bits.stored_type(entry.dtype),
+        chunks=(max(1, min(entry.size, CHUNK)),),
+        attributes=bits.attributes_of(entry.dtype),
+        compressors=None,
+        config=WHOLE,
+    )
+    start, checksum = 0, 0
+    for piece in pieces:
+        array[start : start + len(piece)] = piece
+        start, checksum = start + len(piece), checksum_of([piece], checksum)
+    array.attrs["checksum"] = checksum
 
 
 def _in_order(tensors: Sequence[Pieces]) -> list[dict[str, Any]]:
@@ -316,72 +334,3 @@ def digest_of(pieces: Iterable[Bits]) -> str:
 
 def _bytes_of(piece: Bits) -> memoryview:
     return np.ascontiguousarray(piece, piece.dtype.newbyteorder("<")).view(np.uint8).data
-
-
-# -- columns that begin to move later --------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Late:
-    """Columns that snapshots have from a step on.
-
-    Attributes
-    ----------
-    number
-        K of the group `trajectory/late/K`.
-    layout
-        the tensors, which are fixed ones until then.
-    from_step
-        the first step whose snapshot has a row of them.
-    """
-
-    number: int
-    layout: ParameterLayout
-    from_step: int
-
-    @property
-    def array(self) -> str:
-        """Where its rows lie, below the group `trajectory`."""
-        return f"late/{self.number}/weights"
-
-
-def read_late(trajectory: zarr.Group, fixed: Fixed) -> list[Late]:
-    """The late columns of a group `trajectory`, in the order in which they join a row.
-
-    Raises
-    ------
-    DamagedRunError
-        one of them is not what the format says.
-    """
-    names = checked.names_of(trajectory, "late")
-    if not set(names) <= {str(number) for number in range(min(len(names), MOST_LATE))}:
-        raise checked.damaged("The groups of late columns are not numbered 0, 1, ...")
-    found: list[Late] = []
-    seen: set[str] = set()
-    parameters = set(fixed.layout.names)
-    for number in range(len(names)):
-        group = checked.group(trajectory, f"late/{number}")
-        if "from_step" not in group.attrs:  # it was only begun; nothing counts on it
-            break
-        layout = ParameterLayout.from_json(checked.attribute(group, "layout", list, f"the late columns {number}"))
-        for entry in layout:
-            known = fixed.entry(entry.name) if entry.name in parameters else None
-            if known is None or known.shape != entry.shape or known.size != entry.size or entry.name in seen:
-                raise checked.damaged(f"'{entry.name}' of the late columns {number} is no fixed tensor")
-            seen.add(entry.name)
-        found.append(Late(number, layout, checked.whole(group.attrs["from_step"], "A step of late columns")))
-    return found
-
-
-def joined_layout(own: ParameterLayout, late: Sequence[Late]) -> ParameterLayout:
-    """One layout of the first columns and the late ones.
-
-    Raises
-    ------
-    DamagedRunError
-        a tensor is in both.
-    """
-    if not late:
-        return own
-    entries = [*own, *(entry for each in late for entry in each.layout)]
-    if len({entry.name for entry in entries}) < len(entries):
-        raise checked.damaged("A tensor is among the late columns that moved from the beginning")
-    return ParameterLayout.in_order(entries)

@@ -16,11 +16,13 @@ import zarr
 from numpy.typing import NDArray
 
 from landscape_hooks.store import checked
+from landscape_hooks.trajectory.marks import Mark
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.rows import bits
 from landscape_hooks.trajectory.rows.checksum import Damage
 from landscape_hooks.trajectory.rows.columns import Columns
-from landscape_hooks.trajectory.rows.fixed import Base, Bits, Fixed, Late, digest_of, read_late
+from landscape_hooks.trajectory.rows.fixed import Base, Bits, Fixed, digest_of
+from landscape_hooks.trajectory.rows.late import Late, read_late
 from landscape_hooks.trajectory.rows.part import Part
 from landscape_hooks.trajectory.sharding import Piece, Runs
 
@@ -34,8 +36,10 @@ class Shard:
     part
         its rows.
     own, late, fixed
-        the tensors that moved from the beginning, those that joined them, and those that were stored once; of a
-        sharded training, pieces of tensors.
+        the parameters that moved from the beginning, those that joined them, and the tensors that were stored once; of
+        a sharded training, pieces of tensors.
+    late_buffers
+        buffers that were stored once, and have begun to move.
     pieces
         which part of each tensor it has; None where it has whole ones.
     """
@@ -45,6 +49,7 @@ class Shard:
     late: Sequence[Late]
     fixed: Fixed
     pieces: dict[str, Piece] | None = None
+    late_buffers: Sequence[Late] = ()
 
     @classmethod
     def of(cls, root: zarr.Group, path: str, base: Base | None, whole: ParameterLayout | None = None) -> Shard:
@@ -61,12 +66,13 @@ class Shard:
             pieces |= _pieces(checked.group(group, "fixed"), listed, "pieces")
             if base is not None:
                 fixed = Fixed(group, _cut(base, entries, pieces))
-        late = read_late(checked.group(root, f"{path}trajectory"), fixed)
-        for each in late:
+        joined = read_late(checked.group(root, f"{path}trajectory"), fixed)
+        for each in joined:
             part.late[each.array] = each.from_step
-        found = cls(part, own, late, fixed, pieces)
+        late, buffers = ([each for each in joined if each.of_buffers is kind] for kind in (False, True))
+        found = cls(part, own, late, fixed, pieces, buffers)
         part.check_width("weights", own.size, own.size)
-        for each in late:
+        for each in joined:
             part.check_width(each.array, each.layout.size, each.layout.size)
         return found
 
@@ -82,11 +88,37 @@ class Shard:
 
     def of_mark(self, size: int) -> Shard:
         """The same with one row of `size` numbers: what moved when it was taken; what moved later had not begun."""
-        entries, own = [*self.own, *(entry for each in self.late for entry in each.layout)], []
-        while entries and size > 0:
-            own.append(entries.pop(0))
-            size -= own[-1].size
-        return replace(self, own=ParameterLayout.in_order(own), late=())
+        return replace(self, own=moved_first(self.own, self.late, size), late=())
+
+    def buffers(self, layout: ParameterLayout, of_mark: int | None = None) -> Columns:
+        """The columns of all buffers of the model; of a mark, which has so many numbers of them."""
+        once = set(self.fixed.buffers.names)
+        own = ParameterLayout.in_order([entry for entry in layout if entry.name not in once], kind="buffer")
+        if of_mark is None:
+            return Columns(own, self.late_buffers, self.fixed, layout, "buffers")
+        return Columns(moved_first(own, self.late_buffers, of_mark), (), self.fixed, layout, "buffers")
+
+    def buffers_of_mark(self, mark: Mark, layout: ParameterLayout) -> NDArray[Any]:
+        """(B,) all buffers of the model in a mark."""
+        columns = self.buffers(layout, mark.buffer_size)
+        return row_of_mark(mark, columns, np.dtype(layout.dtype), slice(0, layout.size))[0]
+
+    def check_buffers(self, layout: ParameterLayout) -> tuple[int, ...]:
+        """Numbers of buffers in its rows at first, and after each time that further ones began to move.
+
+        Raises
+        ------
+        DamagedRunError
+            what is stored once is none of the model's buffers, or the rows have another width.
+        """
+        known = {entry.name: entry for entry in layout}
+        for entry in self.fixed.buffers:
+            own = known.get(entry.name)
+            if own is None or own.shape != entry.shape or own.size != entry.size:
+                raise checked.damaged(f"The buffer '{entry.name}', which is stored once, is none of the model's")
+        sizes = [layout.size - self.fixed.buffers.size, *(each.layout.size for each in self.late_buffers)]
+        self.part.check_width("buffers", sizes[0], sizes[0])
+        return tuple(int(size) for size in np.cumsum(sizes))
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -98,6 +130,21 @@ class Shard:
     def dtypes(self) -> list[np.dtype[Any]]:
         """The types that its rows are read as."""
         return [self.part.dtype(name) for name in ("weights", *(each.array for each in self.late))]
+
+
+def row_of_mark(mark: Mark, columns: Columns, dtype: np.dtype[Any], part: slice) -> NDArray[Any]:
+    """(1, c) some columns of a mark."""
+    row = np.zeros(1, dtype=np.int64)
+    return columns.read(lambda name, _, inside: mark.matrix(name, inside)[None], row, row, part, dtype)
+
+
+def moved_first(own: ParameterLayout, late: Sequence[Late], size: int) -> ParameterLayout:
+    """The first tensors of a row with late columns, `size` numbers in all."""
+    entries, found = [*own, *(entry for each in late for entry in each.layout)], []
+    while entries and size > 0:
+        found.append(entries.pop(0))
+        size -= found[-1].size
+    return ParameterLayout.in_order(found, kind=own.kind)
 
 
 class Gathered(Fixed):
