@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 import zarr
 
+from landscape_hooks.recording.announcement import Size, Voice
 from landscape_hooks.recording.live_loss import LiveLoss, Loss
 from landscape_hooks.recording.schedule import Schedule
 from landscape_hooks.recording.storage import Parameters, Storage
@@ -40,6 +41,8 @@ class Opened:
         the loss that was stored in it now, as the training has it.
     fixed
         what stands still, watched; None where everything is recorded.
+    voice
+        says when it begins and how it ends.
     """
 
     root: zarr.Group | None
@@ -51,6 +54,7 @@ class Opened:
     lock: RunLock = field(default_factory=RunLock)
     live: LiveLoss | None = None
     fixed: FixedTensors | None = None
+    voice: Voice = field(default_factory=Voice)
 
     @property
     def first_layout(self) -> ParameterLayout:
@@ -83,6 +87,8 @@ class Order:
         tensors of integers, which are stored once, too.
     parameters
         which were asked for.
+    voice
+        says what it comes to.
     format
         of the run; one of format 1 goes on as it began.
     """
@@ -99,7 +105,13 @@ class Order:
     still: ParameterLayout = field(default_factory=lambda: ParameterLayout(()))
     others: ParameterLayout = field(default_factory=lambda: ParameterLayout(()))
     parameters: Parameters = field(default_factory=Parameters)
+    voice: Voice = field(default_factory=Voice)
     format: int = FORMAT
+
+    @property
+    def size(self) -> Size:
+        """How large the run is going to be."""
+        return Size(self.layout.size, self.row_bytes, self.fixed_bytes, self.plan.limit or self.plan.count)
 
     @property
     def target(self) -> RunLike:
