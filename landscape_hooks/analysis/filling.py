@@ -7,7 +7,10 @@ committed stays, and the same call goes on from there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,8 @@ from landscape_hooks.evaluation.evaluate import evaluate
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.plane.grid import Grid
-from landscape_hooks.progress import Progress, in_words, say
+from landscape_hooks.plane.stored_plane import StoredPlane
+from landscape_hooks.progress import Progress, in_words, say, text_of_bytes
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import remove_group
 from landscape_hooks.surface.definition import Definition
@@ -32,7 +36,7 @@ from landscape_hooks.surface.surface import Surface, names
 from landscape_hooks.surface.writer import SurfaceWriter
 
 LONG = 20.0
-"""Seconds from which on the time that an analysis will take is said before it begins."""
+"""Seconds of work from which on it is said how to look on meanwhile."""
 
 SOON = 5.0
 """Seconds that a grid may take to be computed in one go, and not coarse to fine."""
@@ -65,6 +69,8 @@ def begin(
     stored_name = name if share is None else f"{name}.part-{share[0]}-of-{share[1]}"
     if not fresh and _goes_on(root, stored_name, digest):
         writer = SurfaceWriter.resume(root, stored_name)
+        if writer.attrs.get("report") and not writer.evaluated.all():
+            writer.annotate({"report": []})  # it was of a part
     else:
         attrs = {**definition.to_attrs(), "definition": digest}
         writer = SurfaceWriter.create(root, stored_name, grid.alpha, grid.beta, attrs, arrays)
@@ -85,11 +91,38 @@ def _goes_on(root: zarr.Group, name: str, digest: str) -> bool:
 
 def settled_plan(writer: SurfaceWriter, choose: Callable[[], Plan]) -> Plan:
     """The plan by which the surface was begun; where none is stored yet, one that is chosen now and stored with it."""
-    known = Plan.from_json(writer.attrs.get("plan"))
+    attrs = writer.attrs
+    known = Plan.from_json(attrs.get("plan"))
     if known is None:
         known = choose()
-        writer.annotate({"plan": known.to_json()})
-    return known
+        told = {} if math.isnan(known.seconds) else {"seconds_per_loss": known.seconds}
+        writer.annotate({"plan": known.to_json(), **told})
+        return known
+    seconds = attrs.get("seconds_per_loss")
+    return replace(known, seconds=float(seconds)) if isinstance(seconds, int | float) else known
+
+
+@contextmanager
+def nothing_left_behind(root: zarr.Group, writer: SurfaceWriter) -> Iterator[None]:
+    """Where the work fails before a point of the grid is there, or is interrupted before any loss, the surface goes.
+
+    So does one whose losses are all there and none of them finite: asked for again, it would fail again. Any other is
+    gone on with by the same call.
+    """
+    try:
+        yield
+    except BaseException as error:
+        with suppress(Exception):  # the disk that refused may refuse this as well; the first trouble is the cause
+            useless = writer.evaluated.all() and not np.isfinite(writer.losses()).any()
+            interrupted = not isinstance(error, Exception) and _has_path(root, writer.name)
+            if useless or not (writer.evaluated.any() or interrupted):
+                remove_group(root, f"surfaces/{writer.name}")
+        raise
+
+
+def _has_path(root: zarr.Group, name: str) -> bool:
+    """Whether a loss of a path of the surface is stored."""
+    return any(np.isfinite(path.loss).any() for path in Surface.open(root, name).paths)
 
 
 def fill(
@@ -108,7 +141,6 @@ def fill(
     (lattice.py), with ever more of the snapshots between them.
     """
     shape = writer.evaluated.shape
-    advance(paths.done)
     in_one_go = loss.plan.seconds * writer.evaluated.size < SOON
     if not in_one_go:
         paths.compute(loss, engine, advance, every=max(len(paths), 1))
@@ -116,7 +148,6 @@ def fill(
         told = _fill_adaptively(writer, grid, loss, engine, advance, adaptive)
         paths.compute(loss, engine, advance)
         return told
-    advance(int(writer.evaluated.sum()))
     for points, every in [(np.arange(writer.evaluated.size), 1)] if in_one_go else coarse_to_fine(shape):
         _compute(writer, points[~writer.evaluated.ravel()[points]], grid, loss, engine, advance)
         paths.compute(loss, engine, advance, every=every)
@@ -127,8 +158,13 @@ def fill_part(
     writer: SurfaceWriter, grid: Grid, loss: PlaneLoss, engine: Engine, advance: Advance, share: Share
 ) -> None:
     """Compute a part of the grid."""
-    todo = np.flatnonzero(~writer.evaluated.ravel())
-    _compute(writer, todo[todo % share[1] == share[0] - 1], grid, loss, engine, advance)
+    mine = of_part(writer.evaluated.size, share)
+    _compute(writer, mine[~writer.evaluated.ravel()[mine]], grid, loss, engine, advance)
+
+
+def of_part(count: int, share: Share) -> NDArray[np.intp]:
+    """Flat indices of the points of a part, of `count` points."""
+    return np.arange(share[0] - 1, count, share[1])
 
 
 def coarse_to_fine(shape: tuple[int, int]) -> list[tuple[NDArray[np.intp], int]]:
@@ -229,26 +265,47 @@ def _digest(grid: Grid, definition: Definition, arrays: Mapping[str, NDArray[Any
 
 
 class Bar(Progress):
-    """Progress over a surface's evaluations; before it, what long ones will take.
+    """Progress over a surface's evaluations; before it, how much there is to do.
 
     Parameters
     ----------
     shown
         False says nothing.
-    total
-        number of evaluations.
+    total, done
+        number of evaluations, and how many of them are stored.
     writer
         of the surface.
-    seconds
-        what one of them takes; NaN where that is not known.
+    loss
+        as it is computed.
+    most
+        whether fewer may be enough (an adaptive surface).
     """
 
-    def __init__(self, shown: bool, total: int, writer: SurfaceWriter, seconds: float) -> None:
-        left = seconds * (total - int(writer.evaluated.sum()))
-        if left > LONG:
-            say(
-                shown,
-                f"Up to {total:,} losses to compute, about {in_words(left)}. It is computed coarse to fine: "
-                "`landscape-hooks view RUN --follow` shows what is there.",
-            )
-        super().__init__(shown, total, f"surface '{writer.name}'", "loss")
+    def __init__(self, shown: bool, total: int, done: int, writer: SurfaceWriter, loss: PlaneLoss, most: bool) -> None:
+        if total > done:
+            say(shown, estimate(total - done, loss, most=most))
+        super().__init__(shown, total, f"surface '{writer.name}'", "loss", done)
+
+
+def estimate(count: int, loss: PlaneLoss, *, most: bool) -> str:
+    """What computing `count` losses takes, as text: seconds by the calibration, and memory of the weights."""
+    plan, word = loss.plan, "Up to " if most else ""
+    said = f"{word}{count:,} losses to compute over {loss.objective.samples:,} samples"
+    seconds = plan.seconds * count
+    if not math.isnan(seconds):
+        said += f", about {in_words(seconds)}" if seconds >= 1 else ", less than a second"
+    said += f"; {_memory(loss)}"
+    if seconds > LONG:
+        said += ". It is computed coarse to fine: `landscape-hooks view RUN --follow` shows what is there"
+    return said + "."
+
+
+def _memory(loss: PlaneLoss) -> str:
+    """What is known of the memory: of the weights. What a network makes of its samples is not."""
+    plan, plane = loss.plan, loss.plane
+    weights = plane.size * plane.dtype.itemsize
+    shared = 0 if isinstance(plane, StoredPlane) else 3 * weights
+    total = text_of_bytes(shared + plan.workers * plan.stack * weights)
+    who = "the process" if plan.workers == 1 else f"each of {plan.workers} processes"
+    chunk = min(plan.chunk, loss.objective.samples)
+    return f"{total} of memory for weights, and in {who} what the network makes of {chunk:,} samples at a time"

@@ -353,7 +353,16 @@ REQUIRED = ("alpha", "beta", "evaluated", "loss", "loss_stderr", "explained_vari
 """Arrays that every surface has. The optional ones are read before them. A mask is written after the losses that it
 counts, and read before them, so a reader finds every loss that the mask counts while an analysis is writing."""
 
-TEXTS = ("directions", "normalization", "centring", "batch_norm", "data_digest", "trajectory_digest", "origin")
+TEXTS = (
+    "directions",
+    "normalization",
+    "centring",
+    "batch_norm",
+    "data_digest",
+    "trajectory_digest",
+    "origin",
+    "samples_said",
+)
 LISTS = ("labels", "report", "moving_buffers", "doubts")
 
 
