@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Effort, Local, Ray, Surface, analyze, contour_figure, record, verify
+from landscape_hooks import Effort, Local, Objective, Ray, Surface, analyze, contour_figure, record, verify
 from landscape_hooks.analysis import analyze as room
 from landscape_hooks.analysis import commits, filling
 from landscape_hooks.cli.description import describe, description_text
@@ -18,6 +18,7 @@ from landscape_hooks.evaluation.effort import Budget, UsedUp, parse_effort
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.sampling import NOISE, choose
 from landscape_hooks.objective.probe import Group, Probe
+from landscape_hooks.store.run import open_run
 
 PLAIN = {"engine": Local(tune=False), "progress": False}
 
@@ -182,6 +183,14 @@ def test_the_estimate_is_of_what_is_left(run, capsys, monkeypatch):
     assert "to compute" not in capsys.readouterr().err
     analyze(run, name="quick", adaptive=0.1, **quiet)
     assert capsys.readouterr().err.startswith("Up to 107 losses")
+    loss = type("Loss", (), {"plan": plan, "objective": loss_of(run), "plane": torch.zeros(3)})()
+    monkeypatch.setattr(filling, "_memory", lambda loss: "memory")
+    said = filling.estimate(10, loss, most=False, beside=90, cluster=True)
+    assert said.startswith("10 losses and 90 values of metrics to compute over 512 samples, about 50 s of one worker;")
+
+
+def loss_of(run):
+    return Objective.load(open_run(run))
 
 
 # -- what a failure leaves ----------------------------------------------------------------------------------
@@ -298,7 +307,8 @@ def test_the_fewest_samples_whose_standard_error_is_small_against_the_contrast()
     assert choose(objective, measure(10.0), 0).drawn is None
     assert choose(objective, lambda part: (np.ones(2), np.zeros(2)), 0).drawn is None  # no contrast
     assert choose(objective, lambda part: (np.array([1.0, np.nan]), np.zeros(2)), 0).drawn is None
-    assert "All 4,096" in choose(objective, measure(10.0), 0).said
+    assert "fewer would have" in choose(objective, measure(10.0), 0).said
+    assert "no contrast" in choose(objective, lambda part: (np.ones(2), np.zeros(2)), 0).said
 
 
 def test_samples_by_need_are_stated_stored_and_verified(run):
@@ -341,6 +351,10 @@ def test_a_draft_is_interpolated_over_few_samples(run):
     assert draft.attrs["adaptive"] == Effort("draft").tolerance
     assert draft.interpolated is not None
     assert draft.interpolated.sum() > draft.evaluated.sum()
+    assert draft.evaluated.sum() < 200  # of 1,089
+    assert 2 <= draft.paths[0].evaluated.sum() <= 14
+    full = analyze(run, name="draft3", size=33, **PLAIN)
+    assert np.median(np.abs(draft.loss - full.loss)) < 0.05 * np.ptp(full.path_loss)
     exact = analyze(run, name="draft2", size=33, effort="draft", adaptive=0.2, samples=512, **PLAIN)
     assert (exact.attrs["samples"], exact.attrs["adaptive"]) == (512, 0.2)
 

@@ -156,7 +156,8 @@ def analyze(
         del arrays, defining
         frame.release()
         with filling.nothing_left_behind(root, writer):
-            work = _Work(root, writer, frame, running, options, budget, progress=progress, adaptive=adaptive)
+            work = _Work(root, writer, frame, running, options, budget, progress=progress, adaptive=adaptive,
+                         rough=worth.rough)  # fmt: skip
             work.part(share) if share is not None else work.whole()
     return Surface.open(root, writer.name)
 
@@ -166,10 +167,10 @@ class _Work:
 
     def __init__(
         self, root: zarr.Group, writer: SurfaceWriter, frame: Frame, engine: Engine, options: Local | Ray,
-        budget: Budget, *, progress: bool, adaptive: float | None,
+        budget: Budget, *, progress: bool, adaptive: float | None, rough: bool,
     ) -> None:  # fmt: skip
         self._root, self._writer, self._frame, self._engine = root, writer, frame, engine
-        self._budget, self._progress, self._adaptive = budget, progress, adaptive
+        self._budget, self._progress, self._adaptive, self._rough = budget, progress, adaptive, rough
         loss, count = frame.loss(writer.name), writer.evaluated.size + 2 * len(frame.subject.joined)
         self._plan = filling.settled_plan(writer, lambda: _plan(loss, count, options, engine, frame.subject.device))
         self._loss, self._count = self._plan.apply(loss), count
@@ -191,7 +192,9 @@ class _Work:
         try:
             with self._bar(self._count, int(writer.evaluated.sum()) + paths.done) as tell:
                 counting = self._budget.counting(tell)
-                told = filling.fill(writer, frame.grid, loss, engine, counting, paths, adaptive=self._adaptive)
+                told = filling.fill(
+                    writer, frame.grid, loss, engine, counting, paths, adaptive=self._adaptive, rough=self._rough
+                )
         except UsedUp:
             so_far = Surface.open(self._root, writer.name).so_far()
             if "so_far" in so_far.attrs or frame.subject.metrics:
@@ -204,15 +207,19 @@ class _Work:
         told += _precision_cost(loss, objective, frame.grid, engine)
         beside = [f"{run.label}: {doubt.said}" for run in joined.runs[1:] for doubt in run.doubts]
         doubts = [*beside, *_doubts_of_loss(frame)]
-        said = _report(Surface.open(self._root, writer.name), frame, loss, doubts)
+        shown = Surface.open(self._root, writer.name).so_far()
+        said = _report(shown, frame, loss, doubts)
+        said += [f"This is a draft: of the path there are {shown.attrs['so_far']}."] if "so_far" in shown.attrs else []
         said += [*told, self._plan.sentence(engine.PROCESSES)]
         closing = {"origin_loss": self._origin_loss, "report": said, **({"doubts": doubts} if doubts else {})}
         writer.finish(self._root, closing)
 
     def _bar(self, total: int, done: int) -> filling.Bar:
+        metrics = 0 if total < self._count else len(self._frame.subject.metrics)
         return filling.Bar(
-            self._progress, total, done, self._writer, self._loss, most=self._adaptive is not None and total > done
-        )
+            self._progress, total, done, self._writer, self._loss, most=self._adaptive is not None,
+            beside=metrics * self._writer.evaluated.size, cluster=self._engine.PROCESSES is not None,
+        )  # fmt: skip
 
 
 # -- options ------------------------------------------------------------------------------------------------

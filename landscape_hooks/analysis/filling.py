@@ -11,13 +11,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from landscape_hooks.analysis.adaptive import Refinement
+from landscape_hooks.analysis.adaptive import LEAST, Refinement
 from landscape_hooks.analysis.commits import Advance, committable
 from landscape_hooks.analysis.paths import Paths
 from landscape_hooks.errors import PlaneError
@@ -31,7 +31,7 @@ from landscape_hooks.progress import Progress, in_words, say, text_of_bytes
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import remove_group
 from landscape_hooks.surface.definition import Definition
-from landscape_hooks.surface.lattice import levels
+from landscape_hooks.surface.lattice import FIRST, levels
 from landscape_hooks.surface.surface import Surface, names
 from landscape_hooks.surface.writer import SurfaceWriter
 
@@ -43,6 +43,9 @@ SOON = 5.0
 
 EVERY = (1, 4, 16)
 """Every how many-th snapshot is computed after the finest lattice, the second finest, and those before it."""
+
+FEW = 12
+"""Snapshots between the ends of a path whose losses a rough surface has, more or less."""
 
 Share = tuple[int, int]
 """(k, n): the k-th of n parts of a surface."""
@@ -134,19 +137,21 @@ def fill(
     paths: Paths,
     *,
     adaptive: float | None = None,
+    rough: bool = False,
 ) -> list[str]:
     """Compute what the surface lacks, committing as it goes; returns what is to be said of it.
 
     Coarse to fine, so that soon there is a picture: the paths' ends come first, then the lattices of the grid
-    (lattice.py), with ever more of the snapshots between them.
+    (lattice.py), with ever more of the snapshots between them. A `rough` adaptive surface begins with the coarsest of
+    these lattices, and has the losses of a few snapshots only.
     """
     shape = writer.evaluated.shape
     in_one_go = loss.plan.seconds * writer.evaluated.size < SOON
     if not in_one_go:
         paths.compute(loss, engine, advance, every=max(len(paths), 1))
     if adaptive is not None:
-        told = _fill_adaptively(writer, grid, loss, engine, advance, adaptive)
-        paths.compute(loss, engine, advance)
+        told = _fill_adaptively(writer, grid, loss, engine, advance, adaptive, FIRST if rough else LEAST)
+        paths.compute(loss, engine, advance, every=max(1, len(paths) // FEW) if rough else 1)
         return told
     for points, every in [(np.arange(writer.evaluated.size), 1)] if in_one_go else coarse_to_fine(shape):
         _compute(writer, points[~writer.evaluated.ravel()[points]], grid, loss, engine, advance)
@@ -178,11 +183,17 @@ def coarse_to_fine(shape: tuple[int, int]) -> list[tuple[NDArray[np.intp], int]]
 
 
 def _fill_adaptively(
-    writer: SurfaceWriter, grid: Grid, loss: PlaneLoss, engine: Engine, advance: Advance, tolerance: float
+    writer: SurfaceWriter,
+    grid: Grid,
+    loss: PlaneLoss,
+    engine: Engine,
+    advance: Advance,
+    tolerance: float,
+    least: int,
 ) -> list[str]:
     """Coarse to fine; the decisions follow from what is evaluated, so that a resumed run makes the same ones."""
     while True:
-        refinement = Refinement(writer.losses(), writer.evaluated, tolerance)
+        refinement = Refinement(writer.losses(), writer.evaluated, tolerance, least)
         todo = refinement.needed()
         if not len(todo):
             break
@@ -277,23 +288,45 @@ class Bar(Progress):
         of the surface.
     loss
         as it is computed.
-    most
-        whether fewer may be enough (an adaptive surface).
+    **said
+        what `estimate` takes.
     """
 
-    def __init__(self, shown: bool, total: int, done: int, writer: SurfaceWriter, loss: PlaneLoss, most: bool) -> None:
+    def __init__(
+        self, shown: bool, total: int, done: int, writer: SurfaceWriter, loss: PlaneLoss, **said: Unpack[Said]
+    ) -> None:
         if total > done:
-            say(shown, estimate(total - done, loss, most=most))
+            say(shown, estimate(total - done, loss, **said))
         super().__init__(shown, total, f"surface '{writer.name}'", "loss", done)
 
 
-def estimate(count: int, loss: PlaneLoss, *, most: bool) -> str:
+class Said(TypedDict):
+    """What is known of the losses that are to be computed.
+
+    Attributes
+    ----------
+    most
+        whether fewer may be enough (an adaptive surface).
+    beside
+        values of metrics that are computed besides.
+    cluster
+        whether they are shared out among workers that the calibration does not know.
+    """
+
+    most: bool
+    beside: int
+    cluster: bool
+
+
+def estimate(count: int, loss: PlaneLoss, *, most: bool, beside: int, cluster: bool) -> str:
     """What computing `count` losses takes, as text: seconds by the calibration, and memory of the weights."""
     plan, word = loss.plan, "Up to " if most else ""
-    said = f"{word}{count:,} losses to compute over {loss.objective.samples:,} samples"
-    seconds = plan.seconds * count
+    metrics = f" and {beside:,} values of metrics" if beside else ""
+    said = f"{word}{count:,} losses{metrics} to compute over {loss.objective.samples:,} samples"
+    seconds = plan.seconds * (count + beside)
     if not math.isnan(seconds):
         said += f", about {in_words(seconds)}" if seconds >= 1 else ", less than a second"
+        said += " of one worker" if cluster else ""
     said += f"; {_memory(loss)}"
     if seconds > LONG:
         said += ". It is computed coarse to fine: `landscape-hooks view RUN --follow` shows what is there"

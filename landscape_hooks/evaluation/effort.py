@@ -33,8 +33,9 @@ class Effort:
     Attributes
     ----------
     quality
-        "normal": every point, over all samples. "draft": interpolated where that errs by less than 3 %, over as many
-        samples as the contrast needs (`samples="auto"`). "fine": a grid four times as dense along each axis,
+        "normal": every point, over all samples. "draft": interpolated where that errs by less than 3 %, from 4×4 points
+        on, over as many samples as the contrast needs (`samples="auto"`), the losses of a path at a dozen of its
+        snapshots. "fine": a grid four times as dense along each axis,
         interpolated where that errs by less than 1 %.
     budget
         seconds from the call on, or a text like "90s", "2m" or "1h30m": the analysis ends when they are used up, with
@@ -74,6 +75,11 @@ class Effort:
     def tolerance(self) -> float | None:
         """The relative error that interpolated losses may have; None computes every point."""
         return TOLERANCE[self.quality]
+
+    @property
+    def rough(self) -> bool:
+        """Whether a coarse first lattice and a few snapshots of a path are enough."""
+        return self.quality == "draft"
 
     @property
     def samples(self) -> Literal["auto"] | None:

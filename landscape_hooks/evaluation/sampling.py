@@ -62,7 +62,7 @@ def choose(objective: Objective, measure: Callable[[Objective], Measured], seed:
 
     The contrast is the range of the losses at the places that are looked at.
     """
-    every, count = objective.samples, FEWEST
+    every, count, contrast = objective.samples, FEWEST, math.nan
     while count < every:
         drawn = Drawn(count, seed)
         part = drawn.of(objective)
@@ -82,8 +82,7 @@ def choose(objective: Objective, measure: Callable[[Objective], Measured], seed:
         if known.all() and contrast > 0:  # no need to try what is known to be too few
             wanted = max(wanted, 2 ** math.floor(math.log2(max(count * (worst / (NOISE * contrast)) ** 2 / 2, 1))))
         count = wanted
-    return Choice(
-        None,
-        f"All {every:,} probe samples were taken: fewer would have a standard error of over {NOISE:.0%} of the "
-        "contrast along the path.",
-    )
+    why = f"fewer would have a standard error of over {NOISE:.0%} of the contrast along the path"
+    if contrast == 0:
+        why = "the loss has no contrast along the path, by which their number is chosen"
+    return Choice(None, f"All {every:,} probe samples were taken: {why}.")

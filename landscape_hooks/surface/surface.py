@@ -406,7 +406,10 @@ def resolve_name(root: zarr.Group, name: str | None) -> str:
         raise SurfaceError("The run has no surface yet", mend="Compute one: landscape-hooks analyze RUN")
     if name is None:
         latest = checked.group(root, "surfaces").attrs.get("latest")
-        return latest if isinstance(latest, str) and latest in known else known[-1]
+        if isinstance(latest, str) and latest in known:
+            return latest
+        finished = [each for each in known if checked.group(root, f"surfaces/{each}").attrs.get("report")]
+        return (finished or known)[-1]
     if name not in known:
         raise SurfaceError(
             f"The run has no surface named '{name}'",
