@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape_hooks import Effort, Local, Objective, Ray, Surface, analyze, contour_figure, record, verify
+from landscape_hooks import Effort, Local, Objective, Ray, Surface, analyze, contour_figure, landscape, record, verify
 from landscape_hooks.analysis import analyze as room
 from landscape_hooks.analysis import commits, filling
 from landscape_hooks.cli.description import describe, description_text
@@ -381,3 +381,21 @@ def test_the_command_has_the_same_words(run):
     for wrong in (["--samples", "none"], ["--samples", "0"], ["--quality", "best"]):
         assert CliRunner().invoke(command, [*words, *wrong]).exit_code == 2
     assert isinstance(CliRunner().invoke(command, [*words, "--budget", "long"]).exception, PlaneError)
+
+
+def test_without_a_latest_surface_a_finished_one_is_looked_at(run, monkeypatch):
+    analyze(run, name="finished", size=3, **PLAIN)
+    with monkeypatch.context() as patch:
+        broken(patch, 3, ObjectiveError("Found a trouble"))
+        with pytest.raises(ObjectiveError):
+            analyze(run, name="zz", size=5, **PLAIN)
+    open_run(run, mode="r+")["surfaces"].attrs["latest"] = "gone"
+    assert Surface.open(run).attrs["report"]
+    assert Surface.open(run, "zz").evaluated.sum() == 3
+
+
+def test_a_landscape_takes_an_effort():
+    data = torch.ones(8, 2), torch.zeros(8, 1)
+    surface = landscape(nn.Linear(2, 1), criterion=nn.MSELoss(), data=data, size=9, effort="draft", **PLAIN)
+    assert surface.attrs["adaptive"] == Effort("draft").tolerance
+    assert surface.attrs["samples"] == 8

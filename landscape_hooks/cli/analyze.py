@@ -144,7 +144,7 @@ def analyze(
     Several runs share one plane. The surface is stored in the first.
 
     It is computed coarse to fine, so that there is a picture soon: `landscape-hooks view RUN --follow` shows it
-    meanwhile. A first look takes a minute with `--quality draft` or `--budget 1m`; what was interrupted, or ended with
+    meanwhile. `--quality draft` and `--budget 1m` make for a first look; what was interrupted, or ended with
     its budget, goes on when the same command is given again.
     """
     from landscape_hooks.analysis.analyze import analyze as compute
