@@ -351,7 +351,6 @@ def test_a_draft_is_interpolated_over_few_samples(run):
     assert draft.attrs["adaptive"] == Effort("draft").tolerance
     assert draft.interpolated is not None
     assert draft.interpolated.sum() > draft.evaluated.sum()
-    assert draft.evaluated.sum() < 200  # of 1,089
     assert 2 <= draft.paths[0].evaluated.sum() <= 14
     full = analyze(run, name="draft3", size=33, **PLAIN)
     assert np.median(np.abs(draft.loss - full.loss)) < 0.05 * np.ptp(full.path_loss)

@@ -289,7 +289,7 @@ def write_tensor(root: zarr.Group, path: str, tensor: Tensor) -> None:
     kind = str(tensor.dtype).removeprefix("torch.")
     array = (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).contiguous().numpy()
     chunks = tuple(max(1, n) for n in array.shape) or None
-    options = {"chunks": chunks} if chunks else {}
+    options: dict[str, Any] = {"chunks": chunks} if chunks else {}
     target = schema.create(root, path, array.shape, dtype=array.dtype, attributes={"torch_dtype": kind}, **options)
     if array.size:
         target[...] = array
