@@ -345,13 +345,18 @@ def test_noise_takes_all_samples_and_whole_batches_stay_whole(tmp_path):
     assert surface.attrs["samples"] % 16 == 0
 
 
-def test_a_draft_is_interpolated_over_few_samples(run):
+def test_a_draft_is_interpolated_over_few_samples(run, monkeypatch):
+    monkeypatch.setattr(filling, "FEW", 3)
     draft = analyze(run, name="draft", size=33, effort="draft", **PLAIN)
     assert draft.attrs["samples"] < 512
     assert draft.attrs["adaptive"] == Effort("draft").tolerance
     assert draft.interpolated is not None
     assert draft.interpolated.sum() > draft.evaluated.sum()
-    assert 2 <= draft.paths[0].evaluated.sum() <= 14
+    assert np.flatnonzero(draft.paths[0].evaluated).tolist() == [0, 4, 8, 12]
+    assert "the losses of the path are those of 4 of 13 snapshots" in " ".join(draft.attrs["report"])
+    report = " ".join(draft.attrs["report"])
+    assert f"a pure random walk of {len(draft.steps)} snapshots" in report
+    assert "nan" not in report
     full = analyze(run, name="draft3", size=33, **PLAIN)
     assert np.median(np.abs(draft.loss - full.loss)) < 0.05 * np.ptp(full.path_loss)
     exact = analyze(run, name="draft2", size=33, effort="draft", adaptive=0.2, samples=512, **PLAIN)

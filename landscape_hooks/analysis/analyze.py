@@ -207,9 +207,10 @@ class _Work:
         told += _precision_cost(loss, objective, frame.grid, engine)
         beside = [f"{run.label}: {doubt.said}" for run in joined.runs[1:] for doubt in run.doubts]
         doubts = [*beside, *_doubts_of_loss(frame)]
-        shown = Surface.open(self._root, writer.name).so_far()
-        said = _report(shown, frame, loss, doubts)
-        said += [f"This is a draft: of the path there are {shown.attrs['so_far']}."] if "so_far" in shown.attrs else []
+        surface = Surface.open(self._root, writer.name)
+        said = _report(surface, frame, loss, doubts)
+        if so_far := surface.so_far().attrs.get("so_far"):
+            said.append(f"This is a draft: the losses of the path are those of {so_far}.")
         said += [*told, self._plan.sentence(engine.PROCESSES)]
         closing = {"origin_loss": self._origin_loss, "report": said, **({"doubts": doubts} if doubts else {})}
         writer.finish(self._root, closing)

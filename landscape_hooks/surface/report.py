@@ -41,7 +41,9 @@ def sentences(surface: Surface, doubts: Sequence[str] = ()) -> list[str]:
     said += _buffers(surface) + _variance(surface)
     for path in surface.paths:
         whose = f"{path.label}: " if len(surface.paths) > 1 else ""
-        said += [whose + s for s in (_ends(path), _gap(path), _distance(surface, path), _extent(surface, path)) if s]
+        known = path if path.evaluated is None else path.at(path.evaluated)
+        of_losses = (_ends(known), _gap(known)) if len(known) else ()
+        said += [whose + s for s in (*of_losses, _distance(surface, path), _extent(surface, path)) if s]
     return said + _noise(surface) + _holes(surface)
 
 
