@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from landscape_hooks.analysis.verification import verify as verify
     from landscape_hooks.errors import LandscapeError as LandscapeError
     from landscape_hooks.errors import RecordingWarning as RecordingWarning
+    from landscape_hooks.evaluation.effort import Effort as Effort
     from landscape_hooks.evaluation.engines import Local as Local
     from landscape_hooks.evaluation.engines import Ray as Ray
     from landscape_hooks.export.figure import contour_figure as contour_figure
@@ -87,6 +88,7 @@ _HOME = {
     "Random": "plane.directions.random",
     "Hessian": "plane.directions.hessian",
     "Points": "plane.directions.points",
+    "Effort": "evaluation.effort",
     "Local": "evaluation.engines",
     "Ray": "evaluation.engines",
     "Snapshots": "trajectory.selection",

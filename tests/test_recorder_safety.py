@@ -170,7 +170,7 @@ def test_a_full_disk_is_one_warning_and_training_goes_on(interpreters, tmp_path)
         model.weight.grad = torch.ones_like(model.weight)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            recorder = record(model, optimizer, sys.argv[1], every=1)
+            recorder = record(model, optimizer, sys.argv[1], every=1, verbose=False)
             for step in range(10):
                 if step == 3:
                     recorder.flush()

@@ -218,8 +218,8 @@ def test_the_size_is_said_and_compared_with_the_disk(tmp_path, caplog):
     caplog.set_level("INFO", logger="landscape_hooks")
     model = nn.Linear(1_000_000, 1, bias=False)
     record(model, None, tmp_path / "run.zarr", keep=50).close()
-    assert "A snapshot is 4 MB; the run is going to hold at most 50, 200 MB" in caplog.text
+    assert "at most 50 snapshots of 4 MB, 200 MB" in caplog.text
     free = free_bytes(tmp_path / "not" / "yet" / "there.zarr")
     assert 0 < free <= shutil.disk_usage(tmp_path).total
-    with pytest.warns(RecordingWarning, match=r"at most \d+, [\d.]+ .B, but the disk has .* left. Keep fewer"):
+    with pytest.warns(RecordingWarning, match=r"up to [\d.]+ .B, and the disk has .* left. Keep fewer"):
         record(model, None, tmp_path / "large.zarr", keep=free // 4_000_000 * 10).close()

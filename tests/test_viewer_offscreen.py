@@ -13,7 +13,7 @@ from landscape_hooks.errors import LandscapeError
 from landscape_hooks.export.ply import write_ply
 from landscape_hooks.mesh import colors
 from landscape_hooks.surface.surface import Surface
-from landscape_hooks.viewer.offscreen import Canvas, render
+from landscape_hooks.viewer.offscreen import Canvas, _smaller, render
 from landscape_hooks.viewer.replay.camera import Camera
 from landscape_hooks.viewer.replay.landscape import load
 from landscape_hooks.viewer.replay.look import COLORMAPS, Look
@@ -356,3 +356,25 @@ def test_no_axis_name_lies_on_the_read_out(width, monkeypatch):
                 assert x1 < a0 or y1 < b0 or y0 > b1, f"az={azimuth}: an axis name lies on '{word}'"
                 assert x0 >= 0
     canvas.close()
+
+
+def test_pictures_are_made_smaller_by_the_mean_and_have_straight_alpha():
+    rng = np.random.default_rng(0)
+    for alpha in (255, None):
+        pixels = rng.integers(0, 256, (12, 18, 4), dtype=np.uint8)
+        pixels[..., 3] = pixels[..., 3] if alpha is None else alpha
+        for factor in (1, 2, 3):
+            found = _smaller(pixels, factor)
+            for row, column in ((0, 0), (1, 2), (3, 5)):
+                block = pixels[row * factor : (row + 1) * factor, column * factor : (column + 1) * factor].reshape(
+                    -1, 4
+                )
+                mean = block.astype(float).mean(axis=0)
+                expected = [*(mean[:3] * 255 / max(mean[3], 1e-9)), mean[3]]
+                np.testing.assert_array_equal(found[row, column], np.clip(np.round(expected), 0, 255).astype(np.uint8))
+
+
+def test_the_default_colours_are_those_of_matplotlib():
+    from matplotlib import colormaps
+
+    np.testing.assert_array_equal(colors.table("viridis"), colormaps["viridis"](np.arange(256), bytes=True)[:, :3])

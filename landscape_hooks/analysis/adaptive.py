@@ -73,12 +73,14 @@ class Refinement:
         (A, B) values and where they count; both may grow between calls.
     tolerance
         relative error that interpolated values may have.
+    least
+        points an axis that the first lattice has at least.
     """
 
-    def __init__(self, loss: Floats, evaluated: Mask, tolerance: float) -> None:
+    def __init__(self, loss: Floats, evaluated: Mask, tolerance: float, least: int = LEAST) -> None:
         self.loss, self.evaluated, self.tolerance = loss, evaluated, tolerance
         self.have = evaluated
-        self.coarsest = first_stride(loss.shape)
+        self.first = self.coarsest = first_stride(loss.shape, least)
 
     def needed(self) -> NDArray[np.intp]:
         """Flat indices of the points to evaluate next; none when the surface can be filled."""
@@ -95,7 +97,7 @@ class Refinement:
     def _judged(self) -> NDArray[np.intp] | Filled:
         """Refine; where the held-back points disagree with the result, once more from a finer first lattice."""
         judges = held_back(self.loss.shape)
-        self.coarsest = first_stride(self.loss.shape)
+        self.coarsest = self.first
         while True:
             found = self._blind(judges)
             if isinstance(found, np.ndarray):
@@ -219,7 +221,7 @@ class Refinement:
 
     def _logarithmic(self) -> bool:
         """Whether the loss is positive wherever it is finite on the first lattice (which never changes)."""
-        rows, columns = (lattice(n, first_stride(self.loss.shape)) for n in self.loss.shape)
+        rows, columns = (lattice(n, self.first) for n in self.loss.shape)
         coarse = np.where(self.have, self.loss, np.nan)[np.ix_(rows, columns)]
         return bool((coarse[np.isfinite(coarse)] > 0).all())
 
@@ -227,7 +229,7 @@ class Refinement:
         """What errors are relative to: 0 for a logarithm (its differences are relative), else the coarse range."""
         if self._logarithmic():
             return 0.0
-        rows, columns = (lattice(n, first_stride(self.loss.shape)) for n in self.loss.shape)
+        rows, columns = (lattice(n, self.first) for n in self.loss.shape)
         coarse = self.loss[np.ix_(rows, columns)]
         finite = coarse[np.isfinite(coarse)]
         return float(np.ptp(finite)) if finite.size and np.ptp(finite) > 0 else 1.0
@@ -248,10 +250,10 @@ def held_back(shape: tuple[int, ...]) -> NDArray[np.intp]:
     return np.sort(np.random.default_rng(0).permutation(size)[: min(JUDGES, size // 300)])
 
 
-def first_stride(shape: tuple[int, ...]) -> int:
-    """The largest power of two up to COARSEST that leaves LEAST points an axis (1 on a small grid)."""
+def first_stride(shape: tuple[int, ...], least: int = LEAST) -> int:
+    """The largest power of two up to COARSEST that leaves `least` points an axis (1 on a small grid)."""
     stride = COARSEST
-    while stride > 1 and min(((n - 1) // stride + 1 for n in shape if n > 1), default=1) < LEAST:
+    while stride > 1 and min(((n - 1) // stride + 1 for n in shape if n > 1), default=1) < least:
         stride //= 2
     return stride
 

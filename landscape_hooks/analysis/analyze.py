@@ -7,18 +7,22 @@ loss on it and along the paths (paths.py) is computed) -> report (report.py: wha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
+import zarr
 
 from landscape_hooks.analysis import filling
 from landscape_hooks.analysis.frame import Frame, parse_directions
 from landscape_hooks.analysis.paths import Paths
 from landscape_hooks.analysis.subject import Subject
-from landscape_hooks.errors import ObjectiveError, PlaneError
+from landscape_hooks.errors import ObjectiveError, PlaneError, RunError
 from landscape_hooks.evaluation import calibration, engines
+from landscape_hooks.evaluation.effort import Budget, Effort, UsedUp, parse_effort
 from landscape_hooks.evaluation.engines import Engine, Local, Ray
 from landscape_hooks.evaluation.evaluate import check_repeatable, evaluate
 from landscape_hooks.evaluation.plan import Plan
@@ -35,19 +39,19 @@ from landscape_hooks.plane.stored_plane import StoredPlane
 from landscape_hooks.store.run import RunLike
 from landscape_hooks.surface import report
 from landscape_hooks.surface.surface import Surface, check_name
+from landscape_hooks.surface.writer import SurfaceWriter
 from landscape_hooks.trajectory.selection import Snapshots
 
 
 def analyze(
-    store: RunLike,
-    *more: RunLike,
+    *stores: RunLike,
     directions: str | PCA | Random | Hessian | Points = "pca",
     size: int | str | Sequence[int] = 25,
     extent: str | Sequence[float] = "auto",
     batch_norm: str | None = None,
     objective: ObjectiveLike | None = None,
     data: DataSource | None = None,
-    samples: int | None = None,
+    samples: int | Literal["auto"] | None = None,
     seed: int = 0,
     name: str | None = None,
     engine: str | Local | Ray = "local",
@@ -57,16 +61,15 @@ def analyze(
     fresh: bool = False,
     progress: bool = True,
     snapshots: Snapshots | None = None,
+    effort: str | Effort | None = None,
 ) -> Surface:
     """Draw the loss surface that a recorded run descended; store it in the run and return it.
 
     Parameters
     ----------
-    store
-        the run: a path, URL, Zarr store or group.
-    more
-        further runs of the same model and objective: their paths are shown on the same plane. The surface is stored
-        in the first run, whose final snapshot is the origin.
+    stores
+        the run: a path, URL, Zarr store or group. Further runs of the same model and objective are shown on the same
+        plane. The surface is stored in the first run, whose final snapshot is the origin.
     directions
         the plane: "pca" (two principal components of the trajectory, of all runs together), "random"
         (filter-normalised), "hessian" (top eigenvectors of the loss's Hessian), "points" (through three snapshots); or
@@ -83,7 +86,8 @@ def analyze(
     data
         other probe data, or "module:function" that returns it.
     samples
-        use only the first so many probe samples.
+        use only the first so many probe samples. "auto": as many, drawn by `seed`, as the standard error needs for the
+        contrast of the picture (evaluation/sampling.py). Left out: all of them.
     seed
         of random directions, and of the Hessian's first vector.
     name
@@ -95,76 +99,143 @@ def analyze(
         what else to compute at the evaluated points: "accuracy", or "module:function" that returns an Objective whose
         loss is the metric.
     adaptive
-        evaluate only where interpolation errs by more than this (relative); see adaptive.py.
+        evaluate only where interpolation errs by more than this (relative); see adaptive.py. Left out: as `effort`
+        says.
     part
         "k/n": compute the k-th of n parts and stop. The same call without it joins the parts that are there and
         computes the rest.
     fresh
         compute anew what a stored surface of the same definition already has.
     progress
-        show a bar with the time left on the standard error stream.
+        say on the standard error stream how much there is to do, and how far it is: a bar, or lines in a file.
     snapshots
         which snapshots count for the plane, the path and the extent, and which tensors of them, as
         `Snapshots(start, stop, last, every, only, tensors, base)`; left out, all of them.
+    effort
+        "draft", "normal" or "fine", or `Effort(quality, budget)`: how much is computed, and how long that may take.
 
     Returns
     -------
     Surface
-        as stored. An interrupted analysis goes on where it stopped when it is asked for again, and its result is
-        the same bit for bit.
+        as stored. An analysis that was interrupted, or whose budget was used up, goes on where it stopped when it is
+        asked for again, and its result is the same bit for bit.
 
     Raises
     ------
     LandscapeError
         what the run, the objective or the options lack, and what mends it.
     """
-    shape, extent_given, share = parse_size(size), parse_extent(extent), filling.parse_part(part)
+    worth = parse_effort(effort)
+    budget = Budget(worth.seconds)
+    adaptive = worth.tolerance if adaptive is None else adaptive
+    shape, extent_given, share = worth.shape(parse_size(size)), parse_extent(extent), filling.parse_part(part)
     chosen, options, snapshots = parse_directions(directions), engines.parse_engine(engine), snapshots or Snapshots()
     _check(name, adaptive, share, samples, seed, snapshots)
-    root, joined = open_runs([store, *more], snapshots.base)
-    sources = partial(Sources.of, [store, *more], joined, objective, data, samples, snapshots.base)
+    local = isinstance(options, Local)
+    samples = worth.samples if samples is None and local else samples
+    if samples == "auto" and not local:
+        raise ObjectiveError(
+            'Found samples="auto" on a cluster', expected="a number, which all workers know beforehand"
+        )
+    fixed = None if samples == "auto" else samples
+    root, joined = open_runs(_given(stores), snapshots.base)
+    sources = partial(Sources.of, stores, joined, objective, data, fixed, snapshots.base)
     with engines.start(options, sources, joined) as running:
         subject = Subject.open(
-            root, joined, running, options, snapshots=snapshots, objective=objective, data=data, samples=samples,
+            root, joined, running, options, snapshots=snapshots, objective=objective, data=data, samples=fixed,
             batch_norm=batch_norm, metrics=metrics,
         )  # fmt: skip
         keep = share is None and not snapshots.attrs
         frame = Frame.of(subject, running, chosen, seed=seed, shape=shape, extent=extent_given, keep=keep)
-        subject, grid = frame.subject, frame.grid
+        if samples == "auto":
+            frame.subject = frame.subject.with_fewer_samples(running, frame.origin, seed)
         definition = frame.definition(str(options.attrs["engine"]), options.precision, seed, adaptive)
         arrays, defining = frame.arrays()
         name = name or ("line" if definition.line else definition.directions)
-        writer = filling.begin(root, name, grid, definition, arrays, defining=defining, fresh=fresh, share=share)
+        writer = filling.begin(root, name, frame.grid, definition, arrays, defining=defining, fresh=fresh, share=share)
         del arrays, defining
         frame.release()
-
-        loss, count = frame.loss(writer.name), grid.alpha.size * grid.beta.size + 2 * len(subject.joined)
-        plan = filling.settled_plan(writer, lambda: _plan(loss, count, options, running, subject.device))
-        loss = plan.apply(loss)
-        origin_loss = check_repeatable(loss, running)
-        with filling.Bar(progress, count, writer, plan.seconds) as advance:
-            if share is not None:
-                filling.fill_part(writer, grid, loss, running, advance, share)
-                return Surface.open(root, writer.name)
-            paths = Paths(root, writer, subject.joined.runs, frame.coordinates, frame.distance)
-            told = filling.fill(writer, grid, loss, running, advance, paths, adaptive=adaptive)
-            for label, (metric, other) in subject.metrics.items():
-                measured = loss.computed(plan.tune(other.to(subject.objective.device)), plan, metric=metric)
-                filling.measure(writer, label, grid, measured, running)
-        told += _precision_cost(loss, subject.objective, grid, running)
-    beside = [f"{run.label}: {doubt.said}" for run in subject.joined.runs[1:] for doubt in run.doubts]
-    doubts = [*beside, *_doubts_of_loss(frame)]
-    said = [*_report(Surface.open(root, writer.name), frame, loss, doubts), *told, plan.sentence(running.PROCESSES)]
-    writer.finish(root, {"origin_loss": origin_loss, "report": said, **({"doubts": doubts} if doubts else {})})
+        with filling.nothing_left_behind(root, writer):
+            work = _Work(root, writer, frame, running, options, budget, progress=progress, adaptive=adaptive,
+                         rough=worth.rough)  # fmt: skip
+            work.part(share) if share is not None else work.whole()
     return Surface.open(root, writer.name)
 
 
+class _Work:
+    """What is computed of a surface that was begun, and what is said of it."""
+
+    def __init__(
+        self, root: zarr.Group, writer: SurfaceWriter, frame: Frame, engine: Engine, options: Local | Ray,
+        budget: Budget, *, progress: bool, adaptive: float | None, rough: bool,
+    ) -> None:  # fmt: skip
+        self._root, self._writer, self._frame, self._engine = root, writer, frame, engine
+        self._budget, self._progress, self._adaptive, self._rough = budget, progress, adaptive, rough
+        loss, count = frame.loss(writer.name), writer.evaluated.size + 2 * len(frame.subject.joined)
+        self._plan = filling.settled_plan(writer, lambda: _plan(loss, count, options, engine, frame.subject.device))
+        self._loss, self._count = self._plan.apply(loss), count
+        self._origin_loss = check_repeatable(self._loss, engine)
+
+    def part(self, share: filling.Share) -> None:
+        """Compute a part of the grid, as far as the budget goes."""
+        mine, done = filling.of_part(self._writer.evaluated.size, share), self._writer.evaluated.ravel()
+        with self._bar(len(mine), int(done[mine].sum())) as tell, suppress(UsedUp):
+            filling.fill_part(
+                self._writer, self._frame.grid, self._loss, self._engine, self._budget.counting(tell), share
+            )
+
+    def whole(self) -> None:
+        """Compute the surface, and finish it; where the budget is used up before, say how far it came."""
+        writer, frame, loss, engine = self._writer, self._frame, self._loss, self._engine
+        joined, objective = frame.subject.joined, frame.subject.objective
+        paths = Paths(self._root, writer, joined.runs, frame.coordinates, frame.distance)
+        try:
+            with self._bar(self._count, int(writer.evaluated.sum()) + paths.done) as tell:
+                counting = self._budget.counting(tell)
+                told = filling.fill(
+                    writer, frame.grid, loss, engine, counting, paths, adaptive=self._adaptive, rough=self._rough
+                )
+        except UsedUp:
+            so_far = Surface.open(self._root, writer.name).so_far()
+            if "so_far" in so_far.attrs or frame.subject.metrics:
+                writer.finish(self._root, {"origin_loss": self._origin_loss, "report": [report.used_up(so_far)]})
+                return
+            told = []  # it was the last loss
+        for label, (metric, other) in frame.subject.metrics.items():
+            measured = loss.computed(self._plan.tune(other.to(objective.device)), self._plan, metric=metric)
+            filling.measure(writer, label, frame.grid, measured, engine)
+        told += _precision_cost(loss, objective, frame.grid, engine)
+        beside = [f"{run.label}: {doubt.said}" for run in joined.runs[1:] for doubt in run.doubts]
+        doubts = [*beside, *_doubts_of_loss(frame)]
+        surface = Surface.open(self._root, writer.name)
+        said = _report(surface, frame, loss, doubts)
+        if computed := surface.so_far().attrs.get("so_far"):
+            said.append(f"This is a draft: the losses of the path are those of {computed}.")
+        said += [*told, self._plan.sentence(engine.PROCESSES)]
+        closing = {"origin_loss": self._origin_loss, "report": said, **({"doubts": doubts} if doubts else {})}
+        writer.finish(self._root, closing)
+
+    def _bar(self, total: int, done: int) -> filling.Bar:
+        metrics = 0 if total < self._count else len(self._frame.subject.metrics)
+        return filling.Bar(
+            self._progress, total, done, self._writer, self._loss, most=self._adaptive is not None,
+            beside=metrics * self._writer.evaluated.size, cluster=self._engine.PROCESSES is not None,
+        )  # fmt: skip
+
+
 # -- options ------------------------------------------------------------------------------------------------
+def _given(stores: Sequence[RunLike]) -> Sequence[RunLike]:
+    """The runs, of which there is one at least."""
+    if not stores:
+        raise RunError("Found no run", expected='the path of one, as in analyze("runs/sgd.zarr")')
+    return stores
+
+
 def _check(
     name: str | None,
     adaptive: float | None,
     share: filling.Share | None,
-    samples: int | None,
+    samples: object,
     seed: int,
     snapshots: Snapshots,
 ) -> None:
@@ -177,10 +248,10 @@ def _check(
         raise PlaneError(
             f"Found the part {share[0]}/{share[1]} of an adaptive surface",
             expected="one or the other: which points an adaptive surface evaluates follows from all before",
-            mend="Leave out --part, or --adaptive",
+            mend="Leave out --part, or --adaptive and --quality",
         )
-    if samples is not None and samples < 1:
-        raise ObjectiveError(f"Found samples={samples}", expected="at least 1")
+    if not (samples in (None, "auto") or (isinstance(samples, int | np.integer) and samples >= 1)):
+        raise ObjectiveError(f"Found samples={samples}", expected='at least 1, or "auto"')
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
         raise PlaneError(f"Found seed={seed!r}", expected="a whole number from 0 to 2⁶³ - 1")
     if not isinstance(snapshots, Snapshots):

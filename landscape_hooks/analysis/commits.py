@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from landscape_hooks.evaluation.effort import UsedUp
 from landscape_hooks.evaluation.plane_loss import Tile
 
 COMMIT_SECONDS = 1.0
@@ -20,7 +21,9 @@ Advance = Callable[[int], object]
 
 
 def committable(tiles: Iterable[Tile], advance: Advance) -> Iterator[Tile]:
-    """Join finished tiles into one commit every COMMIT_SECONDS; an interruption commits what is there."""
+    """Join finished tiles into one commit every COMMIT_SECONDS; an interruption, or the end of the budget, commits
+    what is there.
+    """
     waiting: list[Tile] = []
     last = time.monotonic()
     try:
@@ -31,7 +34,7 @@ def committable(tiles: Iterable[Tile], advance: Advance) -> Iterator[Tile]:
                 ready, waiting = waiting, []
                 yield _one(ready)
                 last = time.monotonic()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UsedUp):
         if waiting:
             yield _one(waiting)
         raise

@@ -12,6 +12,7 @@ import torch
 
 from landscape_hooks.analysis.analyze import analyze
 from landscape_hooks.errors import LandscapeError
+from landscape_hooks.evaluation.effort import Effort
 from landscape_hooks.evaluation.engines import Local, Ray
 from landscape_hooks.plane.directions.hessian import Hessian
 from landscape_hooks.plane.directions.random import Random
@@ -42,6 +43,7 @@ def landscape(
     metrics: Sequence[str] = (),
     adaptive: float | None = None,
     progress: bool = True,
+    effort: str | Effort | None = None,
 ) -> Surface:
     """Draw the loss surface around a model as it is now.
 
@@ -58,7 +60,7 @@ def landscape(
         `Random(norm)`, `Hessian()`. Principal components take several checkpoints: `import_checkpoints`.
     store
         where the run is kept, for `view`, `export` and further planes; left out, it is temporary.
-    size, extent, batch_norm, seed, name, engine, metrics, adaptive, progress
+    size, extent, batch_norm, seed, name, engine, metrics, adaptive, progress, effort
         as for `analyze`.
 
     Returns
@@ -97,7 +99,7 @@ def landscape(
         )  # fmt: skip
         return analyze(
             place, directions=directions, size=size, extent=extent, batch_norm=batch_norm, seed=seed, name=name,
-            engine=engine, metrics=metrics, adaptive=adaptive, progress=progress,
+            engine=engine, metrics=metrics, adaptive=adaptive, progress=progress, effort=effort,
         )  # fmt: skip
 
 

@@ -56,7 +56,9 @@ class Paths:
     @property
     def done(self) -> int:
         """Number of evaluations that are stored."""
-        return sum(2 * int(path.evaluated.sum()) for path in self._paths if path.evaluated is not None)
+        both = [path.evaluated for path in self._paths if path.evaluated is not None]
+        one = [path.loss[~path.evaluated] for path in self._paths if path.evaluated is not None]
+        return sum(2 * int(each.sum()) for each in both) + sum(int((~np.isnan(each)).sum()) for each in one)
 
     def compute(self, loss: PlaneLoss, engine: Engine, advance: Advance, *, every: int = 1) -> None:
         """Compute and commit the losses of every `every`-th snapshot and of the last one, where they are lacking."""
@@ -74,7 +76,6 @@ class Paths:
         path = self._paths[number]
         assert path.evaluated is not None
         lacking = rows[np.isnan(path.loss[rows])]  # an interrupted analysis has some of them; NaN is computed again
-        advance(len(rows) - len(lacking))
         for tile in committable(engine.snapshots(loss, run, lacking.tolist()), advance):
             where = lacking[tile.index]
             path.loss[where], path.loss_stderr[where] = tile.loss, tile.stderr

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 import zarr
 
@@ -16,6 +17,7 @@ from landscape_hooks.analysis.divergence import finite_part
 from landscape_hooks.errors import LandscapeError, ObjectiveError, first_line
 from landscape_hooks.evaluation.engines import Engine, Local, Ray
 from landscape_hooks.evaluation.plane_loss import POLICIES, SnapshotLoss, entries_mask
+from landscape_hooks.evaluation.sampling import PLACES, Drawn, Measured, choose
 from landscape_hooks.evaluation.sources import (
     DataSource,
     ObjectiveLike,
@@ -62,6 +64,10 @@ class Subject:
         the last step of the first run, chosen or not; None where it has none.
     divergence
         what was left out of runs that diverged.
+    drawn, every_sample
+        which samples the loss is over, and of how many; None where it is over all that were asked for.
+    samples_said
+        why they are so many.
     """
 
     root: zarr.Group
@@ -77,6 +83,9 @@ class Subject:
     snapshots: Snapshots
     last_step: int | None
     divergence: tuple[Divergence, ...] = field(default=())
+    drawn: Drawn | None = None
+    every_sample: int | None = None
+    samples_said: str = ""
 
     @classmethod
     def open(
@@ -155,6 +164,31 @@ class Subject:
         first = joined.runs[0]
         metrics = {label: (name, of_run(metric, first)) for label, (name, metric) in self.metrics.items()}
         return replace(self, joined=joined, objective=of_run(self.objective, first), metrics=metrics)
+
+    def with_fewer_samples(self, engine: Engine, origin: int, seed: int) -> Subject:
+        """The same over as many samples, drawn by `seed`, as the contrast along the first run's path needs.
+
+        `origin` is the row of the snapshot whose running statistics count.
+        """
+        run, place = self.joined.place(origin)
+        buffers = self.joined.runs[run].buffers(slice(place, place + 1))[0]
+        first = self.joined.runs[0]
+        places = np.unique(np.linspace(0, len(first) - 1, PLACES).round().astype(int)).tolist()
+
+        def measure(part: Objective) -> Measured:
+            found = np.full((2, len(places)), np.nan)
+            for tile in engine.snapshots(SnapshotLoss(part, buffers, self.policy), first, places):
+                found[:, tile.index] = tile.loss, tile.stderr
+            return found[0], found[1]
+
+        chosen = choose(self.objective, measure, seed)
+        if chosen.drawn is None:
+            return replace(self, samples_said=chosen.said)
+        metrics = {label: (name, chosen.drawn.of(metric)) for label, (name, metric) in self.metrics.items()}
+        return replace(
+            self, objective=chosen.drawn.of(self.objective), metrics=metrics, drawn=chosen.drawn,
+            every_sample=self.objective.samples, samples_said=chosen.said,
+        )  # fmt: skip
 
     @property
     def statistics(self) -> Statistics:

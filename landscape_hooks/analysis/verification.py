@@ -19,6 +19,7 @@ from landscape_hooks.errors import LandscapeError, ObjectiveError, SurfaceError
 from landscape_hooks.evaluation.base import BaseLike, open_base
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, buffer_directions
+from landscape_hooks.evaluation.sampling import Drawn
 from landscape_hooks.evaluation.sources import DataSource, ObjectiveLike, check_fits, resolve_objective
 from landscape_hooks.evaluation.versions import versions
 from landscape_hooks.machine import find_device, threads
@@ -244,7 +245,8 @@ def _loss(
         if given is None and used != OF_THE_RUN and not (key == "data" and objective is not None):
             raise ObjectiveError(f"The surface was computed with --{key} {used}", mend=f"Say --{key} {used} here, too")
     samples = checked.whole(attrs.get("samples"), "The number of samples", low=1)
-    target = resolve_objective(trajectory, objective, data, samples)
+    seed = opened.definition.samples_seed
+    target = resolve_objective(trajectory, objective, data, samples if seed is None else Drawn(samples, seed))
     check_fits(trajectory, target)
     if target.digest != attrs.get("data_digest"):
         raise ObjectiveError(

@@ -26,6 +26,14 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
         raise click.BadParameter("expected numbers like 0,1") from error
 
 
+def _samples(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
+    if value is None or value == "auto":
+        return value
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"found '{value}', expected a number from 1 on, or auto")
+    return int(value)
+
+
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option(
@@ -40,7 +48,24 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
     help="BatchNorm policy: batch, fixed, interpolate or recalibrate. "
     "[default: batch, if the model has running statistics]",
 )
-@click.option("--samples", type=click.IntRange(min=1), help="Use only the first N probe samples.")
+@click.option(
+    "--samples",
+    metavar="N|auto",
+    callback=_samples,
+    help="Use only the first N probe samples; auto: as many, drawn by --seed, as the contrast of the picture needs.",
+)
+@click.option(
+    "--quality",
+    type=click.Choice(["draft", "normal", "fine"]),
+    default="normal",
+    show_default=True,
+    help="draft: interpolate, and take few samples. fine: a grid four times as dense, interpolated.",
+)
+@click.option(
+    "--budget",
+    metavar="TIME",
+    help="End after this time (90s, 2m, 1h30m) with what is there; the same command goes on with it.",
+)
 @click.option("--objective", metavar="MODULE:FUNCTION", help="A function that returns an Objective.")
 @click.option("--data", metavar="MODULE:FUNCTION", help="A function that returns other probe data.")
 @click.option(
@@ -117,6 +142,10 @@ def analyze(
     """Compute the loss surface that the recorded RUN descended, and store it in the run.
 
     Several runs share one plane. The surface is stored in the first.
+
+    It is computed coarse to fine, so that there is a picture soon: `landscape-hooks view RUN --follow` shows it
+    meanwhile. `--quality draft` and `--budget 1m` make for a first look; what was interrupted, or ended with
+    its budget, goes on when the same command is given again.
     """
     from landscape_hooks.analysis.analyze import analyze as compute
 
@@ -135,15 +164,16 @@ def analyze(
         click.echo(json.dumps(summary(runs[0], surface), indent=2))
         return
     click.echo(f"Surface '{surface.name}' is in {runs[0]}.")
-    for sentence in surface.attrs.get(
-        "report", [f"{surface.evaluated.sum()} of {surface.loss.size} losses are there."]
-    ):
+    for sentence in surface.attrs.get("report") or [
+        f"{surface.evaluated.sum()} of {surface.loss.size} losses are there."
+    ]:
         click.echo(sentence)
 
 
 def _objects(context: click.Context, flat: dict[str, Any]) -> dict[str, Any]:
     """The flat options of the command line as arguments of `landscape_hooks.analyze`, which takes option objects."""
     from landscape_hooks.analysis.frame import parse_directions
+    from landscape_hooks.evaluation.effort import Effort
     from landscape_hooks.evaluation.engines import OPTIONS, parse_engine
     from landscape_hooks.plane.grid import parse_size
     from landscape_hooks.trajectory.selection import Snapshots
@@ -163,6 +193,7 @@ def _objects(context: click.Context, flat: dict[str, Any]) -> dict[str, Any]:
     flat["engine"] = OPTIONS[flat["engine"]](**shared, **({} if engine.attrs["engine"] == "local" else own))
     steps, tensors = _only(flat.pop("only"))
     flat["snapshots"] = Snapshots(**taken("start", "stop", "last", "every", "base"), only=steps, tensors=tensors)
+    flat["effort"] = Effort(**taken("quality", "budget"))
     if flat.pop("line"):
         flat["size"] = (parse_size(flat["size"])[0], 1)
     return flat

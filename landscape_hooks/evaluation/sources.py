@@ -19,6 +19,7 @@ from zarr.storage import LocalStore
 from landscape_hooks.errors import ObjectiveError, RunError
 from landscape_hooks.evaluation.base import BaseLike, open_base
 from landscape_hooks.evaluation.imports import called, import_string
+from landscape_hooks.evaluation.sampling import Drawn
 from landscape_hooks.objective.data.samples import DataLike
 from landscape_hooks.objective.fixed import of_run
 from landscape_hooks.objective.metrics import metric
@@ -76,7 +77,7 @@ def check_same_objective(joined: Joined, digest: str) -> None:
 
 
 def resolve_objective(
-    trajectory: Trajectory, objective: ObjectiveLike | None, data: DataSource | None, samples: int | None
+    trajectory: Trajectory, objective: ObjectiveLike | None, data: DataSource | None, samples: int | Drawn | None
 ) -> Objective:
     """The Objective to use: given, named by an import string, or the run's own; over other data where given.
 
@@ -93,9 +94,12 @@ def resolve_objective(
             expected="a landscape_hooks.Objective, or a function without arguments that returns one",
         )
     found = of_run(given, trajectory)
+    drawn, count = (samples, None) if isinstance(samples, Drawn) else (None, samples)
     if data is not None:
-        return found.with_data(_resolve_data(data), samples or found.samples)
-    return found.head(samples) if samples is not None and samples < found.samples else found
+        found = found.with_data(_resolve_data(data), count or found.samples)
+    elif count is not None and count < found.samples:
+        found = found.head(count)
+    return found if drawn is None else drawn.of(found)
 
 
 def _resolve_data(data: DataSource) -> DataLike:

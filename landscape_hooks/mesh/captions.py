@@ -19,7 +19,8 @@ def caption(surface: Surface, height: Height) -> str:
     if surface.definition.only:
         parts.append(f"only {', '.join(surface.definition.only)}, the rest as at step {surface.definition.origin_step}")
     if surface.attrs.get("samples"):
-        parts.append(f"{surface.attrs['samples']} probe samples")
+        every = surface.attrs.get("samples_of")
+        parts.append(f"{surface.attrs['samples']} {f'of {every} ' if every else ''}probe samples")
     ends = [str(found.last_finite_step) for found in surface.definition.divergence if found.left_out]
     parts += [f"diverged after step {', '.join(ends)}"] if ends else []
     parts += [said] if (said := surface.said_of_interpolation()) else []

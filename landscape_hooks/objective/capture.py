@@ -31,7 +31,7 @@ from landscape_hooks.objective.graph.traceable import traceable
 from landscape_hooks.objective.graph.weighing import floating, said_of_unrecorded, weigh
 from landscape_hooks.objective.live.copies import WAY_OUT
 from landscape_hooks.objective.live.independence import independent
-from landscape_hooks.objective.live.weights import state_of, weighing_of
+from landscape_hooks.objective.live.weights import state_of, value_of, weighing_of
 from landscape_hooks.objective.loss_module import LossModule, Unrecorded, check_loss
 from landscape_hooks.objective.probe import Group, Probe, write_tensor
 from landscape_hooks.objective.variants import KeptRebuild, Traced, graph_name, kernel_of, trace_variants
@@ -42,6 +42,9 @@ from landscape_hooks.trajectory.rows.fixed import Fixed
 
 # samples of the batch that is traced: small, and not the size of anything else that may vary
 _TRACE_SIZES = (7, 6, 5, 9, 11, 3, 2)
+
+VALUE_SECONDS = 1.0
+"""The loss that was stored is computed on as many batches as take so long, to be told."""
 
 
 def capture(
@@ -78,7 +81,7 @@ def capture(
     if unrecorded:
         add_doubt(root, Doubt(OF_THE_LOSS, said_of_unrecorded(attrs["unrecorded"]), {"parameters": len(unrecorded)}))
         warn_of_recording(_way_out_of_unrecorded(unrecorded))
-    return KeptRebuild(rebuild, tuple(found.makes), found.seconds)
+    return KeptRebuild(rebuild, tuple(found.makes), found.seconds, found.value, found.valued, kept.samples)
 
 
 def check_arguments(criterion: object, objective: object, data: object, samples: int) -> None:
@@ -152,6 +155,7 @@ def trace(
         kept = traced.kept
         free = per_sample and traced.dynamic and _independent(module, traced.graphs, traced.constants, kept)
         weighing = "samples" if per_sample else weighing_of(traced, module, probe)
+        traced.value, traced.valued = value_of(traced, module, weighing, VALUE_SECONDS)
     attrs = {
         "per_sample": per_sample, "dynamic": traced.dynamic, "independent": free, "mutates": traced.mutates,
         "weighing": weighing, "loss": _name(criterion, objective), "torch": torch.__version__, "samples": kept.samples,

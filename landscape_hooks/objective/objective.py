@@ -242,6 +242,11 @@ class Objective:
         """The same loss over the first `samples` probe samples; whole batches where samples depend on one another."""
         return self._over(self.probe.head(samples, whole=not self.free))
 
+    def drawn(self, count: int, seed: int) -> Objective:
+        """The same loss over `count` samples drawn by `seed`; whole batches where samples depend on one another."""
+        whole = not self.free or self.has_running_statistics
+        return self._over(self.probe.drawn(count, seed, whole=whole))
+
     def with_data(self, data: DataLike, samples: int = 1024) -> Objective:
         """The same loss over other samples, in batches of the same make."""
         probe, rebuild = Probe.collect(data, samples, one_shot=True)

@@ -137,6 +137,35 @@ class Probe:
                 groups.append(Group(group.slice(0, sum(sizes)), group.per_sample, sizes))
         return _with_digest(groups, self.names)
 
+    def drawn(self, count: int, seed: int, *, whole: bool = False) -> Probe:
+        """At least `count` samples drawn without replacement, in their order; `whole` draws batches.
+
+        Those of a lower count and the same seed are among them.
+        """
+        sizes = [n for group in self.groups for n in group.sizes]
+        batch = np.repeat(np.arange(len(sizes)), sizes)
+        random = np.random.default_rng(seed)
+        if whole:
+            order = random.permutation(len(sizes))
+            enough = int(np.searchsorted(np.cumsum(np.asarray(sizes)[order]), count)) + 1
+            chosen = np.isin(batch, order[:enough])
+        else:
+            chosen = np.zeros(self.samples, dtype=bool)
+            chosen[random.permutation(self.samples)[:count]] = True
+        groups, start = [], 0
+        for group in self.groups:
+            mine = chosen[start : start + group.samples]
+            within = np.repeat(np.arange(len(group.sizes)), group.sizes)
+            left = [n for n in np.bincount(within[mine], minlength=len(group.sizes)).tolist() if n]
+            rows = torch.from_numpy(np.flatnonzero(mine))
+            if left:
+                leaves = [
+                    t[rows.to(t.device)] if per else t for t, per in zip(group.leaves, group.per_sample, strict=True)
+                ]
+                groups.append(Group(leaves, group.per_sample, left))
+            start += group.samples
+        return _with_digest(groups, self.names)
+
     def each(self) -> list[Group]:
         """Every batch as a group of its own."""
         found = []
@@ -260,7 +289,7 @@ def write_tensor(root: zarr.Group, path: str, tensor: Tensor) -> None:
     kind = str(tensor.dtype).removeprefix("torch.")
     array = (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).contiguous().numpy()
     chunks = tuple(max(1, n) for n in array.shape) or None
-    options = {"chunks": chunks} if chunks else {}
+    options: dict[str, Any] = {"chunks": chunks} if chunks else {}
     target = schema.create(root, path, array.shape, dtype=array.dtype, attributes={"torch_dtype": kind}, **options)
     if array.size:
         target[...] = array

@@ -9,6 +9,7 @@ with the live loss at batches with other values than those that it was traced wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -84,12 +85,16 @@ class KeptRebuild:
     """Leaves of a stored batch -> the batch as the loss takes it.
 
     `makes` are the numbers of the templates of `rebuild`, one for each graph; `seconds` is what computing the live loss
-    of the first batch took, some times over.
+    of the first batch took, some times over. `value` is the loss on the first `valued` of the `samples` that were kept
+    (NaN and 0 where it is not known).
     """
 
     rebuild: Rebuild
     makes: tuple[int, ...]
     seconds: float = 0.0
+    value: float = math.nan
+    valued: int = 0
+    samples: int = 0
 
     def __call__(self, leaves: Sequence[Tensor]) -> Any:
         several = len(self.makes) > 1
@@ -121,6 +126,8 @@ class Traced:
         the reason.
     seconds
         what computing the live loss of the first batch took, some times over.
+    value, valued
+        the loss at the weights of now, and on how many samples.
     """
 
     graphs: list[LossGraph] = field(default_factory=list)
@@ -133,6 +140,8 @@ class Traced:
     left_out: list[Group] = field(default_factory=list)
     why: str = ""
     seconds: float = 0.0
+    value: float = math.nan
+    valued: int = 0
 
     @property
     def kept(self) -> Probe:

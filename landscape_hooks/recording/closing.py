@@ -133,6 +133,9 @@ class Closing:
             snapshots could not be written, and `on_error` is "raise".
         """
         error, writer = self._background.error, self._opened.writer
+        root = self._opened.root
+        if root is not None and writer is not None and writer.commit.rows and self._opened.ranks.rank == 0:
+            self._opened.voice.end(root, writer.commit.rows)
         if dropped:
             warn_of_recording(f"{dropped} snapshots were dropped because they came faster than the store takes them")
         for doubt in self.doubts:

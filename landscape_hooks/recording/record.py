@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from landscape_hooks.errors import LandscapeError, LayoutError
+from landscape_hooks.errors import LandscapeError, LayoutError, RunError
 from landscape_hooks.recording import at_exit
+from landscape_hooks.recording.announcement import Voice
 from landscape_hooks.recording.live_loss import Loss
 from landscape_hooks.recording.opening import open_for
 from landscape_hooks.recording.opening.sorting import sort_out
@@ -16,7 +17,7 @@ from landscape_hooks.recording.recorder import Recorder
 from landscape_hooks.recording.schedule import Schedule, make_schedule
 from landscape_hooks.recording.storage import Parameters, Storage, check_choice
 from landscape_hooks.recording.watch.steps import optimizers_of
-from landscape_hooks.store.run import RunLike, absolute
+from landscape_hooks.store.run import RunLike, absolute, open_run
 from landscape_hooks.trajectory.modules import is_lazy, unwrap, walk_parameters
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.rows import bits
@@ -42,6 +43,7 @@ def record(
     counter: Callable[[], int] | None = None,
     storage: Storage = Storage(),  # noqa: B008  (frozen)
     parameters: Parameters = Parameters(),  # noqa: B008  (frozen)
+    verbose: bool = True,
 ) -> Recorder:
     """Record the path of an optimizer into a run, from now until `close()` or the end of the script.
 
@@ -87,6 +89,10 @@ def record(
         which parameters the snapshots have, and how the run keeps the others: `Parameters("lora_*", "head.*")`,
         `Parameters(frozen="reference")`. Left out: what requires a gradient is in every snapshot, the rest is stored
         once and watched for beginning to move.
+    verbose
+        say one line now (where to, at most how large, what loss is stored) and one when the recording ends (how large
+        it is, what comes next): to the logger `landscape_hooks`, and to the standard error stream if that logger shows
+        it on no console. Of several processes the first one speaks.
 
     Raises
     ------
@@ -98,17 +104,21 @@ def record(
         the run to resume was recorded with another model, or the model has nothing to record.
     """
     check_choice("if_exists", if_exists, ("error", "resume", "overwrite"))
+    check_choice("verbose", verbose, (True, False))
     module = models_of(model)
     if not isinstance(parameters, Parameters):
         raise LandscapeError(f"Found parameters={parameters!r}", expected="Parameters('lora_*', ..., frozen=...)")
     _check_sizes(module)
     optimizers = optimizers_of(optimizer)
-    plan = make_schedule(schedule, every=every, keep=keep, row_bytes=_row_bytes(module, storage, parameters))
     store = absolute(store)  # the training may change its working directory
+    if keep is None and if_exists == "resume":
+        keep = _kept_so_far(store)
+    plan = make_schedule(schedule, every=every, keep=keep, row_bytes=_row_bytes(module, storage, parameters))
     loss = Loss(criterion, objective, data, samples)
     if if_exists != "error":
         at_exit.close_of(store)
-    opened = open_for(module, store, plan, storage, loss, optimizers, parameters, if_exists=if_exists)
+    voice = Voice(verbose, store)
+    opened = open_for(module, store, plan, storage, loss, optimizers, parameters, if_exists=if_exists, voice=voice)
     recorder = Recorder(
         module, optimizers, plan, opened,
         counter=counter, storage=storage, address=store, keep_model=module is not model or not optimizers,
@@ -116,6 +126,7 @@ def record(
     try:
         recorder.begin(step)
     except BaseException:
+        voice.silence()
         recorder.abandon()
         raise
     return recorder
@@ -163,6 +174,16 @@ def _check_sizes(model: torch.nn.Module) -> None:
                 expected="parameters that hold their values (ZeRO stage 3 and FSDP 1 keep them on other processes)",
                 mend="Use ZeRO stage 2, or FSDP 2 (fully_shard), whose shards every rank records",
             )
+
+
+def _kept_so_far(store: RunLike) -> int | None:
+    """How many snapshots a run keeps that is to be resumed: what has begun to move since makes its rows larger."""
+    try:
+        said = open_run(store).attrs.get("schedule")
+    except RunError:
+        return None  # there is none yet, or opening it says why
+    kept = said.get("keep") if isinstance(said, dict) else None
+    return kept if type(kept) is int else None
 
 
 def _row_bytes(model: torch.nn.Module, storage: Storage, parameters: Parameters) -> int:

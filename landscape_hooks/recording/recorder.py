@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -185,12 +186,11 @@ class Recorder:
             return
         from landscape_hooks.objective.capture import capture
 
-        began = time.monotonic()
-        self._live = None
-        model = self._model()
+        self._live, model = None, self._model()
         assert model is not None
-        rebuild = capture(self.root, model, criterion=criterion, objective=objective, data=data, samples=samples)
-        self._live = LiveLoss(criterion, objective, rebuild, time.monotonic() - began, within)
+        take = partial(capture, criterion=criterion, objective=objective, data=data, samples=samples)
+        rebuild = self._opened.voice.storing(partial(take, self.root, model))
+        self._live = LiveLoss(criterion, objective, rebuild, rebuild.seconds, within)
 
     def hold(self) -> None:
         """Keep a copy of the weights: the last snapshot, should no further step come before `close()`.

@@ -192,6 +192,38 @@ def free_bytes(store: RunLike) -> int | None:
     return shutil.disk_usage(folder).free
 
 
+def named(store: RunLike) -> str:
+    """A run as a message calls it: a local path as seen from the working directory, a URL, or the store in words."""
+    folder = local_folder(store)
+    if folder is None:
+        return store if isinstance(store, str) else str(store)
+    full = os.path.abspath(folder)
+    try:
+        short = os.path.relpath(full)
+    except (OSError, ValueError):  # the working directory is gone, or on another drive
+        return full
+    return full if short.startswith(os.pardir) else short
+
+
+def size_of(store: RunLike) -> int | None:
+    """Bytes of the files of a local run; None for other stores, and where they cannot be counted."""
+    folder, total, waiting = local_folder(store), 0, []
+    if folder is None:
+        return None
+    try:
+        waiting = [str(folder)]
+        while waiting:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
+    except OSError:
+        return None
+    return total
+
+
 def is_local(address: object) -> TypeGuard[str]:
     """Whether an address is a path of this machine."""
     return isinstance(address, str) and "://" not in address

@@ -20,8 +20,9 @@ from landscape_hooks.trajectory.trajectory import Trajectory
 OF_THE_RUN = "of the run"
 """What `objective` and `data` are where both are those that the run carries."""
 
-NOT_DEFINING = ("engine", "last_step")
-"""Fields on which no value of the surface depends: any engine goes on with what another one has begun."""
+NOT_DEFINING = ("engine", "last_step", "samples_of", "samples_seed", "samples_said")
+"""Fields on which no value of the surface depends: any engine goes on with what another one has
+begun, and the digest of the samples says which they are."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,10 @@ class Definition:
         where both come from: OF_THE_RUN, an import string, or "given in the call".
     samples, data_digest
         number and SHA-256 of the probe samples.
+    samples_of, samples_seed
+        of how many they were drawn, and by which seed; None where they were not drawn.
+    samples_said
+        why they are so many, where that was chosen.
     seed
         of random directions, and of the Hessian's first vector.
     adaptive
@@ -127,6 +132,9 @@ class Definition:
     data: str = OF_THE_RUN
     samples: int = 0
     data_digest: str = ""
+    samples_of: int | None = None
+    samples_seed: int | None = None
+    samples_said: str = ""
     seed: int = 0
     adaptive: float | None = None
     engine: str = ""
@@ -144,8 +152,9 @@ class Definition:
             what is stored of its divergence is not what the format says.
         """
         known = {name: attrs[name] for name in FIELDS if name in attrs}
-        if type(known.get("last_step")) not in (int, type(None)):
-            raise checked.damaged("The attribute 'last_step' of the surface is no step", expected="a whole number")
+        for name in ("last_step", "samples_of", "samples_seed"):
+            if type(known.get(name)) not in (int, type(None)):
+                raise checked.damaged(f"The attribute '{name}' of the surface is no number", expected="a whole number")
         for name in ("only", "parameters"):
             texts = known.get(name, ())
             if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):

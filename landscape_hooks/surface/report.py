@@ -35,13 +35,22 @@ def sentences(surface: Surface, doubts: Sequence[str] = ()) -> list[str]:
     """
     doubts = list(dict.fromkeys([*surface.doubts, *doubts]))
     said = [_what(surface), *_part(surface), *(f"In doubt: {doubt}" for doubt in doubts), *_divergence(surface)]
+    said += [surface.definition.samples_said] if surface.definition.samples_said else []
     if (policy := surface.definition.batch_norm) in POLICY:
         said.append(POLICY[policy])
     said += _buffers(surface) + _variance(surface)
     for path in surface.paths:
         whose = f"{path.label}: " if len(surface.paths) > 1 else ""
-        said += [whose + s for s in (_ends(path), _gap(path), _distance(surface, path), _extent(surface, path)) if s]
+        known = path if path.evaluated is None else path.at(path.evaluated)
+        of_losses = (_ends(known), _gap(known)) if len(known) else ()
+        said += [whose + s for s in (*of_losses, _distance(surface, path), _extent(surface, path)) if s]
     return said + _noise(surface) + _holes(surface)
+
+
+def used_up(so_far: Surface) -> str:
+    """What is said of a surface (`Surface.so_far`) whose analysis has ended with its budget."""
+    there = so_far.attrs.get("so_far", "all points, not all metrics")
+    return f"The budget is used up; there are {there}. The same command goes on with it."
 
 
 def _what(surface: Surface) -> str:

@@ -353,7 +353,16 @@ REQUIRED = ("alpha", "beta", "evaluated", "loss", "loss_stderr", "explained_vari
 """Arrays that every surface has. The optional ones are read before them. A mask is written after the losses that it
 counts, and read before them, so a reader finds every loss that the mask counts while an analysis is writing."""
 
-TEXTS = ("directions", "normalization", "centring", "batch_norm", "data_digest", "trajectory_digest", "origin")
+TEXTS = (
+    "directions",
+    "normalization",
+    "centring",
+    "batch_norm",
+    "data_digest",
+    "trajectory_digest",
+    "origin",
+    "samples_said",
+)
 LISTS = ("labels", "report", "moving_buffers", "doubts")
 
 
@@ -397,7 +406,10 @@ def resolve_name(root: zarr.Group, name: str | None) -> str:
         raise SurfaceError("The run has no surface yet", mend="Compute one: landscape-hooks analyze RUN")
     if name is None:
         latest = checked.group(root, "surfaces").attrs.get("latest")
-        return latest if isinstance(latest, str) and latest in known else known[-1]
+        if isinstance(latest, str) and latest in known:
+            return latest
+        finished = [each for each in known if checked.group(root, f"surfaces/{each}").attrs.get("report")]
+        return (finished or known)[-1]
     if name not in known:
         raise SurfaceError(
             f"The run has no surface named '{name}'",

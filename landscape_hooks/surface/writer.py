@@ -125,7 +125,7 @@ class SurfaceWriter:
     def annotate(self, attrs: Mapping[str, Any]) -> None:
         """Add attributes."""
         check_there(self._root.store)
-        self._group.update_attributes(attrs)
+        self._group.update_attributes(dict(attrs))
 
     @checked.guard("surfaces")
     def losses(self) -> Floats:
@@ -178,5 +178,5 @@ class SurfaceWriter:
     def finish(self, root: zarr.Group, attrs: Mapping[str, Any]) -> None:
         """Add the closing attributes and make this the run's latest surface."""
         check_there(self._root.store)
-        self._group.update_attributes(attrs)
+        self._group.update_attributes(dict(attrs))
         root["surfaces"].attrs["latest"] = self._group.basename

@@ -79,11 +79,15 @@ def _unit(size: tuple[int, int]) -> float:
 def _smaller(pixels: Pixels, factor: int) -> Pixels:
     """Mean over factor x factor pixels, then straight alpha."""
     height, width = pixels.shape[0] // factor, pixels.shape[1] // factor
-    blocks = pixels.reshape(height, factor, width, factor, 4)
-    mean = blocks.astype(np.uint16).sum(axis=(1, 3)) / factor**2
+    total = np.zeros((height, width, 4), dtype=np.uint16)
+    for row in range(factor):
+        for column in range(factor):
+            total += pixels[row : factor * height : factor, column : factor * width : factor]
+    mean = total / factor**2
     alpha = mean[..., 3:]
-    if alpha.min() < 255:
-        mean[..., :3] = np.where(alpha > 0, mean[..., :3] * 255 / np.where(alpha > 0, alpha, 1), 0)
+    if alpha.min() == 255:
+        return np.rint(mean, out=mean).astype(np.uint8)
+    mean[..., :3] = np.where(alpha > 0, mean[..., :3] * 255 / np.where(alpha > 0, alpha, 1), 0)
     return np.round(np.clip(mean, 0, 255)).astype(np.uint8)
 
 

@@ -6,6 +6,7 @@ In: the traced loss and its module. Out: one of four words, which `evaluate` goe
 from __future__ import annotations
 
 import math
+import time
 
 import torch
 from torch import Tensor
@@ -57,6 +58,34 @@ def weighing_of(traced: Traced, module: LossModule, probe: Probe) -> str:
     if not (same or math.isnan(values[0])):
         return module.weighing(probe.batches)
     return "batches" if each else "loss"
+
+
+def value_of(traced: Traced, module: LossModule, weighing: str, seconds: float) -> tuple[float, int]:
+    """The loss of the module's weights over the first batches, as many as take so long, and how many samples they have.
+
+    NaN and 0 where it cannot be computed.
+    """
+    kept = traced.kept
+    weighed = [weigh(graph, floating(graph, kept)) for graph in traced.graphs] if weighing == "loss" else []
+    known = [graph for graph in weighed if graph is not None]
+    kernel = kernel_of(known if len(known) == len(traced.graphs) else traced.graphs)
+    buffers = set(ParameterLayout.of_buffers(module.model).names)
+    state = state_of(module) | traced.constants
+    total, shares, samples, deadline = 0.0, 0.0, 0, time.monotonic() + seconds
+    try:
+        for leaves, size in kept.batches():
+            own = {name: t.clone() if name in buffers else t for name, t in state.items()}
+            with torch.no_grad(), torch.autocast("cpu", enabled=False):
+                found = kernel(own, [t.clone() for t in leaves], statistics="running")
+            value, *weights = found if isinstance(found, list) else [found]
+            share = float(torch.as_tensor(weights[0]).sum()) if weights else 1.0 if weighing == "batches" else size
+            total += share * float(value.double().mean()) if share else 0.0
+            shares, samples = shares + share, samples + size
+            if time.monotonic() > deadline:
+                break
+    except Exception:  # it is only told
+        return math.nan, 0
+    return (total / shares, samples) if shares else (math.nan, 0)
 
 
 def state_of(module: LossModule) -> dict[str, Tensor]:

@@ -5,10 +5,10 @@ In: what record() was given. Out: a `TrajectoryWriter`, and the layouts of what 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ import zarr
 from zarr.core.sync import sync
 
 from landscape_hooks.errors import DamagedRunError, LandscapeError, printable, warn_of_recording
+from landscape_hooks.recording.announcement import Voice
 from landscape_hooks.recording.live_loss import LiveLoss, Loss
 from landscape_hooks.recording.opening.order import Opened, Order
 from landscape_hooks.recording.opening.ranks import WAY_OUT, open_shard
@@ -32,16 +33,12 @@ from landscape_hooks.recording.schedule import Schedule
 from landscape_hooks.recording.storage import Parameters, Storage
 from landscape_hooks.recording.watch.rates import Rates
 from landscape_hooks.store import checked
-from landscape_hooks.store.run import RunLike, clear, create_run, finish_creation, free_bytes, open_run, prepare
+from landscape_hooks.store.run import RunLike, clear, create_run, finish_creation, open_run, prepare
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.sharding import Ranks, is_sharded
 from landscape_hooks.trajectory.writer import TrajectoryWriter
 
 __all__ = ["WAY_OUT", "Opened", "open_for"]
-
-log = logging.getLogger(__name__)
-LARGE = 10**9
-"""Bytes of a run from which on its size is logged as a warning, which Python shows where nothing else is set up."""
 
 
 def open_for(
@@ -54,6 +51,7 @@ def open_for(
     parameters: Parameters,
     *,
     if_exists: str,
+    voice: Voice,
 ) -> Opened:
     """Create or resume the run at `store`.
 
@@ -62,7 +60,7 @@ def open_for(
     _check_loss(loss)
     layouts = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
     groups = Rates(optimizers).groups
-    order = Order(model, store, plan, storage, loss, groups, if_exists, *layouts, parameters=parameters)
+    order = Order(model, store, plan, storage, loss, groups, if_exists, *layouts, parameters=parameters, voice=voice)
     sorted_order = order.sorted_out()  # where a pattern means nothing, this says so before anything is written
     if is_sharded(model):
         return open_shard(replace(sorted_order, still_buffers=layouts[1].picked(())))
@@ -84,20 +82,23 @@ def open_for(
         fixed = watched(order, order.still, writer.fixed, resumed)
         fixed_buffers, integers = watched_beside(order, writer.fixed, resumed)
         begin(root)
+        voice.begin(root, order.size, recorded=writer.commit.rows if resumed else None)
     except BaseException:
         lock.release()
         raise
     joined = [entry for late in writer.late if late.of_buffers for entry in late.layout]
     buffers = writer.buffer_layout.picked([*writer.buffer_layout, *joined])
-    return Opened(root, writer, order.layout, buffers, resumed, ranks, lock, live, fixed, fixed_buffers, integers)
+    return Opened(
+        root, writer, order.layout, buffers, resumed, ranks, lock, live, fixed, fixed_buffers, integers, voice
+    )
 
 
 def _create(order: Order) -> tuple[zarr.Group, TrajectoryWriter, LiveLoss | None]:
-    _say_size(order)
     root = create_run(order.target, {"schedule": order.plan.describe()}, finished=False)
     try:
-        writer = create_trajectory(root, order, order.layout, order.buffers, order.still, order.others)
-        live = _capture(root, order.model, order.loss)
+        with order.voice.patience("Storing what does not move"):
+            writer = create_trajectory(root, order, order.layout, order.buffers, order.still, order.others)
+        live = _capture(root, order)
         finish_creation(root)
     except BaseException:
         with suppress(LandscapeError):  # the store that refused may refuse this as well; the first trouble is the cause
@@ -117,30 +118,7 @@ def _capture_again(root: zarr.Group, order: Order) -> LiveLoss | None:
     else:
         if stored is not None and stored.attrs.get("complete"):
             return None
-    return _capture(root, order.model, order.loss)
-
-
-def _say_size(order: Order) -> None:
-    """Log how large the run is going to be; warn where the disk is too small for it."""
-    most = order.plan.limit or order.plan.count
-    projected = order.row_bytes * (most or 1) + order.fixed_bytes
-    text = f"A snapshot is {_bytes(order.row_bytes)}; the run is going to hold "
-    if order.fixed_bytes:
-        text = f"What does not move is {_bytes(order.fixed_bytes)}, once. {text}"
-    text += f"at most {most}, {_bytes(projected)}" if most else "as many as the schedule asks for"
-    log.log(logging.WARNING if projected >= LARGE else logging.INFO, "%s: %s", order.store, text)
-    free = free_bytes(order.store)
-    if free is not None and projected > free:
-        mend = "Keep fewer (keep=), take them less often (every=), or store float16 (storage=Storage(dtype='float16'))"
-        warn_of_recording(f"{text}, but the disk has {_bytes(free)} left. {mend}.")
-
-
-def _bytes(count: float) -> str:
-    units = ["bytes", "kB", "MB", "GB", "TB"]
-    while count >= 1000 and len(units) > 1:
-        count /= 1000
-        units.pop(0)
-    return f"{count:.3g} {units[0]}"
+    return _capture(root, order)
 
 
 # -- the loss ---------------------------------------------------------------------------------------------
@@ -165,19 +143,19 @@ def _check_loss(loss: Loss) -> None:
     check_arguments(loss.criterion, loss.objective, loss.data, loss.samples)
 
 
-def _capture(root: zarr.Group, model: torch.nn.Module, loss: Loss) -> LiveLoss | None:
+def _capture(root: zarr.Group, order: Order) -> LiveLoss | None:
     """Store the loss and its probe samples, so that the run can be analyzed without the training code.
 
     Whatever the capture meets is one warning: it runs the user's code, torch's tracing and libraries of any kind.
     """
-    if not loss.given or loss.data is None:
+    loss, data = order.loss, order.loss.data
+    if not loss.given or data is None:
         return None
     from landscape_hooks.objective.capture import capture
 
+    take = partial(capture, criterion=loss.criterion, objective=loss.objective, data=data, samples=loss.samples)
     try:
-        rebuild = capture(
-            root, model, criterion=loss.criterion, objective=loss.objective, data=loss.data, samples=loss.samples
-        )
+        rebuild = order.voice.storing(partial(take, root, order.model))
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # some extensions raise what is no Exception

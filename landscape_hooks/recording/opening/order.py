@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 import zarr
 
+from landscape_hooks.recording.announcement import Size, Voice
 from landscape_hooks.recording.live_loss import LiveLoss, Loss
 from landscape_hooks.recording.opening.sorting import sort_out
 from landscape_hooks.recording.schedule import Schedule
@@ -43,6 +44,8 @@ class Opened:
         the loss that was stored in it now, as the training has it.
     fixed, fixed_buffers, integers
         what stands still, watched: parameters, buffers, and tensors of integers; None where there are none.
+    voice
+        says when it begins and how it ends.
     """
 
     root: zarr.Group | None
@@ -56,6 +59,7 @@ class Opened:
     fixed: FixedTensors | None = None
     fixed_buffers: FixedTensors | None = None
     integers: FixedTensors | None = None
+    voice: Voice = field(default_factory=Voice)
 
     @property
     def first_layout(self) -> ParameterLayout:
@@ -91,6 +95,8 @@ class Order:
         all floating-point buffers, and those of them that are stored once.
     parameters
         which were asked for.
+    voice
+        says what it comes to.
     format
         of the run; one of format 1 goes on as it began.
     """
@@ -108,7 +114,13 @@ class Order:
     others: ParameterLayout = field(default_factory=lambda: ParameterLayout(()))
     still_buffers: ParameterLayout = field(default_factory=lambda: ParameterLayout((), kind="buffer"))
     parameters: Parameters = field(default_factory=Parameters)
+    voice: Voice = field(default_factory=Voice)
     format: int = FORMAT
+
+    @property
+    def size(self) -> Size:
+        """How large the run is going to be."""
+        return Size(self.layout.size, self.row_bytes, self.fixed_bytes, self.plan.limit or self.plan.count)
 
     @property
     def target(self) -> RunLike:

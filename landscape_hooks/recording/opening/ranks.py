@@ -71,8 +71,9 @@ def _open_ranks(order: Order, ranks: Ranks) -> Opened:
                 )
             finish_creation(root)
         begin(root)
+        order.voice.begin(root, order.size, recorded=writer.commit.rows if resumed else None)
     ranks.all(None)
-    return Opened(root, writer, own, own_buffers, resumed, ranks, fixed=fixed, integers=integers)
+    return Opened(root, writer, own, own_buffers, resumed, ranks, fixed=fixed, integers=integers, voice=order.voice)
 
 
 def _prepare_ranks(order: Order, ranks: Ranks) -> bool:
