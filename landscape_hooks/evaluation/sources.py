@@ -20,6 +20,7 @@ from landscape_hooks.errors import ObjectiveError, RunError
 from landscape_hooks.evaluation.base import BaseLike, open_base
 from landscape_hooks.evaluation.imports import called, import_string
 from landscape_hooks.evaluation.sampling import Drawn
+from landscape_hooks.evaluation.trial import try_apart
 from landscape_hooks.objective.data.samples import DataLike
 from landscape_hooks.objective.fixed import of_run
 from landscape_hooks.objective.metrics import metric
@@ -86,6 +87,7 @@ def resolve_objective(
     given: object = import_string(objective) if isinstance(objective, str) else objective
     if given is None:
         given = Objective.load(trajectory.root, trajectory.whole)
+        try_apart(given, trajectory.whole)
     elif callable(given) and not isinstance(given, Objective):
         given = called(given)
     if not isinstance(given, Objective):

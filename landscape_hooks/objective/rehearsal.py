@@ -6,7 +6,6 @@ cannot hold. torch's `meta` device computes shapes without memory; what depends 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from landscape_hooks.errors import LandscapeError, ObjectiveError
+from landscape_hooks.objective.graph.arguments import memory
 from landscape_hooks.objective.kernels import Kernel
 from landscape_hooks.objective.probe import Probe
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -36,7 +36,7 @@ def rehearse(
     state |= {name: tensor.to(meta) for name, tensor in constants.items()}
     shadow = kernel.to(meta)
     try:
-        with torch.no_grad(), _Allocations(_memory()):
+        with torch.no_grad(), _Allocations(memory()):
             shadow(state, [leaf.to(meta) for leaf in leaves], statistics="running")
     except _TooLarge as error:
         raise ObjectiveError(
@@ -73,11 +73,3 @@ class _Allocations(TorchDispatchMode):
             if isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() > self._most:
                 raise _TooLarge(value.untyped_storage().nbytes())
         return out
-
-
-def _memory() -> int:
-    """Bytes of this machine's memory, where the system tells."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 2**40

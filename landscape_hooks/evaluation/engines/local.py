@@ -90,7 +90,7 @@ def apart(work: Callable[[], Result], count: int) -> list[Result]:
     """
     if not forks():
         return []
-    started = [_forked(_work_apart, work) for _ in range(count)]
+    started = [forked(_work_apart, work) for _ in range(count)]
     try:
         return [mine.recv() for _, mine in started]
     except (EOFError, OSError):
@@ -111,7 +111,7 @@ def _work_apart(connection: Connection, work: Callable[[], Any]) -> None:
     connection.close()
 
 
-def _forked(life: Callable[..., None], *args: object) -> tuple[Any, Any]:
+def forked(life: Callable[..., None], *args: object) -> tuple[Any, Any]:
     """A forked process that does life(connection, *args), and this process's end of the connection."""
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe()
@@ -206,7 +206,7 @@ class _Worker:
     """A forked process at the other end of a pipe."""
 
     def __init__(self, loss: PlaneLoss, slots: _Slots | None) -> None:
-        self.process, self.connection = _forked(_serve, loss, slots, os.getpid())
+        self.process, self.connection = forked(_serve, loss, slots, os.getpid())
         self.held: list[tuple[int, NDArray[np.intp]]] = []
 
     def send(self, slot: int, index: NDArray[np.intp], job: tuple[str, Any]) -> None:

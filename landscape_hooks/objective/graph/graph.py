@@ -23,8 +23,13 @@ from torch import Tensor
 
 from landscape_hooks.errors import LandscapeError, ObjectiveError, first_line
 from landscape_hooks.objective.graph.operations import resolve
+from landscape_hooks.objective.graph.permitted import check_kinds
 
-_DTYPES = {str(d).removeprefix("torch."): d for d in vars(torch).values() if isinstance(d, torch.dtype)}
+_DTYPES = {
+    str(d).removeprefix("torch."): d
+    for d in vars(torch).values()
+    if isinstance(d, torch.dtype) and not str(d).startswith(("torch.q", "torch.bits"))
+}
 _FORMATS = {str(f).removeprefix("torch."): f for f in (torch.contiguous_format, torch.preserve_format,
                                                        torch.channels_last, torch.channels_last_3d)}  # fmt: skip
 _LAYOUTS = {"strided": torch.strided}
@@ -295,6 +300,8 @@ def _check_node(node: Node) -> None:
         raise TypeError(f"the arguments of {node.name} are no list")
     if node.op in (BATCH_NORM, INSTANCE_NORM) and len(node.args) != 9:
         raise ValueError(f"the normalisation {node.name} has {len(node.args)} arguments, not 9")
+    if node.scope is None:
+        check_kinds(node.op, node.args, node.kwargs, DEVICE)
     if node.scope is None:
         return
     if len(node.scope.inputs) != len(node.args) or any(entry.kind != "data" for entry in node.scope.inputs):

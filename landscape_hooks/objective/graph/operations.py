@@ -1,8 +1,7 @@
 """Operations: what a stored graph may call, looked up by name.
 
-In: the name of an operation, as a run of any origin has it. Out: the `torch.ops.aten` overload or the
-arithmetic on sizes that it names. Whatever reaches outside its arguments, or trusts them instead of checking them, is
-refused.
+In: the name of an operation, as a run of any origin has it. Out: the `torch.ops.aten` overload with the check of its
+arguments, or the arithmetic on sizes, that it names. What is not on the list of permitted.py is refused.
 """
 
 from __future__ import annotations
@@ -10,28 +9,14 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# aten operations that reach outside the tensors they are given
-_FORBIDDEN = frozenset({"from_file", "save", "_save", "load", "set_", "set_data", "record_stream", "from_blob"})
-# families that trust their arguments (indices into memory, packed weights) instead of checking them
-_UNCHECKED = re.compile(
-    r"segment_reduce|sparse|nested|quantiz|mkldnn|_backward|unsafe_(set|masked|index|put)|_unsafe(?!_view)|storage|_reinterpret"
-)
-# internal operations, whose names begin with an underscore, trust their callers; these are what tracing leaves behind
-_INTERNAL = re.compile(
-    r"_(unsafe_view|to_copy|conj|neg_view|softmax|log_softmax|weight_norm|transformer_encoder_layer_fwd"
-    r"|native_multi_head_attention|scaled_dot_product_\w+|local_scalar_dense|shape_as_tensor|reshape_alias"
-    r"|pack_padded_sequence|pad_packed_sequence"
-    r"|_(and|or|xor|lshift|rshift)__)\Z"  # what the operators between masks and whole numbers are called
-)
-# kinds of arguments that are no plain data
-_REACHING = ("Storage", "Generator", "Stream", "QScheme")
+from landscape_hooks.objective.graph.permitted import EMPTY, PERMITTED, Check, permitted
 
 _LARGEST = 2**63
 
@@ -62,58 +47,38 @@ def resolve(op: str) -> Callable[..., Any]:
     Raises
     ------
     ValueError
-        it is not allowed, or this torch does not have it.
+        it is not permitted, or this torch does not have it.
     """
     if op in ARITHMETIC:
         return _Bounded(op)
     parts = op.split(".")
-    if len(parts) == 3 and parts[0] == "aten" and all(_NAME.match(p) for p in parts) and _allowed(parts[1]):
-        packet = getattr(torch.ops.aten, parts[1], None)
+    if len(parts) == 3 and parts[0] == "aten" and all(_NAME.match(p) for p in parts):
+        name = parts[1]
+        packet = getattr(torch.ops.aten, name, None)
         if isinstance(packet, torch._ops.OpOverloadPacket) and parts[2] in packet.overloads():
             overload = getattr(packet, parts[2])
-            arguments = overload._schema.arguments
-            reaching = any(kind in str(a.type) for a in arguments for kind in _REACHING)
-            # without a tensor it is TorchScript's own (texts, dictionaries, seeds), where 1 % 0 ends the process
-            script = not any("Tensor" in str(a.type) for a in (*arguments, *overload._schema.returns))
-            written = any(a.is_out for a in arguments)  # into an argument, where a result is to be returned
-            if not (reaching or script or written):
-                return _CheckedCtc(overload) if parts[1] == "ctc_loss" else overload
-    raise ValueError(f"operation {op!r} is not allowed, or torch {torch.__version__} does not have it")
-
-
-def _allowed(name: str) -> bool:
-    if name.startswith("_") and not _INTERNAL.match(name):
-        return False
-    return name not in _FORBIDDEN and _UNCHECKED.search(name) is None
-
-
-_Lengths = Tensor | Sequence[int]
+            if permitted(name, overload):
+                called = packet if name not in EMPTY else getattr(torch.ops.aten, EMPTY[name])
+                if name in EMPTY:
+                    return _Called(called.default, ("memory_format",))
+                check = PERMITTED[name]
+                return overload if check is None else _Called(overload, check=check)
+    raise ValueError(f"operation {op!r} is not on the list of permitted ones, or torch {torch.__version__} lacks it")
 
 
 @dataclass(frozen=True)
-class _CheckedCtc:
-    """CTC loss, whose labels torch takes for places in memory without looking at them."""
+class _Called:
+    """An operation whose arguments are looked at before it is called."""
 
-    overload: Callable[..., Tensor]
+    overload: Callable[..., Any]
+    left_out: tuple[str, ...] = ()
+    check: Check | None = None
 
-    def __call__(
-        self,
-        log_probs: Tensor,
-        targets: Tensor,
-        input_lengths: _Lengths,
-        target_lengths: _Lengths,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Tensor:
-        labels = targets
-        if targets.ndim == 2 and not targets.is_meta:  # what follows after a target's end may be anything
-            lengths = torch.as_tensor(target_lengths, device=targets.device).reshape(-1, 1)
-            labels = targets[torch.arange(targets.shape[1], device=targets.device) < lengths]
-        if labels.numel() and not labels.is_meta:
-            low, high, classes = int(labels.min()), int(labels.max()), log_probs.shape[-1]
-            if low < 0 or high >= classes:
-                raise IndexError(f"the labels of ctc_loss go from {low} to {high}, and there are {classes} classes")
-        return self.overload(log_probs, targets, input_lengths, target_lengths, *args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.check is not None:
+            names = [argument.name for argument in self.overload._schema.arguments]  # type: ignore[attr-defined]
+            self.check({**dict(zip(names, args, strict=False)), **kwargs})
+        return self.overload(*args, **{k: v for k, v in kwargs.items() if k not in self.left_out})
 
 
 @dataclass(frozen=True)
