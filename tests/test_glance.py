@@ -107,6 +107,15 @@ def test_memory_that_the_weights_have_left_tells_nothing(edited):
     assert glance.differed is edited
 
 
+def test_an_edit_that_puts_other_memory_behind_the_weights_is_one():
+    model = nn.Linear(4, 3)
+    glance = Glance(lambda: list(model.parameters()))
+    hurried(model, glance)
+    model.weight.data = model.weight.data * 2
+    glance.compare()
+    assert glance.differed
+
+
 def test_a_model_without_a_small_tensor_tells_nothing(monkeypatch):
     monkeypatch.setattr("landscape_hooks.recording.watch.glance.SMALL", 0)
     model = nn.Linear(4, 3)

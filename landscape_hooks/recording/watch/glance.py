@@ -31,6 +31,10 @@ FEW, SOME, SMALL = 16, 64, 2**20
 """Where there is no time for a look, so many tensors are read, in so many numbers from the middle of each; none of them
 holds more bytes than that. Steps so short are those of small models: of most, this is every tensor, or all of it."""
 
+ASKS = 8
+"""So often it is asked whether the tensors that are read lie elsewhere, which takes a tenth of a microsecond each; from
+then on only where they have done so. A loop that edits weights by other memory mostly does so in every iteration."""
+
 ON_DEVICE = 16
 """Tensors that are looked at on a GPU, where each costs several kernels."""
 
@@ -58,7 +62,7 @@ class Glance:
         self._how: list[Any] = []
         self._few: _Few | None = None
         self._few_then: Any = None
-        self._restless = False
+        self._restless, self._asks = False, ASKS
         self._differed: Any = False
         self._cost = 0.0
         self.next = 0.0
@@ -135,7 +139,8 @@ class Glance:
             self._then = None
         elif self._few_then is not None:
             few, then, self._few_then = self._few, self._few_then, None
-            if few is not None and ((self._restless and few.moved()) or few.read() != then):
+            ask, self._asks = self._restless or self._asks > 0, self._asks - 1
+            if few is not None and ((ask and few.moved()) or few.read() != then):
                 # what lay there may be another tensor's by now: the tensors as they are decide
                 self._restless = self._restless or few.moved()
                 self._differed = _Few(self._tensors(), few.chosen).read() != then or self._differed
