@@ -87,7 +87,7 @@ def idle(out: Path) -> None:
     """What a step without a snapshot costs, for models of 2, 8 and 20 tensors; the least is that of an idle machine."""
     for layers in (1, 4, 10):
         model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(layers)])
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         with record(model, optimizer, out / "run.zarr", every=10**9, if_exists="overwrite"):
             costs = [worked(lambda: [step(optimizer) for _ in range(300)]) / 300e-6 for _ in range(700)]  # noqa: B023
         print(f"idle      {2 * layers} tensors: {statistics.median(costs):.2f} µs a step, at least {min(costs):.2f}")

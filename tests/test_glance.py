@@ -89,6 +89,33 @@ def test_steps_that_put_other_memory_behind_the_weights_are_no_edits():
     assert glance.same() is False
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_memory_that_the_weights_have_left_tells_nothing(edited):
+    """SAM moves the weights uphill where they lie, and then puts a copy of what they were in their place."""
+    model = nn.Linear(4, 3)
+    glance = Glance(lambda: list(model.parameters()))
+    hurried(model, glance)
+    glance.compare()
+    for n in range(3):
+        glance.pass_by()
+        old = model.weight.data.clone()
+        model.weight.data.add_(1)
+        model.weight.data = old
+        if edited and n == 2:  # what lies elsewhere is looked at, too
+            old.mul_(2)
+        glance.compare()
+    assert glance.differed is edited
+
+
+def test_an_edit_that_puts_other_memory_behind_the_weights_is_one():
+    model = nn.Linear(4, 3)
+    glance = Glance(lambda: list(model.parameters()))
+    hurried(model, glance)
+    model.weight.data = model.weight.data * 2
+    glance.compare()
+    assert glance.differed
+
+
 def test_a_model_without_a_small_tensor_tells_nothing(monkeypatch):
     monkeypatch.setattr("landscape_hooks.recording.watch.glance.SMALL", 0)
     model = nn.Linear(4, 3)

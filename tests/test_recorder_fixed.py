@@ -163,6 +163,30 @@ def test_tensors_are_stored_in_their_own_type(tmp_path, dtype):
     np.testing.assert_array_equal(t.fixed["0.weight"].astype("f8"), log[0]["0.weight"].double().numpy())
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "late"),
+    [(torch.float32, torch.float16, "float32"), (torch.float16, torch.float32, "float32"),
+     (torch.float8_e4m3fn, torch.float32, "float32")],
+)  # fmt: skip
+def test_a_tensor_that_moves_in_another_type_is_held_in_both(tmp_path, before, after, late):
+    """A model may be rounded when the training is over, or a base be given a wider type before it is trained."""
+    model = network()
+    model[2].weight.data = model[2].weight.data.to(before)
+    with record(model, None, tmp_path / "run.zarr", every=1) as recorder:
+        first = model[2].weight.detach().double().numpy().ravel()
+        model[4].weight.data.add_(0.5)
+        recorder.step()
+        model[2].weight.data = model[2].weight.data.to(after) * 1.01
+        model[4].weight.data.add_(0.5)
+        recorder.step()
+        last = model[2].weight.detach().double().numpy().ravel()
+    t = Trajectory.open(tmp_path / "run.zarr")
+    entry = next(e for e in t.layout if e.name == "2.weight")
+    assert entry.dtype == late
+    np.testing.assert_array_equal(t[0].weights[entry.slice], first)
+    np.testing.assert_array_equal(t[-1].weights[entry.slice], last)
+
+
 def test_a_bfloat16_base_under_bfloat16_adapters(tmp_path):
     model = network().bfloat16()
     log = {0: log_of(model)}

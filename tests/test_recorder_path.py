@@ -690,3 +690,44 @@ def test_weights_that_were_rounded_after_the_last_step_end_the_path_in_doubt(pat
     with pytest.warns(RecordingWarning, match="given another type"):
         recorder.close()
     ends_with(path, flat(model).astype(np.float32), doubts=["last_snapshot"])
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_step_that_only_gives_an_optimizer_its_state_is_none(path, model, kind, real):
+    """torch.distributed.checkpoint takes one when it saves or loads: with rates and gradients of 0."""
+    optimizer = kind(model.parameters(), lr=torch.tensor(0.1) if kind is torch.optim.Adam else 0.1)
+
+    def prepare(step=0):
+        optimizer.zero_grad()
+        if real:
+            from torch.distributed.checkpoint.state_dict import get_state_dict
+
+            get_state_dict(model, optimizer)
+        elif not optimizer.state:
+            group = optimizer.param_groups[0]
+            rate, group["lr"] = group["lr"], torch.tensor(0.0) if kind is torch.optim.Adam else 0.0
+            for p in model.parameters():
+                p.grad = torch.zeros_like(p)
+            optimizer.step()
+            group["lr"] = rate
+            optimizer.zero_grad()
+        with torch.no_grad():  # what the loop does afterwards belongs to the step before
+            model[0].weight.clamp_(-0.3, 0.3)
+        iterates.append(flat(model))
+
+    iterates: list[np.ndarray] = []
+    with record(model, optimizer, path, every=1):
+        prepare()
+        train(model, optimizer, 3, prepare)
+    trajectory = Trajectory.open(path)
+    assert trajectory.steps.tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal([snapshot.weights for snapshot in trajectory][1:], iterates[1:])
+
+
+def test_a_first_step_with_a_rate_of_zero_counts(path, model):
+    """A warm-up begins with it; the gradients are those of the loss."""
+    optimizer = sgd(model, lr=0.0)
+    with record(model, optimizer, path, every=1):
+        train(model, optimizer, 2)
+    assert Trajectory.open(path).steps.tolist() == [0, 1, 2]

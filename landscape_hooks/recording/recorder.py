@@ -361,8 +361,7 @@ class Recorder:
     def _stepped(self, optimizer: object, first: bool) -> bool:
         """A step has ended, the first of its iteration or a further one; False if it was none."""
         count = self._count
-        found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and count.overflowed(found_inf):
+        if count.was_none(optimizer):
             return False
         if first:
             count.begin()

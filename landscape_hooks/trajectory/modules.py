@@ -50,6 +50,18 @@ def real_view(tensor: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
+def holding_both(stored: str, now: torch.dtype) -> str:
+    """The type that holds what a tensor was when it was stored and what it is now (after `half()` it is narrower)."""
+    import torch
+
+    then = getattr(torch, stored)
+    try:
+        both = torch.promote_types(then, now)
+    except RuntimeError:  # torch knows none for 8 bits, which every other type holds
+        both = max(then, now, key=lambda kind: kind.itemsize)
+    return str(both).removeprefix("torch.")
+
+
 def _peel(module: torch.nn.Module) -> torch.nn.Module | None:
     """What a wrapper wraps; None for the user's own modules (also those that have a child called `module`)."""
     children = module._modules

@@ -1,7 +1,8 @@
 """Count: optimizer steps that were really taken.
 
 In: every end of an optimizer's `step`. Out: how many steps and iterations there were. A fused optimizer under mixed
-precision steps over infinite gradients without changing anything: that is no step.
+precision steps over infinite gradients without changing anything: that is no step. Neither is one that
+torch.distributed.checkpoint takes before it saves or loads, to give an optimizer its state.
 """
 
 from __future__ import annotations
@@ -35,10 +36,22 @@ class StepCount:
     def skips(self, optimizer: object) -> bool:
         """Whether a step that begins is going to be none; a GPU is not waited for."""
         found_inf = getattr(optimizer, "found_inf", None)
-        return found_inf is not None and found_inf.device.type == "cpu" and bool(found_inf.item())
+        if found_inf is not None and found_inf.device.type == "cpu" and bool(found_inf.item()):
+            return True
+        return _only_prepares(optimizer)
 
-    def overflowed(self, found_inf: torch.Tensor) -> bool:
-        """Whether a step was none, for a gradient was infinite.
+    def was_none(self, optimizer: object) -> bool:
+        """Whether a step that has ended was none."""
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is not None and self._overflowed(found_inf):
+            return True
+        groups = getattr(optimizer, "param_groups", None)
+        if groups and type(rate := groups[0].get("lr")) is float and rate != 0:  # nearly always
+            return False
+        return _only_prepares(optimizer)
+
+    def _overflowed(self, found_inf: torch.Tensor) -> bool:
+        """Whether a gradient was infinite.
 
         Reading the flag from a GPU would stop it, so there overflows are summed up and read when that is needed.
         """
@@ -53,3 +66,19 @@ class StepCount:
         if self._skips is not None:
             skipped, self._skips = int(self._skips.item()), None
             self.step -= skipped if self._counter is None else 0
+
+
+def _only_prepares(optimizer: object) -> bool:
+    """Whether a step moves nothing, and is taken for the optimizer's state: all rates are 0 and all gradients, too."""
+    groups = getattr(optimizer, "param_groups", ())
+    for group in groups:
+        rate = group.get("lr")
+        if type(rate) is not float and not (isinstance(rate, torch.Tensor) and rate.device.type == "cpu"):
+            return False
+        if rate != 0:
+            return False
+    gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+    try:
+        return bool(gradients) and not any(bool(gradient.any()) for gradient in gradients)
+    except (RuntimeError, NotImplementedError):  # of a kind that has no such question
+        return False

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from landscape_hooks.errors import LayoutError
-from landscape_hooks.trajectory.modules import real_view, walk_tensors
+from landscape_hooks.trajectory.modules import holding_both, real_view, walk_tensors
 from landscape_hooks.trajectory.parameters import ParameterEntry, ParameterLayout
 from landscape_hooks.trajectory.rows import bits
 from landscape_hooks.trajectory.rows.fixed import CHUNK, Base, Bits, Fixed
@@ -240,7 +240,7 @@ class FixedTensors:
         self._known = [known for known in self._known if known.entry.name not in names]
         self._find(self._layout.picked([known.entry for known in self._known]))
         return [
-            replace(known.entry, dtype=str(now[known.entry.name].dtype).removeprefix("torch."), trainable=True)
+            replace(known.entry, dtype=holding_both(known.entry.dtype, now[known.entry.name].dtype), trainable=True)
             for known in found
         ]
 

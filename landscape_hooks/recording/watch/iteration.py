@@ -69,7 +69,7 @@ class Iterations:
                     return
             self._last = member = known
         thread = get_ident()
-        nested = bool(self._open) and self._is_nested(thread, optimizer)
+        nested = self._is_nested(thread, optimizer) if self._open else False
         self._open.append((thread, id(optimizer)))
         if not nested and (not self._stepped or self._each or member[1] in self._stepped):
             self._stepped.clear()
