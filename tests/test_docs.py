@@ -62,14 +62,32 @@ def calls(shell: str) -> Iterator[list[str]]:
                 words.append(word)
 
 
+LONG = ("recipes.md",)
+"""Pages whose blocks take longer than the everyday tests may."""
+
+
 @pytest.mark.parametrize(
-    "page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.relative_to(ROOT).as_posix()
+    "page",
+    [
+        pytest.param(p, marks=[pytest.mark.slow] if p.name in LONG else [], id=p.relative_to(ROOT).as_posix())
+        for p in PAGES
+        if blocks(p, "python")
+    ],
 )
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__page__"}
     for line, code in blocks(page, "python"):
         exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
+
+
+def test_a_recipe_is_short():
+    """What people train, each in fewer than 25 lines of code."""
+    text = (ROOT / "docs/recipes.md").read_text()
+    part = text[text.index("## What people train") : text.index("## Which plane")]
+    for recipe in part.split("\n### ")[1:]:
+        code = "".join(block["code"] for block in BLOCK.finditer(recipe))
+        assert len(code.splitlines()) < 25, recipe.partition("\n")[0]
 
 
 @of_page
