@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.viewer.replay.camera import Camera
 from landscape_hooks.viewer.replay.landscape import load
+from landscape_hooks.viewer.replay.look import Look
 from landscape_hooks.viewer.replay.replay import start_camera
 from tests.landscapes import surface
 
@@ -100,5 +101,5 @@ def test_a_view_text_changes_only_what_it_says():
 
 @pytest.mark.parametrize("size", [(1280, 720), (200, 900)])
 def test_the_view_of_the_whole_is_a_text_that_is_taken(size):
-    home = start_camera(load(surface(5, 5)), size[0] / size[1], True)
+    home = start_camera(load(surface(5, 5)), size[0] / size[1], Look())
     np.testing.assert_allclose(Camera.parse(home.text).matrix(1.5), home.matrix(1.5), atol=2e-4)

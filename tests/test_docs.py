@@ -80,6 +80,15 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
         exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
 
 
+def test_a_recipe_is_short():
+    """What people train, each in fewer than 25 lines of code."""
+    text = (ROOT / "docs/recipes.md").read_text()
+    part = text[text.index("## What people train") : text.index("## Which plane")]
+    for recipe in part.split("\n### ")[1:]:
+        code = "".join(block["code"] for block in BLOCK.finditer(recipe))
+        assert len(code.splitlines()) < 25, recipe.partition("\n")[0]
+
+
 @of_page
 def test_the_commands_of_a_page_exist(page):
     for line, code in blocks(page, *SHELL, skipped=True):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from landscape_hooks.errors import LandscapeError
 from landscape_hooks.export.figure import contour_figure, loss_figure, surface_figure
 from tests.landscapes import ODD, descent, surface
 
@@ -154,3 +155,26 @@ def test_a_figure_is_matplotlibs_own_class_and_keeps_its_style_when_copied():
             one.savefig(buffer, format="svg", metadata={"Date": None})
         images.append(b"<text" in buffer.getvalue())  # the user's setting would make paths of the text
     assert images == [True, True]
+
+
+def test_a_stretched_plane_says_by_how_much_and_an_equal_one_is_to_scale():
+    narrow = replace(surface(), beta=surface().beta * 0.1)
+    ratio = float(np.ptp(narrow.beta) / np.ptp(narrow.alpha))
+    for aspect, sides in (("auto", 0.7), ("equal", ratio)):
+        axes = contour_figure(narrow, aspect=aspect).axes[0]
+        said = " ".join(text.get_text() for text in axes.texts)
+        assert axes.get_box_aspect() == pytest.approx(sides)
+        assert (f"PC 2 stretched {0.7 / ratio:.3g}× against PC 1" in said) == (aspect == "auto")
+    with pytest.raises(LandscapeError, match="aspect 'wide'"):
+        contour_figure(narrow, aspect="wide")
+
+
+def test_labels_far_from_zero_have_an_offset():
+    near = replace(surface(), loss=5.07 + 1e-10 * surface().loss)
+    figure = contour_figure(near)
+    figure.canvas.draw()
+    bar = next(axes for axes in figure.axes[0].child_axes)
+    assert bar.get_ylabel() == "loss on the probe samples - 5.07"
+    shown = [label.get_text() for label in bar.get_yticklabels()]
+    assert len(set(shown)) == len(shown) > 2
+    assert all(0 < float(text) < 1e-8 for text in shown)

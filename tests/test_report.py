@@ -1,5 +1,7 @@
 """The report says what the numbers say, and warns where a picture would mislead."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -84,3 +86,53 @@ def test_a_run_of_one_snapshot_goes_nowhere():
     text = said(count=1)
     assert "The run has one snapshot, with a loss of" in text
     assert "goes from" not in text
+
+
+def changed_path(**fields):
+    """The surface above with another path: true losses and those of the plane."""
+    made = surface(**fields.pop("attrs", {}))
+    return replace(made, paths=(replace(made.paths[0], **fields),))
+
+
+@pytest.mark.parametrize(
+    ("true", "error", "precision", "carries"),
+    [
+        (5.0738 + 2e-4 * np.linspace(1, 0, 20), 2e-5 * 5, "float32", False),  # half of the change, 2e-5 of the loss
+        (5.0738 + 2e-4 * np.linspace(1, 0, 20), 1e-6, "float32", True),
+        (5.07 + 1e-9 * np.linspace(1, 0, 20), 1e-9, "float64", False),
+        (-1e6 + 5 * np.linspace(1, 0, 20), 3, "float64", False),
+        (np.linspace(1, -1, 20), 0.05, "float32", True),  # through zero: no share of the loss counts there
+        (1e-6 * np.linspace(1, 0.1, 20), 1e-7 * 5, "float32", False),
+    ],
+)
+def test_carrying_the_path_is_measured_by_what_the_loss_changed(true, error, precision, carries):
+    made = changed_path(loss=true, plane_loss=true + error, loss_stderr=np.abs(true), attrs={"precision": precision})
+    words = " ".join(sentences(made))
+    assert ("carries the path" in words) == carries
+    assert ("does not show the true loss" in words) != carries
+
+
+def test_a_loss_that_does_not_change_carries_nothing():
+    still = np.full(20, 2.0)
+    assert "whether the surface carries the path is open" in " ".join(
+        sentences(changed_path(loss=still, plane_loss=still))
+    )
+
+
+def test_a_projection_without_a_finite_loss_is_a_difference():
+    lost = np.linspace(2, 1, 20)
+    lost[3] = np.inf
+    words = " ".join(sentences(changed_path(loss=np.linspace(2, 1, 20), plane_loss=lost)))
+    assert "At 1 of 20 snapshots" in words
+    assert "against inf on the plane" in words
+
+
+def test_no_error_is_nan():
+    made = changed_path(loss_stderr=np.full(20, np.nan))
+    error = made.loss_stderr.copy()
+    error[0, 0] = np.nan
+    loss = made.loss.copy()
+    loss[0, 0] = 0.5
+    words = " ".join(sentences(replace(made, loss=loss, loss_stderr=error)))
+    assert "nan" not in words
+    assert "its standard error is not known" in words

@@ -169,7 +169,7 @@ def test_it_opens_plays_scrubs_orbits_and_comes_to_rest(opened):
     page.keyboard.press("Shift+ArrowLeft")
     settle(page)
     assert page.evaluate("landscapePage.replay.timeline.index") == 29
-    assert re.sub(r"\s+", " ", page.inner_text("#moment")).startswith("step 290 epoch 5.95 learning rate 0.05")
+    assert re.sub(r"\s+", " ", page.inner_text("#moment")).startswith("step true loss plane loss off-plane sgd 290")
 
     plot = page.evaluate("landscapePage.hud.plot")
     page.mouse.move(plot["x"] + plot["width"] / 2, plot["y"] + 20)

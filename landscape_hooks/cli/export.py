@@ -27,6 +27,8 @@ FIGURES = [".png", ".svg", ".pdf"]
 @click.option("--name", help="Name of the surface. [default: the latest]")
 @click.option("--height", type=click.Choice(["auto", "log10", "linear"]), default="auto", show_default=True,
               help="Scale of the height.")  # fmt: skip
+@click.option("--aspect", type=click.Choice(["auto", "equal"]), default="auto", show_default=True,
+              help="equal: both axes to one scale, however narrow the plane.")  # fmt: skip
 @click.option("--colormap", default="viridis", show_default=True, help="hypsometric, or a colour map of matplotlib.")
 def export(
     run: str,
@@ -39,6 +41,7 @@ def export(
     kind: str,
     name: str | None,
     height: str,
+    aspect: str,
     colormap: str,
 ) -> None:
     """Write the surface as a mesh, a scene, a VTU grid, a CSV table, a figure, a page with the replay, or several."""
@@ -76,13 +79,14 @@ def export(
         if kind == "loss":
             drawn = figures.loss_figure(surface)
         elif kind == "surface":
-            drawn = figures.surface_figure(surface, height=height, colormap=colormap)
+            drawn = figures.surface_figure(surface, height=height, colormap=colormap, aspect=aspect)
         else:
-            drawn = figures.contour_figure(surface, height=height, colormap=colormap)
+            drawn = figures.contour_figure(surface, height=height, colormap=colormap, aspect=aspect)
         with whole_file(png) as file:
             drawn.savefig(file)
         written.append(png)
     if html is not None:
-        written.append(write_html(run, html, name=name, look=Look(height=height, colormap=colormap)))
+        look = Look(height=height, colormap=colormap, aspect=aspect)
+        written.append(write_html(run, html, name=name, look=look))
     for path in written:
         click.echo(f"wrote {path}")

@@ -27,6 +27,8 @@ import click
 @click.option("--theme", type=click.Choice(["dark", "light"]), default="dark", show_default=True, help="Background.")
 @click.option("--height", type=click.Choice(["auto", "log10", "linear", "clipped"]), default="auto", show_default=True,
               help="Scale of the height.")  # fmt: skip
+@click.option("--aspect", type=click.Choice(["auto", "equal"]), default="auto", show_default=True,
+              help="equal: both axes to one scale, however narrow the plane.")  # fmt: skip
 @click.option("--exaggeration", default=1.0, show_default=True, help="Factor on the height.")
 @click.option("--captions/--no-captions", default=True, help="Draw axes, colour bar, read-out and title.")
 @click.option("--transparent", is_flag=True, help="Draw no background (PNG, WebP).")
@@ -44,8 +46,8 @@ import click
 )
 def render(
     source: str, output: Path, name: str | None, size: str, view_text: str, colormap: str, contours: str, theme: str,
-    height: str, exaggeration: float, captions: bool, transparent: bool, frames: int, fps: int, turn: float, at: float,
-    clock: str,
+    height: str, aspect: str, exaggeration: float, captions: bool, transparent: bool, frames: int, fps: int,
+    turn: float, at: float, clock: str,
 ) -> None:  # fmt: skip
     """Draw the surface and the path as a picture or an animation. Needs no display."""
     from landscape_hooks.viewer import offscreen
@@ -53,7 +55,7 @@ def render(
 
     look = Look(
         colormap=colormap, contours=contours, theme=theme, height=height, exaggeration=exaggeration, captions=captions,
-        transparent=transparent,
+        transparent=transparent, aspect=aspect,
     )  # fmt: skip
     offscreen.render(
         source,

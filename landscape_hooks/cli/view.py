@@ -13,10 +13,20 @@ import click
 @click.option("--theme", type=click.Choice(["dark", "light"]), default="dark", show_default=True, help="Background.")
 @click.option("--height", type=click.Choice(["auto", "log10", "linear", "clipped"]), default="auto", show_default=True,
               help="Scale of the height.")  # fmt: skip
+@click.option("--aspect", type=click.Choice(["auto", "equal"]), default="auto", show_default=True,
+              help="equal: both axes to one scale, however narrow the plane.")  # fmt: skip
 @click.option("--play/--no-play", default=True, help="Start playing at once.")
 @click.option("--follow", is_flag=True, help="Show what a training or an analysis that is still running adds.")
 def view(
-    source: str, name: str | None, view_text: str, colormap: str, theme: str, height: str, play: bool, follow: bool
+    source: str,
+    name: str | None,
+    view_text: str,
+    colormap: str,
+    theme: str,
+    height: str,
+    aspect: str,
+    play: bool,
+    follow: bool,
 ) -> None:
     """Open a window that replays the optimizer's path over the loss surface. H lists the keys."""
     from landscape_hooks.viewer import window
@@ -26,7 +36,7 @@ def view(
         source,
         name=name,
         view=view_text,
-        look=Look(colormap=colormap, theme=theme, height=height),
+        look=Look(colormap=colormap, theme=theme, height=height, aspect=aspect),
         play=play,
         follow=follow,
     )

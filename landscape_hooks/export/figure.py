@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from landscape_hooks.errors import LandscapeError
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption
 from landscape_hooks.mesh.contours import levels
 from landscape_hooks.mesh.mesh import Mesh
+from landscape_hooks.mesh.stage import ASPECTS
 from landscape_hooks.surface.digits import text_of, texts_of
 from landscape_hooks.surface.surface import Path, Surface
 
@@ -29,6 +31,13 @@ SMALL = 7.5
 """Points of a caption's letters."""
 
 
+SIDES = (0.4, 1.6)
+FLAT = 0.3
+STRETCHED = (0.7, 1.3)
+"""Heights of the axes by their width: which are drawn to scale, below which no words fit beside them, and those that a
+plane beyond the first has."""
+
+
 def contour_figure(
     surface: Surface,
     *,
@@ -36,17 +45,23 @@ def contour_figure(
     clip: tuple[float, float] = (0.0, 100.0),
     colormap: str = "viridis",
     size: tuple[float, float] | None = None,
+    aspect: str = "auto",
 ) -> Figure:
     """Filled contours of the loss with labelled lines, and the paths over them (cf. Li et al. 2018, fig. 9).
 
-    `size` is in inches; the default is 6.4 wide, and as high as the sides of the plane require. Grid points without a
-    finite loss are hatched. For a line (a grid with one row or one column) this is `line_figure`.
+    `size` is in inches; the default is 6.4 wide, and as high as the sides of the plane require. With `aspect` "auto" a
+    plane that is much longer than wide has its shorter side stretched, which the caption says; "equal" draws both axes
+    to one scale. Grid points without a finite loss are hatched. For a line (a grid with one row or one column) this is
+    `line_figure`.
 
     Raises
     ------
     SurfaceError
         there is no finite loss to draw.
+    LandscapeError
+        the aspect is neither of the two.
     """
+    _check(aspect)
     surface = surface.so_far()
     if min(surface.shape) == 1:
         return line_figure(surface)
@@ -54,15 +69,16 @@ def contour_figure(
 
     with ours():
         mesh = Mesh.from_surface(surface, height=height, clip=clip)
-        figure = blank(size or (6.4, _high(surface)))
+        sides = sides_of(surface, aspect)
+        figure = blank(size or (6.4, float(np.clip((1.35 if sides >= FLAT else 2.2) + 4.75 * sides, 2.0, 14))))
         axes = figure.add_subplot()
-        _fill(figure, axes, surface, mesh, colormap)
+        _fill(figure, axes, surface, mesh, colormap, sides)
         _holes(axes, mesh)
         for number, path in enumerate(_shown(surface)):
             _draw_path(axes, path, colors.path_color(number), alone=len(_shown(surface)) == 1)
         _evaluated(axes, surface)
-        _frame(axes, surface)
-        _head(axes, _title(surface), figure.get_figwidth(), caption(surface, mesh.height))
+        _frame(axes, surface, sides)
+        _head(axes, _title(surface), figure.get_figwidth(), caption(surface, mesh.height, _stretch(surface, sides)))
         if _shown(surface):
             _legend(figure, axes)
     return figure
@@ -136,14 +152,20 @@ def _shown(surface: Surface) -> list[Path]:
     return [path for path in surface.paths if len(path)]
 
 
-def _equal(surface: Surface) -> bool:
-    """Whether both axes can have equal units: their lengths differ by less than a factor."""
-    return 0.4 <= float(np.ptp(surface.beta) / np.ptp(surface.alpha)) <= 1.6
+def sides_of(surface: Surface, aspect: str = "auto") -> float:
+    """Height of the axes by their width: that of the plane, unless it is much longer than wide and may be stretched."""
+    sides = float(np.ptp(surface.beta) / np.ptp(surface.alpha))
+    return sides if aspect == "equal" or SIDES[0] <= sides <= SIDES[1] else float(np.clip(sides, *STRETCHED))
 
 
-def _high(surface: Surface) -> float:
-    """Height in inches of a figure 6.4 inches wide whose axes have equal units."""
-    return 1.35 + 4.75 * float(np.ptp(surface.beta) / np.ptp(surface.alpha)) if _equal(surface) else 5.2
+def _stretch(surface: Surface, sides: float) -> float:
+    """How many times as long a unit along beta is drawn as one along alpha, in axes of these sides."""
+    return sides / sides_of(surface, "equal")
+
+
+def _check(aspect: str) -> None:
+    if aspect not in ASPECTS:
+        raise LandscapeError(f"Found the aspect '{aspect}'", expected=f"one of {', '.join(ASPECTS)}")
 
 
 def _map(name: str) -> ListedColormap:
@@ -153,8 +175,11 @@ def _map(name: str) -> ListedColormap:
     return ListedColormap(colors.table(name) / 255.0, name=name)
 
 
-def _fill(figure: Figure, axes: Axes, surface: Surface, mesh: Mesh, colormap: str) -> None:
-    """Filled contours, lines with labels at the index levels, and the colour bar in loss units."""
+def _fill(figure: Figure, axes: Axes, surface: Surface, mesh: Mesh, colormap: str, sides: float) -> None:
+    """Filled contours, lines with labels at the index levels, and the colour bar in loss units.
+
+    Beside axes that are too flat for it, by their `sides`, the bar lies below.
+    """
     from matplotlib import patheffects
 
     heights = np.ma.masked_invalid(mesh.heights.T)
@@ -182,17 +207,23 @@ def _fill(figure: Figure, axes: Axes, surface: Surface, mesh: Mesh, colormap: st
             corner_mask=False,
         )
         if heavy:
-            words = texts_of(float(mesh.height.inverse(level)) for level in drawn.levels)
+            words = mesh.height.labels.texts(float(mesh.height.inverse(level)) for level in drawn.levels)
             names = dict(zip(map(float, drawn.levels), words, strict=True))
             for label in axes.clabel(drawn, fmt=names, fontsize=7, colors="white", inline_spacing=4):
                 label.set_path_effects([patheffects.withStroke(linewidth=1.6, foreground="#00000066")])
-    beside = axes.inset_axes((1.025, 0.0, 0.03, 1.0))  # as high as the axes, at any aspect ratio
-    bar = figure.colorbar(filled, cax=beside, spacing="proportional")
+    if sides < FLAT:
+        bar = figure.colorbar(filled, ax=axes, location="bottom", aspect=40, pad=0.02, spacing="proportional")
+    else:
+        wide = max(sides, 1.0)  # the bar is as wide beside narrow axes
+        beside = axes.inset_axes(
+            (1.0 + 0.025 * wide, 0.0, 0.03 * wide, 1.0)
+        )  # as high as the axes, at any aspect ratio
+        bar = figure.colorbar(filled, cax=beside, spacing="proportional")
     shown = lines[index] if index.sum() >= 3 else lines
-    bar.set_ticks(shown.tolist(), labels=texts_of(float(mesh.height.inverse(level)) for level in shown))
+    bar.set_ticks(shown.tolist(), labels=mesh.height.labels.texts(float(mesh.height.inverse(level)) for level in shown))
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)
-    bar.set_label("loss on the probe samples", color=INK)
+    bar.set_label(mesh.height.labels.name("loss on the probe samples"), color=INK)
 
 
 def _holes(axes: Axes, mesh: Mesh) -> None:
@@ -255,14 +286,19 @@ def _draw_path(axes: Axes, path: Path, color: str, *, alone: bool) -> None:
         )
 
 
-def _frame(axes: Axes, surface: Surface) -> None:
+def _frame(axes: Axes, surface: Surface, sides: float) -> None:
+    from landscape_hooks.export.style import plain_numbers
+
     labels = [_plain(label) for label in axis_labels(surface)]
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.set_xlim(surface.alpha[0], surface.alpha[-1])
     axes.set_ylim(surface.beta[0], surface.beta[-1])
-    if _equal(surface):
-        axes.set_aspect("equal")
+    axes.set_box_aspect(sides)
+    if sides < FLAT:
+        axes.set_ylabel(labels[1].partition(" (")[0], rotation=0, ha="right", va="center")
+        axes.set_yticks([surface.beta[0], surface.beta[-1]] if sides > 0.05 else [])
+    plain_numbers(axes)
     axes.tick_params(length=3, width=0.7)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -274,7 +310,7 @@ def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> 
     along = 0 if surface.shape[1] == 1 else 1
     at = surface.alpha if along == 0 else surface.beta
     loss = np.where(surface.present, surface.loss, np.nan).ravel()
-    from landscape_hooks.export.style import blank, ours
+    from landscape_hooks.export.style import blank, ours, plain_numbers
 
     with ours():
         figure = blank(size)
@@ -301,6 +337,7 @@ def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> 
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
+        plain_numbers(axes)
         _head(axes, _title(surface), figure.get_figwidth())
         axes.legend(fontsize=8, frameon=False)
     return figure
@@ -308,7 +345,7 @@ def line_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.2)) -> 
 
 def loss_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.6)) -> Figure:
     """The loss along the path: at the snapshots and at their projections, and the distance from the plane."""
-    from landscape_hooks.export.style import blank, ours
+    from landscape_hooks.export.style import blank, ours, plain_numbers
 
     surface = surface.so_far()
     with ours():
@@ -336,6 +373,7 @@ def loss_figure(surface: Surface, *, size: tuple[float, float] = (6.4, 4.6)) -> 
         lower.set_xlabel("optimizer step")
         lower.set_ylim(bottom=0)
         for axes in (upper, lower):
+            plain_numbers(axes)
             axes.grid(color="#e3e6eb", linewidth=0.6)
             axes.set_axisbelow(True)
             for side in ("top", "right"):
@@ -354,9 +392,19 @@ def surface_figure(
     colormap: str = "viridis",
     view: tuple[float, float] = (32.0, -58.0),
     size: tuple[float, float] = (6.4, 5.2),
+    aspect: str = "auto",
 ) -> Figure:
-    """The surface in 3-D as vector graphics, with the draped path; `view` is elevation and azimuth in degrees."""
-    from landscape_hooks.export.style import blank, ours
+    """The surface in 3-D as vector graphics, with the draped path; `view` is elevation and azimuth in degrees.
+
+    `aspect` is as in `contour_figure`.
+
+    Raises
+    ------
+    LandscapeError
+        the aspect is neither "auto" nor "equal".
+    """
+    _check(aspect)
+    from landscape_hooks.export.style import blank, ours, plain_numbers
 
     surface = surface.so_far()
     with ours():
@@ -378,12 +426,14 @@ def surface_figure(
         labels = [_plain(label) for label in axis_labels(surface)]
         axes.set_xlabel(labels[0], fontsize=8)
         axes.set_ylabel(labels[1], fontsize=8)
-        axes.set_zlabel("loss", fontsize=8)
+        axes.set_zlabel(mesh.height.labels.name("loss"), fontsize=8)
         losses, index = levels(mesh.height, 20)
         shown = losses[index] if index.sum() >= 3 else losses
-        axes.set_zticks(mesh.height.of(shown), labels=texts_of(shown))
+        axes.set_zticks(mesh.height.of(shown), labels=mesh.height.labels.texts(shown))
+        plain_numbers(axes)
         axes.tick_params(labelsize=7, pad=1)
         axes.view_init(*view)
-        axes.set_box_aspect((1.2, 1.0, 0.62))
-        _head(axes, _title(surface), figure.get_figwidth(), caption(surface, mesh.height))
+        sides = sides_of(surface, aspect)
+        axes.set_box_aspect((1.2 / max(sides, 1), 1.2 * min(sides, 1), 0.62))
+        _head(axes, _title(surface), figure.get_figwidth(), caption(surface, mesh.height, _stretch(surface, sides)))
     return figure

@@ -6,15 +6,19 @@ matplotlib.
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from typing import Any
 
 from landscape_hooks.mesh.backend import load_matplotlib
+from landscape_hooks.surface.digits import Labels
 
 load_matplotlib()
 
 from matplotlib import rc_context, rcParamsDefault  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import Formatter  # noqa: E402
 
 _DRAWING = (
     "axes", "contour", "errorbar", "figure", "font", "grid", "hatch", "hist", "image", "legend", "lines", "markers",
@@ -54,6 +58,34 @@ class _Save:
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         with ours():
             Figure.savefig(self.figure, *args, **kwargs)
+
+
+class Digits(Formatter):
+    """Labels of the ticks of a linear axis, by the rule of all numbers; an offset stands at the end of the axis."""
+
+    def __init__(self) -> None:
+        self._labels = Labels()
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The label of one number."""
+        return self._labels.texts([x])[0]
+
+    def format_ticks(self, values: Any) -> list[str]:
+        """The labels of all ticks."""
+        finite = [float(value) for value in values if math.isfinite(value)]
+        self._labels = Labels.between(min(finite), max(finite)) if finite else Labels()
+        return self._labels.texts(values)
+
+    def get_offset(self) -> str:
+        """What the labels are above."""
+        return self._labels.above
+
+
+def plain_numbers(axes: Axes) -> None:
+    """Write the numbers of the linear axes by the rule of all numbers."""
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "linear":
+            axis.set_major_formatter(Digits())
 
 
 def blank(size: tuple[float, float]) -> Figure:

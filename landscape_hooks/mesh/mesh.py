@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from landscape_hooks.errors import SurfaceError
+from landscape_hooks.surface.digits import Labels
 from landscape_hooks.surface.surface import Surface
 
 Floats = NDArray[np.float64]
@@ -85,6 +86,16 @@ class Height:
         """Lowest and highest height."""
         low, high = self.of([self.low, self.high])
         return float(low), float(high)
+
+    @property
+    def labels(self) -> Labels:
+        """How the losses between both ends are written, the same in every part of a picture."""
+        return Labels() if self.kind == "log10" else Labels.between(self.low, self.high)
+
+    @property
+    def resolution(self) -> float:
+        """A difference between losses that read-outs are to show: a part in 200 of what is shown."""
+        return (self.high - self.low) / 200
 
     @property
     def statement(self) -> str:

@@ -10,12 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks.surface.digits import text_of
+from landscape_hooks.surface.digits import percent, text_of
 from landscape_hooks.surface.surface import Path, Surface
 
 NOTABLE = 0.1
-"""A difference between the true loss and the plane's counts if it is above this share of the true loss, or of the whole
-change of the loss, whichever is less."""
+"""A difference between the true loss and the plane's counts if it is above this share of the whole change of the loss,
+or of the true loss, whichever is less. A loss that may be negative has no zero to be measured from."""
+
+ROUNDING = {"float64": 1e-12}
+OF_FLOAT32 = 3e-7
+"""Relative errors of a loss by rounding, by the precision it is computed in."""
 
 SHOWN = 5
 """Largest number of steps that a sentence lists."""
@@ -42,7 +46,7 @@ def sentences(surface: Surface, doubts: Sequence[str] = ()) -> list[str]:
     for path in surface.paths:
         whose = f"{path.label}: " if len(surface.paths) > 1 else ""
         known = path if path.evaluated is None else path.at(path.evaluated)
-        of_losses = (_ends(known), _gap(known)) if len(known) else ()
+        of_losses = (_ends(known), _gap(surface, known)) if len(known) else ()
         said += [whose + s for s in (*of_losses, _distance(surface, path), _extent(surface, path)) if s]
     return said + _noise(surface) + _holes(surface)
 
@@ -111,12 +115,14 @@ def _variance(surface: Surface) -> list[str]:
     if not np.isfinite(ratio).all() or count < 3:
         return []
     if surface.definition.directions != "pca" or surface.shape[1] == 1:
-        return [f"Along the directions lie {ratio[0]:.2g} and {ratio[1]:.2g} of the trajectory's variance."]
-    shares = f"The plane holds {ratio.sum():.1%} of the trajectory's variance ({ratio[0]:.1%} + {ratio[1]:.1%})"
+        first, second = (percent(float(share)) for share in ratio)
+        return [f"Along the directions lie {first} and {second} of the trajectory's variance."]
+    whole, first, second = (percent(float(share)) for share in (ratio.sum(), *ratio))
+    shares = f"The plane holds {whole} of the trajectory's variance ({first} + {second})"
     if len(surface.paths) > 1:
         return [f"{shares}, of {len(surface.paths)} runs together."]
     walk = random_walk_ratio(count)[:2]
-    said = [f"{shares}; a pure random walk of {count} snapshots would show {sum(walk):.1%}."]
+    said = [f"{shares}; a pure random walk of {count} snapshots would show {percent(sum(walk))}."]
     if ratio.sum() < sum(walk) + 0.05:
         said.append(
             "That is no more than drift shows: the shape of the path in this plane is no evidence of structure."
@@ -136,30 +142,44 @@ def _texts(*losses: float) -> list[str]:
     """Losses with four digits, or so many that what they differ by is seen."""
     finite = [loss for loss in losses if np.isfinite(loss)]
     span = float(np.ptp(finite)) if finite else 0.0
-    return [max(f"{loss:.4g}", text_of(float(loss), span / 10), key=len) for loss in losses]
+    return [_text(float(loss), span / 10) for loss in losses]
 
 
-def _gap(path: Path) -> str:
-    """Where the loss of the surface differs from the true loss."""
+def _text(loss: float, step: float) -> str:
+    """A loss with four digits, or so many that it differs from one that is `step` away."""
+    four = abs(loss) / 999
+    return text_of(loss, min(step, four) if step > 0 else four)
+
+
+def _gap(surface: Surface, path: Path) -> str:
+    """Where the loss of the surface differs from the true loss, by the measure of what the loss changed."""
+    path = path if path.evaluated is None else path.at(path.evaluated)
     finite = np.isfinite(path.loss) & np.isfinite(path.plane_loss)
     if not finite.any():
         return "No snapshot has a finite loss both by itself and on the plane."
-    gap = np.where(finite, np.abs(path.plane_loss - path.loss), -1.0)
+    with np.errstate(invalid="ignore"):
+        gap = np.where(finite, np.abs(path.plane_loss - path.loss), 0.0)
+    gap[np.isfinite(path.loss) != np.isfinite(path.plane_loss)] = np.inf
     worst = int(np.argmax(gap))
-    noise = 2 * np.nan_to_num(path.loss_stderr)
-    change = float(np.ptp(path.loss[finite]))
+    true = path.loss[np.isfinite(path.loss)]
+    change = float(np.ptp(true))
+    size = np.nan_to_num(np.abs(path.loss), posinf=0.0)
+    rounding = ROUNDING.get(surface.definition.precision, OF_FLOAT32) * size
     # The two losses are of the same samples, so the noise of their difference is less than that of either.
-    allowed = np.maximum(NOTABLE * np.minimum(change, np.abs(path.loss)), np.minimum(noise, change / 4))
-    off = int((gap > allowed + 1e-6 * np.abs(path.loss)).sum())
+    noise = np.minimum(2 * np.nan_to_num(path.loss_stderr, posinf=0.0), NOTABLE * change)
+    measure = np.minimum(change, size) if true.min() >= 0 else change
+    off = int((gap > np.maximum(NOTABLE * measure, noise) + rounding).sum())
     if not off:
+        if len(path) > 1 and change <= 2 * rounding.max():
+            return "The loss changes by no more than its rounding, so whether the surface carries the path is open."
         return (
             "The surface carries the path: at no snapshot does it differ notably from the true loss, by the measure of "
             "what the loss changed."
         )
-    true, shown = _texts(path.loss[worst], path.plane_loss[worst])
+    true_text, shown = _texts(path.loss[worst], path.plane_loss[worst])
     return (
         f"At {off} of {len(path)} snapshots the surface does not show the true loss (it differs by over {NOTABLE:.0%} "
-        f"of it, or of all that the loss changed), most at step {path.step[worst]}: {true} against {shown} on the "
+        f"of it, or of all that the loss changed), most at step {path.step[worst]}: {true_text} against {shown} on the "
         "plane."
     )
 
@@ -170,7 +190,7 @@ def _distance(surface: Surface, path: Path) -> str:
     start = float(np.hypot(np.linalg.norm(path.coordinates[0] - path.coordinates[-1]), path.distance[0]))
     if surface.definition.normalization != "orthonormal" or not start > 0:
         return far + "."
-    return f"{far}, {path.distance[worst] / start:.0%} of the distance from start to end."
+    return f"{far}, {percent(float(path.distance[worst] / start))} of the distance from start to end."
 
 
 def _extent(surface: Surface, path: Path) -> str:
@@ -178,7 +198,7 @@ def _extent(surface: Surface, path: Path) -> str:
     width = np.ptp(surface.alpha), np.ptp(surface.beta)
     shares = [float(np.ptp(path.coordinates[:, k]) / width[k]) for k in (0, 1) if width[k] > 0]
     if shares and max(shares) < 0.05:
-        return f"In this picture the path is a dot: it covers {max(shares):.2%} of its width."
+        return f"In this picture the path is a dot: it covers {percent(max(shares))} of its width."
     return ""
 
 
@@ -188,8 +208,11 @@ def _noise(surface: Surface) -> list[str]:
     if not shown.size or not error.size:
         return ["The standard error of the losses is not known."] if shown.size else []
     lowest = int(np.argmin(np.where(surface.evaluated & np.isfinite(surface.loss), surface.loss, np.inf)))
-    here = surface.loss_stderr.ravel()[lowest]
-    return [f"The lowest loss shown is {shown.min():.4g} ± {here:.2g}; finer differences are those of the samples."]
+    here = float(surface.loss_stderr.ravel()[lowest])
+    said = f"The lowest loss shown is {_text(float(shown.min()), here / 2 if here > 0 else 0.0)}"
+    if not np.isfinite(here):
+        return [f"{said}; its standard error is not known."]
+    return [f"{said} ± {here:.2g}; finer differences are those of the samples."]
 
 
 def clamped(grid: NDArray[np.bool_], path: NDArray[np.bool_]) -> list[str]:

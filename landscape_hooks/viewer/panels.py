@@ -10,7 +10,7 @@ from imgui_bundle import imgui
 
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.viewer.replay.controls import KEYS, MOUSE, OTHERS
-from landscape_hooks.viewer.replay.look import COLORMAPS, CONTOURS, EXAGGERATION, HEIGHTS, THEMES
+from landscape_hooks.viewer.replay.look import ASPECTS, COLORMAPS, CONTOURS, EXAGGERATION, HEIGHTS, THEMES
 from landscape_hooks.viewer.replay.replay import Replay
 from landscape_hooks.viewer.replay.timeline import CLOCKS
 
@@ -43,6 +43,11 @@ class Panels:
         return self._popup or any(
             left <= x <= left + w and upper <= y <= upper + h for left, upper, w, h in self._areas
         )
+
+    @property
+    def areas(self) -> list[tuple[float, float, float, float]]:
+        """Left, top, right and bottom of every panel in the last frame."""
+        return [(left, upper, left + w, upper + h) for left, upper, w, h in self._areas]
 
     def _end(self) -> None:
         place, extent = imgui.get_window_pos(), imgui.get_window_size()
@@ -149,8 +154,11 @@ class Panels:
 
     def _options(self, replay: Replay, size: tuple[int, int]) -> None:
         """A panel with everything that can be changed."""
+        _within(size)
         imgui.set_next_window_pos(
-            imgui.ImVec2(size[0] - 12, max(size[1] - BAR - 142, 320)), imgui.Cond_.always.value, imgui.ImVec2(1.0, 1.0)
+            imgui.ImVec2(size[0] - 12, max(size[1] - BAR - 142, min(size[1] - BAR - 8, 348))),
+            imgui.Cond_.always.value,
+            imgui.ImVec2(1.0, 1.0),
         )
         imgui.begin("options", None, _FIXED | imgui.WindowFlags_.always_auto_resize.value)
         look, timeline = replay.look, replay.timeline
@@ -159,6 +167,7 @@ class Panels:
             ("colormap", COLORMAPS),
             ("contours", CONTOURS),
             ("height", HEIGHTS),
+            ("aspect", ASPECTS),
             ("theme", tuple(THEMES)),
         ):
             chosen = self._choice(name, getattr(look, name), known)
@@ -215,6 +224,7 @@ class Panels:
         self._end()
 
     def _help(self, size: tuple[int, int]) -> None:
+        _within(size)
         imgui.set_next_window_pos(
             imgui.ImVec2(size[0] / 2, size[1] / 2), imgui.Cond_.always.value, imgui.ImVec2(0.5, 0.5)
         )
@@ -222,6 +232,7 @@ class Panels:
             "Keys and mouse",
             True,
             imgui.WindowFlags_.always_auto_resize.value
+            | imgui.WindowFlags_.horizontal_scrollbar.value
             | imgui.WindowFlags_.no_collapse.value
             | imgui.WindowFlags_.no_saved_settings.value,
         )
@@ -240,6 +251,12 @@ class Panels:
         self._end()
         if opened is False:
             self.help = False
+
+
+def _within(size: tuple[int, int]) -> None:
+    """Keep the next panel within the picture above the bar; a larger one scrolls."""
+    most = imgui.ImVec2(max(size[0] - 8, 60), max(size[1] - BAR - 8, 60))
+    imgui.set_next_window_size_constraints(imgui.ImVec2(0, 0), most)
 
 
 def handle(io: imgui.IO, kind: str, *values: float) -> None:

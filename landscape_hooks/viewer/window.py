@@ -16,7 +16,7 @@ from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.replay import controls
 from landscape_hooks.viewer.replay.landscape import Source, load
 from landscape_hooks.viewer.replay.look import Look
-from landscape_hooks.viewer.replay.replay import Replay
+from landscape_hooks.viewer.replay.replay import Replay, fitted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,9 +47,9 @@ class ReplayWindow:
         from landscape_hooks.viewer.gl.hud import Hud
         from landscape_hooks.viewer.gl.overlay import Overlay
         from landscape_hooks.viewer.gl.scene import Scene
-        from landscape_hooks.viewer.panels import Panels
+        from landscape_hooks.viewer.panels import BAR, Panels
 
-        self._key, self._mouse = key, mouse
+        self._key, self._mouse, self._bar = key, mouse, BAR
         self.replay = replay
         self.scene = Scene(replay.landscape, replay.look)
         self.overlay, self.hud, self.panels = Overlay(), Hud(), Panels()
@@ -57,6 +57,7 @@ class ReplayWindow:
         self._frame: Any = None
         self._frames: dict[int, Any] = {}
         self._hover: Any = None
+        self._hovered: Any = None
         self._slow, self._judged, self._awake = False, 0, False
         self._drag = ""
         self._clicked = (0.0, 0, 0)
@@ -134,8 +135,14 @@ class ReplayWindow:
         self._dirty = max(self._dirty - 1, int(fast and not self.replay.moving))
         self.draw_scene(pixels, scale, fast=fast)
         self.overlay.frame(size, scale, min(seconds, 0.1))
+        seen = (self.replay.camera, self.replay.look, id(self.replay.landscape))
+        if self._hover is not None and seen != self._hovered:
+            self._hover = None  # the point is not under the mouse any more
+        covered = self.panels.areas
+        if self._hover is not None:
+            covered = [*covered, self.hud.hover_box(self.replay, self.overlay.font, size, *self._hover)]
         if self.replay.look.captions:
-            self.hud.draw(self.replay, self.overlay.font, size, bottom=44)
+            self.hud.draw(self.replay, self.overlay.font, size, bottom=self._bar, covered=covered)
         if self._hover is not None and not self._drag:
             self.hud.hover(self.replay, self.overlay.font, size, *self._hover)
         self.panels.draw(self.replay, size)
@@ -201,6 +208,7 @@ class ReplayWindow:
         place = (float(x), float(self._down(y)))
         point = None if self.panels.cover(*place) or self._in_plot(*place) else self.pick(*place)
         self._hover = None if point is None else (place, point)
+        self._hovered = (self.replay.camera, self.replay.look, id(self.replay.landscape))
 
     def on_mouse_press(self, x: int, y: int, button: int, modifiers: int) -> None:
         """Begin to orbit, pan or scrub; a double click puts the point into the middle."""
@@ -220,6 +228,7 @@ class ReplayWindow:
                 self.replay.camera = self.replay.camera.look_at(point)
         pans = button != self._mouse.LEFT or modifiers & self._key.MOD_SHIFT
         self._drag = "pan" if pans else "orbit"
+        self._hover = None
 
     def on_mouse_drag(self, x: int, y: int, dx: int, dy: int, buttons: int, modifiers: int) -> None:
         """Orbit, pan or scrub."""
@@ -281,7 +290,11 @@ class ReplayWindow:
             self.panels.notice = str(error)
 
     def on_resize(self, width: int, height: int) -> None:
-        """The window has a new size."""
+        """The window has a new size: a camera that nobody has moved shows the whole again."""
+        replay = self.replay
+        if replay.camera == replay.home and min(width, height) > 0:
+            home = fitted(replay.home, replay.stage, width / height, replay.look.captions)
+            replay.home = replay.camera = home
         self.touch()
 
     def on_expose(self) -> None:
@@ -384,7 +397,8 @@ def _in_own_process(source: Source, name: str | None, view: str, look: Look, pla
         raise context.no_display(RuntimeError("DISPLAY is not set"))
     if not isinstance(source, str | Path):
         raise context.no_display(RuntimeError("this process renders headless"))
-    arguments = [str(source), "--colormap", look.colormap, "--theme", look.theme, "--height", look.height]
+    arguments = [str(source), "--colormap", look.colormap, "--theme", look.theme]
+    arguments += ["--height", look.height, "--aspect", look.aspect]
     arguments += ["--name", name] if name else []
     arguments += ["--view", view] if view else []
     arguments += ["--play" if play else "--no-play", *(["--follow"] if follow else [])]

@@ -1,12 +1,12 @@
 """HUD: captions, axes, colour bar, read-out and the plot of the losses, drawn over the scene.
 
 In: a Replay and the size of the picture. Out: shapes and text in the overlay's background list, the same in the
-window and in files.
+window and in files. No label lies on another, on the plot, the read-out or a panel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,122 +14,102 @@ from imgui_bundle import imgui
 from numpy.typing import NDArray
 
 from landscape_hooks.mesh import colors
-from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption, in_doubt
-from landscape_hooks.surface.digits import text_of, texts_of
-from landscape_hooks.surface.surface import Path
+from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption, in_doubt, said_of_height
+from landscape_hooks.viewer.gl.pen import Pen, unit_of
+from landscape_hooks.viewer.gl.plot import Plot, draw_plot, draw_read_out, panel_of, read_out_box
 from landscape_hooks.viewer.replay.camera import Camera
 from landscape_hooks.viewer.replay.labels import place_labels
-from landscape_hooks.viewer.replay.look import Rgb, Theme
-from landscape_hooks.viewer.replay.replay import Replay, describe_moment, describe_place
+from landscape_hooks.viewer.replay.look import Theme
+from landscape_hooks.viewer.replay.replay import Replay, describe_place
+from landscape_hooks.viewer.replay.taken import Box, Taken
 
 Floats = NDArray[np.float64]
-
-
-Spot = Sequence[float] | Floats
-
-
-class Pen:
-    """Draws in pixels of a picture that is 720 high, whatever its real size."""
-
-    def __init__(self, target: imgui.ImDrawList, font: imgui.ImFont, unit: float) -> None:
-        self._list, self._font, self.unit = target, font, unit
-
-    @staticmethod
-    def ink(color: Sequence[float], alpha: float = 1.0) -> int:
-        """A colour as imgui packs it."""
-        return int(imgui.color_convert_float4_to_u32(imgui.ImVec4(color[0], color[1], color[2], alpha)))
-
-    def width(self, text: str, size: float = 14.0) -> float:
-        """Width of a text in pixels of the picture."""
-        return float(imgui.calc_text_size(text).x) * self._pixels(size) / imgui.get_font_size()
-
-    def _pixels(self, size: float) -> int:
-        """Size of a font in whole pixels: between them small dots get lost."""
-        return max(round(size * self.unit), 9)
-
-    def text(
-        self, x: float, y: float, text: str, color: Rgb, *, size: float = 14.0, align: float = 0.0, alpha: float = 1.0
-    ) -> None:
-        """Text whose top is at `y`; `align` 0 starts, 0.5 is centred, 1 ends at `x`. Drawn on whole pixels."""
-        x -= align * self.width(text, size)
-        self._list.add_text(
-            self._font, self._pixels(size), imgui.ImVec2(round(x), round(y)), self.ink(color, alpha), text
-        )
-
-    def line(self, a: Spot, b: Spot, color: Rgb, *, width: float = 1.0, alpha: float = 1.0) -> None:
-        """A straight line."""
-        self._list.add_line(imgui.ImVec2(*a), imgui.ImVec2(*b), self.ink(color, alpha), width * self.unit)
-
-    def polyline(self, points: Floats, color: Rgb, *, width: float = 1.0, alpha: float = 1.0) -> None:
-        """A line through points; a NaN breaks it."""
-        sound = np.asarray(np.isfinite(points).all(axis=1))
-        for part in np.split(np.arange(len(points)), np.flatnonzero(~sound)):
-            part = part[sound[part]]
-            if len(part) > 1:
-                spots: list[Any] = [imgui.ImVec2(float(x), float(y)) for x, y in points[part]]
-                # by name: 1.92 and 1.93 have them in another order
-                self._list.add_polyline(points=spots, col=self.ink(color, alpha), thickness=width * self.unit, flags=0)
-
-    def box(self, a: Spot, b: Spot, color: Rgb, *, alpha: float = 1.0, rounding: float = 0.0) -> None:
-        """A filled rectangle."""
-        self._list.add_rect_filled(imgui.ImVec2(*a), imgui.ImVec2(*b), self.ink(color, alpha), rounding * self.unit)
-
-    def gradient(self, a: Spot, b: Spot, top: Rgb, bottom: Rgb) -> None:
-        """A rectangle from one colour to another."""
-        self._list.add_rect_filled_multi_color(
-            imgui.ImVec2(*a), imgui.ImVec2(*b), self.ink(top), self.ink(top), self.ink(bottom), self.ink(bottom)
-        )
-
-    def dot(self, x: float, y: float, radius: float, color: Rgb, alpha: float = 1.0) -> None:
-        """A filled circle."""
-        self._list.add_circle_filled(imgui.ImVec2(x, y), radius * self.unit, self.ink(color, alpha))
 
 
 class Hud:
     """Draws the captions of a replay; `plot` is where the inset lies (x, y, width, height), for scrubbing in it."""
 
     def __init__(self) -> None:
-        self.plot: tuple[float, float, float, float] | None = None
-        self._corner = (0.0, 0.0)
+        self.plot: Plot | None = None
+        self._taken = Taken((0, 0))
         self._labelled: tuple[Any, list[tuple[float, float, str]]] = (None, [])
 
-    def draw(self, replay: Replay, font: imgui.ImFont, size: tuple[int, int], *, bottom: float = 0) -> None:
-        """Everything, into imgui's background list; the lowest `bottom` pixels stay free for a panel."""
-        size = (size[0], size[1] - round(bottom))
-        unit = min(max(min(size[1] / 720, size[0] / 1000), 0.55), 4.0)
-        pen = Pen(imgui.get_background_draw_list(), font, unit)
-        whole = (size[0], size[1] + round(bottom))
+    def draw(
+        self,
+        replay: Replay,
+        font: imgui.ImFont,
+        size: tuple[int, int],
+        *,
+        bottom: float = 0,
+        covered: Iterable[Box] = (),
+    ) -> None:
+        """Everything, into imgui's background list; the lowest `bottom` pixels stay free for a panel.
+
+        `covered` are rectangles under panels: no label of an axis or a line lies there.
+        """
+        whole, size = size, (size[0], size[1] - round(bottom))
+        pen = Pen(imgui.get_background_draw_list(), font, unit_of(size))
+        unit = pen.unit
         self.plot = None
+        self._taken = Taken(size)
+        title = self._title_lines(pen, replay, size)
+        self._taken.take(self._title_box(pen, replay, title))
+        if (bar := self._bar_box(pen, replay, size)) is not None:
+            self._taken.take(bar)
+        box: Box | None = None
         if replay.landscape.paths:
+            box = read_out_box(pen, replay, size)
             width, height = 240 * unit, 104 * unit
             self.plot = (22 * unit, size[1] - height - 40 * unit, width, height)
-            self._corner = _corner(len(_moment_rows(replay)), size, unit)
+            panel = panel_of(self.plot, unit)
+            if box[0] - 12 * unit < panel[2] and box[1] < panel[3]:  # above a read-out that is too wide to be beside it
+                self.plot = (self.plot[0], box[1] - height - 40 * unit, width, height)
+            self._taken.take(panel_of(self.plot, unit))
+            self._taken.take((box[0] - 8 * unit, box[1] - 4 * unit, size[0], size[1]))
+        labels = Taken(size, self._taken.boxes)
+        for area in covered:
+            self._taken.take(area)
         self._axes(pen, replay, whole)
         if replay.look.contours != "off":
-            self._labels(pen, replay, whole)
-        self._title(pen, replay)
-        self._color_bar(pen, replay, size)
-        if replay.landscape.paths:
-            self._inset(pen, replay)
-            self._read_out(pen, replay, size)
+            self._labels(pen, replay, whole, labels)
+        self._title(pen, replay, title)
+        if bar is not None:
+            self._color_bar(pen, replay, bar)
+        if self.plot is not None and box is not None:
+            draw_plot(pen, replay, self.plot)
+            draw_read_out(pen, replay, box)
 
     # -- words -----------------------------------------------------------------------------------------
-    def _title(self, pen: Pen, replay: Replay) -> None:
-        landscape, theme = replay.landscape, replay.look.colors
-        x, y = 22 * pen.unit, 16 * pen.unit
-        pen.text(x, y, landscape.title, theme.ink, size=19)
-        y += 27 * pen.unit
+    def _title_lines(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> list[str]:
+        """The lines under the title, broken where the colour bar begins."""
+        landscape = replay.landscape
         lines = [landscape.mesh.statement]
         if landscape.surface is not None:
-            lines = caption(landscape.surface, landscape.mesh.height).split(BETWEEN)
+            lines = caption(landscape.surface, landscape.mesh.height, replay.stage.stretch).split(BETWEEN)
             doubts = in_doubt(landscape.surface)
             shown = [part for part in lines[:-1] if part not in doubts]
-            lines = [BETWEEN.join(shown), landscape.mesh.height.statement, *doubts]
+            lines = [BETWEEN.join(shown), said_of_height(landscape.mesh.height), *doubts]
         if landscape.mesh.missing:
             counts = ", ".join(f"{count} {name}" for name, count in landscape.mesh.missing.items())
             lines.append(f"hatched: {counts} (grid points)")
         if replay.look.exaggeration != 1:
             lines[0 if len(lines) == 1 else 1] += f", exaggerated x {replay.look.exaggeration:.3g}"
+        return [part for line in lines for part in _broken(pen, line, size[0] - 150 * pen.unit)]
+
+    def _title_box(self, pen: Pen, replay: Replay, lines: list[str]) -> Box:
+        """What the title, the lines and the legend of the runs take."""
+        paths = replay.landscape.paths
+        names = [path.label or f"run {n + 1}" for n, path in enumerate(paths)] if len(paths) > 1 else []
+        widths = [pen.width(replay.landscape.title, 19), *(pen.width(line, 13) for line in lines)]
+        widths += [pen.width(name, 13) + 18 * pen.unit for name in names]
+        tall = 43 + 18 * len(lines) + (6 + 19 * len(names) if names else 0)
+        return (0.0, 0.0, max(widths) + 30 * pen.unit, tall * pen.unit)
+
+    def _title(self, pen: Pen, replay: Replay, lines: list[str]) -> None:
+        landscape, theme = replay.landscape, replay.look.colors
+        x, y = 22 * pen.unit, 16 * pen.unit
+        pen.text(x, y, landscape.title, theme.ink, size=19)
+        y += 27 * pen.unit
         for line in lines:
             pen.text(x, y, line, theme.faint, size=13)
             y += 18 * pen.unit
@@ -145,46 +125,58 @@ class Hud:
     ) -> None:
         """What is under the mouse, in a box beside it."""
         theme = replay.look.colors
-        unit = min(max(min(size[1] / 720, size[0] / 1000), 0.55), 4.0)
-        pen = Pen(imgui.get_foreground_draw_list(), font, unit)
-        lines = describe_place(replay, point)
-        width = max(pen.width(line, 12.5) for line in lines) + 20 * unit
-        tall = (10 + 18 * len(lines)) * unit
-        x = mouse[0] + 18 if mouse[0] + 18 + width < size[0] else mouse[0] - 18 - width
-        y = min(mouse[1] + 14, size[1] - tall - 4)
-        pen.box((x, y), (x + width, y + tall), theme.panel, alpha=0.90, rounding=5)
-        for k, line in enumerate(lines):
+        pen = Pen(imgui.get_foreground_draw_list(), font, unit_of(size))
+        unit = pen.unit
+        x, y, right, low = self.hover_box(replay, font, size, mouse, point)
+        pen.box((x, y), (right, low), theme.panel, alpha=0.94, rounding=5)
+        for k, line in enumerate(describe_place(replay, point)):
             pen.text(x + 10 * unit, y + (5 + 18 * k) * unit, line, theme.ink, size=12.5)
 
-    def _read_out(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
-        theme, rows = replay.look.colors, _moment_rows(replay)
-        x, y = _corner(len(rows), size, pen.unit)
-        for name, text in rows:
-            pen.text(x, y, name, theme.faint, size=13)
-            pen.text(size[0] - 22 * pen.unit, y, text, theme.ink, size=14, align=1)
-            y += 19 * pen.unit
+    def hover_box(
+        self, replay: Replay, font: imgui.ImFont, size: tuple[int, int], mouse: tuple[float, float], point: Floats
+    ) -> Box:
+        """Where the box of `hover` lies."""
+        pen = Pen(imgui.get_foreground_draw_list(), font, unit_of(size))
+        lines = describe_place(replay, point)
+        width = max(pen.width(line, 12.5) for line in lines) + 20 * pen.unit
+        tall = (10 + 18 * len(lines)) * pen.unit
+        x = mouse[0] + 18 if mouse[0] + 18 + width < size[0] else max(mouse[0] - 18 - width, 0.0)
+        y = max(min(mouse[1] + 14, size[1] - tall - 4), 0.0)
+        return (x, y, x + width, y + tall)
 
     # -- colour bar ------------------------------------------------------------------------------------
-    def _color_bar(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
-        mesh, theme, unit = replay.landscape.mesh, replay.look.colors, pen.unit
+    def _bar_box(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> Box | None:
+        """What the colour bar and its labels take; None where there is none."""
+        mesh, unit = replay.landscape.mesh, pen.unit
         if mesh.grid is None or replay.look.colormap == "grey":
-            return
-        width, height = 12 * unit, min(230 * unit, 0.42 * size[1])
-        x, y = size[0] - 96 * unit, 46 * unit
+            return None
+        words = max((pen.width(label, 12.5) for label in replay.stage.ticks(2)[1]), default=0.0)
+        wide = max(96 * unit, words + 34 * unit)
+        wide = max(wide, pen.width(mesh.height.labels.name("loss"), 13) + 12 * unit)
+        return (size[0] - wide - 10 * unit, 0.0, float(size[0]), 58 * unit + min(230 * unit, 0.42 * size[1]))
+
+    def _color_bar(self, pen: Pen, replay: Replay, box: Box) -> None:
+        mesh, theme, unit = replay.landscape.mesh, replay.look.colors, pen.unit
+        x, y, width = box[0] + 10 * unit, 46 * unit, 12 * unit
+        height = box[3] - 58 * unit
         table = colors.table(replay.look.line_colormap) / 255.0
         bands = 64
         for k in range(bands):
             upper, lower = table[255 - k * 255 // bands], table[255 - (k + 1) * 255 // bands]
             pen.gradient((x, y + height * k / bands), (x + width, y + height * (k + 1) / bands), upper, lower)
-        pen.text(x, y - 24 * unit, "loss", theme.ink, size=13)
+        pen.text(x, y - 24 * unit, mesh.height.labels.name("loss"), theme.ink, size=13)
         low, high = mesh.height.bounds
         values, labels = replay.stage.ticks(2)
+        free = Taken((box[2], box[3] + 40 * unit))
         for value, label in zip(values, labels, strict=True):
             if not low <= value <= high:
                 continue
             level = y + height * (1 - ((value - low) / (high - low) if high > low else 0.5))
-            pen.line((x + width, level), (x + width + 4 * unit, level), theme.faint)
-            pen.text(x + width + 8 * unit, level - 7.5 * unit, label, theme.ink, size=12.5)
+            words = (x, level - 7 * unit, x + 1, level + 7 * unit)
+            if free.is_free(words):
+                free.take(words)
+                pen.line((x + width, level), (x + width + 4 * unit, level), theme.faint)
+                pen.text(x + width + 8 * unit, level - 7.5 * unit, label, theme.ink, size=12.5)
 
     # -- axes ------------------------------------------------------------------------------------------
     def _axes(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
@@ -196,6 +188,7 @@ class Hud:
         z = stage.floor
         towards = -camera.forward
         names = axis_labels(replay.landscape.surface) if replay.landscape.surface is not None else ["x", "y"]
+        edges = []
         for axis, other in ((0, 1), (1, 0)):
             edge = high[other] if towards[other] > 0 else low[other]
             outwards = np.zeros(3)
@@ -205,19 +198,24 @@ class Hud:
             spots[:, axis] = (values - (stage.low + stage.high)[axis] / 2) * stage.scale[axis]
             spots[:, other] = edge
             self._tick_row(pen, camera, size, spots, labels, outwards, theme)
-            middle = np.full(3, z)
-            middle[axis], middle[other] = 0.0, edge
-            self._axis_name(pen, camera, size, middle, outwards, names[axis], theme)
+            places = np.full((9, 3), z)
+            places[:, other] = edge
+            places[:, axis] = np.array([0, 0.1, -0.1, 0.2, -0.2, 0.3, -0.3, 0.4, -0.4]) * (high - low)[axis]
+            edges.append((places, outwards, stage.labels(axis).name(names[axis])))
         self._height_axis(pen, replay, size)
+        for places, outwards, name in edges:
+            self._axis_name(pen, camera, size, places, outwards, name, theme)
 
-    def _tick(self, pen: Pen, x: float, y: float, label: str, align: float, theme: Theme) -> None:
-        """A tick's label, unless the plot of the losses lies there."""
-        left = x - align * pen.width(label, 12.5)
-        if self.plot is not None:
-            (a, b), (c, d) = _panel(self.plot, pen.unit)
-            if left < c and left + pen.width(label, 12.5) > a and y < d and y + 15 * pen.unit > b:
-                return
+    def _tick(self, pen: Pen, x: float, y: float, label: str, align: float, theme: Theme) -> bool:
+        """A tick's label, unless something else lies there."""
+        width = pen.width(label, 12.5)
+        left = x - align * width
+        box = (left - 2, y, left + width + 2, y + 15 * pen.unit)
+        if not self._taken.is_free(box):
+            return False
+        self._taken.take(box)
         pen.text(x, y, label, theme.faint, size=12.5, align=align)
+        return True
 
     def _tick_row(
         self,
@@ -237,23 +235,31 @@ class Hud:
                 self._tick(pen, x, y, label, align, theme)
 
     def _axis_name(
-        self, pen: Pen, camera: Camera, size: tuple[int, int], spot: Floats, outwards: Floats, name: str, theme: Theme
+        self, pen: Pen, camera: Camera, size: tuple[int, int], places: Floats, outwards: Floats, name: str, theme: Theme
     ) -> None:
-        a, b = camera.project(np.stack([spot, spot + 0.1 * outwards]), size)
-        if np.isfinite([*a, *b]).all():
-            x, y, align = _beside(pen, a, b, 46)
-            width = pen.width(name, 13.5)
-            x = float(np.clip(x - align * width, 8, max(size[0] - width - 8, 8)))
-            if self.plot is not None:  # above or beside the plot of the losses
-                left, upper, inset, _ = self.plot
-                if y > upper + 24 * pen.unit:
-                    x = max(x, left + inset + 72 * pen.unit)
-                elif x < left + inset + 64 * pen.unit:
-                    y = min(y, upper - 52 * pen.unit)
-                corner = self._corner  # above the read-out
-                if x + width > corner[0] - 10 * pen.unit and y > corner[1] - 24 * pen.unit:
-                    y = corner[1] - 28 * pen.unit
-            pen.text(x, min(y, size[1] - 22 * pen.unit), name, theme.ink, size=13.5)
+        """The name of an axis beside the middle of its edge, or beside the nearest place where it lies on nothing."""
+        name = _shortened(pen, name, 0.45 * size[0])
+        width, tall = pen.width(name, 13.5), 17 * pen.unit
+        inner, outer = camera.project(places, size), camera.project(places + 0.1 * outwards, size)
+        tried: list[tuple[float, float]] = []
+        for distance in (46, 34, 60, 24, 80):
+            for a, b in zip(inner, outer, strict=True):
+                if np.isfinite([*a, *b]).all():
+                    x, y, align = _beside(pen, a, b, distance)
+                    tried.append((x - align * width, y))
+        if not tried:
+            return
+        first = min(max(tried[0][0], 8.0), max(size[0] - width - 8, 8.0)), tried[0][1]
+        levels = np.arange(size[1] - 2 * tall, tall, -tall)
+        inside = [(float(np.clip(first[0], 8, size[0] - width - 8)), float(level)) for level in levels]
+        inside += [(8.0, float(level)) for level in levels] + [
+            (size[0] - width - 8.0, float(level)) for level in levels
+        ]
+        inside.sort(key=lambda place: float(np.hypot(place[0] - first[0], place[1] - first[1])))
+        free = (place for place in [*tried, *inside] if self._taken.is_free(_around(place, width, tall)))
+        x, y = next(free, first)
+        self._taken.take(_around((x, y), width, tall))
+        pen.text(x, y, name, theme.ink, size=13.5)
 
     def _height_axis(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
         stage, camera, theme = replay.stage, replay.camera, replay.look.colors
@@ -279,112 +285,54 @@ class Hud:
                 pen.line((x - 5 * pen.unit, y), (x, y), theme.faint, alpha=0.8)
                 self._tick(pen, x - 9 * pen.unit, y - 7.5 * pen.unit, label, 1, theme)
 
-    def _labels(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:
+    def _labels(self, pen: Pen, replay: Replay, size: tuple[int, int], free: Taken) -> None:
         """The loss of the heavier contour lines, where they are seen."""
         landscape, stage = replay.landscape, replay.stage
         if landscape.mesh.grid is None:
             return
-        key = (id(landscape), replay.camera, size, replay.look.exaggeration)
+        key = (id(landscape), replay.camera, size, replay.look, tuple(free.boxes))
         if self._labelled[0] != key:
             path = [replay.camera.project(stage.place(drape.points[::4]), size)[:, :2] for drape in landscape.drapes]
             avoid = np.concatenate(path) if path else np.empty((0, 2))
-            places = place_labels(landscape.mesh, landscape.lines, avoid, stage, replay.camera, size)
+
+            def half(text: str) -> tuple[float, float]:
+                return pen.width(text, 11.5) / 2 + 4 * pen.unit, 8 * pen.unit
+
+            places = place_labels(landscape.mesh, landscape.lines, avoid, stage, replay.camera, size, free, half)
             self._labelled = (key, places)
         dark = replay.look.colormap == "wireframe" and replay.look.theme == "dark"
         for x, y, text in self._labelled[1]:
             half, high = pen.width(text, 11.5) / 2 + 4 * pen.unit, 8 * pen.unit
+            if not self._taken.is_free((x - half, y - high, x + half, y + high)):
+                continue
             back = replay.look.colors.panel if dark else (0.05, 0.06, 0.09)
             pen.box((x - half, y - high), (x + half, y + high), back, alpha=0.62, rounding=4)
             pen.text(x, y - 7 * pen.unit, text, (1.0, 1.0, 1.0), size=11.5, align=0.5)
 
-    # -- the plot of the losses ------------------------------------------------------------------------
-    def _inset(self, pen: Pen, replay: Replay) -> None:
-        theme, unit = replay.look.colors, pen.unit
-        assert self.plot is not None
-        x, y, width, height = self.plot
-        pen.box(*_panel(self.plot, unit), theme.panel, alpha=0.0 if replay.look.transparent else 0.55, rounding=6)
-        everything = [v for path in replay.landscape.paths for v in (path.loss, path.plane_loss)]
-        values = np.concatenate(everything)
-        values = values[np.isfinite(values)]
-        if not len(values):
-            return
-        logarithmic = values.min() > 0 and values.max() / values.min() > 10
-        change = np.log10 if logarithmic else np.asarray
-        low, high = float(change(values.min())), float(change(values.max()))
-        high = high if high > low else low + 1
 
-        def place(path: Path, losses: Floats) -> Floats:
-            rows = telling(losses, int(width))
-            clock = replay.timeline_shares(rows / max(len(path) - 1, 1))
-            with np.errstate(divide="ignore", invalid="ignore"):
-                share = (change(losses[rows]) - low) / (high - low)
-            return np.column_stack([x + width * clock, y + height * (1 - np.where(np.isfinite(share), share, np.nan))])
-
-        for number, path in enumerate(replay.landscape.paths):
-            color = colors.rgb(colors.path_color(number))
-            pen.polyline(place(path, path.plane_loss), color, width=1.8)
-            pen.polyline(place(path, path.loss), theme.ink if number == 0 else color, width=1.2, alpha=0.9)
-        cursor = x + width * replay.timeline.fraction
-        pen.line((cursor, y - 4 * unit), (cursor, y + height + 4 * unit), theme.ink, alpha=0.75)
-        pen.line((x, y + height + 4 * unit), (x + width, y + height + 4 * unit), theme.faint, alpha=0.5)
-        pen.text(x, y - 26 * unit, "loss", theme.faint, size=12.5)
-        first = colors.rgb(colors.path_color(0))
-        pen.line((x + 48 * unit, y - 17 * unit), (x + 66 * unit, y - 17 * unit), theme.ink, width=1.4)
-        pen.text(x + 72 * unit, y - 26 * unit, "true", theme.ink, size=12.5)
-        pen.line((x + 120 * unit, y - 17 * unit), (x + 138 * unit, y - 17 * unit), first, width=2)
-        pen.text(x + 144 * unit, y - 26 * unit, "on the surface", theme.ink, size=12.5)
-        steps = replay.landscape.paths[0].step
-        clock = "step" if replay.timeline.clock == "step" else f"step, spaced by {replay.timeline.clock}"
-        pen.text(x, y + height + 7 * unit, f"{steps[0]}", theme.faint, size=11.5)
-        pen.text(x + width, y + height + 7 * unit, f"{steps[-1]}", theme.faint, size=11.5, align=1)
-        pen.text(x + width / 2, y + height + 7 * unit, clock, theme.faint, size=11.5, align=0.5)
-        pen.text(
-            x + width + 54 * unit, y - 26 * unit, "log" if logarithmic else "linear", theme.faint, size=11.5, align=1
-        )
-        ends = texts_of((values.max(), values.min()))
-        for text, level in zip(ends, (y, y + height), strict=True):
-            pen.text(x + width + 6 * unit, level - 7 * unit, text, theme.faint, size=11.5)
+def _around(place: tuple[float, float], width: float, tall: float) -> Box:
+    """A text at a place with some space beside it."""
+    return (place[0] - 6, place[1], place[0] + width + 6, place[1] + tall)
 
 
-def _panel(plot: tuple[float, float, float, float], unit: float) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The corners of what lies behind the plot of the losses and its words."""
-    x, y, width, height = plot
-    return (x - 10 * unit, y - 30 * unit), (x + width + 62 * unit, y + height + 26 * unit)
+def _broken(pen: Pen, text: str, width: float) -> list[str]:
+    """A line as lines that are no wider, broken between its words."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and pen.width(longer, 13) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
-def _moment_rows(replay: Replay) -> list[tuple[str, str]]:
-    """Names and words of what is known of the moment shown."""
-    moment = describe_moment(replay)
-    texts = {
-        "step": f"{moment['step']}",
-        "epoch": f"{moment['epoch']:.2f}",
-        "learning rate": f"{moment['learning rate']:.3g}",
-        "true loss": text_of(moment["true loss"], replay.resolution),
-        "plane loss": text_of(moment["plane loss"], replay.resolution),
-        "off-plane": f"{moment['off-plane']:.3g}" if moment["off-plane"] > 1e-9 else "0",
-    }
-    return [(name, text) for name, text in texts.items() if np.isfinite(moment[name])]
-
-
-def _corner(rows: int, size: tuple[float, float], unit: float) -> tuple[float, float]:
-    """The upper left corner of a read-out of so many rows."""
-    return size[0] - 196 * unit, size[1] - (20 + 19 * rows) * unit
-
-
-def telling(values: Floats, pixels: int) -> NDArray[np.intp]:
-    """The rows of a curve that show on so many pixels: the lowest and the highest value on each, and both ends."""
-    count = len(values)
-    if count <= 4 * pixels:
-        return np.arange(count)
-    length = -(-count // pixels)
-    padded = np.full(length * pixels, np.nan)
-    padded[:count] = values
-    bins = padded.reshape(pixels, length)
-    low = np.argmin(np.where(np.isnan(bins), np.inf, bins), axis=1)
-    high = np.argmax(np.where(np.isnan(bins), -np.inf, bins), axis=1)
-    starts = np.arange(pixels) * length
-    rows = np.concatenate([starts + low, starts + high, [0, count - 1]])
-    return np.unique(np.minimum(rows, count - 1))
+def _shortened(pen: Pen, text: str, width: float) -> str:
+    """A text that is no wider, with an ellipsis where it was longer."""
+    if pen.width(text, 13.5) <= width:
+        return text
+    count = next((n for n in range(len(text), 0, -1) if pen.width(text[:n] + "…", 13.5) <= width), 1)
+    return text[:count] + "…"
 
 
 def _beside(pen: Pen, a: Floats, b: Floats, distance: float) -> tuple[float, float, float]:

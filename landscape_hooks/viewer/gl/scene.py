@@ -49,7 +49,7 @@ class Scene:
         if landscape is not self.landscape and landscape.mesh.faces is self.landscape.mesh.faces:
             self.landscape = landscape  # the same surface with longer paths
             self._build_paths()
-        if landscape is not self.landscape or look.exaggeration != old.exaggeration:
+        if landscape is not self.landscape or (look.exaggeration, look.aspect) != (old.exaggeration, old.aspect):
             self.landscape = landscape
             self._build_all()
             return
@@ -58,7 +58,7 @@ class Scene:
             self._build_lines()
 
     def _build_all(self) -> None:
-        self.stage = Stage.of(self.landscape.mesh, self.look.exaggeration)
+        self.stage = Stage.of(self.landscape.mesh, self.look.exaggeration, self.look.aspect)
         mesh = self.landscape.mesh
         array = geometry.surface_array(mesh, self.stage)
         self._part("surface", "surface", array, geometry.coarser(mesh, COARSE))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks.mesh.contours import Contour
 from landscape_hooks.mesh.mesh import Mesh
 from landscape_hooks.mesh.stage import Stage
-from landscape_hooks.surface.digits import texts_of
 from landscape_hooks.viewer.replay.camera import Camera
+from landscape_hooks.viewer.replay.taken import Taken
 
 Floats = NDArray[np.float64]
 
@@ -21,14 +23,22 @@ APART = 70.0
 
 
 def place_labels(
-    mesh: Mesh, lines: list[Contour], avoid: Floats, stage: Stage, camera: Camera, size: tuple[int, int]
+    mesh: Mesh,
+    lines: list[Contour],
+    avoid: Floats,
+    stage: Stage,
+    camera: Camera,
+    size: tuple[int, int],
+    free: Taken,
+    half: Callable[[str], tuple[float, float]],
 ) -> list[tuple[float, float, str]]:
     """Pixel x, y (from the top left) and text of every index line that has a free place in the picture.
 
-    `avoid` (N, 2) are pixels that labels keep away from: the path.
+    `avoid` (N, 2) are pixels that labels keep away from: the path. A label is `half` as wide and as high on each side
+    of its place, and lies where that is `free`.
     """
     placed: list[tuple[float, float, str]] = []
-    words = texts_of(line.loss if line.index else np.nan for line in lines)
+    words = mesh.height.labels.texts(line.loss if line.index else np.nan for line in lines)
     apart = APART * size[1] / 720
     taken = avoid[np.isfinite(avoid).all(axis=1)]
     for contour, word in zip(lines, words, strict=True):
@@ -43,6 +53,7 @@ def place_labels(
         seen = visible(mesh, stage, camera, spots)
         margin = 0.06 * min(size)
         seen &= ((pixels > margin) & (pixels < np.array(size) - margin)).all(axis=1)
+        seen &= free.are_free(np.nan_to_num(pixels, nan=-1e9), half(word))
         if not seen.any():
             continue
         away = np.full(len(pixels), np.inf)

@@ -7,6 +7,7 @@ from typing import Any
 
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.mesh import colors
+from landscape_hooks.mesh.stage import ASPECTS
 
 Rgb = tuple[float, float, float]
 
@@ -70,6 +71,8 @@ class Look:
         "auto", "log10", "linear", or "clipped" (at the 1st and 95th percentile of the loss).
     exaggeration
         factor on the height, 0.2 to 5.
+    aspect
+        "auto" (the shorter side of a narrow plane is stretched) or "equal" (both sides have the same scale).
     shading
         strength of the light, 0 (none) to 1.
     floor, true_loss, xray, captions
@@ -98,6 +101,7 @@ class Look:
     captions: bool = True
     transparent: bool = False
     plain: bool = False
+    aspect: str = "auto"
 
     def __post_init__(self) -> None:
         if self.colormap not in COLORMAPS and not colors.is_known(self.colormap):
@@ -105,7 +109,7 @@ class Look:
                 f"Found the colour map '{self.colormap}'",
                 expected=f"one of {', '.join(COLORMAPS)}, or another colour map of matplotlib",
             )
-        for name, known in (("contours", CONTOURS), ("theme", THEMES), ("height", HEIGHTS)):
+        for name, known in (("contours", CONTOURS), ("theme", THEMES), ("height", HEIGHTS), ("aspect", ASPECTS)):
             if getattr(self, name) not in known:
                 raise LandscapeError(
                     f"Found the {name} '{getattr(self, name)}'", expected=f"one of: {', '.join(known)}"

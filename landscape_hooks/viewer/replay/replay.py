@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.mesh.mesh import Mesh
 from landscape_hooks.mesh.stage import Stage
-from landscape_hooks.surface.digits import text_of
+from landscape_hooks.surface.digits import place_text, text_of
 from landscape_hooks.viewer.replay.camera import FAR, Camera
 from landscape_hooks.viewer.replay.landscape import Landscape
 from landscape_hooks.viewer.replay.look import Look
@@ -39,10 +39,10 @@ class Replay:
     @classmethod
     def of(cls, landscape: Landscape, look: Look, *, view: str = "", aspect: float = 16 / 9) -> Replay:
         """The replay of a landscape at its end, seen from where its first path shows best (or from `view`)."""
-        home = start_camera(landscape, aspect, look.captions)
+        home = start_camera(landscape, aspect, look)
         camera = Camera.parse(view, home)
         if view and "d=" not in view and "at=" not in view:
-            camera = fitted(camera, Stage.of(landscape.mesh), aspect, look.captions)
+            camera = fitted(camera, Stage.of(landscape.mesh, 1.0, look.aspect), aspect, look.captions)
         paths = landscape.paths
         if paths:
             timeline = Timeline.of(paths[0].step.astype(np.float64), paths[0].epoch, paths[0].coordinates)
@@ -54,14 +54,12 @@ class Replay:
     @property
     def stage(self) -> Stage:
         """The stage of the landscape under the look's exaggeration."""
-        return Stage.of(self.landscape.mesh, self.look.exaggeration)
+        return Stage.of(self.landscape.mesh, self.look.exaggeration, self.look.aspect)
 
     @property
     def resolution(self) -> float:
-        """A difference between losses that the read-outs are to show: a part in 200 of what is shown."""
-        height = self.landscape.mesh.height
-        low, high = (float(height.inverse(end)) for end in height.bounds)
-        return (high - low) / 200
+        """A difference between losses that the read-outs are to show."""
+        return self.landscape.mesh.height.resolution
 
     def grow(self, landscape: Landscape) -> None:
         """Take a landscape with more snapshots; a replay that stood at its end goes on to the new end."""
@@ -115,14 +113,14 @@ class Replay:
         return int(np.floor(self.timeline.position / last * max(len(paths[number]) - 1, 0) + 1e-9))
 
 
-def start_camera(landscape: Landscape, aspect: float, captions: bool) -> Camera:
+def start_camera(landscape: Landscape, aspect: float, look: Look) -> Camera:
     """The side from which most of the path and of the surface's upper side is seen, and the box fills the picture.
 
     Only views over a corner of the box: they show both axes, and leave the corners of the picture to the captions.
     """
-    stage = Stage.of(landscape.mesh)
+    stage = Stage.of(landscape.mesh, 1.0, look.aspect)
     turns = [quarter + turn for quarter in (-180, -90, 0, 90) for turn in (22, 30, 38, 45, 52, 60, 68)]
-    candidates = [fitted(Camera(azimuth=a, elevation=33.0), stage, aspect, captions) for a in turns]
+    candidates = [fitted(Camera(azimuth=a, elevation=33.0), stage, aspect, look.captions) for a in turns]
     normals = landscape.mesh.normals(stage.scale) if landscape.paths else np.empty((0, 3))
     return max(candidates, key=lambda camera: _shows(landscape, stage, normals, camera, aspect))
 
@@ -163,8 +161,18 @@ def _nearest(mesh: Mesh, points: Floats) -> NDArray[np.intp]:
     return rows * len(grid.beta) + columns
 
 
+MARGINS = (70.0, 50.0, 70.0, 96.0)
+"""Pixels left, above, right and below of the box in a picture 720 high: ticks and names of the axes, and a bar."""
+
+CORNERS = ((340.0, 90.0), (120.0, 290.0), (350.0, 240.0), (220.0, 200.0))
+"""Width and height of what lies in the corners: title, colour bar, plot of the losses, read-out."""
+
+
 def fitted(camera: Camera, stage: Stage, aspect: float, captions: bool) -> Camera:
-    """The camera at the distance at which the whole box, floor and labels included, is in the picture."""
+    """The camera at the distance at which the whole box, floor and labels included, fills the picture.
+
+    With captions the box lies on none of the words in the corners.
+    """
     low, high = stage.corners
     low = np.array([low[0], low[1], stage.floor])
     corners = np.array([[(low, high)[k >> axis & 1][axis] for axis in range(3)] for k in range(8)])
@@ -174,10 +182,53 @@ def fitted(camera: Camera, stage: Stage, aspect: float, captions: bool) -> Camer
     upwards = np.abs((corners - middle) @ camera.up)
     nearer = (corners - middle) @ -camera.forward
     slope = np.tan(np.radians(camera.fov) / 2)
-    margin = (0.66 if camera.elevation > 75 else 0.80) if captions else 0.90  # a map has no corners to spare
     nearer = nearer if not camera.orthographic else 0 * nearer
-    distance = np.max(np.maximum(across / (slope * aspect), upwards / slope) / margin + nearer)
-    return replace(camera, distance=min(float(distance), FAR))
+
+    def at(margin: float) -> float:
+        return float(np.max(np.maximum(across / (slope * aspect), upwards / slope) / margin + nearer))
+
+    if not captions:
+        return replace(camera, distance=min(at(0.90), FAR))
+    near, far = at(1.3), at(0.5)
+    for _ in range(24):
+        distance = (near + far) / 2
+        tried = _centred(replace(camera, distance=distance), corners, aspect)
+        near, far = (near, distance) if _is_clear(tried, corners, aspect) else (distance, far)
+    return _centred(replace(camera, distance=min(far, FAR)), corners, aspect)
+
+
+def _frame(aspect: float) -> tuple[float, float, float, float, float]:
+    """What is inside of MARGINS, in heights of the picture: left, top, right, bottom; and a pixel of 720 a height."""
+    unit = min(1 / 720, aspect / 1000)
+    left, above, right, below = (unit * margin for margin in MARGINS)
+    return left, above, aspect - right, 1 - below, unit
+
+
+def _centred(camera: Camera, corners: Floats, aspect: float) -> Camera:
+    """The camera that looks so that the corners lie in the middle of the frame."""
+    left, top, right, bottom, _ = _frame(aspect)
+    for _ in range(3):
+        seen = camera.project(corners, (aspect, 1.0))[:, :2]
+        if not np.isfinite(seen).all():
+            return camera
+        away = (seen.min(axis=0) + seen.max(axis=0)) / 2 - np.array([left + right, top + bottom]) / 2
+        unit = 2 * camera.distance * np.tan(np.radians(camera.fov) / 2)
+        camera = camera.look_at(np.asarray(camera.target) + unit * (away[0] * camera.right - away[1] * camera.up))
+    return camera
+
+
+def _is_clear(camera: Camera, corners: Floats, aspect: float) -> bool:
+    """Whether the edges of the box lie in the frame, and on nothing in the corners of the picture."""
+    left, top, right, bottom, unit = _frame(aspect)
+    pairs = [(k, k | 1 << axis) for k in range(8) for axis in range(3) if not k >> axis & 1]
+    shares = np.linspace(0, 1, 13)[:, None]
+    points = np.concatenate([corners[a] + shares * (corners[b] - corners[a]) for a, b in pairs])
+    x, y = camera.project(points, (aspect, 1.0))[:, :2].T
+    if not (np.isfinite(x).all() and x.min() >= left and x.max() <= right and y.min() >= top and y.max() <= bottom):
+        return False
+    (a, b), (c, d), (e, f), (g, h) = ((unit * wide, unit * high) for wide, high in CORNERS)
+    taken = (x < a) & (y < b) | (x > aspect - c) & (y < d) | (x < e) & (y > 1 - f) | (x > aspect - g) & (y > 1 - h)
+    return not taken.any()
 
 
 def describe_moment(replay: Replay, number: int = 0) -> dict[str, Any]:
@@ -204,7 +255,8 @@ def describe_place(replay: Replay, point: Floats) -> list[str]:
         found = mesh.height_at(np.array([[alpha, beta]]))[0]
         known = np.isfinite(found)
         loss = text_of(float(mesh.height.inverse(found)), replay.resolution) if known else "not known"
-        lines = [f"alpha {alpha:.3f}   beta {beta:.3f}", f"loss {loss}"]
+        places = [place_text(float(at), side / 500) for at, side in zip((alpha, beta), replay.stage.sides, strict=True)]
+        lines = [f"alpha {places[0]}   beta {places[1]}", f"loss {loss}"]
         if replay.landscape.surface is not None:
             lines.append(replay.landscape.surface.said_at(alpha, beta))
         if replay.landscape.paths:

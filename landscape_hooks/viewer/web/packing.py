@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from landscape_hooks.errors import SurfaceError
 from landscape_hooks.mesh import colors
-from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption, in_doubt
+from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption, in_doubt, short_names
 from landscape_hooks.surface.surface import Path
 from landscape_hooks.viewer.replay.controls import KEYS, MOUSE
 from landscape_hooks.viewer.replay.landscape import Landscape
@@ -94,6 +94,7 @@ def pack_surface(landscape: Landscape) -> Values:
         "said": said,
         "doubts": doubts,
         "labels": axis_labels(surface),
+        "names": short_names(surface),
         "paths": [pack_path(path) for path in surface.paths],
     }
 

@@ -6,7 +6,7 @@
  *   coordinates are (T, 2), the others (T,) */
 /** @typedef {{ name: string, title: string, alpha: Float64Array, beta: Float64Array, loss: Float64Array,
  *   state: Uint8Array, stderr: Float64Array, error: Float64Array, said: string[], doubts: string[], labels: string[],
- *   paths: Path[] }} Surface
+ *   names: string[], paths: Path[] }} Surface
  *   state is 0 for a grid point that is not computed, 1 for an evaluated and 2 for an interpolated one; error is empty
  *   or the estimated relative error of interpolated points */
 /** @typedef {{ key: string, shift: boolean, shown: string, says: string }} KeyRow */

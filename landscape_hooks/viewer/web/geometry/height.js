@@ -1,6 +1,6 @@
 // Height: the map from losses to heights, and the losses at which contour lines lie (mesh/mesh.py, mesh/contours.py).
 
-import { clamp, percentile } from "./numbers.js";
+import { Labels, clamp, percentile } from "./numbers.js";
 
 /** Ratio of the largest to the smallest loss above which the height is logarithmic. */
 const LOG_FROM = 50;
@@ -20,6 +20,10 @@ export class Height {
     this.high = high;
     this.bounds = [this.of(low), this.of(high)];
     const text = kind === "log10" ? "height: log10 of the loss" : "height: the loss, linear";
+    /** How the losses between both ends are written, the same in every part of a picture. */
+    this.labels = kind === "log10" ? new Labels() : Labels.between(low, high);
+    /** A difference between losses that read-outs are to show: a part in 200 of what is shown. */
+    this.resolution = (high - low) / 200;
     this.statement = clipped ? `${text}, ${clipped}` : text;
   }
 

@@ -3,7 +3,7 @@
 
 import { contours } from "./contours.js";
 import { Mesh } from "./mesh.js";
-import { general, textOf } from "./numbers.js";
+import { general, placeText, textOf } from "./numbers.js";
 
 /** @typedef {import("./data.js").Surface} Surface */
 /** @typedef {import("./data.js").Path} Path */
@@ -12,6 +12,8 @@ import { general, textOf } from "./numbers.js";
 
 /** Steps of a line of sight through the box of the surface. */
 const STRIDES = 500;
+/** Runs that a read-out lists. */
+const MOST = 8;
 
 export class Landscape {
   /**
@@ -28,8 +30,7 @@ export class Landscape {
     /** Extent of every path in the plane: what an off-plane distance is compared with. */
     this.lengths = this.paths.map((path) => Math.hypot(spread(path.coordinates, 0), spread(path.coordinates, 1)));
     /** A difference between losses that the read-outs are to show: a part in 200 of what is shown. */
-    const [low, high] = this.mesh.height.bounds.map((end) => this.mesh.height.inverse(end));
-    this.resolution = (high - low) / 200;
+    this.resolution = this.mesh.height.resolution;
     /** @type {Contour[] | null} */
     this._lines = null;
     /** @type {Float64Array | null} */
@@ -90,7 +91,8 @@ export class Landscape {
     const [alpha, beta] = stage.data(point);
     const found = this.mesh.heightAt(alpha, beta);
     const loss = Number.isFinite(found) ? textOf(this.mesh.height.inverse(found), this.resolution) : "not known";
-    const lines = [`alpha ${alpha.toFixed(3)}   beta ${beta.toFixed(3)}`, `loss ${loss}`, this.saidAt(alpha, beta)];
+    const [a, b] = [alpha, beta].map((at, axis) => placeText(at, (stage.high[axis] - stage.low[axis]) / 500));
+    const lines = [`alpha ${a}   beta ${b}`, `loss ${loss}`, this.saidAt(alpha, beta)];
     if (this.paths.length) {
       const { step, coordinates } = this.paths[0];
       let [nearest, least] = [0, Infinity];
@@ -115,10 +117,15 @@ export class Landscape {
     return Number.isFinite(error) ? `interpolated, error about ${general(100 * error, 1)} %` : "interpolated";
   }
 
-  /** Names and words of what was measured at the snapshot shown. @param {number} position */
-  describeMoment(position) {
-    const path = this.paths[0];
-    const n = Math.floor(position + 1e-9);
+  /**
+   * Names and words of what was measured at the moment of a run; "" where it is not known.
+   * @param {number} position of the first run @param {number} [number]
+   * @returns {[string, string][]}
+   */
+  describeMoment(position, number = 0) {
+    const path = this.paths[number];
+    const n = Math.floor(this.ownPosition(position, number) + 1e-9);
+    const tiny = 1e-9 * Math.max(this.lengths[number], 1e-300);
     /** @type {[string, number, (value: number) => string][]} */
     const rows = [
       ["step", path.step[n], String],
@@ -126,9 +133,23 @@ export class Landscape {
       ["learning rate", path.learningRate[n], (value) => general(value, 3)],
       ["true loss", path.loss[n], (value) => textOf(value, this.resolution)],
       ["plane loss", path.planeLoss[n], (value) => textOf(value, this.resolution)],
-      ["off-plane", path.distance[n], (value) => (value > 1e-9 ? general(value, 3) : "0")],
+      ["off-plane", path.distance[n], (value) => (value > tiny ? general(value, 3) : "0")],
     ];
-    return rows.filter(([, value]) => Number.isFinite(value)).map(([name, value, text]) => [name, text(value)]);
+    return rows.map(([name, value, text]) => [name, Number.isFinite(value) ? text(value) : ""]);
+  }
+
+  /** What is known of the moment, as rows of cells: a name and a value; of several runs a table with a head. */
+  readOut(/** @type {number} */ position) {
+    if (this.paths.length === 1) return this.describeMoment(position).filter(([, text]) => text);
+    const names = ["step", "true loss", "plane loss", "off-plane"];
+    const rows = [["", ...names]];
+    this.paths.slice(0, MOST).forEach(({ label }, number) => {
+      const texts = new Map(this.describeMoment(position, number));
+      const name = label || `run ${number + 1}`;
+      rows.push([name.length <= 14 ? name : `${name.slice(0, 13)}…`, ...names.map((one) => texts.get(one) || "-")]);
+    });
+    if (this.paths.length > MOST) rows.push([`and ${this.paths.length - MOST} more`]);
+    return rows;
   }
 }
 

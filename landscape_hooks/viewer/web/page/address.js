@@ -27,7 +27,7 @@ export function read(replay, hash, aspect) {
 export function look(/** @type {Replay} */ replay, /** @type {string} */ view, /** @type {number} */ aspect) {
   const camera = replay.home.parse(view);
   const fixed = /(^|,)\s*(d|at)=/.test(view);
-  replay.camera = fixed ? camera : camera.fitted(new Stage(replay.landscape.mesh, 1), aspect, replay.look.captions);
+  replay.camera = fixed ? camera : camera.fitted(new Stage(replay.landscape.mesh, 1, replay.look.aspect), aspect, replay.look.captions);
 }
 
 /** Write what is seen into the address. @param {Replay} replay */

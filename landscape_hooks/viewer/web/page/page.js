@@ -64,6 +64,8 @@ export class Page {
     /** @type {number | undefined} */
     this.drawn = undefined;
     this.drag = "";
+    /** What was seen where the mouse is, while a box says what is there. */
+    this.hovered = "";
     this.wheeled = -Infinity;
     this.seen = true;
     this._listen(dark);
@@ -134,8 +136,9 @@ export class Page {
     const scale = ratio * clamp(Math.min(size[1] / 720, size[0] / 1000), 0.6, 8);
     const turns = busy || replay.turntable;
     scene.draw(replay.camera, replay.timeline.position, { scale, fast, coarse: fast && turns, turns });
-    this._drawWords(scene, ratio);
+    if (this.hovered && this.hovered !== this._seen()) this._leave(); // the point is not under the mouse any more
     this.panels.update(replay);
+    this._drawWords(scene, ratio);
     this.panels.cursor(this.hud.cursor(replay));
     this.draws += 1;
   }
@@ -144,8 +147,9 @@ export class Page {
   _drawWords(/** @type {Scene} */ scene, /** @type {number} */ ratio) {
     const { replay, size, hud } = this;
     const { camera, timeline, look, landscape } = replay;
-    const rows = landscape.paths.length ? landscape.describeMoment(timeline.position).length : 0;
-    const state = [ratio, size, camera.text, timeline.clock, timeline.length, rows, scene.version].join(" ");
+    const words = this._areas(["heading", "moment"]);
+    const covered = this._areas(["options", "notice", "place"]);
+    const state = [ratio, size, camera.text, timeline.clock, timeline.length, words, covered, scene.version].join(" ");
     if (state === this.written) return;
     this.written = state;
     // Software is faster at a canvas of its own than at one on a graphics card that it plays as well.
@@ -153,8 +157,29 @@ export class Page {
     const context = /** @type {CanvasRenderingContext2D} */ (this.words.getContext("2d", options));
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, size[0], size[1]);
-    if (look.captions) hud.draw(context, replay, size, (name) => scene.colors(name), scene.version);
+    if (look.captions) hud.draw(context, replay, size, (name) => scene.colors(name), scene.version, words, covered);
     else hud.plot = null;
+  }
+
+  /** The areas of elements that are shown, with some space around them. @param {string[]} names */
+  _areas(names) {
+    const { left, top } = this.frame.getBoundingClientRect();
+    return names.map((name) => element(name).getBoundingClientRect()).filter(({ width }) => width).map((area) =>
+      [area.left - left - 6, area.top - top - 3, area.right - left + 6, area.bottom - top + 3].map(Math.round));
+  }
+
+  /** What the box beside the mouse depends on. */
+  _seen() {
+    const { camera, look, landscape } = this.replay;
+    return [camera.text, JSON.stringify(look), landscape.surface.name, landscape.paths.length].join(" ");
+  }
+
+  /** Hide the box beside the mouse. */
+  _leave() {
+    if (!this.hovered) return;
+    this.hovered = "";
+    this.panels.hover([], 0, 0, this.size);
+    if (this.scene) this._drawWords(this.scene, this.canvas.width / this.size[0]);
   }
 
   /** Whether this driver needs less quality while something moves: a few pictures in a row have come late. */
@@ -287,8 +312,10 @@ export class Page {
         const point = pick(x, y);
         const lines = point ? this.replay.landscape.describePlace(this.replay.stage, point) : [];
         this.panels.hover(lines, x, y, this.size);
+        this.hovered = lines.length ? this._seen() : "";
+        if (this.scene && !this.dirty) this._drawWords(this.scene, this.canvas.width / this.size[0]);
       },
-      leave: () => this.panels.hover([], 0, 0, this.size),
+      leave: () => this._leave(),
       inPlot: (x, y) => {
         const plot = this.hud.plot;
         return Boolean(plot && x >= plot.x && x <= plot.x + plot.width && y >= plot.y && y <= plot.y + plot.height);

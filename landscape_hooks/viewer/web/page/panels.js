@@ -1,8 +1,8 @@
 // Panels: the words and controls of the page, which are real HTML. Text of a run goes into the page as text only.
 
 import { CLOCKS } from "../replay/timeline.js";
-import { CONTOURS, EXAGGERATION, HEIGHTS, SWITCHES, THEMES, css } from "../replay/look.js";
-import { general } from "../geometry/numbers.js";
+import { ASPECTS, CONTOURS, EXAGGERATION, HEIGHTS, SWITCHES, THEMES, css } from "../replay/look.js";
+import { general, textOf } from "../geometry/numbers.js";
 
 /** @typedef {import("../replay/replay.js").Replay} Replay */
 /** @typedef {import("../replay/look.js").Look} Look */
@@ -117,6 +117,7 @@ export class Panels {
     };
     this.contours = this._choice("contours", "Contours", CONTOURS, (contours) => ({ contours }));
     this.height = this._choice("height", "Height", HEIGHTS, (height) => ({ height }));
+    this.aspect = this._choice("aspect", "Aspect", ASPECTS, (aspect) => ({ aspect }));
     this.themes = this._choice("theme", "Theme", THEMES, (theme) => ({ theme }));
     this.clock = made("select", "", { id: "clock" });
     this.clock.addEventListener("change", () => {
@@ -126,6 +127,7 @@ export class Panels {
     row("colours", this.colours);
     row("contours", this.contours);
     row("height", this.height);
+    row("aspect", this.aspect);
     row("theme", this.themes);
     row("clock", this.clock);
     const [low, high] = EXAGGERATION.map(Math.log);
@@ -216,6 +218,7 @@ export class Panels {
     set(this.colours, "value", look.colormap);
     set(this.contours, "value", look.contours);
     set(this.height, "value", look.height);
+    set(this.aspect, "value", look.aspect);
     set(this.themes, "value", look.theme);
     const clocks = CLOCKS.filter((clock) => timeline.clocks.has(clock));
     if (this.clock) fill(this.clock, clocks.map((clock) => made("option", clock, { value: clock })));
@@ -234,7 +237,11 @@ export class Panels {
     set(element("title"), "textContent", surface.title);
     document.title = `${surface.title} - landscape-hooks`;
     const raised = look.exaggeration === 1 ? "" : `, exaggerated x ${general(look.exaggeration, 3)}`;
-    const lines = [made("p", surface.said.join("  ·  ")), made("p", mesh.height.statement + raised)];
+    const stretched = saidOfStretch(surface.names, replay.stage.stretch);
+    const said = [...surface.said, ...(stretched ? [stretched] : [])];
+    const { labels, statement } = mesh.height;
+    const above = labels.offset ? `; labels: ${labels.name("loss")}` : "";
+    const lines = [made("p", said.join("  ·  ")), made("p", statement + above + raised)];
     lines.push(...surface.doubts.map((doubt) => made("p", doubt, { class: "doubt" })));
     if (mesh.missing.length) {
       const counts = mesh.missing.map(([name, count]) => `${count} ${name}`).join(", ");
@@ -248,8 +255,19 @@ export class Panels {
       row.append(dot, made("span", label || `run ${number + 1}`));
       return row;
     }) : []);
-    const moment = landscape.paths.length ? landscape.describeMoment(replay.timeline.position) : [];
-    fill(element("moment"), moment.flatMap(([name, text]) => [made("dt", name), made("dd", text)]));
+    const rows = landscape.paths.length ? landscape.readOut(replay.timeline.position) : [];
+    const several = landscape.paths.length > 1;
+    element("moment").classList.toggle("several", several);
+    fill(element("moment"), rows.flatMap((row, number) => row.map((text, k) => {
+      const cell = made(k && (number || !several) ? "dd" : "dt", text);
+      if (row.length === 1) cell.style.gridColumn = "1 / -1";
+      if (several && number && !k && row.length > 1) {
+        const dot = made("span", "", { class: "dot" });
+        dot.style.backgroundColor = css(replay.pathColor(number - 1));
+        cell.prepend(dot);
+      }
+      return cell;
+    })));
   }
 
   /** The cursor in the plot of the losses. @param {number[] | null} place x, upper end, lower end */
@@ -271,6 +289,13 @@ export class Panels {
     const left = x + 18 + width < size[0] ? x + 18 : Math.max(x - 18 - width, 0);
     place.style.transform = `translate(${left}px, ${Math.max(Math.min(y + 14, size[1] - height - 4), 0)}px)`;
   }
+}
+
+/** Which axis is stretched against the other, and by how much. @param {string[]} names @param {number} stretch */
+function saidOfStretch(names, stretch) {
+  if (!(stretch > 0 && stretch < Infinity) || Math.abs(stretch - 1) < 0.01) return "";
+  const [axis, factor] = stretch > 1 ? [1, stretch] : [0, 1 / stretch];
+  return `${names[axis]} stretched ${textOf(factor)}× against ${names[1 - axis]}`;
 }
 
 /** Set a property where it differs. @param {any} node @param {string} name @param {unknown} value */

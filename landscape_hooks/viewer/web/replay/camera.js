@@ -19,6 +19,55 @@ export const dot = (/** @type {number[]} */ a, /** @type {number[]} */ b) => a[0
 const along = (/** @type {number[]} */ p, /** @type {number} */ t, /** @type {number[]} */ way) =>
   p.map((value, k) => value + t * way[k]);
 
+/** Pixels left, above, right and below of the box in a picture 720 high: ticks and names of the axes, and a bar. */
+const MARGINS = [70, 50, 70, 96];
+/** Width and height of what lies in the corners: title, colour bar, plot of the losses, read-out. */
+const CORNERS = [[340, 90], [120, 290], [350, 240], [220, 200]];
+
+/** What is inside of MARGINS, in heights of the picture, and a pixel of a height of 720. @param {number} aspect */
+function frameOf(aspect) {
+  const unit = Math.min(1 / 720, aspect / 1000);
+  const [left, above, right, below] = MARGINS.map((margin) => unit * margin);
+  return { left, top: above, right: aspect - right, bottom: 1 - below, unit };
+}
+
+/** The camera that looks so that the corners of a box lie in the middle of the frame. */
+function centred(/** @type {Camera} */ camera, /** @type {number[][]} */ corners, /** @type {number} */ aspect) {
+  const { left, top, right, bottom } = frameOf(aspect);
+  for (let turn = 0; turn < 3; turn++) {
+    const seen = corners.map((corner) => camera.project(corner, [aspect, 1]));
+    if (!seen.flat().every(Number.isFinite)) return camera;
+    const [x, y] = [0, 1].map((axis) => {
+      const places = seen.map((spot) => spot[axis]);
+      return (Math.min(...places) + Math.max(...places)) / 2;
+    });
+    const unit = 2 * camera.distance * camera.slope;
+    const sideways = along(camera.target, unit * (x - (left + right) / 2), camera.right);
+    camera = camera.lookAt(along(sideways, -unit * (y - (top + bottom) / 2), camera.up));
+  }
+  return camera;
+}
+
+/** Whether the edges of a box lie in the frame, and on nothing in the corners of the picture. */
+function isClear(/** @type {Camera} */ camera, /** @type {number[][]} */ corners, /** @type {number} */ aspect) {
+  const { left, top, right, bottom, unit } = frameOf(aspect);
+  const [title, bar, plot, moment] = CORNERS.map((sides) => sides.map((side) => side * unit));
+  for (let k = 0; k < 8; k++) {
+    for (let axis = 0; axis < 3; axis++) {
+      if ((k >> axis) & 1) continue;
+      const other = corners[k | (1 << axis)];
+      for (let n = 0; n <= 12; n++) {
+        const point = corners[k].map((value, m) => value + (n / 12) * (other[m] - value));
+        const [x, y] = camera.project(point, [aspect, 1]);
+        if (!(x >= left && x <= right && y >= top && y <= bottom)) return false;
+        if ((x < title[0] && y < title[1]) || (x > aspect - bar[0] && y < bar[1])) return false;
+        if ((x < plot[0] && y > 1 - plot[1]) || (x > aspect - moment[0] && y > 1 - moment[1])) return false;
+      }
+    }
+  }
+  return true;
+}
+
 export class Camera {
   /** @param {Partial<View>} view */
   constructor(view) {
@@ -141,22 +190,36 @@ export class Camera {
     return this.with({ orthographic: false, elevation: Math.min(this.elevation, 80) });
   }
 
-  /** The camera at the distance at which the whole box is in the picture. */
-  fitted(/** @type {import("../geometry/stage.js").Stage} */ stage, /** @type {number} */ aspect, /** @type {boolean} */ captions) {
+  /**
+   * The camera at the distance at which the whole box fills the picture; with captions it lies on none of the words in
+   * the corners.
+   * @param {import("../geometry/stage.js").Stage} stage @param {number} aspect @param {boolean} captions
+   */
+  fitted(stage, aspect, captions) {
     const low = [stage.corners[0][0], stage.corners[0][1], stage.floor];
     const high = stage.corners[1];
     const middle = low.map((value, axis) => (value + high[axis]) / 2);
     const camera = this.lookAt(middle);
-    const margin = captions ? (camera.elevation > 75 ? 0.66 : 0.8) : 0.9; // a map has no corners to spare
-    let distance = 0;
-    for (let k = 0; k < 8; k++) {
-      const corner = [0, 1, 2].map((axis) => ((k >> axis) & 1 ? high : low)[axis] - middle[axis]);
-      const across = Math.abs(dot(corner, camera.right)) / (this.slope * aspect);
-      const upwards = Math.abs(dot(corner, camera.up)) / this.slope;
-      const nearer = camera.orthographic ? 0 : -dot(corner, camera.forward);
-      distance = Math.max(distance, Math.max(across, upwards) / margin + nearer);
+    const corners = Array.from({ length: 8 }, (_, k) => [0, 1, 2].map((axis) => ((k >> axis) & 1 ? high : low)[axis]));
+    const at = (/** @type {number} */ margin) => {
+      let distance = 0;
+      for (const corner of corners) {
+        const from = corner.map((value, axis) => value - middle[axis]);
+        const across = Math.abs(dot(from, camera.right)) / (camera.slope * aspect);
+        const upwards = Math.abs(dot(from, camera.up)) / camera.slope;
+        const nearer = camera.orthographic ? 0 : -dot(from, camera.forward);
+        distance = Math.max(distance, Math.max(across, upwards) / margin + nearer);
+      }
+      return distance;
+    };
+    if (!captions) return camera.with({ distance: Math.min(at(0.9), FAR) });
+    let [near, far] = [at(1.3), at(0.5)];
+    for (let turn = 0; turn < 24; turn++) {
+      const distance = (near + far) / 2;
+      if (isClear(centred(camera.with({ distance }), corners, aspect), corners, aspect)) far = distance;
+      else near = distance;
     }
-    return camera.with({ distance: Math.min(distance, FAR) });
+    return centred(camera.with({ distance: Math.min(far, FAR) }), corners, aspect);
   }
 
   /** The view as a string, as the window's key V prints it and `render --view` takes it. */

@@ -3,11 +3,13 @@
 import { clamp } from "../geometry/numbers.js";
 
 /** @typedef {{ colormap: string, contours: string, theme: string, height: string, exaggeration: number,
- *   shading: number, floor: boolean, true_loss: boolean, xray: boolean, captions: boolean }} Look */
+ *   shading: number, floor: boolean, true_loss: boolean, xray: boolean, captions: boolean,
+ *   aspect: string }} Look */
 /** @typedef {{ top: number[], bottom: number[], ink: number[], faint: number[], casing: number[],
  *   panel: number[] }} Theme */
 
 export const CONTOURS = ["shader", "marching squares", "off"];
+export const ASPECTS = ["auto", "equal"];
 export const HEIGHTS = ["auto", "log10", "linear", "clipped"];
 export const THEMES = ["dark", "light"];
 export const EXAGGERATION = [0.2, 5];

@@ -30,7 +30,7 @@ export class Replay {
     this.timeline = timeline;
     this.home = home;
     this.camera = home;
-    /** @type {{ of: import("../geometry/mesh.js").Mesh, exaggeration: number, stage: Stage } | undefined} */
+    /** @type {{ of: import("../geometry/mesh.js").Mesh, exaggeration: number, aspect: string, stage: Stage } | undefined} */
     this._stage = undefined;
   }
 
@@ -41,9 +41,10 @@ export class Replay {
 
   /** The stage of the landscape under the look's exaggeration. */
   get stage() {
-    if (this._stage?.of !== this.landscape.mesh || this._stage.exaggeration !== this.look.exaggeration) {
-      const { exaggeration } = this.look;
-      this._stage = { of: this.landscape.mesh, exaggeration, stage: new Stage(this.landscape.mesh, exaggeration) };
+    const { mesh } = this.landscape;
+    const { exaggeration, aspect } = this.look;
+    if (this._stage?.of !== mesh || this._stage.exaggeration !== exaggeration || this._stage.aspect !== aspect) {
+      this._stage = { of: mesh, exaggeration, aspect, stage: new Stage(mesh, exaggeration, aspect) };
     }
     return this._stage.stage;
   }
@@ -117,6 +118,6 @@ function opened(
   /** @type {Payload} */ payload, /** @type {number} */ number, /** @type {Look} */ look, /** @type {number} */ aspect,
 ) {
   const landscape = new Landscape(surfaceOf(payload.surfaces[number]), look.height);
-  const home = startCamera(landscape, aspect, look.captions);
+  const home = startCamera(landscape, aspect, look);
   return { landscape, home, timeline: new Timeline(landscape.paths[0]) };
 }

@@ -8,16 +8,16 @@ import { Camera, dot } from "./camera.js";
 
 /**
  * The side from which most of the path and of the surface's upper side is seen, and the box fills the picture.
- * @param {Landscape} landscape @param {number} aspect @param {boolean} captions
+ * @param {Landscape} landscape @param {number} aspect @param {import("./look.js").Look} look
  */
-export function startCamera(landscape, aspect, captions) {
-  const stage = new Stage(landscape.mesh, 1);
+export function startCamera(landscape, aspect, look) {
+  const stage = new Stage(landscape.mesh, 1, look.aspect);
   const scenery = sceneryOf(landscape, stage);
   const turns = [-180, -90, 0, 90].flatMap((quarter) => [22, 30, 38, 45, 52, 60, 68].map((turn) => quarter + turn));
   let best = new Camera({});
   let most = -Infinity;
   for (const azimuth of turns) {
-    const camera = new Camera({ azimuth, elevation: 33 }).fitted(stage, aspect, captions);
+    const camera = new Camera({ azimuth, elevation: 33 }).fitted(stage, aspect, look.captions);
     const score = areaShown(scenery, camera, aspect) + 0.35 * pathShown(scenery, camera);
     if (score > most) [best, most] = [camera, score];
   }

@@ -2,7 +2,7 @@
 // (viewer/replay/labels.py).
 
 import { pointOf } from "../geometry/mesh.js";
-import { clamp, textsOf } from "../geometry/numbers.js";
+import { clamp } from "../geometry/numbers.js";
 
 /** @typedef {import("../geometry/landscape.js").Landscape} Landscape */
 /** @typedef {import("../geometry/stage.js").Stage} Stage */
@@ -17,10 +17,12 @@ const APART = 70;
 /**
  * Pixels (from the top left) and text of every index line that has a free place in the picture.
  * @param {Landscape} landscape @param {Stage} stage @param {Camera} camera @param {number[]} size
+ * @param {import("./taken.js").Taken} free where labels may lie
+ * @param {(text: string) => number[]} halfOf half the width and half the height of a label
  * @returns {Label[]}
  */
-export function placeLabels(landscape, stage, camera, size) {
-  const words = textsOf(landscape.lines.map((line) => (line.index ? line.loss : NaN)));
+export function placeLabels(landscape, stage, camera, size, free, halfOf) {
+  const words = landscape.mesh.height.labels.texts(landscape.lines.map((line) => (line.index ? line.loss : NaN)));
   const apart = (APART * size[1]) / 720;
   const margin = 0.06 * Math.min(...size);
   /** @type {number[][]} */
@@ -37,16 +39,18 @@ export function placeLabels(landscape, stage, camera, size) {
     const count = line.length / 2;
     if (count < 6) return;
     let [best, most] = [/** @type {number[] | null} */ (null), -Infinity];
+    const [wide, high] = halfOf(words[number]);
     const tries = Math.min(CANDIDATES, count);
     for (let k = 0; k < tries; k++) {
       const n = Math.floor(count * (0.12 + (0.76 * k) / Math.max(tries - 1, 1)));
       const spot = stage.place([line[2 * n], line[2 * n + 1], contour.height]);
       const pixel = camera.project(spot, size);
       const inside = [0, 1].every((axis) => pixel[axis] > margin && pixel[axis] < size[axis] - margin);
-      if (!inside || !isSeen(landscape, stage, camera, spot)) continue;
+      const [x, y] = pixel;
+      if (!inside || !free.isFree([x - wide, y - high, x + wide, y + high]) || !isSeen(landscape, stage, camera, spot)) continue;
       const others = [...taken, ...placed.map(({ x, y }) => [x, y])];
-      const away = others.reduce((least, [x, y]) => {
-        const distance = Math.hypot(x - pixel[0], y - pixel[1]);
+      const away = others.reduce((least, [otherX, otherY]) => {
+        const distance = Math.hypot(otherX - x, otherY - y);
         return distance < least ? distance : least;
       }, Infinity);
       if (away <= apart * 0.6) continue;

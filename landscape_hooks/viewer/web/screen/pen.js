@@ -57,6 +57,13 @@ export class Pen {
     context.stroke();
   }
 
+  /** A dashed line through points. @param {number[][]} points @param {number[]} color */
+  dashes(points, color, style = {}) {
+    this.context.setLineDash([3.5 * this.unit, 3.5 * this.unit]);
+    this.polyline(points, color, style);
+    this.context.setLineDash([]);
+  }
+
   /** A filled rectangle. @param {number[]} a @param {number[]} b @param {number[]} color */
   box(a, b, color, { alpha = 1, rounding = 0 } = {}) {
     this.context.fillStyle = css(color, alpha);

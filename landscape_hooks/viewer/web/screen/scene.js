@@ -68,7 +68,8 @@ export class Scene {
     this.landscape = landscape;
     this.look = look;
     this.version += 1;
-    if (!before || !old || before.mesh !== landscape.mesh || old.exaggeration !== look.exaggeration) this._buildAll();
+    if (!before || !old || before.mesh !== landscape.mesh || old.exaggeration !== look.exaggeration
+        || old.aspect !== look.aspect) this._buildAll();
     else {
       if (old.colormap !== look.colormap || old.theme !== look.theme) this._buildColors();
       const lines = /** @type {const} */ (["colormap", "theme", "contours"]);
@@ -79,7 +80,8 @@ export class Scene {
 
   _buildAll() {
     const { mesh } = /** @type {Landscape} */ (this.landscape);
-    this.stage = new Stage(mesh, /** @type {Look} */ (this.look).exaggeration);
+    const look = /** @type {Look} */ (this.look);
+    this.stage = new Stage(mesh, look.exaggeration, look.aspect);
     const records = geometry.surfaceRecords(mesh, this.stage);
     this._part("surface", "surface", records, geometry.triangles(mesh, COARSE));
     this._drop("lid");
