@@ -18,7 +18,6 @@ from landscape_hooks.analysis.subject import Subject
 from landscape_hooks.errors import DivergedError, PlaneError
 from landscape_hooks.evaluation.engines import Engine
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, buffer_directions, moving_buffers, no_combinations
-from landscape_hooks.evaluation.versions import versions
 from landscape_hooks.objective.objective import Statistics
 from landscape_hooks.plane import gram
 from landscape_hooks.plane.directions import Directions, hessian, pca, points, random
@@ -33,6 +32,7 @@ from landscape_hooks.plane.stored_plane import stored_plane
 from landscape_hooks.store.blocks import Blocks
 from landscape_hooks.surface.definition import Definition
 from landscape_hooks.trajectory.joined import Joined, digest_of, origin_row
+from landscape_hooks.version import versions
 
 Floats = NDArray[np.float64]
 

@@ -21,7 +21,6 @@ from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, buffer_directions
 from landscape_hooks.evaluation.sampling import Drawn
 from landscape_hooks.evaluation.sources import DataSource, ObjectiveLike, check_fits, resolve_objective
-from landscape_hooks.evaluation.versions import versions
 from landscape_hooks.machine import find_device, threads
 from landscape_hooks.plane.directions import pca, points
 from landscape_hooks.plane.moments import project
@@ -34,6 +33,7 @@ from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.joined import Joined
 from landscape_hooks.trajectory.rows.checksum import Damage
 from landscape_hooks.trajectory.trajectory import Trajectory
+from landscape_hooks.version import versions
 
 POINTS = 10
 """Grid points that are computed anew."""
