@@ -33,6 +33,14 @@ def trained(store, steps=3, model=None, **options):
     return model
 
 
+@pytest.fixture(autouse=True, scope="module")
+def patient():
+    """No word about what takes long, however busy the machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(announcement, "PATIENCE", 1000.0)
+        yield
+
+
 @pytest.fixture(scope="module")
 def with_loss(tmp_path_factory):
     """A run whose loss is weighed by its labels, in batches that differ, and what was said of it."""

@@ -111,7 +111,7 @@ def test_without_assignment_and_without_close_nothing_is_lost(interpreters, tmp_
     """
     done = interpreters.run(script, whole=True)
     assert done.returncode == 0
-    assert [line.partition(" ")[0] for line in done.stderr.splitlines()] == ["landscape-hooks:"] * 2
+    assert {line.partition(" ")[0] for line in done.stderr.splitlines()} == {"landscape-hooks:"}
     t = Trajectory.open(tmp_path / "run.zarr")
     assert t.steps.tolist() == [0, 2, 4, 6, 7]
     end = nn.Linear(40, 30)
@@ -135,7 +135,7 @@ def test_a_training_whose_optimizer_goes_as_the_script_ends_loses_nothing(interp
     """
     done = interpreters.run(script, whole=True)
     assert done.returncode == 0
-    assert [line.partition(" ")[0] for line in done.stderr.splitlines()] == ["landscape-hooks:"] * 2
+    assert {line.partition(" ")[0] for line in done.stderr.splitlines()} == {"landscape-hooks:"}
     assert len(Trajectory.open(tmp_path / "run.zarr")) == 51
 
 
