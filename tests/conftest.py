@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
+import subprocess
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny tensors gain nothing from threads that wait
 
@@ -63,3 +65,24 @@ def interpreters(server: Interpreters) -> Iterator[Interpreters]:
     """Starts Python processes that have torch imported; what still runs at the end of the test is killed."""
     yield server
     server.end_all()
+
+
+@pytest.fixture(scope="module")
+def display() -> Iterator[str]:
+    """The name of a virtual X display."""
+    program = shutil.which("Xvfb")
+    if program is None:
+        pytest.skip("Xvfb, the virtual X display, is not installed")
+    reader, writer = os.pipe()
+    server = subprocess.Popen(
+        [program, "-displayfd", str(writer), "-screen", "0", "1400x900x24", "-nolisten", "tcp"],
+        pass_fds=(writer,), stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        number = stream.readline().strip()
+    if not number:
+        pytest.skip("Xvfb does not start here")
+    yield f":{number}"
+    server.terminate()
+    server.wait()

@@ -12,27 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-
-@pytest.fixture(scope="module")
-def display():
-    program = shutil.which("Xvfb")
-    if program is None:
-        pytest.skip("Xvfb, the virtual X display, is not installed")
-    reader, writer = os.pipe()
-    server = subprocess.Popen(
-        [program, "-displayfd", str(writer), "-screen", "0", "1400x900x24", "-nolisten", "tcp"],
-        pass_fds=(writer,), stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    os.close(writer)
-    with os.fdopen(reader) as stream:
-        number = stream.readline().strip()
-    if not number:
-        pytest.skip("Xvfb does not start here")
-    yield f":{number}"
-    server.terminate()
-    server.wait()
-
-
 OPENING = """
     import numpy as np
     from pyglet.window import key, mouse
