@@ -32,6 +32,7 @@ class Hud:
     def __init__(self) -> None:
         self.plot: Plot | None = None
         self._taken = Taken((0, 0))
+        self._covered: list[Box] = []
         self._labelled: tuple[Any, list[tuple[float, float, str]]] = (None, [])
 
     def draw(
@@ -67,7 +68,8 @@ class Hud:
             self._taken.take(panel_of(self.plot, unit))
             self._taken.take((box[0] - 8 * unit, box[1] - 4 * unit, size[0], size[1]))
         labels = Taken(size, self._taken.boxes)
-        for area in covered:
+        self._covered = list(covered)
+        for area in self._covered:
             self._taken.take(area)
         self._axes(pen, replay, whole)
         if replay.look.contours != "off":
@@ -251,13 +253,14 @@ class Hud:
             return
         first = min(max(tried[0][0], 8.0), max(size[0] - width - 8, 8.0)), tried[0][1]
         levels = np.arange(size[1] - 2 * tall, tall, -tall)
-        inside = [(float(np.clip(first[0], 8, size[0] - width - 8)), float(level)) for level in levels]
-        inside += [(8.0, float(level)) for level in levels] + [
-            (size[0] - width - 8.0, float(level)) for level in levels
-        ]
+        inside = [(float(x), float(y)) for x in np.linspace(8, max(size[0] - width - 8, 8), 12) for y in levels]
         inside.sort(key=lambda place: float(np.hypot(place[0] - first[0], place[1] - first[1])))
+        if any(_meet(_around(first, width, tall), area) for area in self._covered):
+            inside = []  # under a panel: no name stands far from its axis
         free = (place for place in [*tried, *inside] if self._taken.is_free(_around(place, width, tall)))
-        x, y = next(free, first)
+        if (place := next(free, None)) is None:
+            return
+        x, y = place
         self._taken.take(_around((x, y), width, tall))
         pen.text(x, y, name, theme.ink, size=13.5)
 
@@ -313,6 +316,11 @@ class Hud:
 def _around(place: tuple[float, float], width: float, tall: float) -> Box:
     """A text at a place with some space beside it."""
     return (place[0] - 6, place[1], place[0] + width + 6, place[1] + tall)
+
+
+def _meet(one: Box, other: Box) -> bool:
+    """Whether two rectangles have a part in common."""
+    return one[0] < other[2] and one[2] > other[0] and one[1] < other[3] and one[3] > other[1]
 
 
 def _broken(pen: Pen, text: str, width: float) -> list[str]:

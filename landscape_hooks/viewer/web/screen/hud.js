@@ -22,6 +22,8 @@ export class Hud {
     this.plot = null;
     this._labelled = { key: "", labels: /** @type {import("./labels.js").Label[]} */ ([]) };
     this.taken = new Taken([0, 0]);
+    /** @type {import("./taken.js").Area[]} */
+    this.covered = [];
   }
 
   /**
@@ -49,6 +51,7 @@ export class Hud {
       this.taken.take(panelOf(this.plot, unit));
     }
     const free = new Taken(size, this.taken.areas);
+    this.covered = covered;
     for (const area of covered) this.taken.take(area);
     if (replay.look.floor) this._axes(pen, replay, size);
     if (replay.look.contours !== "off") this._labels(pen, replay, size, version, free);
@@ -158,11 +161,16 @@ export class Hud {
     const widest = Math.max(size[0] - width - 8, 8);
     const first = [clamp(tried[0][0], 8, widest), tried[0][1]];
     const inside = [];
-    for (let y = size[1] - 2 * tall; y > tall; y -= tall) inside.push([first[0], y], [8, y], [widest, y]);
+    for (let y = size[1] - 2 * tall; y > tall; y -= tall) {
+      for (let k = 0; k < 12; k++) inside.push([8 + (k / 11) * (widest - 8), y]);
+    }
     const away = (/** @type {number[]} */ [x, y]) => Math.hypot(x - first[0], y - first[1]);
     inside.sort((one, other) => away(one) - away(other));
     const around = (/** @type {number[]} */ [x, y]) => [x - 6, y, x + width + 6, y + tall];
-    const place = [...tried, ...inside].find((spot) => this.taken.isFree(around(spot))) ?? first;
+    // under a panel no name stands far from its axis
+    const hidden = !new Taken(size, this.covered).isFree(around(first));
+    const place = (hidden ? tried : [...tried, ...inside]).find((spot) => this.taken.isFree(around(spot)));
+    if (!place) return;
     this.taken.take(around(place));
     pen.text(place[0], place[1], name, this.theme?.ink ?? [0.5, 0.5, 0.5], { size: 13.5 });
   }
