@@ -293,23 +293,23 @@ class Hud:
         landscape, stage = replay.landscape, replay.stage
         if landscape.mesh.grid is None:
             return
+
+        def half(text: str) -> tuple[float, float]:
+            return pen.width(text, 11.5) / 2 + 4 * pen.unit, 8 * pen.unit
+
         key = (id(landscape), replay.camera, size, replay.look, tuple(free.boxes))
         if self._labelled[0] != key:
             path = [replay.camera.project(stage.place(drape.points[::4]), size)[:, :2] for drape in landscape.drapes]
             avoid = np.concatenate(path) if path else np.empty((0, 2))
-
-            def half(text: str) -> tuple[float, float]:
-                return pen.width(text, 11.5) / 2 + 4 * pen.unit, 8 * pen.unit
-
             places = place_labels(landscape.mesh, landscape.lines, avoid, stage, replay.camera, size, free, half)
             self._labelled = (key, places)
         dark = replay.look.colormap == "wireframe" and replay.look.theme == "dark"
         for x, y, text in self._labelled[1]:
-            half, high = pen.width(text, 11.5) / 2 + 4 * pen.unit, 8 * pen.unit
-            if not self._taken.is_free((x - half, y - high, x + half, y + high)):
+            wide, high = half(text)
+            if not self._taken.is_free((x - wide, y - high, x + wide, y + high)):
                 continue
             back = replay.look.colors.panel if dark else (0.05, 0.06, 0.09)
-            pen.box((x - half, y - high), (x + half, y + high), back, alpha=0.62, rounding=4)
+            pen.box((x - wide, y - high), (x + wide, y + high), back, alpha=0.62, rounding=4)
             pen.text(x, y - 7 * pen.unit, text, (1.0, 1.0, 1.0), size=11.5, align=0.5)
 
 
