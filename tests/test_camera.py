@@ -9,7 +9,7 @@ from landscape_hooks.errors import LandscapeError
 from landscape_hooks.viewer.replay.camera import Camera
 from landscape_hooks.viewer.replay.landscape import load
 from landscape_hooks.viewer.replay.look import Look
-from landscape_hooks.viewer.replay.replay import start_camera
+from landscape_hooks.viewer.replay.start import start_camera
 from tests.landscapes import surface
 
 SIZE = (640, 360)

@@ -16,7 +16,8 @@ from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.replay import controls
 from landscape_hooks.viewer.replay.landscape import Source, load
 from landscape_hooks.viewer.replay.look import Look
-from landscape_hooks.viewer.replay.replay import Replay, fitted
+from landscape_hooks.viewer.replay.replay import Replay
+from landscape_hooks.viewer.replay.start import fitted
 
 if TYPE_CHECKING:
     import numpy as np

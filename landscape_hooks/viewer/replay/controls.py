@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from landscape_hooks.viewer.replay.replay import Replay, fitted
+from landscape_hooks.viewer.replay.replay import Replay
+from landscape_hooks.viewer.replay.start import fitted
 from landscape_hooks.viewer.replay.timeline import Timeline
 
 Action = Callable[[Replay, tuple[int, int]], Any]

@@ -1,4 +1,4 @@
-// Start: the side from which a landscape is first seen (viewer/replay/replay.py).
+// Start: the side from which a landscape is first seen (viewer/replay/start.py).
 
 import { closest } from "../geometry/landscape.js";
 import { Stage } from "../geometry/stage.js";
