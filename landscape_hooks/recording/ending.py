@@ -192,9 +192,9 @@ class PathEnd:
         self.taken = step
         self._submit(tail=True)
 
-    def retyped(self) -> bool:
-        """Whether a tensor of the model has another type now than it was recorded in."""
-        return self._weights.retyped()
+    def wider(self) -> str:
+        """The type of a tensor of the model that is wider now than it was recorded; empty if there is none."""
+        return self._weights.wider()
 
     def content(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
         """(D,) weights and (B,) buffers of the model as they are now, as a row has them; None where it lacks them."""
