@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any, Protocol
 
@@ -40,6 +40,8 @@ class Listener(Protocol):
 
 _listeners: tuple[Listener, ...] = ()
 _is_traced = torch.compiler.is_dynamo_compiling
+_compiler: Callable[[], object] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", lambda: None)
+"""What compiles the frames of this thread that run now; None where nothing does."""
 _handles: list[Any] = []
 
 
@@ -71,14 +73,16 @@ def _leave(optimizer: Optimizer) -> None:
         listener.leave(optimizer)
 
 
-# A compiled step traces the hooks; there they leave the graph through these two. Registering the disabled functions
-# themselves would cost 2 µs on every eager step.
+# A compiled step traces the hooks; there they leave the graph through these two. torch calls hooks in a loop, which it
+# does not compile around such a function, so that they run as they are, and each function that they call is compiled
+# (seconds, and again for every number that has changed) unless they do the same there. Registering the disabled
+# functions themselves would cost 2 µs on every eager step.
 _traced_enter = torch._dynamo.disable(_enter)
 _traced_leave = torch._dynamo.disable(_leave)
 
 
 def _before(optimizer: Optimizer, args: object, kwargs: object) -> None:
-    if _is_traced():
+    if _is_traced() or _compiler() is not None:
         _traced_enter(optimizer)
     else:
         for listener in _listeners:
@@ -86,7 +90,7 @@ def _before(optimizer: Optimizer, args: object, kwargs: object) -> None:
 
 
 def _after(optimizer: Optimizer, args: object, kwargs: object) -> None:
-    if _is_traced():
+    if _is_traced() or _compiler() is not None:
         _traced_leave(optimizer)
     else:
         for listener in _listeners:
