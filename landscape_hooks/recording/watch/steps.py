@@ -127,7 +127,7 @@ def optimizers_of(given: object) -> list[Any]:
     one = hasattr(given, "step") or hasattr(given, "param_groups")
     found = list(given) if isinstance(given, Iterable) and not one else [given]
     for optimizer in found:
-        if not any(_takes_hooks(inner) for inner in within(optimizer)):
+        if not any(takes_hooks(inner) for inner in within(optimizer)):
             kind = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
             raise LandscapeError(
                 f"The optimizer is a {kind}, which takes no step hooks",
@@ -160,5 +160,6 @@ def _is_wrapper(value: object) -> bool:
     return not isinstance(value, torch.nn.Module) and "param_groups" in getattr(value, "__dict__", {})
 
 
-def _takes_hooks(optimizer: object) -> bool:
+def takes_hooks(optimizer: object) -> bool:
+    """Whether the steps of an optimizer are heard (not of one that skips `super().__init__`)."""
     return isinstance(optimizer, Optimizer) and hasattr(optimizer, "_optimizer_step_post_hooks")
