@@ -743,6 +743,34 @@ def test_a_recording_that_stopped_says_so_in_the_run(path, model):
     assert closing_state(trajectory.root) == ("unchecked", trajectory.doubts[0].said)
 
 
+@pytest.mark.parametrize("checkpoints", [0, 1, 2])
+def test_a_step_that_loads_what_others_have_trained_is_a_step(path, model, checkpoints):
+    """Federated averages: the loop says its steps itself. What is loaded before them is where the path begins."""
+    with record(model, None, path, every=1) as recorder:
+        for n in range(checkpoints):
+            model.load_state_dict({name: t + n + 1 for name, t in model.state_dict().items()})
+        iterates = [flat(model)]
+        for _ in range(3):
+            model.load_state_dict({name: t * 0.5 for name, t in model.state_dict().items()})
+            recorder.step()
+            iterates.append(flat(model))
+    trajectory = Trajectory.open(path)
+    np.testing.assert_array_equal([snapshot.weights for snapshot in trajectory], iterates)
+    assert trajectory.doubts == ()
+
+
+def test_a_state_that_is_loaded_before_steps_that_are_said_begins_the_path(path, model):
+    recorder = record(model, None, path, every=1)
+    model.load_state_dict({name: t + 1 for name, t in model.state_dict().items()})
+    iterates = [flat(model)]
+    for p in model.parameters():
+        p.data.sub_(0.25)
+    recorder.step()
+    iterates.append(flat(model))
+    recorder.close()
+    np.testing.assert_array_equal([snapshot.weights for snapshot in Trajectory.open(path)], iterates)
+
+
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
 @pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_step_that_only_gives_an_optimizer_its_state_is_none(path, model, kind, real):
