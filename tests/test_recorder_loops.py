@@ -234,6 +234,25 @@ def test_compiled_or_wrapped(path, what):
     assert Trajectory.open(path).layout.names == ("0.weight", "0.bias", "2.weight", "2.bias")
 
 
+def test_a_compiled_step_compiles_nothing_of_the_recorder(path):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.extend(node.stack_trace or "" for node in graph.graph.nodes)
+        return graph
+
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.1))
+    with record(model, optimizer, path, every=1):
+        step = torch.compile(optimizer.step, backend=backend)
+        for _ in range(2):
+            optimizer.zero_grad()
+            backward(model)
+            step()
+    assert not [trace for trace in compiled if "landscape_hooks" in trace.replace(__file__, "")]
+    assert compiled
+
+
 def test_channels_last_rows_are_in_logical_order(path):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
     model(torch.zeros(1, 3, 5, 5))

@@ -692,6 +692,85 @@ def test_weights_that_were_rounded_after_the_last_step_end_the_path_in_doubt(pat
     ends_with(path, flat(model).astype(np.float32), doubts=["last_snapshot"])
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "doubts"),
+    [
+        (torch.float32, torch.bfloat16, []),  # rows of the wider type hold what is narrower
+        (torch.bfloat16, torch.float32, ["rounding"]),
+        (torch.float32, torch.float64, ["rounding"]),
+    ],
+)
+def test_a_model_that_is_given_another_type_while_it_is_trained(path, model, before, after, doubts):
+    model.to(before)
+    optimizer = sgd(model)
+    recorder = record(model, optimizer, path, every=1)
+    for step in range(6):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(X.to(model[0].weight.dtype)), Y).backward()
+        optimizer.step()
+        if step == 2:
+            model.to(after)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        recorder.close()
+    assert len(told) == len(doubts)
+    ends_with(path, torch.from_numpy(flat(model.double())).to(before).double().numpy(), doubts=doubts)
+
+
+def test_a_wider_type_after_the_last_step_is_no_doubt(path, model):
+    model.bfloat16()
+    optimizer = sgd(model)
+    with record(model, optimizer, path, every=1):
+        for _ in range(2):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(X.bfloat16()), Y).backward()
+            optimizer.step()
+        model.float()
+    ends_with(path, flat(model))
+
+
+def test_a_recording_that_stopped_says_so_in_the_run(path, model):
+    """The layer has another parameter in the place of a recorded one, which no row can have."""
+    optimizer = sgd(model)
+    with record(model, optimizer, path, every=1):
+        train(model, optimizer, 2)
+        nn.utils.parametrizations.weight_norm(model[0])
+        with pytest.warns(RecordingWarning, match="Recording stopped at step 2"):
+            train(model, optimizer, 2)
+    trajectory = Trajectory.open(path)
+    assert [doubt.kind for doubt in trajectory.doubts] == ["stopped"]
+    assert "has no parameter '0.weight'" in trajectory.doubts[0].said
+    assert closing_state(trajectory.root) == ("unchecked", trajectory.doubts[0].said)
+
+
+@pytest.mark.parametrize("checkpoints", [0, 1, 2])
+def test_a_step_that_loads_what_others_have_trained_is_a_step(path, model, checkpoints):
+    """Federated averages: the loop says its steps itself. What is loaded before them is where the path begins."""
+    with record(model, None, path, every=1) as recorder:
+        for n in range(checkpoints):
+            model.load_state_dict({name: t + n + 1 for name, t in model.state_dict().items()})
+        iterates = [flat(model)]
+        for _ in range(3):
+            model.load_state_dict({name: t * 0.5 for name, t in model.state_dict().items()})
+            recorder.step()
+            iterates.append(flat(model))
+    trajectory = Trajectory.open(path)
+    np.testing.assert_array_equal([snapshot.weights for snapshot in trajectory], iterates)
+    assert trajectory.doubts == ()
+
+
+def test_a_state_that_is_loaded_before_steps_that_are_said_begins_the_path(path, model):
+    recorder = record(model, None, path, every=1)
+    model.load_state_dict({name: t + 1 for name, t in model.state_dict().items()})
+    iterates = [flat(model)]
+    for p in model.parameters():
+        p.data.sub_(0.25)
+    recorder.step()
+    iterates.append(flat(model))
+    recorder.close()
+    np.testing.assert_array_equal([snapshot.weights for snapshot in Trajectory.open(path)], iterates)
+
+
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
 @pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_step_that_only_gives_an_optimizer_its_state_is_none(path, model, kind, real):

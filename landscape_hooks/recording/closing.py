@@ -6,6 +6,7 @@ another state was loaded after it; doubts about what could not be mended, writte
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from landscape_hooks.recording.watch.glance import Glance
 from landscape_hooks.recording.watch.iteration import Iterations
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.doubts import Doubt, add_doubt, set_closing
+from landscape_hooks.trajectory.modules import holding_both
 
 FINAL = "final"
 """The mark of the model as it was when the recording ended, where that is not the end of the path."""
@@ -66,15 +68,18 @@ class Closing:
                 self._end_without_steps(step, facts, change, now, loaded)
         elif change != 0 and loaded:
             self._background.mark(FINAL, *now, facts.scalars(step))
-        elif change != 0 or same is False or (self._glance.differed and self._end.retyped()):
+        elif change != 0 or same is False or (self._glance.differed and self._glance.retyped()):
             if change != 0:
                 self._end.replace(step, facts)
-            if self._end.retyped():
+            if self._glance.retyped():
                 self.doubts.append(_end_of_another_type(step))
             elif not self._glance.differed:
                 self.doubts.append(_end_in_doubt(step, change))
         if iterations > 1 and heard is not None and not (loaded or heard.holds_parameters()) and self._never_moved():
             self.doubts.append(_steps_elsewhere(iterations))
+        row, wider = writer.dtypes[0], self._end.wider()
+        if wider and not self._glance.retyped() and row == writer.layout.row_dtype != holding_both(row, wider):
+            self.doubts.append(_rounded(wider, row))
 
     def _end_without_steps(
         self, step: int, facts: Facts, change: float, now: tuple[NDArray[Any], NDArray[Any]], loaded: bool
@@ -123,6 +128,14 @@ class Closing:
         names = dict.fromkeys([*integers.outside, *(integers.unnoticed(seconds) if seconds else [])])
         if names:
             self.doubts.append(integers_in_doubt(list(names)))
+
+    def stopped(self, why: str) -> None:
+        """Write into the run that its recording stopped before the training ended, and `why` (empty: it did not)."""
+        root = self._opened.root
+        if why and root is not None:
+            with contextlib.suppress(Exception):  # what was in the way may be in the way of this; it was warned of
+                add_doubt(root, Doubt("stopped", why))
+                set_closing(root, "unchecked", why)
 
     def report(self, on_error: str, dropped: int) -> None:
         """Say what was lost, and what is in doubt.
@@ -195,6 +208,15 @@ def _end_of_another_type(step: int) -> Doubt:
         f"The weights changed after the last optimizer step ({step}): they were given another type. The last snapshot "
         "is the model as it was when the recording ended, rounded to that type, and perhaps not the last iterate.",
         {"step": step},
+    )
+
+
+def _rounded(wider: str, row: str) -> Doubt:
+    """The model was given a wider type while it was trained."""
+    return Doubt(
+        "rounding",
+        f"The model was given the type {wider} while it was trained. The run began with {row}, to which all snapshots "
+        "are rounded. Give the model its type before record().",
     )
 
 

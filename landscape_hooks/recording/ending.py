@@ -74,6 +74,7 @@ class PathEnd:
         self.taken = -1
         self.loaded = False
         self._reloaded: list[torch.Tensor | None] | None = None
+        self._anew: tuple[list[torch.Tensor], list[torch.Tensor | None]] | None = None
 
     # -- while training -------------------------------------------------------------------------------------
     def begin(self, step: int, facts: Facts, *, due: bool = True, wait: bool = True) -> bool:
@@ -126,6 +127,10 @@ class PathEnd:
         pending, self.loaded = self.pending, False
         if pending is None:
             return
+        if self._anew is not None:
+            if not all(map(_same, self._anew[0], self._weights())):
+                self._begin_anew()
+            self._anew = None
         if pending.due:
             if read or not pending.held:
                 self._background.copy(pending.place, weights=self._weights(), buffers=self._loaded_buffers())
@@ -146,15 +151,24 @@ class PathEnd:
     def reloaded(self, anew: bool = False) -> None:
         """Another state has been loaded: if a step follows, the snapshot has the buffers that came with it.
 
-        With `anew` the snapshot is that state: before the first step, where the loop says its steps itself.
+        With `anew` the snapshot is that state: before the first step, where the loop says its steps itself. But if that
+        step is said and the weights are still those, the loading was the step (averages of what others have trained).
         """
         if self.pending is None or not self.pending.due:
             return
         if anew:
             self.loaded = False
-            self._background.copy(self.pending.place, weights=self._weights(), buffers=self._buffers())
+            self._begin_anew()
+            self._anew = [t.detach().clone() for t in self._weights()], _cloned(self._buffers())
         else:
-            self._reloaded = [None if t is None else t.detach().clone() for t in self._buffers()]
+            self._reloaded = _cloned(self._buffers())
+
+    def _begin_anew(self) -> None:
+        """The state that was loaded before the first step is the snapshot."""
+        if self._anew is not None and self.pending is not None:
+            weights, buffers = self._anew
+            self._background.copy(self.pending.place, weights=weights, buffers=buffers)
+        self._anew = None
 
     def settle(self) -> None:
         """Hand on the last snapshot with the weights as they are: it is to be committed now."""
@@ -177,6 +191,7 @@ class PathEnd:
             self.begin(step, facts, due=False)
         pending = self.pending
         if pending is not None:
+            self._begin_anew()
             if not pending.held:
                 self._background.copy(pending.place, weights=self._last_weights())
             self.taken = pending.step
@@ -192,9 +207,9 @@ class PathEnd:
         self.taken = step
         self._submit(tail=True)
 
-    def retyped(self) -> bool:
-        """Whether a tensor of the model has another type now than it was recorded in."""
-        return self._weights.retyped()
+    def wider(self) -> str:
+        """The type of a tensor of the model that is wider now than it was recorded; empty if there is none."""
+        return self._weights.wider()
 
     def content(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
         """(D,) weights and (B,) buffers of the model as they are now, as a row has them; None where it lacks them."""
@@ -225,11 +240,19 @@ class PathEnd:
             return found
 
     def _submit(self, *, tail: bool = False) -> None:
-        pending, self.pending, self._reloaded = self.pending, None, None
+        pending, self.pending, self._reloaded, self._anew = self.pending, None, None, None
         assert pending is not None
         self._background.submit(pending.place, pending.scalars, pending.groups, tail=tail)
 
     def _drop(self) -> None:
-        pending, self.pending, self._reloaded = self.pending, None, None
+        pending, self.pending, self._reloaded, self._anew = self.pending, None, None, None
         assert pending is not None
         self._background.release(pending.place)
+
+
+def _cloned(tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    return [None if tensor is None else tensor.detach().clone() for tensor in tensors]
+
+
+def _same(then: torch.Tensor, now: torch.Tensor) -> bool:
+    return (then.device, then.dtype) == (now.device, now.dtype) and torch.equal(then, now)

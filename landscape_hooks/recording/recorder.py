@@ -262,6 +262,7 @@ class Recorder:
             if self._guard.active and self._background.error is None:
                 recorded = time.time() - self._began
                 self._guard.run(closing.compare, self._model(), self._live, recorded, unchecked)
+            closing.stopped(self._guard.why)
         finally:
             self._live = None
             self._opened.lock.release()

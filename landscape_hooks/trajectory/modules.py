@@ -50,11 +50,12 @@ def real_view(tensor: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def holding_both(stored: str, now: torch.dtype) -> str:
+def holding_both(stored: str, now: torch.dtype | str) -> str:
     """The type that holds what a tensor was when it was stored and what it is now (after `half()` it is narrower)."""
     import torch
 
     then = getattr(torch, stored)
+    now = getattr(torch, now) if isinstance(now, str) else now
     try:
         both = torch.promote_types(then, now)
     except RuntimeError:  # torch knows none for 8 bits, which every other type holds

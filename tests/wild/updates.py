@@ -229,6 +229,34 @@ def _two_kinds(model: nn.Module, parameters: Parameters, kind: Any) -> Update:
     return Update({"matrices": pair[0], "others": pair[1]}, take, pair)
 
 
+class Pair:
+    """Two optimizers in one object that is none."""
+
+    def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
+        self.first, self.second = first, second
+
+    @property
+    def param_groups(self) -> list[Any]:
+        return self.first.param_groups + self.second.param_groups
+
+    def step(self) -> None:
+        self.first.step()
+        self.second.step()
+
+
+def _pair(model: nn.Module, parameters: Parameters, kind: Any) -> Update:
+    """The same in one object."""
+    matrices = [p for p in parameters if p.ndim == 2]
+    pair = Pair(Signs(matrices, 0.01), kind([p for p in parameters if p.ndim != 2]))
+
+    def take(watch: Watch, backward: Backward) -> None:
+        backward()
+        with watch.step():
+            pair.step()
+
+    return Update(pair, take, [pair.first, pair.second])
+
+
 def _second_phase(model: nn.Module, parameters: Parameters, kind: Any) -> Update:
     """After three iterations another optimizer, which nobody passed.
 
@@ -300,6 +328,7 @@ UPDATES: dict[str, Wrap] = {
     "sam with a closure": _sam_closure,
     "one a parameter": _one_each,
     "two kinds": _two_kinds,
+    "two kinds in one object": _pair,
     "second phase": _second_phase,
     "masters": _masters,
     "scaler": _scaled,

@@ -338,9 +338,10 @@ class Moving:
         found = self._locate()
         return found if self._masters is None else self._masters(found)
 
-    def retyped(self) -> bool:
-        """Whether a tensor has another type now than it was recorded in (`model.half()`)."""
-        return any(str(t.dtype) != f"torch.{e.dtype}" for e, t in zip(self._layout, self._locate(), strict=True))
+    def wider(self) -> str:
+        """The type of a tensor that is wider now than the one it was recorded in; empty if there is none."""
+        kinds = [(e.dtype, holding_both(e.dtype, t.dtype)) for e, t in zip(self._layout, self._locate(), strict=True)]
+        return next((now for then, now in kinds if now != then), "")
 
     def as_known(self) -> list[torch.Tensor] | None:
         """The tensors in the places where they were found last, whatever has become of the model since."""

@@ -60,6 +60,7 @@ class Glance:
         self._of: list[tuple[int, int]] = []
         self._then: Any = None
         self._how: list[Any] = []
+        self._types: list[torch.dtype] = []
         self._few: _Few | None = None
         self._few_then: Any = None
         self._restless, self._asks = False, ASKS
@@ -74,6 +75,7 @@ class Glance:
         """
         if self._differed is True:
             self.next = math.inf
+            self._types = [tensor.dtype for tensor in self._tensors()]
             return
         began = time.perf_counter()
         self.take()
@@ -87,7 +89,7 @@ class Glance:
         if self._views and [(id(t), t.data_ptr()) for t in tensors] == self._of:  # nearly always: as it was last time
             self._then = b"".join([view.tobytes() for view in self._views])
         else:
-            self._how = [_how(tensor) for tensor in tensors]
+            self._how, self._types = [_how(tensor) for tensor in tensors], [tensor.dtype for tensor in tensors]
             self._then = self._look(tensors)
 
     def pass_by(self) -> None:
@@ -127,13 +129,17 @@ class Glance:
             return bool(self._few_then == _Few(tensors, self._few.chosen).read())
         return not bool(_differ(self._then, self._look(tensors)))
 
+    def retyped(self) -> bool:
+        """Whether a tensor has another type now than when all were last looked at (`model.half()`)."""
+        return [tensor.dtype for tensor in self._tensors()] != self._types
+
     def compare(self) -> None:
         """Remember whether something has changed since `take`; on a GPU without waiting for it."""
         if self._then is not None:
             tensors = self._tensors()
             same_places = self._views and [(id(t), t.data_ptr()) for t in tensors] == self._of
             if not same_places and [_how(tensor) for tensor in tensors] != self._how:
-                self._differed = True
+                self._differed, self.next = True, 0.0  # they may have another type, which is looked at
             else:
                 self._differed = _differ(self._then, self._look(tensors)) | self._differed
             self._then = None
@@ -142,7 +148,8 @@ class Glance:
             ask, self._asks = self._restless or self._asks > 0, self._asks - 1
             if few is not None and ((ask and few.moved()) or few.read() != then):
                 # what lay there may be another tensor's by now: the tensors as they are decide
-                self._restless = self._restless or few.moved()
+                if not self._restless and few.moved():
+                    self._restless, self.next = True, 0.0
                 self._differed = _Few(self._tensors(), few.chosen).read() != then or self._differed
 
     @property

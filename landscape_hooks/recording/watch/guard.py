@@ -23,10 +23,12 @@ class Guard:
     ----------
     active
         whether recording goes on, in this process.
+    why
+        the sentence that says why it does not; empty where nothing was in the way.
     """
 
     def __init__(self, active: bool, on_error: str, step: Callable[[], int]) -> None:
-        self.active = active
+        self.active, self.why = active, ""
         self._on_error, self._step = on_error, step
         _guards.add(self)
 
@@ -49,6 +51,7 @@ class Guard:
             return
         self.active = False
         trouble = f"Recording stopped at step {self._step()}, training goes on: {type(error).__name__}: {error}"
+        self.why = trouble
         if self._on_error == "raise":
             raise RunError(trouble, mend="What was committed before is intact") from error
         warn_of_recording(f"{trouble} What was committed before is intact.")

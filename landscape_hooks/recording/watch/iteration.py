@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import Optimizer
 
-from landscape_hooks.recording.watch.steps import running, within
+from landscape_hooks.recording.watch.steps import running, takes_hooks, within
 
 
 class Iterations:
@@ -50,12 +50,25 @@ class Iterations:
         self._strangers: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._stepped: set[int] = set()
         self._open: list[tuple[int, int]] = []
-        for number, optimizer in enumerate(optimizers):
-            for inner in within(optimizer):
-                if isinstance(inner, Optimizer):
-                    self._members.setdefault(id(inner), (weakref.ref(inner), number))
-        self._count = len(optimizers)
+        self._count = 0
+        for optimizer in optimizers:
+            self._add_within(optimizer)
         self._last: tuple[Callable[[], Any], int] = ((lambda: None), -1)
+
+    def _add_within(self, optimizer: object) -> None:
+        """Those inside of what was given, in place of it where its own `step` is not heard.
+
+        A wrapper and what it wraps count as one. Those that hold other parameters step beside each other: matrices by
+        one and all else by another, in one object that steps both.
+        """
+        known: list[tuple[set[int], int]] = []
+        for inner in within(optimizer):
+            if takes_hooks(inner):
+                held = {id(parameter) for group in inner.param_groups for parameter in group["params"]}
+                number = next((number for others, number in known if others & held), self._count)
+                self._count = max(self._count, number + 1)
+                known.append((held, number))
+                self._members.setdefault(id(inner), (weakref.ref(inner), number))
 
     # -- what the hooks call --------------------------------------------------------------------------------
     def enter(self, optimizer: Optimizer) -> None:

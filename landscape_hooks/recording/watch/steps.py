@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any, Protocol
 
@@ -40,6 +40,8 @@ class Listener(Protocol):
 
 _listeners: tuple[Listener, ...] = ()
 _is_traced = torch.compiler.is_dynamo_compiling
+_compiler: Callable[[], object] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", lambda: None)
+"""What compiles the frames of this thread that run now; None where nothing does."""
 _handles: list[Any] = []
 
 
@@ -71,14 +73,16 @@ def _leave(optimizer: Optimizer) -> None:
         listener.leave(optimizer)
 
 
-# A compiled step traces the hooks; there they leave the graph through these two. Registering the disabled functions
-# themselves would cost 2 µs on every eager step.
+# A compiled step traces the hooks; there they leave the graph through these two. torch calls hooks in a loop, which it
+# does not compile around such a function, so that they run as they are, and each function that they call is compiled
+# (seconds, and again for every number that has changed) unless they do the same there. Registering the disabled
+# functions themselves would cost 2 µs on every eager step.
 _traced_enter = torch._dynamo.disable(_enter)
 _traced_leave = torch._dynamo.disable(_leave)
 
 
 def _before(optimizer: Optimizer, args: object, kwargs: object) -> None:
-    if _is_traced():
+    if _is_traced() or _compiler() is not None:
         _traced_enter(optimizer)
     else:
         for listener in _listeners:
@@ -86,7 +90,7 @@ def _before(optimizer: Optimizer, args: object, kwargs: object) -> None:
 
 
 def _after(optimizer: Optimizer, args: object, kwargs: object) -> None:
-    if _is_traced():
+    if _is_traced() or _compiler() is not None:
         _traced_leave(optimizer)
     else:
         for listener in _listeners:
@@ -123,7 +127,7 @@ def optimizers_of(given: object) -> list[Any]:
     one = hasattr(given, "step") or hasattr(given, "param_groups")
     found = list(given) if isinstance(given, Iterable) and not one else [given]
     for optimizer in found:
-        if not any(_takes_hooks(inner) for inner in within(optimizer)):
+        if not any(takes_hooks(inner) for inner in within(optimizer)):
             kind = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
             raise LandscapeError(
                 f"The optimizer is a {kind}, which takes no step hooks",
@@ -156,5 +160,6 @@ def _is_wrapper(value: object) -> bool:
     return not isinstance(value, torch.nn.Module) and "param_groups" in getattr(value, "__dict__", {})
 
 
-def _takes_hooks(optimizer: object) -> bool:
+def takes_hooks(optimizer: object) -> bool:
+    """Whether the steps of an optimizer are heard (not of one that skips `super().__init__`)."""
     return isinstance(optimizer, Optimizer) and hasattr(optimizer, "_optimizer_step_post_hooks")
