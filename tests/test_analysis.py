@@ -351,6 +351,7 @@ def test_kill_9_and_resuming_gives_the_same_bits(interpreters, bn_run, workers):
         np.testing.assert_array_equal(getattr(resumed, key), getattr(whole, key))
 
 
+@pytest.mark.more
 def test_parts_run_side_by_side_and_any_of_them_may_be_killed_and_started_again(interpreters, bn_run, tmp_path):
     path = tmp_path / "parts.zarr"
     shutil.copytree(bn_run, path, ignore=shutil.ignore_patterns("surfaces", "gram"))

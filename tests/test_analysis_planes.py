@@ -329,6 +329,7 @@ def test_ctrl_c_in_an_adaptive_analysis_and_resuming_gives_the_same_bits(runs, m
     same(run(runs[1], name="stopped", **options), whole)
 
 
+@pytest.mark.more
 def test_kill_9_in_an_adaptive_analysis_and_resuming_gives_the_same_bits(interpreters, runs):
     options = {"size": (66, 48), "adaptive": 0.01, "engine": Local(tune=False)}
     script = (

@@ -58,7 +58,7 @@ def interrupted_after(monkeypatch, evaluations, module=filling):
     monkeypatch.setattr(module, "evaluate", stopped)
 
 
-@pytest.mark.everyday(2)
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize(("points", "side"), [(16, 4), (48, 4), (49, 7), (168, 7), (169, 13), (400, 13)])
 def test_any_prefix_is_a_surface_on_the_finest_lattice_that_is_whole(run, points, side, monkeypatch):
     whole = analyze(run, engine=Local(tune=False), progress=False, name="whole")

@@ -97,7 +97,7 @@ def same(one, other):
         np.testing.assert_array_equal(getattr(one, key), getattr(other, key), err_msg=key)
 
 
-@pytest.mark.everyday(3)
+@pytest.mark.everyday(2)
 # -- the end is not finite -----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("what", "directions"),
@@ -140,7 +140,7 @@ def test_what_is_left_out_is_asked_for_again_and_goes_on(run_of, what):
     assert "snapshot after step 60 is left out" in " ".join(first.attrs["report"])
 
 
-@pytest.mark.everyday(2)
+@pytest.mark.everyday(1)
 # -- the middle is not finite --------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("what", "directions"),
@@ -176,7 +176,7 @@ def test_a_loss_that_is_infinite_on_the_way_stays_on_the_path(run_of):
     assert surface.definition.divergence == ()
 
 
-@pytest.mark.everyday(2)
+@pytest.mark.everyday(1)
 # -- buffers -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("what", "policy"),

@@ -125,6 +125,7 @@ def clock(monkeypatch):
     return now
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("adaptive", [None, 0.01])
 def test_an_analysis_ends_with_its_budget_and_is_gone_on_with(run, clock, adaptive):
     whole = analyze(run, name="whole", size=25, adaptive=adaptive, **PLAIN)
@@ -163,6 +164,7 @@ def test_a_part_ends_with_its_budget_too(run, clock):
     assert part.evaluated.sum() == 27
 
 
+@pytest.mark.more
 # -- what is said before ------------------------------------------------------------------------------------
 def test_the_estimate_is_of_what_is_left(run, capsys, monkeypatch):
     plan = Plan(workers=2, chunk=256, seconds=0.5)
@@ -209,6 +211,7 @@ def broken(monkeypatch, after, error):
     monkeypatch.setattr(commits, "COMMIT_SECONDS", 0.0)
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("error", [ObjectiveError("Found a trouble"), OSError(28, "No space left"), MemoryError()])
 def test_a_failed_analysis_without_a_point_leaves_nothing(run, monkeypatch, capsys, error):
     analyze(run, name="good", size=3, **PLAIN)

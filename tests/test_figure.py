@@ -109,7 +109,7 @@ def test_a_constant_loss_and_no_path_are_still_a_figure(tmp_path):
     loss_figure(flat).savefig(tmp_path / "loss.png")
 
 
-@pytest.mark.everyday(8)
+@pytest.mark.everyday(4)
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.filterwarnings("ignore:Glyph")  # the font of matplotlib has no such letter, and draws a box
 def test_odd_surfaces_are_figures(tmp_path, name):

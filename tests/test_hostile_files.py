@@ -160,7 +160,7 @@ def random_ply(tmp_path, examples):
 
 
 def test_ply_files_damaged_at_random(tmp_path):
-    random_ply(tmp_path, 100)
+    random_ply(tmp_path, 40)
 
 
 # -- the loss graph ----------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def random_graphs(examples):
 
 
 def test_graphs_at_random():
-    random_graphs(200)
+    random_graphs(100)
 
 
 # -- view strings and command lines --------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def try_options(run, folder, name, values):
             hostile.command(name, *target, *BASE[name], f"{option}={value}")
 
 
-@pytest.mark.everyday(2)
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("name", [*OPTIONS])
 def test_option_values_end_in_a_result_or_a_sentence(run, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

@@ -283,7 +283,7 @@ COMPUTED = ("sample", "graph", "Gram", "plan", "objective", "names are", "per_sa
 """The everyday form computes with the runs in which that is what breaks; at random it does with any."""
 
 
-@pytest.mark.everyday(30)
+@pytest.mark.everyday(16)
 @pytest.mark.parametrize("case", CASES)
 def test_a_damaged_run_ends_in_a_result_or_a_sentence(honest, tmp_path, case):
     run = shutil.copytree(honest, tmp_path / "run.zarr")
@@ -365,7 +365,7 @@ def frozen(tmp_path_factory):
 FROZEN_COMPUTED = ("cut", "begun", "noise", "bits without")
 
 
-@pytest.mark.everyday(10)
+@pytest.mark.everyday(5)
 @pytest.mark.parametrize("case", FROZEN)
 def test_what_is_stored_once_marks_and_doubts_of_a_stranger(frozen, tmp_path, case):
     run = shutil.copytree(frozen, tmp_path / "run.zarr")
@@ -441,6 +441,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
+@pytest.mark.more
 def test_memory_is_what_the_files_account_for(interpreters, honest, tmp_path):
     """Peak memory of a process that opens one such run after the other: the constant of checked.py at most."""
     from landscape_hooks.store import checked
@@ -531,11 +532,11 @@ def damaged_at_random(honest, examples, compute):
 
 
 def test_runs_damaged_at_random(honest):
-    damaged_at_random(honest, 15, compute=False)
+    damaged_at_random(honest, 6, compute=False)
 
 
 def test_runs_damaged_at_random_are_computed_with(honest):
-    damaged_at_random(honest, 5, compute=True)
+    damaged_at_random(honest, 3, compute=True)
 
 
 @pytest.mark.slow

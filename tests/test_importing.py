@@ -545,6 +545,7 @@ def test_an_objective_takes_the_tensors_in_the_order_of_the_run(tmp_path):
     assert drawn.path_loss[-1] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.more
 def test_one_checkpoint_is_enough_for_a_random_plane_and_the_hessians(training, tmp_path):
     _, _, states, _ = training
     imported(Net(5), states[-1:], [9], tmp_path / "run.zarr", criterion=CRITERION, data=DATA)
@@ -665,6 +666,7 @@ def sharded_model(seed):
     return nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 5), nn.Linear(5, 1))
 
 
+@pytest.mark.more
 def test_a_folder_that_two_processes_wrote(interpreters, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

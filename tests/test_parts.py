@@ -66,7 +66,7 @@ def drawn(run, **options):
     return analyze(run, size=5, engine=PLAIN, progress=False, **options)
 
 
-@pytest.mark.everyday(2)
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("directions", ["pca", "random", "hessian", Points("9,0,4")])
 def test_the_surface_is_that_of_the_definition(run, directions):
     """Origin, plane, grid and path in the three dimensions of the head, by hand."""
@@ -214,7 +214,7 @@ def trained(path, frozen=(), steps=5, lr=0.1):
     return path
 
 
-@pytest.mark.everyday(3)
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("order", [("body", "head"), ("head", "body"), ("body", "all"), ("all", "head")])
 @pytest.mark.parametrize("directions", ["pca", "random"])
 def test_runs_with_other_frozen_tensors_share_a_plane(tmp_path, order, directions):

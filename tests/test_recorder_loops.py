@@ -209,7 +209,7 @@ def test_of_several_optimizers_one_that_steps_again_ends_the_iteration(path):
     np.testing.assert_allclose(Trajectory.open(path).learning_rates, [[0.1, 0.01]] * 7)
 
 
-@pytest.mark.everyday(2)
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("what", ["model", "submodule", "step", "data parallel"])
 def test_compiled_or_wrapped(path, what):
     model = make_model()

@@ -130,6 +130,7 @@ def test_a_rank_that_writes_nothing_stores_no_loss(monkeypatch, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize(("count", "options"), [(2, {"every": 2, "storage": {"checksum": True}}), (3, {"keep": 5})])
 def test_every_rank_writes_its_shard_and_the_reader_sees_the_whole(launch, tmp_path, count, options):
     outputs = launch(
@@ -185,6 +186,7 @@ def test_every_rank_writes_its_shard_and_the_reader_sees_the_whole(launch, tmp_p
     assert max(widths) < t.layout.size
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("frozen", ["stored", "reference"])
 def test_what_does_not_move_is_stored_once_by_every_rank(launch, tmp_path, frozen):
     """A frozen layer, whose first half is unfrozen later; gone on with from a checkpoint; by both ranks."""
@@ -314,7 +316,10 @@ def test_pieces_are_plain_json():
     assert Piece.from_json(piece.to_json()) == piece
 
 
-@pytest.mark.parametrize(("width", "most"), [(2048, 3), pytest.param(4096, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("width", "most"),
+    [pytest.param(2048, 3, marks=pytest.mark.more), pytest.param(4096, 2, marks=pytest.mark.slow)],
+)
 def test_a_sharded_run_is_analyzed_by_a_process_that_holds_the_weights_once(
     launch, interpreters, tmp_path, width, most
 ):

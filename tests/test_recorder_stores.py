@@ -81,6 +81,7 @@ def test_the_size_on_disk_is_that_of_the_numbers(tmp_path):
     assert numbers < folder_bytes(tmp_path / "run.zarr") < 1.01 * numbers
 
 
+@pytest.mark.more
 def test_many_snapshots_of_a_small_model_share_files(tmp_path):
     train(tmp_path / "run.zarr", steps=3000, size=4, every=1)
     assert len(Trajectory.open(tmp_path / "run.zarr")) == 3001

@@ -89,6 +89,7 @@ def read_by_meshio(file):
     return found.points, cells, found.point_data
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("read", [read_by_vtk, read_by_meshio])
 @pytest.mark.parametrize("options", [{}, {"holes": True}])
 def test_vtu_is_read_back_with_its_numbers(read, options, tmp_path):

@@ -94,7 +94,7 @@ def test_a_changed_number_is_found_and_named(tmp_path):
     assert f"{Surface.open(folder).alpha[1]:.6g}" in wrong.what
 
 
-@pytest.mark.everyday(2)
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("array", ["paths/0/plane_loss", "paths/0/loss", "paths/0/coordinates", "origin", "directions"])
 def test_a_changed_path_or_plane_is_found(tmp_path, array):
     folder = train(tmp_path / "run.zarr")

@@ -327,7 +327,7 @@ def test_a_mesh_of_another_program_is_drawn_by_its_own_values(canvas, tmp_path, 
         assert canvas.draw(made).std() > 10
 
 
-@pytest.mark.everyday(2)
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("width", [420, 560, 700, 790, 1000])
 def test_no_axis_name_lies_on_the_read_out(width, monkeypatch):
     from landscape_hooks.viewer.gl.hud import Pen

@@ -157,6 +157,7 @@ def test_the_options_change_everything_and_name_what_cannot_be_drawn(display):
     )
 
 
+@pytest.mark.more
 def test_a_thousand_random_events_do_no_harm(display):
     run(
         display,

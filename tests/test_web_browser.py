@@ -82,6 +82,7 @@ def numbers(values):
     return np.array([float(value) for value in values])
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("height", ["auto", "linear", "clipped"])
 def test_the_geometry_is_that_of_numpy(opened, height):
     made = [surface(), surface(holes=True), *(DRAWN.values() if height == "auto" else ())]
@@ -124,6 +125,7 @@ def compare(found, replay):
     np.testing.assert_allclose(found["resolution"], replay.resolution, rtol=1e-9)
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("name", SCENES)
 def test_the_picture_is_that_of_the_window(opened, name):
     """Without text, within the bounds of the window's own golden images."""
@@ -309,6 +311,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+@pytest.mark.more
 def test_what_a_stranger_wrote_stays_text(opened):
     paths = tuple(path_of(label=text) for text in HOSTILE)
     hostile = [

@@ -157,7 +157,7 @@ def every_point_is_committed(monkeypatch):
     monkeypatch.setattr(commits, "COMMIT_SECONDS", 0.0)
 
 
-@pytest.mark.everyday(1)
+@pytest.mark.more
 @pytest.mark.usefixtures("every_point_is_committed")
 @pytest.mark.parametrize("name", ANALYSES)
 def test_a_disk_that_breaks_at_some_operations_of_an_analysis(name, tmp_path):

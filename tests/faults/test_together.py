@@ -219,7 +219,7 @@ class Clock:
 CLOCKS = {"jumps back": Clock, "stands still": lambda: Clock(back=0.0, tick=0.0)}
 
 
-@pytest.mark.everyday(1)
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("clock", "options"),
     [(clock, [{"every": 1}, {"keep": 5}][number % 2]) for number, clock in enumerate(CLOCKS)],
