@@ -54,6 +54,8 @@ def train(store, steps=4, loss=None, objective=True):
 def test_what_is_no_run(tmp_path):
     assert "nothing at" in refused("analyze", tmp_path / "absent.zarr")
     (tmp_path / "folder").mkdir()
+    assert "nothing at" in refused("info", tmp_path / "folder")
+    (tmp_path / "folder" / "a.txt").touch()
     assert "not a run" in refused("info", tmp_path / "folder")
     text = tmp_path / "notes.txt"
     text.write_text("no run")

@@ -6,6 +6,7 @@ from a stranger, and torch does not promise that its operations stand every argu
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -45,6 +46,7 @@ def try_apart(objective: Objective, trajectory: Trajectory) -> None:
 
 
 def _compute(connection: Connection, objective: Objective, trajectory: Trajectory) -> None:
+    faulthandler.disable()  # the process that waits says how this one ended
     torch.set_num_threads(1)
     with suppress(Exception):
         first = objective.head(1)

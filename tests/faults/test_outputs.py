@@ -156,7 +156,8 @@ def test_recording_onto_a_full_disk(disk, tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         training(path, 10)
-    during, closing = [str(w.message) for w in caught if w.category is RecordingWarning]
+    before, during, closing = [str(w.message) for w in caught if w.category is RecordingWarning]
+    assert "is going to take" in before
     assert "No space left on device" in during
     assert "training goes on" in during
     found = Trajectory.open(path)

@@ -35,7 +35,7 @@ from landscape_hooks.store.run import create_run, free_bytes, open_run
 from landscape_hooks.surface.definition import Definition
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.writer import TrajectoryWriter
-from landscape_hooks.viewer.gl.hud import telling
+from landscape_hooks.viewer.gl.plot import telling
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.offscreen import Canvas
 from landscape_hooks.viewer.replay.landscape import load

@@ -117,6 +117,7 @@ _CHECKED: dict[str, Check] = {
     **dict.fromkeys(("mvlgamma", "mvlgamma_", "special_multigammaln"), arguments.sums_of_lgamma),
     **dict.fromkeys(("batch_norm", "native_batch_norm", "instance_norm"), arguments.statistics),
     "scaled_dot_product_attention": arguments.attention,
+    "_scaled_dot_product_flash_attention_for_cpu": arguments.kernel_of_attention,
     "combinations": arguments.combinations,
     "ctc_loss": arguments.labels_of_ctc,
     "one_hot": arguments.classes,

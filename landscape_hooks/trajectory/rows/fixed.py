@@ -308,7 +308,7 @@ def _put(root: zarr.Group, place: int, entry: ParameterEntry, pieces: Iterator[B
     )
     start, checksum = 0, 0
     for piece in pieces:
-        array[start : start + len(piece)] = piece
+        array[start : start + len(piece)] = piece.copy()  # a store in memory keeps what it is given, and that may move
         start, checksum = start + len(piece), checksum_of([piece], checksum)
     array.attrs["checksum"] = checksum
 
