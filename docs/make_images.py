@@ -95,10 +95,10 @@ def policies(surfaces: dict[str, Surface]) -> None:
     """Above, the four surfaces with the path on one scale of colours; below, the losses along the path."""
     import numpy as np
 
-    from landscape_hooks.export.style import StyledFigure, ours
+    from landscape_hooks.export.style import blank, ours
 
     with ours():
-        figure = StyledFigure.blank((11, 5.2))
+        figure = blank((11, 5.2))
         upper, lower = figure.subplots(2, 4, height_ratios=(3, 2), sharey="row")
         levels = np.linspace(-3, 1, 25)
         for policy, top, below in zip(POLICIES, upper, lower, strict=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-FIGURES = [".png", ".svg", ".pdf"]
+FIGURES = [".png", ".svg", ".pdf", ".ps", ".eps", ".pgf"]
 
 
 @click.command()
@@ -20,7 +20,7 @@ FIGURES = [".png", ".svg", ".pdf"]
 @click.option("--vtu", type=click.Path(path_type=Path),
               help="Write the surface for ParaView, and the path into F_path.vtu.")  # fmt: skip
 @click.option("--csv", type=click.Path(path_type=Path), help="Write the losses, and the path's into F_path.csv.")
-@click.option("--png", type=click.Path(path_type=Path), help="Write a figure; the name decides: PNG, SVG or PDF.")
+@click.option("--png", type=click.Path(path_type=Path), help="Write a figure; the name decides: PNG, SVG, PDF, PS, EPS or PGF.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the replay as one page, which opens offline.")
 @click.option("--figure", "kind", type=click.Choice(["contours", "surface", "loss"]), default="contours",
               show_default=True, help="The figure that --png draws.")  # fmt: skip

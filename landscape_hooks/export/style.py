@@ -1,21 +1,27 @@
 """Style: the look of the figures, independent of the user's matplotlib settings.
 
-In: nothing. Out: a context with these settings, and figures that are saved with them. Importing this module imports
-matplotlib.
+In: nothing. Out: a context with these settings, and figures that are saved with them: PDF and PS with their fonts as
+TrueType (conferences refuse Type 3), SVG with text as text, PGF in the fonts of the document. Importing this module
+imports matplotlib.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import sys
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
+from landscape_hooks.errors import LandscapeError
 from landscape_hooks.mesh.backend import load_matplotlib
 from landscape_hooks.surface.digits import Labels
 
 load_matplotlib()
 
-from matplotlib import rc_context, rcParamsDefault  # noqa: E402
+from matplotlib import rc_context, rcParams, rcParamsDefault  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import Formatter  # noqa: E402
@@ -39,7 +45,14 @@ _OURS = {
     "hatch.color": "#9aa3b2",
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "pgf.rcfonts": False,
 }
+"""Type 42 is TrueType. matplotlib's own fonts are TrueType, those of formulas too. `pgf.rcfonts` leaves the fonts of a PGF
+file to the document that reads it."""
+
+TEX = ("pdflatex", "xelatex", "lualatex")
+"""Programs that measure the text of a PGF file; the first that is installed is used."""
 
 
 def ours() -> AbstractContextManager[None]:
@@ -55,9 +68,49 @@ class _Save:
     def __init__(self, figure: Figure) -> None:
         self.figure = figure
 
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
+    def __call__(self, fname: Any, *args: Any, **kwargs: Any) -> None:
+        fonts = _fonts_of_pages(fname)
         with ours():
-            Figure.savefig(self.figure, *args, **kwargs)
+            rcParams.update(fonts)
+            if _format(fname, kwargs) == "pgf":
+                rcParams["pgf.texsystem"] = _tex()
+            Figure.savefig(self.figure, fname, *args, **kwargs)
+
+
+def _fonts_of_pages(target: object) -> dict[str, Any]:
+    """The kind of fonts of a file of several pages. All its pages share them, and it is written after the last one.
+
+    matplotlib 3.11 looks at the kind for PostScript when it writes a PDF.
+    """
+    module = sys.modules.get("matplotlib.backends.backend_pdf")
+    pages = module is not None and isinstance(target, module.PdfPages)
+    return {key: rcParams[key] for key in ("pdf.fonttype", "ps.fonttype")} if pages else {}
+
+
+def _format(target: object, options: dict[str, Any]) -> str:
+    """The format in which a figure is saved, as matplotlib finds it."""
+    if options.get("format"):
+        return str(options["format"]).lower()
+    return Path(target).suffix.lstrip(".").lower() if isinstance(target, str | os.PathLike) else ""
+
+
+def _tex() -> str:
+    """The installed program that measures text.
+
+    Raises
+    ------
+    LandscapeError
+        none is installed.
+    """
+    for name in TEX:
+        if shutil.which(name):
+            return name
+    raise LandscapeError(
+        "A PGF file needs LaTeX, which measures its text, and there is none on the PATH",
+        expected=f"one of the programs {', '.join(TEX)}",
+        mend="Install TeX Live (Debian and Ubuntu: apt install texlive-latex-extra texlive-pictures; macOS: MacTeX), "
+        "or write a PDF, which LaTeX includes with its fonts",
+    )
 
 
 class Digits(Formatter):
