@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,36 +49,121 @@ _OURS = {
     "ps.fonttype": 42,
     "pgf.rcfonts": False,
 }
-"""Type 42 is TrueType. matplotlib's own fonts are TrueType, those of formulas too. `pgf.rcfonts` leaves the fonts of a PGF
-file to the document that reads it."""
+"""Type 42 is TrueType. matplotlib's own fonts are TrueType, those of formulas too. `pgf.rcfonts` leaves the fonts of a
+PGF file to the document that reads it."""
 
 TEX = ("pdflatex", "xelatex", "lualatex")
 """Programs that measure the text of a PGF file; the first that is installed is used."""
 
 
-def ours() -> AbstractContextManager[None]:
+@dataclass(frozen=True)
+class Style:
+    """How a figure looks: settings of matplotlib beside ours, sizes of letters in points, and what is left out.
+
+    Attributes
+    ----------
+    title, notes
+        whether the figure has a title, and the caption that says what it shows.
+    text, small, tiny
+        points of the letters of the axes' names, of legends and captions, and of labels on lines.
+    thin
+        factor of the widths of lines.
+    drop
+        points from the axes down to the legend.
+    dashes
+        whether paths differ by their dashes too, for print in grey.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    title: bool = True
+    notes: bool = True
+    text: float = 9.0
+    small: float = 8.0
+    tiny: float = 7.0
+    thin: float = 1.0
+    dashes: bool = False
+    drop: float = 32.0
+
+
+_PRINT = {
+    "font.family": ["STIXGeneral", "DejaVu Sans"],  # a Times, as most proceedings are set in; matplotlib brings it
+    "mathtext.fontset": "stix",
+    "font.size": 8,
+    "axes.linewidth": 0.5,
+    "axes.edgecolor": "black",
+    "axes.labelcolor": "black",
+    "xtick.color": "black",
+    "ytick.color": "black",
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.labelpad": 2,
+    "grid.linewidth": 0.4,
+    **{
+        f"{axis}tick.{key}": value
+        for axis in "xy"
+        for key, value in (
+            ("major.width", 0.5),
+            ("minor.width", 0.4),
+            ("major.size", 2.5),
+            ("minor.size", 1.5),
+            ("major.pad", 2),
+        )
+    },
+    "savefig.dpi": 600,
+    "figure.constrained_layout.w_pad": 0.02,
+    "figure.constrained_layout.h_pad": 0.02,
+}
+
+SCREEN = Style("screen", {})
+PAPER = Style("paper", _PRINT, title=False, notes=False, text=8, small=7, tiny=6, thin=0.6, dashes=True, drop=26)
+STYLES = {"screen": SCREEN, "paper": PAPER}
+
+
+def style_of(name: str) -> Style:
+    """The style of a name.
+
+    Raises
+    ------
+    LandscapeError
+        there is none of that name.
+    """
+    if name not in STYLES:
+        raise LandscapeError(f"Found the style '{name}'", expected=f"one of {', '.join(STYLES)}")
+    return STYLES[name]
+
+
+def users() -> Style:
+    """The style for axes of the user's own: letters by the user's settings; title and caption are the user's."""
+    size = float(rcParams["font.size"])
+    return Style("user's", {}, title=False, notes=False, text=size, small=0.85 * size, tiny=0.75 * size, thin=0.8)
+
+
+def ours(style: Style = SCREEN) -> AbstractContextManager[None]:
     """Context with matplotlib's defaults and the settings of this module; restores the user's style afterwards."""
     settings: Any = {key: value for key, value in rcParamsDefault.items() if key.startswith(_DRAWING)}
     settings.update(_OURS)
+    settings.update(style.settings)
     return rc_context(settings)
 
 
 class _Save:
     """A figure's `savefig` in this style: matplotlib reads fonts and hatching when it saves."""
 
-    def __init__(self, figure: Figure) -> None:
+    def __init__(self, figure: Figure, style: Style) -> None:
         self.figure = figure
+        self.style = style
 
     def __call__(self, fname: Any, *args: Any, **kwargs: Any) -> None:
         fonts = _fonts_of_pages(fname)
-        with ours():
+        with ours(self.style):
             rcParams.update(fonts)
             if _format(fname, kwargs) == "pgf":
                 rcParams["pgf.texsystem"] = _tex()
             Figure.savefig(self.figure, fname, *args, **kwargs)
 
 
-def _fonts_of_pages(target: object) -> dict[str, Any]:
+def _fonts_of_pages(target: object) -> Any:
     """The kind of fonts of a file of several pages. All its pages share them, and it is written after the last one.
 
     matplotlib 3.11 looks at the kind for PostScript when it writes a PDF.
@@ -127,7 +213,7 @@ class Digits(Formatter):
         """The labels of all ticks."""
         finite = [float(value) for value in values if math.isfinite(value)]
         self._labels = Labels.between(min(finite), max(finite)) if finite else Labels()
-        return self._labels.texts(values)
+        return [text.replace("-", "\N{MINUS SIGN}") for text in self._labels.texts(values)]
 
     def get_offset(self) -> str:
         """What the labels are above."""
@@ -141,11 +227,11 @@ def plain_numbers(axes: Axes) -> None:
             axis.set_major_formatter(Digits())
 
 
-def blank(size: tuple[float, float]) -> Figure:
+def blank(size: tuple[float, float], style: Style = SCREEN) -> Figure:
     """An empty figure of (width, height) inches outside of pyplot, which is saved in this style.
 
     It is matplotlib's own class and no subclass: trackers know a figure by the name of its type.
     """
     figure = Figure(figsize=size, layout="constrained", dpi=150)
-    figure.savefig = _Save(figure)  # type: ignore[method-assign]
+    figure.savefig = _Save(figure, style)  # type: ignore[method-assign]
     return figure

@@ -163,8 +163,12 @@ class Mesh:
         return f"a mesh of another program: {len(self.faces):,} triangles, coloured by {by}"
 
     @classmethod
-    def from_surface(cls, surface: Surface, *, height: str = "auto", clip: tuple[float, float] = (0.0, 100.0)) -> Mesh:
+    def from_surface(
+        cls, surface: Surface, *, height: str | Height = "auto", clip: tuple[float, float] = (0.0, 100.0)
+    ) -> Mesh:
         """The mesh of a surface: four triangles a cell. A cell with a corner that is not computed, NaN or inf has none.
+
+        `height` is the kind of height, or one that several surfaces share.
 
         Raises
         ------
@@ -186,7 +190,7 @@ class Mesh:
                 mend="Wait for the analysis, or go on with it: landscape-hooks analyze RUN",
             )
         loss = np.where(surface.present, surface.loss, np.nan)
-        transform = Height.choose(loss, height, clip)
+        transform = height if isinstance(height, Height) else Height.choose(loss, height, clip)
         valid = np.isfinite(loss)
         heights = np.where(valid, transform.of(np.where(valid, loss, transform.high)), transform.bounds[1])
 
