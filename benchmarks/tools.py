@@ -105,7 +105,9 @@ def landscaper_grid(task: Any, size: int) -> tuple[np.ndarray, list[Any]]:
         model, batches, [one, two], loss_over, steps=size, distance=REACH, dim=2, device="cpu"
     )
     scaled = []
-    for direction in (one, two):  # as documented: each tensor to the root of its size, the whole to the model's norm
+    # 1.3.1: each tensor to the root of its size, the whole to the model's norm. The sources of August 2026 scale each
+    # to the norm of its weights instead; the share of points that are found would say so.
+    for direction in (one, two):
         each = [d * (d.numel() ** 0.5 / (d.norm() + 1e-10)) for d in direction]
         scaled.append([d * (norm / _norm(each)) for d in each])
     return np.asarray(found.loss), [*scaled, *found.ranges]
