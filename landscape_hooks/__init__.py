@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from landscape_hooks.evaluation.effort import Effort as Effort
     from landscape_hooks.evaluation.engines import Local as Local
     from landscape_hooks.evaluation.engines import Ray as Ray
+    from landscape_hooks.export.figure import Drawn as Drawn
     from landscape_hooks.export.figure import contour_figure as contour_figure
     from landscape_hooks.export.figure import loss_figure as loss_figure
     from landscape_hooks.export.figure import surface_figure as surface_figure
     from landscape_hooks.export.glb import write_glb as write_glb
+    from landscape_hooks.export.panels import contours_figure as contours_figure
     from landscape_hooks.export.ply import write_ply as write_ply
     from landscape_hooks.export.ply_reader import read_ply as read_ply
     from landscape_hooks.export.tables import write_csv as write_csv
+    from landscape_hooks.export.tables import write_heightmap as write_heightmap
     from landscape_hooks.export.vtu import write_vtu as write_vtu
     from landscape_hooks.objective.objective import Evaluation as Evaluation
     from landscape_hooks.objective.objective import Objective as Objective
@@ -100,11 +103,14 @@ _HOME = {
     "SurfaceVerification": "analysis.verification",
     "Check": "analysis.verification",
     "write_csv": "export.tables",
+    "write_heightmap": "export.tables",
     "write_glb": "export.glb",
     "write_ply": "export.ply",
     "write_vtu": "export.vtu",
     "read_ply": "export.ply_reader",
+    "Drawn": "export.figure",
     "contour_figure": "export.figure",
+    "contours_figure": "export.panels",
     "surface_figure": "export.figure",
     "loss_figure": "export.figure",
     "render": "viewer.offscreen",

@@ -5,8 +5,9 @@ import csv
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
-from landscape_hooks import write_csv, write_vtu
+from landscape_hooks import write_csv, write_heightmap, write_vtu
 from landscape_hooks.cli.export import export
 from landscape_hooks.errors import SurfaceError
 from landscape_hooks.export.ply import z_scale
@@ -147,3 +148,27 @@ def test_what_is_not_installed_is_named(monkeypatch, tmp_path):
             with pytest.raises(SurfaceError, match=rf"landscape-hooks\[{extra}\]"):
                 use()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("height", ["log10", "linear"])
+def test_a_heightmap_holds_the_heights_in_16_bits(height, tmp_path):
+    made = surface(26, 11)  # 200 pixels are a whole number of cells
+    write_heightmap(made, tmp_path / "h.png", height=height)
+    with Image.open(tmp_path / "h.png") as picture:
+        levels, about = np.asarray(picture), picture.text
+    assert levels.dtype == np.uint16
+    low, high = float(about["loss at 0"]), float(about["loss at 65535"])
+    assert (low, high) == (made.loss.min(), made.loss.max())
+    found = levels[::-1].T[::8, ::20] / 65535  # alpha to the right, beta up
+    found = low * (high / low) ** found if height == "log10" else low + (high - low) * found
+    np.testing.assert_allclose(found, made.loss, rtol=2e-4 if height == "log10" else 0, atol=1e-4 * made.loss.max())
+    assert [float(end) for end in about["alpha"].split()] == [made.alpha[0], made.alpha[-1]]
+
+
+def test_a_heightmap_does_not_make_up_a_level_for_a_hole(tmp_path):
+    with pytest.raises(SurfaceError, match="NaN: 1"):
+        write_heightmap(surface(holes=True), tmp_path / "h.png")
+    run = write_run(tmp_path / "a.zarr", surface(6, 5))
+    done = CliRunner().invoke(export, [str(run), "--heightmap", str(tmp_path / "h.png")], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert (tmp_path / "h.png").exists()

@@ -56,6 +56,8 @@ class Grid(click.ParamType):
 @click.option("--csv", type=click.Path(path_type=Path), help="Write the losses, and the path's into F_path.csv.")
 @click.option("--png", type=click.Path(path_type=Path),
               help="Write a figure; the name decides: PNG, SVG, PDF, PS, EPS or PGF.")  # fmt: skip
+@click.option("--heightmap", type=click.Path(path_type=Path),
+              help="Write the heights as a PNG of 16 bits a pixel, for Blender.")  # fmt: skip
 @click.option("--html", type=click.Path(path_type=Path), help="Write the replay as one page, which opens offline.")
 @click.option("--figure", "kind", type=click.Choice(["contours", "surface", "loss"]), default="contours",
               show_default=True, help="The figure that --png draws.")  # fmt: skip
@@ -83,6 +85,7 @@ def export(
     vtu: Path | None,
     csv: Path | None,
     png: Path | None,
+    heightmap: Path | None,
     html: Path | None,
     kind: str,
     names: tuple[str, ...],
@@ -94,18 +97,16 @@ def export(
     grid: tuple[int, int] | None,
 ) -> None:
     """Write the surface as a mesh, a scene, a VTU grid, a CSV table, a figure, a page with the replay, or several.
-
-    Several runs, or several names of surfaces, become panels of one figure (--png).
-    """
+    Several runs, or several names of surfaces, become panels of one figure (--png)."""
     from landscape_hooks.export.glb import write_glb
     from landscape_hooks.export.ply import write_ply
-    from landscape_hooks.export.tables import write_csv
+    from landscape_hooks.export.tables import write_csv, write_heightmap
     from landscape_hooks.export.vtu import write_vtu
     from landscape_hooks.viewer.replay.look import Look
     from landscape_hooks.viewer.web.html import write_html
 
     outputs = (("ply", ply, [".ply"]), ("glb", glb, [".glb"]), ("vtu", vtu, [".vtu"]), ("csv", csv, [".csv"]),
-               ("png", png, FIGURES), ("html", html, [".html"]))  # fmt: skip
+               ("png", png, FIGURES), ("heightmap", heightmap, [".png"]), ("html", html, [".html"]))  # fmt: skip
     if all(file is None for _, file, _ in outputs):
         raise click.UsageError("Say what to write: --ply F.ply, --glb F.glb, --png F.png, ..., or several.")
     for option, file, suffixes in outputs:
@@ -135,6 +136,8 @@ def export(
         written += write_vtu(surface.so_far(), vtu, height=height)
     if csv is not None:
         written += write_csv(surface, csv)
+    if heightmap is not None:
+        written.append(write_heightmap(surface.so_far(), heightmap, height=height))
     if png is not None:
         _draw(surface, png, kind, width, style, height=height, aspect=aspect, colormap=colormap)
         written.append(png)
