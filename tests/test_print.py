@@ -180,6 +180,12 @@ def test_labels_of_lines_are_whole_and_beside_the_path():
         assert not any(extent.contains(*point) for point in path)
 
 
+def test_lines_of_a_very_flat_picture_have_no_labels_that_would_be_cut():
+    flat = replace(surface(9, 8), beta=surface(9, 8).beta * 0.03)
+    texts = contour_figure(flat, aspect="equal").axes[0].texts
+    assert not any(re.fullmatch(r"[0-9.]+", text.get_text()) for text in texts)
+
+
 @pytest.mark.parametrize("name", ["viridis", "cividis", "magma", "gray"])
 def test_the_maps_that_the_help_calls_safe_rise_in_grey(name):
     red, green, blue = (colors.table(name) / 255.0).T

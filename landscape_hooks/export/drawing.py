@@ -42,6 +42,9 @@ DASHES = ("solid", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 LABELLED = 0.3
 """Length of the shortest line that has a label, in sides of the axes."""
 
+WORDLESS = 0.15
+"""Height of the axes by their width up to which lines have no labels: they would be cut."""
+
 SIDES = (0.4, 1.6)
 FLAT = 0.3
 STRETCHED = (0.7, 1.3)

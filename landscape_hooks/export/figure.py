@@ -131,7 +131,7 @@ def contour_figure(
             return Drawn((ax,), _added(before, ax), filled, words)
         figure = _blank(size, width, look, sides)
         axes = figure.add_subplot()
-        filled = drawing.contours(axes, mesh, colormap, look)
+        filled = drawing.contours(axes, mesh, colormap, look, labels=sides > drawing.WORDLESS)
         if filled is not None:
             drawing.bar(figure, filled, mesh, look, beside=axes, sides=sides)
         drawing.over(axes, surface, mesh, sides, look)
