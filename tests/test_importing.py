@@ -429,7 +429,7 @@ KILLED = """
 """
 
 
-@pytest.mark.everyday(1)
+@pytest.mark.more
 @pytest.mark.parametrize(("where", "after"), [("row", 0), ("row", 2), ("commit", 1)])
 def test_a_killed_import_goes_on_to_the_same_bits(where, after, training, tmp_path, interpreters):
     _, _, states, _ = training

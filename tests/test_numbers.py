@@ -70,6 +70,7 @@ def arrays(path, name):
     return plane, loss
 
 
+@pytest.mark.more
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs to be bound to cores")
 def test_one_thread_and_two(interpreters, path):
     if len(os.sched_getaffinity(0)) < 2:

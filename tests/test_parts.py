@@ -89,6 +89,7 @@ def test_the_surface_is_that_of_the_definition(run, directions):
     assert verify(run, "head").holds
 
 
+@pytest.mark.more
 def test_principal_components_are_those_of_the_part(run):
     surface = drawn(run, snapshots=Snapshots(tensors=["head.*"]), name="components")
     away = Trajectory.open(run).block()[:, 4:].astype(float)
