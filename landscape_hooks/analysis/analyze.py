@@ -18,7 +18,7 @@ import zarr
 
 from landscape_hooks.analysis import filling
 from landscape_hooks.analysis.frame import Frame, parse_directions
-from landscape_hooks.analysis.paths import Paths
+from landscape_hooks.analysis.paths import Marks, Paths
 from landscape_hooks.analysis.subject import Subject
 from landscape_hooks.errors import ObjectiveError, PlaneError, RunError
 from landscape_hooks.evaluation import calibration, engines
@@ -189,15 +189,18 @@ class _Work:
         writer, frame, loss, engine = self._writer, self._frame, self._loss, self._engine
         joined, objective = frame.subject.joined, frame.subject.objective
         paths = Paths(self._root, writer, joined.runs, frame.coordinates, frame.distance)
+        marks = Marks(self._root, writer, joined.runs)
         try:
-            with self._bar(self._count, int(writer.evaluated.sum()) + paths.done) as tell:
+            done = int(writer.evaluated.sum()) + paths.done + marks.done
+            with self._bar(self._count + len(marks), done) as tell:
                 counting = self._budget.counting(tell)
                 told = filling.fill(
                     writer, frame.grid, loss, engine, counting, paths, adaptive=self._adaptive, rough=self._rough
                 )
+                marks.compute(loss, engine, counting)
         except UsedUp:
             so_far = Surface.open(self._root, writer.name).so_far()
-            if "so_far" in so_far.attrs or frame.subject.metrics:
+            if "so_far" in so_far.attrs or frame.subject.metrics or marks.lacking:
                 writer.finish(self._root, {"origin_loss": self._origin_loss, "report": [report.used_up(so_far)]})
                 return
             told = []  # it was the last loss

@@ -1,6 +1,6 @@
 """Tables: a surface and its paths as CSV, and its heights as the grey levels of a picture.
 
-In: a Surface. Out: a CSV file of the grid, and one of the paths; a PNG of 16 bits.
+In: a Surface. Out: CSV files of the grid, the paths and the marks; a PNG of 16 bits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from landscape_hooks.surface.surface import Surface
 
 
 def write_csv(surface: Surface, path: str | Path) -> list[Path]:
-    """Write the grid into `path`, and the snapshots of its paths, if it has any, into `NAME_path.csv` beside it.
+    """Write the grid into `path`; snapshots of its paths, if it has any, into `NAME_path.csv` beside it, and marks into
+    `NAME_marks.csv`.
 
     Numbers have all of their digits; NaN and infinity are written as `nan`, `inf` and `-inf`.
 
@@ -36,6 +37,8 @@ def write_csv(surface: Surface, path: str | Path) -> list[Path]:
     tables = {path: {name: values.ravel() for name, values in grid.items()}}
     if surface.paths:
         tables[path.with_name(f"{path.stem}_path{path.suffix}")] = surface.path_columns()
+    if surface.marks:
+        tables[path.with_name(f"{path.stem}_marks{path.suffix}")] = surface.mark_columns()
     for file, columns in tables.items():
         with whole_file(file) as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)

@@ -144,6 +144,22 @@ def project(group: zarr.Group, trajectory: Trajectory, rows: NDArray[np.intp]) -
     return total.solve()
 
 
+def project_vector(group: zarr.Group, weights: NDArray[Any]) -> tuple[Floats, float]:
+    """(2,) coordinates on a surface's plane of weights (D,) that are no snapshot, and their distance from it."""
+    total = Moments(1)
+    origins, axes = checked.array(group, "origin"), checked.array(group, "directions")
+    sizes = checked.Sizes(parameter=len(weights), direction=2)
+    sizes.check("surfaces/*/origin", origins.shape)
+    sizes.check("surfaces/*/directions", axes.shape)
+    for start in range(0, len(weights), COLUMNS):
+        columns = slice(start, min(start + COLUMNS, len(weights)))
+        origin = checked.select(origins, (columns,), "origin").astype(np.float64)
+        directions = checked.select(axes, (slice(None), columns), "directions").astype(np.float64)
+        total += Moments.of((weights[columns].astype(np.float64) - origin)[None], directions)
+    coordinates, distance = total.solve()
+    return coordinates[0], float(distance[0])
+
+
 def _spans(known: int, size: int) -> Iterator[tuple[int, int]]:
     """Pieces of at most COLUMNS, of which none goes beyond `known` that begins before it."""
     for begin, end in ((0, known), (known, size)):

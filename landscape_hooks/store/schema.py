@@ -319,6 +319,14 @@ TABLE: tuple[Field, ...] = (
         NAN,
         "Euclidean distance of the snapshot from the plane, in weight space",
     ),
+    Field(
+        "surfaces/*/marks/*/*/coordinates",
+        ("direction",),
+        "float64",
+        "displacement",
+        NAN,
+        "a mark projected onto the plane by least squares: (alpha, beta); NaN where its weights are not finite",
+    ),
 )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks.surface.digits import percent, text_of
+from landscape_hooks.surface.spots import outside, said_of
 from landscape_hooks.surface.surface import Path, Surface
 
 NOTABLE = 0.1
@@ -23,6 +24,9 @@ OF_FLOAT32 = 3e-7
 
 SHOWN = 5
 """Largest number of steps that a sentence lists."""
+
+SHOWN_MARKS = 12
+"""Largest number of marks that have a sentence each."""
 
 POLICY = {
     "batch": "Losses are taken with the statistics of each batch, as in training, not as in evaluation.",
@@ -48,12 +52,12 @@ def sentences(surface: Surface, doubts: Sequence[str] = ()) -> list[str]:
         known = path if path.evaluated is None else path.at(path.evaluated)
         of_losses = (_ends(known), _gap(surface, known)) if len(known) else ()
         said += [whose + s for s in (*of_losses, _distance(surface, path), _extent(surface, path)) if s]
-    return said + _noise(surface) + _holes(surface)
+    return said + _marks(surface) + _noise(surface) + _holes(surface)
 
 
 def used_up(so_far: Surface) -> str:
     """What is said of a surface (`Surface.so_far`) whose analysis has ended with its budget."""
-    there = so_far.attrs.get("so_far", "all points, not all metrics")
+    there = so_far.attrs.get("so_far", "all points, not all metrics or marks")
     return f"The budget is used up; there are {there}. The same command goes on with it."
 
 
@@ -128,6 +132,20 @@ def _variance(surface: Surface) -> list[str]:
             "That is no more than drift shows: the shape of the path in this plane is no evidence of structure."
         )
     return said
+
+
+def _marks(surface: Surface) -> list[str]:
+    """The loss at each mark, by the measure of the surface; and which of them the picture does not show."""
+    said = []
+    for mark in surface.marks[:SHOWN_MARKS]:
+        whose = f"{surface.paths[mark.run].label}: " if len(surface.paths) > 1 else ""
+        off = mark.finite and outside(surface, mark)
+        place = ", ".join(text_of(float(c)) for c in mark.coordinates)
+        where = f" It lies outside the grid, at ({place}); --extent can include it." if off else ""
+        hidden = "" if mark.finite else "; it is not shown"
+        said.append(f"{whose}{said_of(mark)}{hidden}.{where}")
+    left = len(surface.marks) - SHOWN_MARKS
+    return [*said, f"There are {left} more marks."] if left > 0 else said
 
 
 def _ends(path: Path) -> str:

@@ -20,6 +20,7 @@ from landscape_hooks.store import checked
 from landscape_hooks.store.run import RunLike, open_run
 from landscape_hooks.surface.definition import Definition
 from landscape_hooks.surface.lattice import finest_whole
+from landscape_hooks.surface.marks import MarkedPoint, columns_of, read_points
 from landscape_hooks.surface.table import dataset, frame
 from landscape_hooks.trajectory.doubts import read_doubts
 
@@ -97,6 +98,7 @@ class Surface:
     interpolation_error: Floats | None = None
     spectrum: Floats = field(default_factory=lambda: np.empty(0))
     metrics: Mapping[str, Floats] = field(default_factory=dict)
+    marks: tuple[MarkedPoint, ...] = ()
 
     @classmethod
     def open(cls, store_or_path: RunLike, name: str | None = None) -> Surface:
@@ -140,6 +142,7 @@ class Surface:
             **{key: read(key) for key in REQUIRED},
             metrics={key: read(f"metrics/{key}") for key in checked.names_of(group, "metrics", arrays=True)},
             paths=tuple(_read_path(group, number) for number in range(count)),
+            marks=read_points(group, count),
             attrs=attrs,
             name=name,
         )
@@ -212,6 +215,10 @@ class Surface:
             for name, values in columns.items():
                 found.setdefault(name, []).append(values)
         return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    def mark_columns(self) -> dict[str, NDArray[Any]]:
+        """Columns (M,) of the marks, run after run; `run` counts the paths."""
+        return columns_of(self.marks, [path.label for path in self.paths])
 
     def to_xarray(self) -> xarray.Dataset:
         """The arrays of `grids` as a dataset with the dimensions alpha (A) and beta (B).

@@ -14,6 +14,7 @@ from landscape_hooks.store.blocks import Blocks
 from landscape_hooks.store.folder import WHOLE, check_there
 from landscape_hooks.store.rowfiles import CHUNK_NUMBERS
 from landscape_hooks.store.run import put_array, remove_group, writes
+from landscape_hooks.surface.marks import MarkedPoint, attributes_of
 from landscape_hooks.surface.surface import Floats, Path, _read, check_name
 
 CHUNK_POINTS = 2**17
@@ -164,6 +165,23 @@ class SurfaceWriter:
         """Store some arrays of a path again; the mask that counts the losses comes last."""
         for key in keys:
             self._put(f"paths/{number}/{key}", np.asarray(getattr(path, key)))
+
+    @checked.guard("surfaces")
+    @writes
+    def write_mark(self, mark: MarkedPoint) -> None:
+        """Store a mark in place of one of its name; it counts from its last attribute on."""
+        base = f"marks/{mark.run}/{mark.name}"
+        self.remove_mark(mark)
+        group = self._group.require_group(base)
+        self._put(f"{base}/coordinates", mark.coordinates)
+        group.update_attributes(attributes_of(mark))
+
+    @checked.guard("surfaces")
+    @writes
+    def remove_mark(self, mark: MarkedPoint) -> None:
+        """Delete a mark that is stored, if it is."""
+        check_there(self._root.store)
+        remove_group(self._group, f"marks/{mark.run}/{mark.name}")
 
     def _put(self, key: str, values: NDArray[Any]) -> None:
         """Store a small array of the surface in one step, since it may be read meanwhile."""

@@ -238,8 +238,7 @@ class Trajectory(Sequence[Snapshot]):
     def dtype(self) -> np.dtype[Any]:
         """The data type that weights are read as: float32 or float64 (halves are widened)."""
         stored = {dtype for shard in self._shards for dtype in shard.dtypes}
-        wide = [np.float64] if any(columns.wide for columns in self._columns) else []
-        return np.result_type(np.float32, *stored, *wide)
+        return np.result_type(np.float32, *stored, *(np.float64 for columns in self._columns if columns.wide))
 
     @property
     def stored_dtype(self) -> str:
@@ -310,10 +309,12 @@ class Trajectory(Sequence[Snapshot]):
         return self._buffers(np.arange(len(self))[rows])
 
     def _buffers(self, wanted: NDArray[np.intp]) -> NDArray[Any]:
-        part, rows = self._parts[0], self._rows[0][wanted]
+        part, rows, size = self._parts[0], self._rows[0][wanted], self.buffer_layout.size
         dtype = np.result_type(part.dtype("buffers"), np.dtype(self.buffer_layout.dtype))
-        found = self._buffer_columns.read(part.matrix, rows, part.steps[rows], slice(0, self.buffer_layout.size), dtype)
-        return found if self._inside is None else np.where(self._inside[0], found, self._inside[1])
+        return self._held(self._buffer_columns.read(part.matrix, rows, part.steps[rows], slice(0, size), dtype))
+
+    def _held(self, buffers: NDArray[Any]) -> NDArray[Any]:
+        return buffers if self._inside is None else np.where(self._inside[0], buffers, self._inside[1])
 
     # -- what did not move ---------------------------------------------------------------------------------
     @property
@@ -350,11 +351,11 @@ class Trajectory(Sequence[Snapshot]):
         return self._fixed.row(self.layout, start, stop, self.dtype)
 
     # -- beside the path --------------------------------------------------------------------------------
-    @cached_property
+    @property
     def marks(self) -> Mapping[str, Snapshot]:
         """Named snapshots beside the path, by name; of a sharded training those that every rank has written.
 
-        Their weights are read when one is asked for. They are no part of the sequence.
+        Weights are read when asked for. They are no part of the sequence.
         """
         return Marks(self)
 
@@ -425,16 +426,16 @@ class Marks(Mapping[str, Snapshot]):
             columns = shard.of_mark(part.size).arranged(owner.layout)[0]
             reads.append(partial(row_of_mark, part, columns, owner.dtype))
         weights = (owner._gathered(1, reads, slice(None)) if owner._runs else reads[0](slice(0, owner.layout.size)))[0]
-        groups = owner.learning_rates.shape[1]
+        unknown = np.full(owner.learning_rates.shape[1], np.nan)
         return Snapshot(
             step=parts[0].step,
             weights=weights,
-            buffers=owner._shards[0].buffers_of_mark(parts[0], owner.buffer_layout),
+            buffers=owner._held(owner._shards[0].buffers_of_mark(parts[0], owner.buffer_layout)),
             loss=parts[0].loss,
             epoch=parts[0].epoch,
-            learning_rate=np.full(groups, np.nan),
+            learning_rate=unknown,
             wall_time=parts[0].wall_time,
-            momentum=np.full(groups, np.nan),
+            momentum=unknown,
         )
 
     def _check(self, parts: list[Mark]) -> None:
@@ -442,8 +443,7 @@ class Marks(Mapping[str, Snapshot]):
         sizes = [(part, part.size, "weights", shard.widths) for part, shard in zip(parts, owner._shards, strict=True)]
         for part, size, what, known in [*sizes, (parts[0], parts[0].buffer_size, "buffers", owner._buffer_widths)]:
             if size not in known:
-                expected = " or ".join(map(str, known))
-                raise checked.damaged(f"The mark '{part.name}' has {size} {what}", expected=expected)
+                raise checked.damaged(f"The mark '{part.name}' has {size} {what}", expected=f"one of {known}")
 
 
 def _checksum_of(group: zarr.Group) -> tuple[str, ...]:
