@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from landscape_hooks.store.run import create_run
+from landscape_hooks.surface.marks import MarkedPoint
 from landscape_hooks.surface.surface import Path, Surface
 from landscape_hooks.surface.writer import SurfaceWriter
 
@@ -63,6 +64,20 @@ def surface(
     )
 
 
+def marked() -> Surface:
+    """The bowl with three marks: "final" is the end of the path, "best" lies beside it, "far" beyond the grid."""
+    made = surface()
+    path = made.paths[0]
+    places = {"best": [1.2, 1.4], "far": [40.0, 0.0], "final": path.coordinates[-1]}
+    losses = {name: float(bowl(*place)) for name, place in places.items()}
+    losses["final"] = float(path.loss[-1])
+    marks = tuple(
+        MarkedPoint(name, np.array(place), 320, losses[name], losses[name] * (name != "best" or 0.9), 0.2)
+        for name, place in places.items()
+    )
+    return replace(made, marks=marks)
+
+
 def write_run(folder: FilePath, made: Surface) -> FilePath:
     """A run on disk that holds the surface."""
     root = create_run(folder)
@@ -71,6 +86,8 @@ def write_run(folder: FilePath, made: Surface) -> FilePath:
     index = np.flatnonzero(made.evaluated)
     writer.write(index, made.loss.ravel()[index], made.loss_stderr.ravel()[index])
     writer.write_paths(root, made.paths)
+    for mark in made.marks:
+        writer.write_mark(mark)
     writer.finish(root, {})
     return folder
 

@@ -53,7 +53,11 @@ class Grid(click.ParamType):
 )
 @click.option("--vtu", type=click.Path(path_type=Path),
               help="Write the surface for ParaView, and the path into F_path.vtu.")  # fmt: skip
-@click.option("--csv", type=click.Path(path_type=Path), help="Write the losses, the path's into F_path.csv, and those of marks into F_marks.csv.")
+@click.option(
+    "--csv",
+    type=click.Path(path_type=Path),
+    help="Write the losses, the path's into F_path.csv, and those of marks into F_marks.csv.",
+)
 @click.option("--png", type=click.Path(path_type=Path),
               help="Write a figure; the name decides: PNG, SVG, PDF, PS, EPS or PGF.")  # fmt: skip
 @click.option("--heightmap", type=click.Path(path_type=Path),

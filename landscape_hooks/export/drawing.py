@@ -5,9 +5,11 @@ In: a Surface, its Mesh and a Style. Out: artists in the axes that are given. `f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.mesh import colors
@@ -17,6 +19,7 @@ from landscape_hooks.mesh.mesh import Height, Mesh
 from landscape_hooks.mesh.smooth import SAID, finer
 from landscape_hooks.mesh.stage import ASPECTS
 from landscape_hooks.surface.digits import text_of, texts_of
+from landscape_hooks.surface.spots import spots
 from landscape_hooks.surface.surface import Path, Surface
 
 if TYPE_CHECKING:
@@ -32,6 +35,12 @@ HALO = "#ffffff"
 QUIET = "#5a6475"
 SMALL = 7.5
 """Points of a caption's letters."""
+
+AWAY = 9.0
+"""Points between a mark and its name."""
+
+WAYS = ((1, 0.7), (-1, 0.7), (1, -0.7), (-1, -0.7), (0, 1.2), (0, -1.2), (1, 2), (-1, 2), (1, -2), (-1, -2))
+"""Directions in which the name may lie, the best first."""
 
 HAIRLINE = 0.25
 """Points of the thinnest line that presses print."""
@@ -319,6 +328,69 @@ def over(axes: Axes, surface: Surface, mesh: Mesh, sides: float, look: Style) ->
         trail(axes, path, number, look, alone=len(paths) == 1)
     mark_evaluated(axes, surface)
     frame(axes, surface, sides, look)
+    marks(axes, [(spot, *spot.coordinates) for spot in spots(surface)], [path.coordinates for path in paths], ends=True)
+
+
+def marks(
+    axes: Any, placed: Sequence[tuple[Any, ...]], lines: Sequence[NDArray[np.float64]], *, ends: bool = False
+) -> None:
+    """Draw the marks: each a Spot and its place on the axes, which have their limits and their other texts by now.
+
+    Names keep off the `lines`, each (T, 2 or 3): the paths. Where the figure draws the `ends` of the paths, a mark that
+    is an end has a point already, and gets the name only. A mark without a finite place is left out.
+    """
+    from matplotlib import patheffects
+
+    placed = [one for one in placed if np.isfinite(np.array(one[1:], dtype=float)).all()]
+    if not placed:
+        return
+    for spot, *place in placed:
+        if not (spot.at_end and ends):
+            axes.plot(
+                *[[value] for value in place], linestyle="none", marker="D", markersize=6, markeredgewidth=0.9,
+                zorder=6, markerfacecolor=colors.path_color(spot.path), markeredgecolor=HALO,
+                path_effects=[patheffects.withStroke(linewidth=2.6, foreground=INK), patheffects.Normal()],
+            )  # fmt: skip
+    axes.figure.figure.draw_without_rendering()
+    taken = [text.get_window_extent() for text in axes.texts if text.get_text()]
+    taken += [key.get_window_extent()] if (key := axes.get_legend()) is not None else []
+    places = np.array([place for _, *place in placed], dtype=float)
+    spread = [_flat(axes, points) for points in (*lines, places)]
+    avoid = axes.transData.transform(np.concatenate(spread))
+    for (spot, *_), anchor in zip(placed, spread[-1], strict=True):
+        taken.append(_name(axes, spot.name.replace("$", r"\$"), anchor, taken, avoid))
+
+
+def _name(axes: Any, name: str, anchor: NDArray[np.float64], taken: list[Any], avoid: NDArray[np.float64]) -> Any:
+    """Write a name beside `anchor`, where the least is under it; returns the box that it takes."""
+    from matplotlib import patheffects
+
+    label = axes.annotate(
+        name, anchor, textcoords="offset points", xytext=(0, 0), fontsize=SMALL, fontweight="bold", color=INK, zorder=7,
+        in_layout=False, annotation_clip=False,
+        path_effects=[patheffects.withStroke(linewidth=2.2, foreground=HALO)],
+    )  # fmt: skip
+    inside, tried = axes.get_window_extent(), []
+    for order, (right, up) in enumerate(WAYS):
+        across = {1: "left", 0: "center", -1: "right"}[right]
+        upright = "center" if right else "bottom" if up > 0 else "top"
+        label.set(position=(AWAY * right, AWAY * up), ha=across, va=upright)
+        box = label.get_window_extent()
+        out = not (inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1)
+        crossed = ((avoid >= (box.x0, box.y0)) & (avoid <= (box.x1, box.y1))).all(axis=1).sum()
+        cost = 100 * out + 50 * box.count_overlaps(taken) + min(int(crossed), 40) + 0.01 * order
+        tried.append((cost, {"position": (AWAY * right, AWAY * up), "ha": across, "va": upright}, box))
+    _, chosen, box = min(tried, key=lambda one: one[0])
+    label.set(**chosen)
+    return box
+
+
+def _flat(axes: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, 2) points of the axes; of axes in three dimensions, (N, 3) points as they are projected."""
+    if points.shape[1] == 2:
+        return points
+    seen = np.column_stack([points, np.ones(len(points))]) @ axes.get_proj().T
+    return np.asarray(seen[:, :2] / seen[:, 3:], dtype=float)
 
 
 def caption_of(surface: Surface, height: Height, sides: float) -> str:

@@ -23,6 +23,7 @@ from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.captions import axis_labels, caption
 from landscape_hooks.mesh.contours import levels
 from landscape_hooks.mesh.mesh import Mesh
+from landscape_hooks.surface.spots import spots
 from landscape_hooks.surface.surface import Surface
 
 if TYPE_CHECKING:
@@ -249,6 +250,8 @@ def _line(axes: Axes, surface: Surface, look: Style) -> None:
     axes.set_ylabel("loss on the probe samples")
     _curves(axes)
     axes.legend(fontsize=look.small, frameon=False)
+    lines = [np.column_stack([path.coordinates[:, along], path.loss]) for path in drawing.shown_paths(surface)]
+    drawing.marks(axes, [(spot, spot.coordinates[along], spot.marks[0].loss) for spot in spots(surface)], lines)
 
 
 def _log_if_wide(axes: Axes, values: NDArray[np.float64]) -> None:
@@ -328,6 +331,8 @@ def _losses(axes: Axes, surface: Surface, look: Style) -> None:
     _curves(axes)
     if drawing.shown_paths(surface):
         axes.legend(fontsize=look.small, frameon=False)
+    lines = [np.column_stack([path.step, path.loss]) for path in drawing.shown_paths(surface)]
+    drawing.marks(axes, [(spot, spot.marks[0].step, spot.marks[0].loss) for spot in spots(surface)], lines)
 
 
 def _distance(axes: Axes, surface: Surface, look: Style) -> None:
@@ -406,8 +411,10 @@ def _relief(
         alpha, beta, mesh.heights, cmap=drawing.colormap_of(colormap), rcount=100, ccount=100, linewidth=0,
         antialiased=True, vmin=mesh.height.bounds[0], vmax=mesh.height.bounds[1], alpha=0.96,
     )  # fmt: skip
+    lines, lift = [], np.array([0, 0, 0.01 * np.ptp(mesh.height.bounds)])
     for number, path in enumerate(drawing.shown_paths(surface)):
-        lifted = mesh.drape(path.coordinates).points + np.array([0, 0, 0.01 * np.ptp(mesh.height.bounds)])
+        lifted = mesh.drape(path.coordinates).points + lift
+        lines.append(lifted)
         axes.plot(*lifted.T, color="white", linewidth=3.2 * look.thin, zorder=4)
         name, color = drawing.plain_text(path.label) or "path", colors.path_color(number)
         axes.plot(*lifted.T, color=color, linewidth=1.7 * look.thin, zorder=5, label=name)
@@ -429,4 +436,5 @@ def _relief(
         for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
             axis.labelpad = -6 if axis is not axes.zaxis else -4
             axis.set_tick_params(pad=-3)
+    drawing.marks(axes, [(spot, *mesh.on(spot.coordinates) + lift) for spot in spots(surface)], lines)
     return drawn

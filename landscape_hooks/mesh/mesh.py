@@ -305,6 +305,11 @@ class Mesh:
         )
         return np.where(inside, value, np.nan)
 
+    def on(self, place: ArrayLike) -> Floats:
+        """(3,) alpha, beta and height of a place (2,) on the mesh."""
+        at = np.asarray(place, dtype=np.float64)
+        return np.array([*at, self.height_at(at[None])[0]])
+
     def drape(self, coordinates: Floats) -> Drape:
         """The polyline through `coordinates` (T, 2) on the mesh, cut at every edge of a triangle that it crosses.
 
