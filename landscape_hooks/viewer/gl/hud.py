@@ -18,7 +18,7 @@ from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption, in_doub
 from landscape_hooks.viewer.gl.pen import Pen, unit_of
 from landscape_hooks.viewer.gl.plot import Plot, draw_plot, draw_read_out, panel_of, read_out_box
 from landscape_hooks.viewer.replay.camera import Camera
-from landscape_hooks.viewer.replay.labels import place_labels
+from landscape_hooks.viewer.replay.labels import place_labels, place_names, visible
 from landscape_hooks.viewer.replay.look import Theme
 from landscape_hooks.viewer.replay.replay import Replay, describe_place
 from landscape_hooks.viewer.replay.taken import Box, Taken
@@ -67,8 +67,9 @@ class Hud:
                 self.plot = (self.plot[0], box[1] - height - 40 * unit, width, height)
             self._taken.take(panel_of(self.plot, unit))
             self._taken.take((box[0] - 8 * unit, box[1] - 4 * unit, size[0], size[1]))
-        labels = Taken(size, self._taken.boxes)
         self._covered = list(covered)
+        self._names(pen, replay, whole, size)
+        labels = Taken(size, self._taken.boxes)
         for area in self._covered:
             self._taken.take(area)
         self._axes(pen, replay, whole)
@@ -287,6 +288,30 @@ class Hud:
             if min(a[1], b[1]) - 1 <= y <= max(a[1], b[1]) + 1:
                 pen.line((x - 5 * pen.unit, y), (x, y), theme.faint, alpha=0.8)
                 self._tick(pen, x - 9 * pen.unit, y - 7.5 * pen.unit, label, 1, theme)
+
+    def _names(self, pen: Pen, replay: Replay, size: tuple[int, int], within: tuple[int, int]) -> None:
+        """The names of the marks, beside their points."""
+        landscape, camera, stage = replay.landscape, replay.camera, replay.stage
+        if not landscape.spots:
+            return
+
+        def half(text: str) -> tuple[float, float]:
+            return pen.width(text, 12.5) / 2 + 5 * pen.unit, 9 * pen.unit
+
+        places = stage.place(landscape.spot_points)
+        points = camera.project(places, size)[:, :2]
+        seen = visible(landscape.mesh, stage, camera, places) | replay.look.xray
+        shown = [k for k in np.flatnonzero(seen) if np.isfinite(points[k]).all()]
+        paths = [camera.project(stage.place(drape.points), size)[:, :2] for drape in landscape.drapes]
+        free = Taken(within, [*self._taken.boxes, *self._covered])
+        names = [landscape.spots[k].name for k in shown]
+        theme = replay.look.colors
+        for x, y, name in place_names(names, points[shown], np.concatenate([*paths, points]), free, half, 9 * pen.unit):
+            wide, high = half(name)
+            box = (x - wide, y - high, x + wide, y + high)
+            self._taken.take(box)
+            pen.box(box[:2], box[2:], theme.panel, alpha=0.8, rounding=4)
+            pen.text(x, y - 7.5 * pen.unit, name, theme.ink, size=12.5, align=0.5)
 
     def _labels(self, pen: Pen, replay: Replay, size: tuple[int, int], free: Taken) -> None:
         """The loss of the heavier contour lines, where they are seen."""

@@ -92,7 +92,7 @@ class Scene:
             self._part("shadow", "line", shadow)
 
     def _build_paths(self) -> None:
-        for name in [name for name in self._parts if name.split()[0] in ("path", "true", "stems", "ends")]:
+        for name in [name for name in self._parts if name.split()[0] in ("path", "true", "stems", "ends", "marks")]:
             self._drop(name)
         landscape = self.landscape
         for number, (path, drape) in enumerate(zip(landscape.paths, landscape.drapes, strict=True)):
@@ -110,6 +110,13 @@ class Scene:
                 ]
             )
             self._part(f"ends {number}", "ball", balls)
+        marks = [
+            geometry.ball_array([self.stage.place(point)], (1, 1, 1), colors.rgb(colors.path_color(spot.path)), 6.5)
+            for spot, point in zip(landscape.spots, landscape.spot_points, strict=True)
+            if not spot.at_end  # the end of a path has a ball already
+        ]
+        if marks:
+            self._part("marks", "ball", np.concatenate(marks))
 
     def _part(self, name: str, kind: str, data: NDArray[Any], indices: Indices = None) -> None:
         self._drop(name)
@@ -171,6 +178,7 @@ class Scene:
             target.bind()
         self._set_common(camera, target.size, line_scale)
         self._blend(True)
+        self._draw_marks()
         self._draw_paths(position)
         self._blend(False)
 
@@ -313,6 +321,15 @@ class Scene:
             if f"ends {number}" in self._parts:
                 self._balls(self._parts[f"ends {number}"])
             self._draw_marker(position, number)
+
+    def _draw_marks(self) -> None:
+        if "marks" not in self._parts:
+            return
+        if self.look.xray:
+            gl.glDepthFunc(gl.GL_GREATER)
+            self._balls(self._parts["marks"], opacity=0.35)
+            gl.glDepthFunc(gl.GL_LEQUAL)
+        self._balls(self._parts["marks"])
 
     def _draw_marker(self, position: float, number: int) -> None:
         point = self.marker(position, number)

@@ -80,3 +80,38 @@ def visible(mesh: Mesh, stage: Stage, camera: Camera, spots: Floats, samples: in
     height = stage.data(between.reshape(-1, 3))[:, 2]
     hidden = np.where(np.isfinite(ground), ground > height + 0.004 * np.ptp(mesh.height.bounds), False)
     return np.asarray(~hidden.reshape(len(spots), samples).any(axis=1))
+
+
+WAYS = ((1.0, -1.0), (-1.0, -1.0), (1.0, 1.0), (-1.0, 1.0), (0.0, -1.6), (0.0, 1.6))
+"""Directions from a point in which its name may lie, the best first."""
+
+
+def place_names(
+    names: list[str],
+    points: Floats,
+    avoid: Floats,
+    free: Taken,
+    half: Callable[[str], tuple[float, float]],
+    gap: float,
+) -> list[tuple[float, float, str]]:
+    """Pixel x, y of the middle and text of every name that has a free place beside its point (N, 2) of the picture.
+
+    Of the free places the one with the fewest of the pixels `avoid` (N, 2) in it: the path. A name keeps `gap` pixels
+    from its point, is `half` as wide and as high on each side of its middle, and takes that place of `free`.
+    """
+    placed = []
+    for name, (x, y) in zip(names, points, strict=True):
+        wide, high = half(name)
+        best, least = None, np.inf
+        for right, down in WAYS:
+            middle = x + right * (gap + wide), y + down * (0.5 * gap + high)
+            box = (middle[0] - wide, middle[1] - high, middle[0] + wide, middle[1] + high)
+            if not np.isfinite(box).all() or not free.is_free(box):
+                continue
+            crossed = int(((avoid >= box[:2]) & (avoid <= box[2:])).all(axis=1).sum())
+            if crossed < least:
+                best, least = (middle, box), crossed
+        if best is not None:
+            free.take(best[1])
+            placed.append((float(best[0][0]), float(best[0][1]), name))
+    return placed

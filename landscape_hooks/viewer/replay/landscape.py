@@ -12,12 +12,16 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from landscape_hooks.export.ply_reader import read_ply
 from landscape_hooks.mesh.contours import Contour, contours
 from landscape_hooks.mesh.mesh import Drape, Mesh
 from landscape_hooks.store.run import RunLike, label_of
+from landscape_hooks.surface.spots import Spot, said_of, spots
 from landscape_hooks.surface.surface import Path, Surface
+
+Floats = NDArray[np.float64]
 
 CLIP = (1.0, 95.0)
 """Percentiles at which the height 'clipped' cuts."""
@@ -46,6 +50,20 @@ class Landscape:
     def drapes(self) -> tuple[Drape, ...]:
         """The paths on the mesh."""
         return tuple(self.mesh.drape(path.coordinates) for path in self.paths)
+
+    @cached_property
+    def spots(self) -> list[Spot]:
+        """The points for the marks."""
+        return spots(self.surface) if self.surface is not None else []
+
+    @cached_property
+    def spot_points(self) -> Floats:
+        """(N, 3) the points for the marks on the mesh; the height is NaN in a hole of it."""
+        return np.array([self.mesh.on(spot.coordinates) for spot in self.spots]).reshape(-1, 3)
+
+    def said_of(self, spot: Spot) -> list[str]:
+        """What a read-out says of a point for marks, a line a mark."""
+        return [said_of(mark) for mark in spot.marks]
 
     @cached_property
     def lines(self) -> list[Contour]:

@@ -113,6 +113,10 @@ class Replay:
         return int(np.floor(self.timeline.position / last * max(len(paths[number]) - 1, 0) + 1e-9))
 
 
+NEAR = 0.05
+"""How near to a mark, in the scene, the read-out of a place says what the mark is; the plane is 2 long."""
+
+
 def describe_moment(replay: Replay, number: int = 0) -> dict[str, Any]:
     """The read-out of run `number`: what was measured at the snapshot shown."""
     path = replay.landscape.paths[number]
@@ -146,4 +150,8 @@ def describe_place(replay: Replay, point: Floats) -> list[str]:
             away = np.linalg.norm(path.coordinates - [alpha, beta], axis=1)
             nearest = int(np.nanargmin(away))
             lines.append(f"nearest step {path.step[nearest]}, {away[nearest]:.3g} away")
+        landscape = replay.landscape
+        beside = np.linalg.norm(replay.stage.place(landscape.spot_points) - point, axis=1) < NEAR
+        for number in np.flatnonzero(beside):
+            lines += landscape.said_of(landscape.spots[number])
     return lines
