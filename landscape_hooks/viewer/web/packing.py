@@ -69,6 +69,20 @@ def pack_path(path: Path) -> Values:
     }
 
 
+def pack_marks(landscape: Landscape) -> list[Values]:
+    """The points for the marks of a surface, with what a read-out says of them."""
+    return [
+        {
+            "name": spot.name,
+            "path": spot.path,
+            "atEnd": spot.at_end,
+            "coordinates": packed(spot.coordinates),
+            "said": landscape.said_of(spot),
+        }
+        for spot in landscape.spots
+    ]
+
+
 def pack_surface(landscape: Landscape) -> Values:
     """A surface with its paths and what a caption says of it."""
     surface = landscape.surface
@@ -96,6 +110,7 @@ def pack_surface(landscape: Landscape) -> Values:
         "labels": axis_labels(surface),
         "names": short_names(surface),
         "paths": [pack_path(path) for path in surface.paths],
+        "marks": pack_marks(landscape),
     }
 
 

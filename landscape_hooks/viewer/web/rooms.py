@@ -20,7 +20,7 @@ from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.replay.landscape import Landscape
 from landscape_hooks.viewer.web.html import landscapes_of, page
 from landscape_hooks.viewer.web.notebook import picture
-from landscape_hooks.viewer.web.packing import Values, pack_path, pack_surface
+from landscape_hooks.viewer.web.packing import Values, pack_marks, pack_path, pack_surface
 
 ASK = 800
 """Milliseconds between two questions of a page that follows a training."""
@@ -81,7 +81,8 @@ class Room:
             found: Values = {"version": self.version, "name": self._landscape.surface.name}
             if version < self._of_surface:
                 return found | {"surface": pack_surface(self._landscape)}
-            return found | {"paths": [pack_path(path) for path in self._landscape.surface.paths]}
+            paths = [pack_path(path) for path in self._landscape.surface.paths]
+            return found | {"paths": paths, "marks": pack_marks(self._landscape)}
 
     def _look(self) -> str:
         """Read the run, unless that was a moment ago; returns why it cannot be read."""

@@ -4,9 +4,11 @@
 /** @typedef {{ label: string, coordinates: Float64Array, step: Float64Array, epoch: Float64Array,
  *   learningRate: Float64Array, loss: Float64Array, planeLoss: Float64Array, distance: Float64Array }} Path
  *   coordinates are (T, 2), the others (T,) */
+/** @typedef {{ name: string, path: number, atEnd: boolean, coordinates: Float64Array, said: string[] }} Mark
+ *   a point for marks: path is the number of a path that has a snapshot; atEnd says that its end is this point */
 /** @typedef {{ name: string, title: string, alpha: Float64Array, beta: Float64Array, loss: Float64Array,
  *   state: Uint8Array, stderr: Float64Array, error: Float64Array, said: string[], doubts: string[], labels: string[],
- *   names: string[], paths: Path[] }} Surface
+ *   names: string[], paths: Path[], marks: Mark[] }} Surface
  *   state is 0 for a grid point that is not computed, 1 for an evaluated and 2 for an interpolated one; error is empty
  *   or the estimated relative error of interpolated points */
 /** @typedef {{ key: string, shift: boolean, shown: string, says: string }} KeyRow */
@@ -38,7 +40,13 @@ export function surfaceOf(raw) {
     stderr: floats(raw.stderr),
     error: floats(raw.error),
     paths: raw.paths.map(pathOf),
+    marks: raw.marks.map(markOf),
   };
+}
+
+/** @param {any} raw @returns {Mark} */
+export function markOf(raw) {
+  return { ...raw, coordinates: floats(raw.coordinates) };
 }
 
 /** @param {any} raw @returns {Path} */

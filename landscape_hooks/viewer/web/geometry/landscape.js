@@ -12,6 +12,8 @@ import { general, placeText, textOf } from "./numbers.js";
 
 /** Steps of a line of sight through the box of the surface. */
 const STRIDES = 500;
+/** How near to a mark, in the scene, the read-out of a place says what the mark is; the plane is 2 long. */
+const NEAR = 0.05;
 /** Runs that a read-out lists. */
 const MOST = 8;
 
@@ -27,6 +29,8 @@ export class Landscape {
     this.mesh = mesh ?? new Mesh(surface, kind);
     this.paths = surface.paths.filter((path) => path.step.length);
     this.drapes = this.paths.map((path) => this.mesh.drape(path.coordinates));
+    /** The points for the marks on the mesh: alpha, beta and height. */
+    this.spots = surface.marks.map(({ coordinates: [a, b] }) => [a, b, this.mesh.heightAt(a, b)]);
     /** Extent of every path in the plane: what an off-plane distance is compared with. */
     this.lengths = this.paths.map((path) => Math.hypot(spread(path.coordinates, 0), spread(path.coordinates, 1)));
     /** A difference between losses that the read-outs are to show: a part in 200 of what is shown. */
@@ -102,6 +106,10 @@ export class Landscape {
       });
       lines.push(`nearest step ${step[nearest]}, ${general(least, 3)} away`);
     }
+    this.spots.forEach((spot, n) => {
+      const place = stage.place(spot);
+      if (Math.hypot(...place.map((value, k) => value - point[k])) < NEAR) lines.push(...this.surface.marks[n].said);
+    });
     return lines;
   }
 

@@ -1,6 +1,6 @@
 // Replay: what is shown (landscape, look), from where (camera) and when (timeline) (viewer/replay/replay.py).
 
-import { surfaceOf, pathOf } from "../geometry/data.js";
+import { markOf, surfaceOf, pathOf } from "../geometry/data.js";
 import { Landscape } from "../geometry/landscape.js";
 import { pointOf } from "../geometry/mesh.js";
 import { Stage } from "../geometry/stage.js";
@@ -73,14 +73,15 @@ export class Replay {
   }
 
   /** Take a surface with more snapshots; a replay that stood at its end goes on to the new end. */
-  grow(/** @type {{ surface?: any, paths?: any[] }} */ found) {
+  grow(/** @type {{ surface?: any, paths?: any[], marks?: any[] }} */ found) {
     const { surfaces } = this.payload;
-    surfaces[FOLLOWED] = found.surface ?? { ...surfaces[FOLLOWED], paths: found.paths };
+    const marks = found.marks ?? surfaces[FOLLOWED].marks;
+    surfaces[FOLLOWED] = found.surface ?? { ...surfaces[FOLLOWED], paths: found.paths, marks };
     if (this.number !== FOLLOWED) return;
     const atEnd = this.timeline.position >= this.timeline.last;
     if (found.surface) this.landscape = new Landscape(surfaceOf(found.surface), this.look.height);
     else if (found.paths) {
-      const surface = { ...this.landscape.surface, paths: found.paths.map(pathOf) };
+      const surface = { ...this.landscape.surface, paths: found.paths.map(pathOf), marks: marks.map(markOf) };
       this.landscape = new Landscape(surface, this.look.height, this.landscape.mesh);
     }
     this.timeline.take(this.landscape.paths[0]);

@@ -2,7 +2,8 @@
 
 import { lineColormap } from "../replay/look.js";
 import { clamp } from "../geometry/numbers.js";
-import { placeLabels } from "./labels.js";
+import { pointOf } from "../geometry/mesh.js";
+import { isSeen, placeLabels, placeNames } from "./labels.js";
 import { Pen } from "./pen.js";
 import { drawPlot, panelOf } from "./plot.js";
 import { Taken } from "./taken.js";
@@ -50,8 +51,9 @@ export class Hud {
       if (moment && moment[0] - 12 * unit < right) this.plot.y = moment[1] - height - 40 * unit;
       this.taken.take(panelOf(this.plot, unit));
     }
-    const free = new Taken(size, this.taken.areas);
     this.covered = covered;
+    this._names(pen, replay, size);
+    const free = new Taken(size, this.taken.areas);
     for (const area of covered) this.taken.take(area);
     if (replay.look.floor) this._axes(pen, replay, size);
     if (replay.look.contours !== "off") this._labels(pen, replay, size, version, free);
@@ -194,6 +196,29 @@ export class Hud {
       pen.line([x - 5 * pen.unit, y], [x, y], faint, { alpha: 0.8 });
       this._tick(pen, x - 9 * pen.unit, y - 7.5 * pen.unit, labels[k], 1);
     });
+  }
+
+  /** The names of the marks, beside their points. */
+  _names(/** @type {Pen} */ pen, /** @type {Replay} */ replay, /** @type {number[]} */ size) {
+    const { landscape, stage, camera, look } = replay;
+    if (!landscape.spots.length) return;
+    const halfOf = (/** @type {string} */ text) => [pen.width(text, 12.5) / 2 + 5 * pen.unit, 9 * pen.unit];
+    const places = landscape.spots.map((spot) => stage.place(spot));
+    const points = places.map((place) => camera.project(place, size));
+    const shown = [...places.keys()].filter((n) => (look.xray || isSeen(landscape, stage, camera, places[n]))
+      && [0, 1].every((axis) => Number.isFinite(points[n][axis])));
+    const path = landscape.drapes.flatMap((drape) => Array.from(drape.position,
+      (place) => camera.project(stage.place(pointOf(drape, place)), size)));
+    const free = new Taken(size, [...this.taken.areas, ...this.covered]);
+    const names = shown.map((n) => landscape.surface.marks[n].name);
+    const gap = 9 * pen.unit;
+    for (const { x, y, text } of placeNames(names, shown.map((n) => points[n]), [...path, ...points], free, halfOf, gap)) {
+      const [wide, high] = halfOf(text);
+      const area = [x - wide, y - high, x + wide, y + high];
+      this.taken.take(area);
+      pen.box(area.slice(0, 2), area.slice(2), replay.theme.panel, { alpha: 0.8, rounding: 4 });
+      pen.text(x, y - 7.5 * pen.unit, text, replay.theme.ink, { size: 12.5, align: 0.5 });
+    }
   }
 
   /** The loss of the heavier contour lines, where they are seen. */

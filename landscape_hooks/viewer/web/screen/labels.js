@@ -63,8 +63,38 @@ export function placeLabels(landscape, stage, camera, size, free, halfOf) {
   return placed;
 }
 
+/** Directions from a point in which its name may lie, the best first. */
+const WAYS = [[1, -1], [-1, -1], [1, 1], [-1, 1], [0, -1.6], [0, 1.6]];
+
+/**
+ * The middle and the text of every name that has a free place beside its point of the picture; it takes that place.
+ * @param {string[]} names @param {number[][]} points @param {number[][]} avoid pixels of the path
+ * @param {import("./taken.js").Taken} free @param {(text: string) => number[]} halfOf @param {number} gap
+ * @returns {Label[]}
+ */
+export function placeNames(names, points, avoid, free, halfOf, gap) {
+  /** @type {Label[]} */
+  const placed = [];
+  names.forEach((text, n) => {
+    const [wide, high] = halfOf(text);
+    let [best, least] = [/** @type {number[] | null} */ (null), Infinity];
+    for (const [right, down] of WAYS) {
+      const [x, y] = [points[n][0] + right * (gap + wide), points[n][1] + down * (0.5 * gap + high)];
+      const [left, top, end, low] = [x - wide, y - high, x + wide, y + high];
+      if (!Number.isFinite(x + y) || !free.isFree([left, top, end, low])) continue;
+      const crossed = avoid.filter(([a, b]) => a >= left && a <= end && b >= top && b <= low).length;
+      if (crossed < least) [best, least] = [[x, y], crossed];
+    }
+    if (!best) return;
+    const [x, y] = best;
+    free.take([x - wide, y - high, x + wide, y + high]);
+    placed.push({ x, y, text });
+  });
+  return placed;
+}
+
 /** Whether nothing of the surface is between a scene point on it and the eye. */
-function isSeen(
+export function isSeen(
   /** @type {Landscape} */ { mesh }, /** @type {Stage} */ stage, /** @type {Camera} */ camera, /** @type {number[]} */ spot,
 ) {
   const samples = 48;

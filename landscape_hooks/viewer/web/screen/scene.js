@@ -122,7 +122,7 @@ export class Scene {
   }
 
   _buildPaths() {
-    for (const name of [...this.parts.keys()]) if (/^(path|true|stems|ends) /.test(name)) this._drop(name);
+    for (const name of [...this.parts.keys()]) if (/^(path|true|stems|ends|marks) /.test(name)) this._drop(name);
     const landscape = /** @type {Landscape} */ (this.landscape);
     const stage = /** @type {Stage} */ (this.stage);
     landscape.paths.forEach((path, number) => {
@@ -141,6 +141,11 @@ export class Scene {
       ];
       this._part(`ends ${number}`, "ball", geometry.ballRecords(ends));
     });
+    const balls = landscape.surface.marks.flatMap(({ path, atEnd }, n) => {
+      const centre = stage.place(landscape.spots[n]); // the end of a path has a ball already
+      return atEnd ? [] : [{ centre, fill: [1, 1, 1], ring: this.pathColor(path), radius: 6.5 }];
+    });
+    if (balls.length) this._part("marks 0", "ball", geometry.ballRecords(balls));
   }
 
   /** The colour of a run. @param {number} number */
@@ -196,6 +201,7 @@ export class Scene {
     shown.bind();
     this._common(camera, [width, height], scale);
     this._blend(true);
+    this._drawMarks();
     this._drawPaths(position);
     this._blend(false);
     shown.copyTo(null);
@@ -319,6 +325,18 @@ export class Scene {
       if (ends) this._balls(ends, {});
       this._drawMarker(position, number);
     });
+  }
+
+  _drawMarks() {
+    const { gl } = this;
+    const part = this.parts.get("marks 0");
+    if (!part) return;
+    if (/** @type {Look} */ (this.look).xray) {
+      gl.depthFunc(gl.GREATER);
+      this._balls(part, { opacity: 0.35 });
+      gl.depthFunc(gl.LEQUAL);
+    }
+    this._balls(part, {});
   }
 
   _drawMarker(/** @type {number} */ position, /** @type {number} */ number) {
