@@ -222,13 +222,16 @@ def test_what_cannot_be_exported_says_so_and_names_the_way_out():
     assert math.isfinite(live.evaluate(torch.zeros(5), torch.zeros(0)).mean)
 
 
-def test_random_models_are_refused():
+def test_a_random_model_has_fixed_draws():
     class Noisy(nn.Linear):
         def forward(self, x):
             return super().forward(x) + torch.rand_like(x[:, :1])
 
-    with pytest.raises(ObjectiveError, match="random"):
-        captured(Noisy(4, 1), criterion=nn.MSELoss(), data=(torch.randn(8, 4), torch.randn(8, 1)))
+    model, data = Noisy(4, 1), (torch.randn(8, 4), torch.randn(8, 1))
+    objective = captured(model, criterion=nn.MSELoss(), data=data)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        assert objective.evaluate(*here(model)).mean == pytest.approx(nn.MSELoss()(model(data[0]), data[1]).item())
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import zarr
 from torch import nn
 
 from landscape_hooks.objective.capture import capture
-from landscape_hooks.objective.graph import traceable
 from landscape_hooks.objective.objective import Objective
+from landscape_hooks.objective.tracing import traceable
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
 F = nn.functional

@@ -25,15 +25,16 @@ from landscape_hooks.errors import DataError, ObjectiveError, first_line, warn_o
 from landscape_hooks.objective.data.batches import Rebuild
 from landscape_hooks.objective.data.samples import DataLike
 from landscape_hooks.objective.data.states import states_kept
-from landscape_hooks.objective.graph.exported import graph_of
 from landscape_hooks.objective.graph.graph import LossGraph
-from landscape_hooks.objective.graph.traceable import traceable
 from landscape_hooks.objective.graph.weighing import floating, said_of_unrecorded, weigh
 from landscape_hooks.objective.live.copies import WAY_OUT
 from landscape_hooks.objective.live.independence import independent
 from landscape_hooks.objective.live.weights import state_of, value_of, weighing_of
 from landscape_hooks.objective.loss_module import LossModule, Unrecorded, check_loss
 from landscape_hooks.objective.probe import Group, Probe, write_tensor
+from landscape_hooks.objective.tracing.draws import SAID, draw_at_all, fixed
+from landscape_hooks.objective.tracing.exported import graph_of
+from landscape_hooks.objective.tracing.traceable import traceable
 from landscape_hooks.objective.variants import KeptRebuild, Traced, graph_name, kernel_of, trace_variants
 from landscape_hooks.store import schema
 from landscape_hooks.store.run import remove_group, writes
@@ -75,7 +76,10 @@ def capture(
     probe, rebuild = Probe.collect(data, samples)
     found, attrs, unrecorded = trace(model, criterion, objective, probe, rebuild, Fixed(root).others.names)
     kept = found.kept
-    attrs |= {"notes": [*attrs["notes"], *kept.notes(samples)]}
+    noise = [SAID] if fixed(found.constants) else []
+    attrs |= {"notes": [*attrs["notes"], *kept.notes(samples), *noise]}
+    if noise:
+        attrs["noise"] = "fixed draws"
     write_objective(root, found.graphs, found.constants, kept, attrs)
     drop_doubts(root, OF_THE_LOSS)
     if unrecorded:
@@ -297,6 +301,8 @@ def _attempt(
             f"torch.export cannot capture the loss graph ({type(error).__name__}: {first_line(error)})", mend=WAY_OUT
         ) from error
     if first:
+        if draw_at_all(program):  # so many numbers as this batch has samples are drawn
+            return None
         values = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in
                   {s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"}]  # fmt: skip
         for value, per in zip(values, group.per_sample, strict=True):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
+from landscape_hooks.objective.data.states import seed_all, states_kept
 from landscape_hooks.objective.live.copies import Copies, outside
 from landscape_hooks.trajectory.modules import unwrap, walk_tensors
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -47,6 +48,9 @@ class LossModule(nn.Module):
     ----------
     needs_grad
         whether the loss takes derivatives itself, or is another one where autograd is off.
+    draws
+        whether the loss was seen to draw random numbers. It draws the same ones at every call: those after
+        `torch.manual_seed(0)`.
     unrecorded
         the parameters that get a gradient from the loss and are not the model's.
     integers
@@ -58,7 +62,7 @@ class LossModule(nn.Module):
         self.model = model
         self._loss = loss
         self._rebuild = rebuild
-        self.needs_grad = False
+        self.needs_grad = self.draws = False
         self.unrecorded: list[Unrecorded] = []
         self.integers: dict[str, Tensor] = {}
         self._named: dict[int, tuple[str, str]] = {}
@@ -94,7 +98,14 @@ class LossModule(nn.Module):
         return module, {name: canonical[id(t)] for name, t in tensors if id(t) in canonical}
 
     def forward(self, *leaves: Tensor) -> Tensor:
-        return self._loss(self.model, self._rebuild(list(leaves)))
+        if torch.compiler.is_exporting():  # draws become constants of the graph (tracing/draws.py)
+            return self._loss(self.model, self._rebuild(list(leaves)))
+        with states_kept():
+            seed_all()
+            before = torch.get_rng_state()
+            value = self._loss(self.model, self._rebuild(list(leaves)))
+            self.draws |= not torch.equal(before, torch.get_rng_state())
+        return value
 
     def choose(self, leaves: Sequence[Tensor], size: int, batches: Batches) -> bool:
         """Decide by trying whether the loss is known for each sample; returns whether it is.

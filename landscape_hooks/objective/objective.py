@@ -4,7 +4,8 @@ In: weights θ (D,) and buffers (B,). Out: the mean loss over the probe samples,
 that can be differentiated. `capture` traces a model's loss with `torch.export` and stores it in a run as data
 (graph.py), so that an analysis needs none of the training code.
 
-Evaluation is deterministic: fixed samples in a fixed order, evaluation mode (dropout off), the mean over batches
+Evaluation is deterministic: fixed samples in a fixed order, evaluation mode (dropout off), fixed draws where the loss
+draws random numbers itself (tracing/draws.py), the mean over batches
 weighted as the loss itself weighs (graph/weighing.py). What normalisation layers with running statistics use is
 `statistics`:
 
@@ -39,6 +40,7 @@ from landscape_hooks.objective.live.independence import independent
 from landscape_hooks.objective.loss_module import LossModule, check_loss
 from landscape_hooks.objective.probe import VARIANT, Probe, read_tensor
 from landscape_hooks.objective.rehearsal import rehearse
+from landscape_hooks.objective.tracing.draws import SAID
 from landscape_hooks.objective.variants import check_variants, graph_name, kernel_of
 from landscape_hooks.store import checked
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -120,7 +122,8 @@ class Objective:
             per_sample=per_sample,
             mutates=True,
         )
-        self.attrs |= {"notes": probe.notes(samples), "independent": per_sample and self._is_independent(model)}
+        notes = [*probe.notes(samples), *([SAID] if module.draws else [])]
+        self.attrs |= {"notes": notes, "independent": per_sample and self._is_independent(model)}
         self._weigh_probe()
 
     def _weigh_probe(self) -> None:

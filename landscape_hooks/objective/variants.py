@@ -21,12 +21,12 @@ from torch import Tensor
 
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.objective.data.batches import Rebuild, Template, Unread, python_value, same_value
-from landscape_hooks.objective.graph.exported import graph_of
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.graph.relabelling import data_read, reading, renamed
 from landscape_hooks.objective.kernels import GraphKernel
 from landscape_hooks.objective.loss_module import LossModule
 from landscape_hooks.objective.probe import VARIANT, Group, Probe, with_variant
+from landscape_hooks.objective.tracing.exported import graph_of
 from landscape_hooks.store import checked
 
 MOST = 8

@@ -1,6 +1,6 @@
 """LossGraph: a loss as a list of ATen operations; plain data that can be stored, read back and run.
 
-In: what `torch.export` made of a module (exported.py), or JSON. Out: JSON, and a callable over tensors.
+In: what `torch.export` made of a module (tracing/exported.py), or JSON. Out: JSON, and a callable over tensors.
 `torch.export.save` would do for a friend's file, but its loader unpickles and evaluates expressions; a run may come
 from a stranger. So the graph is kept as data: `from_json` accepts the calls that operations.py allows, and nothing
 else, and running it interprets the list without generating code.

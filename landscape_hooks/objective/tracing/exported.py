@@ -18,6 +18,8 @@ from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.objective.graph.graph import DEVICE, Input, LossGraph, Node, Ref
 from landscape_hooks.objective.graph.operations import ARITHMETIC_NAME
 from landscape_hooks.objective.live.copies import WAY_OUT
+from landscape_hooks.objective.tracing import experts
+from landscape_hooks.objective.tracing.draws import Draws
 
 # assertions about shapes that tracing leaves behind: they compute nothing
 _ASSERTIONS = ("_assert", "sym_constrain_range", "_check")
@@ -55,23 +57,18 @@ def graph_of(program: torch.export.ExportedProgram, names: Mapping[str, str]) ->
             key = f"constant{len(constants)}"
             constants[key] = value.detach().clone()
             inputs.append(Input(str(name), "constant", key))
-    nodes, outputs = _convert(program.graph_module)
+    draws = Draws()
+    nodes, outputs = _convert(program.graph_module, draws)
+    inputs += draws.inputs
+    constants |= draws.constants
     try:
         return LossGraph(inputs, nodes, outputs), constants
-    except ValueError as error:  # an operation that draws numbers, or reaches outside the tensors it is given
-        random = [
-            n.target for n in program.graph.nodes if torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ())
-        ]
-        if random:
-            raise ObjectiveError(
-                f"The loss draws random numbers in evaluation mode ({random[0]}), which a stored loss cannot",
-                mend="Analyze it with --objective module:function, whose loss begins with torch.manual_seed(0)",
-            ) from error
+    except ValueError as error:  # an operation that is not permitted
         raise ObjectiveError(f"The loss cannot be stored: {error}", expected="dense tensors, and operations on them",
                              mend=WAY_OUT) from error  # fmt: skip
 
 
-def _convert(module: torch.fx.GraphModule) -> tuple[list[Node], list[Any]]:
+def _convert(module: torch.fx.GraphModule, draws: Draws | None) -> tuple[list[Node], list[Any]]:
     nodes: list[Node] = []
     outputs: list[Any] = []
     for n in module.graph.nodes:
@@ -81,8 +78,7 @@ def _convert(module: torch.fx.GraphModule) -> tuple[list[Node], list[Any]]:
         elif n.op == "output":
             outputs = [_plain_argument(a) for a in n.args[0]]
         elif n.op == "call_function":
-            if (node := _convert_call(module, n)) is not None:
-                nodes.append(node)
+            nodes += _convert_call(module, n, draws)
         elif not n.users:
             continue  # a guard on shapes
         else:
@@ -90,25 +86,31 @@ def _convert(module: torch.fx.GraphModule) -> tuple[list[Node], list[Any]]:
     return nodes, outputs
 
 
-def _convert_call(module: torch.fx.GraphModule, n: torch.fx.Node) -> Node | None:
+def _convert_call(module: torch.fx.GraphModule, n: torch.fx.Node, draws: Draws | None) -> list[Node]:
     target = n.target
     if isinstance(target, torch._ops.OpOverload):
         namespace, name = target._schema.name.split("::")
         if name.startswith(_ASSERTIONS) and not n.users:
-            return None
+            return []
+        if target._schema.name == experts.NAME:
+            return experts.calls(n, [_plain_argument(a) for a in n.args])
         if namespace != "aten":
             raise ObjectiveError(f"The loss uses the operation {target}", expected="operations of torch itself")
+        if draws is not None:  # below a context there are no constants, and what draws there is not permitted
+            fixed = draws.calls(n, name, [_plain_argument(a) for a in n.args])
+            if fixed is not None:
+                return fixed
         op = f"aten.{name}.{target._overloadname}"
     elif isinstance(target, torch._ops.HigherOrderOperator):
-        return _convert_scope(module, n)
+        return [_convert_scope(module, n)]
     elif target in ARITHMETIC_NAME:
         op = ARITHMETIC_NAME[target]
     elif not n.users:
-        return None
+        return []
     else:
         raise ObjectiveError(f"The loss uses {target}", expected="tensor operations only")
     kwargs = {key: _plain_argument(value) for key, value in n.kwargs.items()}
-    return Node(n.name, op, [_plain_argument(a) for a in n.args], kwargs)
+    return [Node(n.name, op, [_plain_argument(a) for a in n.args], kwargs)]
 
 
 def _convert_scope(module: torch.fx.GraphModule, n: torch.fx.Node) -> Node:
@@ -126,7 +128,7 @@ def _convert_scope(module: torch.fx.GraphModule, n: torch.fx.Node) -> Node:
         )
     graph_module = _attribute(module, inner.target)  # type: ignore[union-attr]
     inputs = [Input(p.name, "data", str(i)) for i, p in enumerate(graph_module.graph.nodes) if p.op == "placeholder"]
-    scope = LossGraph(inputs, *_convert(graph_module))
+    scope = LossGraph(inputs, *_convert(graph_module, None))
     return Node(n.name, op, [_plain_argument(a) for a in rest], kwargs, scope=scope)
 
 

@@ -1,7 +1,8 @@
 """Traceable: operations that torch computes by looking at numbers, written so that a loss with them can be traced.
 
 In: a loss that is traced inside of `traceable()`. Out: the same numbers. torch's own `cov` and `corrcoef` look at their
-divisor, and `gaussian_nll_loss` at its variances, to raise; a graph has no values to look at.
+divisor, `gaussian_nll_loss` at its variances, and distributions at their parameters, to raise; a graph has no values to
+look at.
 """
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def traceable() -> Iterator[None]:
-    """Inside, the operations of this module take the places of torch's."""
-    with _InPlaceOfTorchs():
-        yield
+    """Inside, the operations of this module take the places of torch's, and distributions look at no parameters."""
+    looks = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        with _InPlaceOfTorchs():
+            yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(looks)
 
 
 class _InPlaceOfTorchs(TorchFunctionMode):
