@@ -49,7 +49,8 @@ def _whole(value: object) -> bool:
 
 def division(given: Given) -> None:
     """Of whole numbers by whole numbers: not by 0, and not the least one by -1."""
-    above, below = given.get("self"), given.get("other")
+    above: Any = given.get("self")
+    below: Any = given.get("other")
     if not (_whole(above) and _whole(below) and _has_values(above, below)):
         return
     tensors = [torch.as_tensor(value) for value in (above, below)]
@@ -262,7 +263,7 @@ def recurrent(given: Given) -> None:
         count = int(given["batch_sizes"][0])
     else:
         count = hidden[0].shape[1] if packed_rows else rows.shape[0 if given.get("batch_first") else 1]
-    _shapes_of_layers(weights, hidden, rows.shape[-1], ways, each, count)
+    _shapes_of_layers([*weights], [*hidden], rows.shape[-1], ways, each, count)
 
 
 def _shapes_of_layers(weights: list[Tensor], hidden: list[Tensor], wide: int, ways: int, each: int, count: int) -> None:

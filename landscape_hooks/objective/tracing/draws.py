@@ -163,7 +163,7 @@ def draw_at_all(program: torch.export.ExportedProgram) -> bool:
     for n in (n for module in modules for n in module.graph.nodes if n.op == "call_function"):
         tags = getattr(n.target, "tags", ())
         if torch.Tag.nondeterministic_seeded in tags:
-            given = dict(zip([a.name for a in n.target._schema.arguments], n.args, strict=False)) | n.kwargs  # type: ignore[union-attr]
-            if _draws(n.target._schema.name.partition("::")[2], given):  # type: ignore[union-attr]
+            given = dict(zip([a.name for a in n.target._schema.arguments], n.args, strict=False)) | n.kwargs
+            if _draws(n.target._schema.name.partition("::")[2], given):
                 return True
     return False
