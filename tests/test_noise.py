@@ -120,3 +120,36 @@ def test_draws_that_cannot_be_fixed_are_said(tmp_path, loss):
     with pytest.warns(RecordingWarning, match="--objective"):
         lh.record(model, None, tmp_path / "run.zarr", objective=loss, data=[(X, Y)]).close()
     assert "objective" not in lh.Trajectory.open(tmp_path / "run.zarr").root
+
+
+class Hidden(nn.Module):
+    """A last layer of zeros hides the draws at the start; they are of a transposed view, which torch draws in order."""
+
+    def __init__(self, transposed):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 1)
+        self.transposed = transposed
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, x):
+        h = self.first(x)
+        noise = torch.rand_like(h.t()).t() if self.transposed else torch.rand_like(h)
+        return self.last(h + noise).square().mean()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_draws_that_the_weights_of_the_start_hide_are_right_or_told(tmp_path, transposed):
+    torch.manual_seed(0)
+    model, batch = Hidden(transposed), torch.randn(6, 3)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        lh.record(model, None, tmp_path / "run.zarr", objective=lambda m, b: m(b[0]), data=[(batch,)]).close()
+    if any("captured loss graph gives" in str(warning.message) for warning in told):
+        assert transposed
+        return
+    stored = Objective.load(lh.Trajectory.open(tmp_path / "run.zarr").root)
+    weights = torch.randn(21)
+    nn.utils.vector_to_parameters(weights, model.parameters())
+    torch.manual_seed(0)
+    expected = float(model(batch))
+    assert stored.evaluate(weights, torch.zeros(0)).mean == pytest.approx(expected, rel=1e-5)

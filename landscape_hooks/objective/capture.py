@@ -27,11 +27,13 @@ from landscape_hooks.objective.data.samples import DataLike
 from landscape_hooks.objective.data.states import states_kept
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.graph.weighing import floating, said_of_unrecorded, weigh
+from landscape_hooks.objective.kernels import ModuleKernel
 from landscape_hooks.objective.live.copies import WAY_OUT
 from landscape_hooks.objective.live.independence import independent
 from landscape_hooks.objective.live.weights import state_of, value_of, weighing_of
 from landscape_hooks.objective.loss_module import LossModule, Unrecorded, check_loss
 from landscape_hooks.objective.probe import Group, Probe, write_tensor
+from landscape_hooks.objective.tracing.comparison import compare
 from landscape_hooks.objective.tracing.draws import SAID, draw_at_all, fixed
 from landscape_hooks.objective.tracing.exported import graph_of
 from landscape_hooks.objective.tracing.traceable import traceable
@@ -153,7 +155,7 @@ def trace(
         seconds = time.monotonic() - began
         traced = trace_variants(
             module, probe, rebuild, names, lambda part: _export(module, part),
-            lambda graph, constants, part, dynamic: _compare(graph, constants, module, part, dynamic),
+            lambda graph, constants, *given: compare(graph, constants, ModuleKernel(module, names), *given),
         )  # fmt: skip
         traced.seconds = seconds
         kept = traced.kept
@@ -310,48 +312,6 @@ def _attempt(
             if per and not (isinstance(value.shape[0], torch.SymInt) and value.shape[0].node.maybe_as_int() is None):
                 return None
     return program
-
-
-def _compare(graph: LossGraph, constants: dict[str, Tensor], module: LossModule, probe: Probe, dynamic: bool) -> bool:
-    """The graph must give the model's own loss; returns whether running it changes its inputs."""
-    state = state_of(module) | constants
-    whole, size = next(probe.batches())
-    half = probe.groups[0].slice(0, size // 2)
-    cases = [whole, *([half] if dynamic and size >= 4 and _computable(module, half) else [])]
-    if not graph.parameters():
-        raise ObjectiveError(
-            "The captured loss depends on none of the model's parameters",
-            expected="a loss of the model that is recorded (a replaced forward may call another one)",
-            mend=WAY_OUT,
-        )
-    mutates = False
-    for leaves in cases:
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            expected = module(*[t.clone() for t in leaves])
-            given = [t.clone() for t in leaves]
-            # in-place operations count up a tensor's version, through views as well
-            watched = [*given, *state.values()]
-            versions = [t._version for t in watched]
-            found = graph(state, given)
-        mutates |= versions != [t._version for t in watched]
-        if not torch.allclose(found.double(), expected.double(), rtol=1e-4, atol=1e-6, equal_nan=True):
-            raise ObjectiveError(
-                f"The captured loss graph gives {float(found.mean()):.6g} where the model gives "
-                f"{float(expected.mean()):.6g}",
-                expected="the same loss twice: a model without randomness in evaluation mode, or state outside itself",
-                mend=WAY_OUT,
-            )
-    return mutates
-
-
-def _computable(module: LossModule, leaves: Sequence[Tensor]) -> bool:
-    """Whether the live loss takes these leaves: a part of a batch may be none."""
-    try:
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            module(*[t.clone() for t in leaves])
-    except Exception:  # whatever the user's code makes of half a graph
-        return False
-    return True
 
 
 def live_weights(module: LossModule, names: Mapping[str, str], probe: Probe) -> tuple[str, list[Tensor]]:
