@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of a test that is marked everyday(n), all but n of its sets of parameters are marked more."""
     families: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("everyday"):
+        if item.get_closest_marker("everyday") and not item.get_closest_marker("slow"):
             families.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for family in families.values():
         daily = _spread(len(family), next(iter(family[0].iter_markers("everyday"))).args[0])
