@@ -146,7 +146,7 @@ MOUSE: tuple[tuple[str, str], ...] = (
     ("left drag", "orbit"),
     ("Shift, middle or right drag", "pan"),
     ("wheel", "zoom to the cursor"),
-    ("rest on the surface", "coordinates, loss and the nearest step"),
+    ("rest on the surface", "coordinates, loss, the nearest step, and a mark that is near"),
     ("double click", "put that point into the middle"),
     ("drag in the plot of the losses", "scrub"),
 )
