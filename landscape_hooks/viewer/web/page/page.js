@@ -146,7 +146,7 @@ export class Page {
   /** Axes, labels, colour bar and plot, where they have changed: they do not while the replay plays. */
   _drawWords(/** @type {Scene} */ scene, /** @type {number} */ ratio) {
     const { replay, size, hud } = this;
-    const { camera, timeline, look, landscape } = replay;
+    const { camera, timeline, look } = replay;
     const words = this._areas(["heading", "moment"]);
     const covered = this._areas(["options", "notice", "place"]);
     const state = [ratio, size, camera.text, timeline.clock, timeline.length, words, covered, scene.version].join(" ");
