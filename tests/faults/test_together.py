@@ -43,8 +43,8 @@ TOGETHER = """
     background.GROUP_SECONDS = 0.05
     path, steps, seconds, options = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), json.loads(sys.argv[4])
     ended = path + ".ended"
-    FINE = ("being created", "nothing at", "replaced the snapshot", "no surface yet", "not whole", "no point of it",
-            "spans 1 dimension")  # two snapshots so far
+    FINE = ("being created", "nothing at", "replaced the snapshot", "no surface yet", "is incomplete", "not whole",
+            "no point of it", "spans 1 dimension")  # two snapshots so far
 
     def recording():
         model = Model()
