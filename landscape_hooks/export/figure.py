@@ -156,16 +156,22 @@ def _blank(size: tuple[float, float] | None, width: float | None, look: Style, s
     """An empty figure of a size, or of a width with the height that axes of these `sides` need."""
     from landscape_hooks.export.style import blank
 
-    if size is not None and width is not None:
-        raise LandscapeError(f"Found the size {size} and the width {width}", expected="one of both, in inches")
-    wide = float(width if width is not None else 6.4 if look.title else 3.25)
-    if size is None and not 1 <= wide <= 100:
-        raise LandscapeError(f"Found a width of {wide:g} inches", expected="1 to 100")
+    wide = _wide(size, width, look)
     if look.title:
         high = float(np.clip((1.35 if sides >= drawing.FLAT else 2.2) + (wide - 1.65) * sides, 2.0, 14))
     else:
         high = float(np.clip((0.4 if sides >= drawing.FLAT else 1.1) + (wide - 1.1) * sides, 1.2, 14))
     return blank(size or (wide, high), look)
+
+
+def _wide(size: tuple[float, float] | None, width: float | None, look: Style) -> float:
+    """The width of a figure in inches."""
+    if size is not None and width is not None:
+        raise LandscapeError(f"Found the size {size} and the width {width}", expected="one of both, in inches")
+    wide = float(size[0] if size is not None else width if width is not None else 6.4 if look.title else 3.25)
+    if size is None and not 1 <= wide <= 100:
+        raise LandscapeError(f"Found a width of {wide:g} inches", expected="1 to 100")
+    return wide
 
 
 def _head(axes: Axes, look: Style, title: str, figure: Figure, words: str = "") -> None:
@@ -221,9 +227,8 @@ def _sheet(size: tuple[float, float] | None, width: float | None, look: Style, r
     """An empty figure for curves, whose height is a `ratio` of its width."""
     from landscape_hooks.export.style import blank
 
-    figure = _blank(size, width, look, 1.0)
-    wide = figure.get_figwidth()
-    return figure if size is not None else blank((wide, ratio * wide), look)
+    wide = _wide(size, width, look)
+    return blank(size or (wide, ratio * wide), look)
 
 
 def _line(axes: Axes, surface: Surface, look: Style) -> None:

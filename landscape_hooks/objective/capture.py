@@ -80,8 +80,6 @@ def capture(
     kept = found.kept
     noise = [SAID] if fixed(found.constants) else []
     attrs |= {"notes": [*attrs["notes"], *kept.notes(samples), *noise]}
-    if noise:
-        attrs["noise"] = "fixed draws"
     write_objective(root, found.graphs, found.constants, kept, attrs)
     drop_doubts(root, OF_THE_LOSS)
     if unrecorded:

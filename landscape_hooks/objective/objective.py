@@ -5,9 +5,8 @@ that can be differentiated. `capture` traces a model's loss with `torch.export` 
 (graph.py), so that an analysis needs none of the training code.
 
 Evaluation is deterministic: fixed samples in a fixed order, evaluation mode (dropout off), fixed draws where the loss
-draws random numbers itself (tracing/draws.py), the mean over batches
-weighted as the loss itself weighs (graph/weighing.py). What normalisation layers with running statistics use is
-`statistics`:
+draws random numbers itself (tracing/draws.py), the mean over batches weighted as the loss itself weighs
+(graph/weighing.py). What normalisation layers with running statistics use is `statistics`:
 
 - `"running"`: the running statistics among the buffers given;
 - `"batch"`: those of each recorded batch, as in training;

@@ -89,15 +89,11 @@ def attention(given: Given) -> None:
 def kernel_of_attention(given: Given) -> None:
     """The kernel by itself, as graphs of older versions of torch have it: it takes shapes and types for right."""
     attention(given)
-    query, key, value = (given.get(name) for name in ("query", "key", "value"))
-    for tensor in (query, key, value):
-        if not isinstance(tensor, Tensor) or tensor.ndim != 4 or not tensor.is_floating_point() or not tensor.numel():
-            raise ValueError("attention is of numbers in four dimensions")
-    assert isinstance(query, Tensor)
-    assert isinstance(key, Tensor)
-    assert isinstance(value, Tensor)
-    sides = [(t.shape[0], t.shape[1], t.shape[3]) for t in (query, key, value)]
-    if len({*sides}) > 1 or key.shape != value.shape or len({query.dtype, key.dtype, value.dtype}) > 1:
+    three = [t for t in (given.get(name) for name in ("query", "key", "value")) if isinstance(t, Tensor)]
+    if len(three) < 3 or any(t.ndim != 4 or not t.is_floating_point() or not t.numel() for t in three):
+        raise ValueError("attention is of numbers in four dimensions")
+    sides = {(t.shape[0], t.shape[1], t.shape[3]) for t in three}
+    if len(sides) > 1 or three[1].shape != three[2].shape or len({t.dtype for t in three}) > 1:
         raise ValueError("queries, keys and values of attention do not fit together")
     if given.get("attn_mask") is not None:
         raise ValueError("a mask for the kernel of attention")

@@ -47,11 +47,11 @@ def compare(graph: LossGraph, constants: dict[str, Tensor], live: ModuleKernel, 
         mutates |= versions != [t._version for t in watched]
         _check_equal(found, expected, 1e-4)
     for moved in _beside(state, graph.parameters()):
-        try:
-            expected = live(moved(), [t.clone() for t in whole], statistics="running")
-        except Exception:  # what is no loss at these weights need not be one in the graph
-            continue
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            try:
+                expected = live(moved(), [t.clone() for t in whole], statistics="running")
+            except Exception:  # what is no loss at these weights need not be one in the graph
+                continue
             _check_equal(graph(moved(), [t.clone() for t in whole]), expected, BESIDE)
     return mutates
 

@@ -9,6 +9,7 @@ refused by that.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -130,7 +131,7 @@ class Draws:
 
 def fixed(constants: Iterable[str]) -> bool:
     """Whether draws are among these constants of graphs."""
-    return any(key.rpartition("_")[2].startswith(PREFIX) for key in constants)
+    return any(re.fullmatch(rf"(.*_)?{PREFIX}\d+", key) for key in constants)
 
 
 def _draws(name: str, given: dict[str, Any]) -> bool:
