@@ -35,6 +35,7 @@ from landscape_hooks.evaluation import calibration
 from landscape_hooks.evaluation.engines import local
 from landscape_hooks.evaluation.plan import Plan, cores
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
+from landscape_hooks.objective.kernels import Tuning
 
 SIZES = {"digits": 15, "resnet18": 6, "transformer": 7}
 """Grids of `--analyze`, so that each takes a few seconds, calibration included."""
@@ -69,7 +70,7 @@ def images(loss: PlaneLoss) -> bool:
 def stacked(count: int) -> Technique:
     """Points together, against the same way for one after the other."""
     return Technique(
-        base=lambda plan: Plan(chunk=plan.chunk, stack=count, tile=16),
+        base=lambda plan: Plan(tuning=Tuning(chunk=plan.tuning.chunk), stack=count, tile=16),
         without=lambda plan: replace(plan, stack=1),
         together=16,
     )
@@ -83,7 +84,7 @@ TECHNIQUES = {
     "mallopt": Technique(off=lambda: replaced(local, "_keep_memory", lambda: None)),
     "channels last": Technique(
         applies=images,
-        without=lambda plan: replace(plan, layout="contiguous"),
+        without=lambda plan: replace(plan, tuning=replace(plan.tuning, layout="contiguous")),
         off=lambda: replaced(calibration, "_has_images", lambda objective: False),
     ),
     "stack of 4": stacked(4),

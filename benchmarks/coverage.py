@@ -318,7 +318,7 @@ def recorded(model: nn.Module, objective: Callable[..., Any], batch: Any, folder
     if "objective" in trajectory.root:
         stored = Objective.load(trajectory.root, trajectory)
     else:
-        stored, row["outcome"] = Objective(model, objective=objective, data=[batch]), "told"
+        stored, row["outcome"] = Objective.of(model, objective=objective, data=[batch]), "told"
     layouts = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
     start = [layout.flatten(model) for layout in layouts]
     if "outcome" not in row:

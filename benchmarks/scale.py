@@ -32,6 +32,7 @@ from landscape_hooks.evaluation import engines
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.evaluation.sources import Sources
+from landscape_hooks.objective.kernels import Tuning
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.grid import Grid
 from landscape_hooks.plane.stored_plane import stored_plane
@@ -64,7 +65,7 @@ def loss_of(path: str, samples: int) -> tuple[PlaneLoss, Joined]:
     begin(root, "bench", grid, Definition(), arrays, defining={}, fresh=True, share=None)
     plane, objective = stored_plane(root, "bench", False), Objective.load(root).head(samples)
     loss = PlaneLoss(objective, plane, joined[-1].buffers, "none", surface="bench")
-    return Plan(chunk=1024).apply(loss), joined
+    return Plan(tuning=Tuning(chunk=1024)).apply(loss), joined
 
 
 def engine_for(path: str, joined: Joined, samples: int, workers: int) -> Any:
@@ -154,7 +155,7 @@ def main() -> None:
         samples = min(SAMPLES, int(options.seconds / per_sample))
         loss, joined = loss_of(path, samples)
         repeats = max(1, round(options.seconds / (per_sample * samples)))
-        loss = loss.computed(loss.objective, Plan(chunk=1024, tile=repeats))
+        loss = loss.computed(loss.objective, Plan(tuning=Tuning(chunk=1024), tile=repeats))
         points = np.repeat(np.random.default_rng(1).uniform(-1, 1, (options.tiles, 2)), repeats, axis=0)
         here, there = [], []
         with engine_for(path, joined, samples, 1) as engine:

@@ -77,7 +77,7 @@ def network() -> nn.Module:
 def objective(loss: Loss = clean, *, epsilon: float = 0.1, steps: int = 5, samples: int = 64) -> Objective:
     """One of the losses under attack, over the first training images."""
     attack = partial(under_attack, loss, epsilon=epsilon, steps=steps)
-    return Objective(network(), objective=attack, data=digits()[0], samples=samples)
+    return Objective.of(network(), objective=attack, data=digits()[0], samples=samples)
 
 
 def train(model: nn.Module, store: Path, arguments: argparse.Namespace) -> None:

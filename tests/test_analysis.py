@@ -210,7 +210,7 @@ def test_probe_samples_and_data_can_be_others(bn_run):
     assert other.attrs["samples"] == 24
     assert other.attrs["data_digest"] != fewer.attrs["data_digest"]
     model, (x, y) = network(), samples()
-    live = Objective(model, criterion=nn.CrossEntropyLoss(), data=[(x[:24], y[:24])])
+    live = Objective.of(model, criterion=nn.CrossEntropyLoss(), data=[(x[:24], y[:24])])
     np.testing.assert_allclose(run(bn_run, size=2, objective=live, name="live").loss, fewer.loss, rtol=1e-6)
 
 
@@ -257,7 +257,7 @@ def test_metrics_are_computed_beside_the_loss(bn_run, quadratic_run, tmp_path, m
         "import torch\nfrom torch import nn\nfrom landscape_hooks.objective.objective import Objective\n"
         "from test_analysis_support import network, samples\n"
         "def norm():\n"
-        "    return Objective(network(), objective=lambda m, b: m[5].weight.norm(), data=[samples()])\n"
+        "    return Objective.of(network(), objective=lambda m, b: m[5].weight.norm(), data=[samples()])\n"
     )
     support = type(sys)("test_analysis_support")
     support.network, support.samples = network, samples
@@ -408,7 +408,7 @@ def test_a_plane_left_in_the_run_gives_the_same_bits_and_is_resumed(bn_run, tmp_
 
 def test_live_code_is_emptied_of_its_weights_where_the_plane_stays_in_the_run(bn_run):
     model, (x, y) = network(), samples()
-    live = Objective(model, criterion=nn.CrossEntropyLoss(), data=[(x, y)], copy=False)
+    live = Objective.of(model, criterion=nn.CrossEntropyLoss(), data=[(x, y)], copy=False)
     assert live.kernel.module.model is model
     hollow = live.without_weights().to("cpu")
     assert all(p.is_meta for p in hollow.kernel.module.parameters())
@@ -437,7 +437,9 @@ def test_errors_say_what_was_found_and_what_mends_it(bn_run, quadratic_run, tmp_
         run(bn_run, objective="nowhere")
     with pytest.raises(ObjectiveError, match="device"):
         run(bn_run, engine=Local(device="abacus"))
-    other = Objective(nn.Linear(2, 3), criterion=nn.CrossEntropyLoss(), data=(torch.ones(2, 2), torch.zeros(2).long()))
+    other = Objective.of(
+        nn.Linear(2, 3), criterion=nn.CrossEntropyLoss(), data=(torch.ones(2, 2), torch.zeros(2).long())
+    )
     with pytest.raises(LandscapeError, match=r"0\.weight"):
         run(bn_run, objective=other)
 

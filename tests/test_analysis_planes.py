@@ -142,7 +142,7 @@ def test_hessian_of_a_network_equals_the_full_hessian(statistics):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
     x, y = torch.randn(20, 3), torch.randint(0, 2, (20,))
-    objective = Objective(model, criterion=nn.CrossEntropyLoss(), data=[(x[:12], y[:12]), (x[12:], y[12:])])
+    objective = Objective.of(model, criterion=nn.CrossEntropyLoss(), data=[(x[:12], y[:12]), (x[12:], y[12:])])
     layout, buffers = ParameterLayout.of(model), ParameterLayout.of_buffers(model).flatten(model)
     theta = layout.flatten(model).detach()
     full = torch.autograd.functional.hessian(lambda w: objective.loss(w, buffers, statistics=statistics), theta)

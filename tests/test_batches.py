@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from landscape_hooks.errors import ObjectiveError, RecordingWarning
+from landscape_hooks.objective.kernels import Tuning
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.objective.probe import Probe
 from tests.test_objective import captured, here
@@ -244,7 +245,7 @@ def test_values_that_are_no_tensors_are_those_of_each_batch(kind):
     with warnings.catch_warnings():
         warnings.simplefilter("error", RecordingWarning)
         stored = captured(model, objective=loss, data=batches)
-    assert Objective(model, objective=loss, data=batches).evaluate(*here(model)).mean == pytest.approx(
+    assert Objective.of(model, objective=loss, data=batches).evaluate(*here(model)).mean == pytest.approx(
         expected, rel=1e-5
     )
     assert stored.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-5)
@@ -338,7 +339,7 @@ BETWEEN = {
 
 @pytest.mark.everyday(4)
 @pytest.mark.parametrize("kind", BETWEEN)
-@pytest.mark.parametrize("objective_of", [captured, Objective])
+@pytest.mark.parametrize("objective_of", [captured, Objective.of], ids=["captured", "live"])
 def test_losses_between_samples_are_of_the_recorded_batches(kind, objective_of):
     loss, target = BETWEEN[kind]
     torch.manual_seed(2)
@@ -347,12 +348,12 @@ def test_losses_between_samples_are_of_the_recorded_batches(kind, objective_of):
     objective = objective_of(model, objective=loss, data=batches)
     expected = by_hand(model, lambda m, b: loss(m, b).mean(), batches, sizes)
     for chunk in (4, 13, 256):
-        found = objective.tuned(layout="contiguous", chunk=chunk, precision="float32")
+        found = objective.tuned(Tuning(chunk=chunk))
         assert found.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-5)
     assert [n for _, n in objective.head(17).probe.batches()] == [16, 10]
 
 
-@pytest.mark.parametrize("objective_of", [captured, Objective])
+@pytest.mark.parametrize("objective_of", [captured, Objective.of], ids=["captured", "live"])
 def test_dependence_that_the_weights_of_the_moment_hide_is_found(objective_of):
     torch.manual_seed(2)
     model = HeadOfZeros()
@@ -360,7 +361,7 @@ def test_dependence_that_the_weights_of_the_moment_hide_is_found(objective_of):
     objective = objective_of(model, criterion=nn.CrossEntropyLoss(), data=batches)
     nn.init.normal_(model.head.weight)
     expected = by_hand(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), batches, (16, 10, 16, 9))
-    assert objective.tuned(chunk=256).evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-5)
+    assert objective.tuned(Tuning(chunk=256)).evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-5)
 
 
 def test_independent_samples_are_taken_together_but_never_one_alone():
@@ -413,7 +414,7 @@ AXES = {
 
 @pytest.mark.everyday(3)
 @pytest.mark.parametrize("kind", AXES)
-@pytest.mark.parametrize("objective_of", [captured, Objective])
+@pytest.mark.parametrize("objective_of", [captured, Objective.of], ids=["captured", "live"])
 def test_a_first_axis_that_is_not_the_samples_is_never_cut(kind, objective_of):
     make, batch = AXES[kind]
     torch.manual_seed(3)
@@ -428,7 +429,7 @@ def test_a_first_axis_that_is_not_the_samples_is_never_cut(kind, objective_of):
     expected = by_hand(model, loss, batches, sizes)
     assert objective.samples == 17
     for chunk in (2, 256):
-        assert objective.tuned(chunk=chunk).evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-5)
+        assert objective.tuned(Tuning(chunk=chunk)).evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-5)
     assert [n for _, n in objective.head(4).probe.batches()] == ([4] if objective.free else [6])
 
 

@@ -78,7 +78,7 @@ def test_a_model_that_does_not_fit_the_run(interpreters, tmp_path):
     (tmp_path / "other.py").write_text(
         "import torch, landscape_hooks\n"
         "def make():\n"
-        "    return landscape_hooks.Objective(torch.nn.Linear(5, 1), criterion=torch.nn.MSELoss(),\n"
+        "    return landscape_hooks.Objective.of(torch.nn.Linear(5, 1), criterion=torch.nn.MSELoss(),\n"
         "                                     data=(torch.zeros(4, 5), torch.zeros(4, 1)))\n"
     )
     done = interpreters.run(COMMAND, "analyze", run_path, "--objective", "other:make", cwd=tmp_path)

@@ -96,7 +96,7 @@ def eigenvalues(model, *, live, change=lambda text: text, dtype=torch.float32):
     x = X.to(dtype)
     layout, buffers = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
     if live:
-        objective = Objective(model, criterion=nn.CrossEntropyLoss(), data=(x, Y))
+        objective = Objective.of(model, criterion=nn.CrossEntropyLoss(), data=(x, Y))
     else:
         root = zarr.group(zarr.storage.MemoryStore())
         root.attrs.put({"layout": layout.to_json(), "buffer_layout": buffers.to_json()})

@@ -17,6 +17,7 @@ from landscape_hooks.evaluation import effort
 from landscape_hooks.evaluation.effort import Budget, UsedUp, parse_effort
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.sampling import NOISE, choose
+from landscape_hooks.objective.kernels import Tuning
 from landscape_hooks.objective.probe import Group, Probe
 from landscape_hooks.store.run import open_run
 
@@ -167,7 +168,7 @@ def test_a_part_ends_with_its_budget_too(run, clock):
 @pytest.mark.more
 # -- what is said before ------------------------------------------------------------------------------------
 def test_the_estimate_is_of_what_is_left(run, capsys, monkeypatch):
-    plan = Plan(workers=2, chunk=256, seconds=0.5)
+    plan = Plan(workers=2, tuning=Tuning(chunk=256), seconds=0.5)
     monkeypatch.setattr(room, "_plan", lambda *_: plan)
     quiet = {"engine": Local(tune=False), "size": 9}
     part = analyze(run, name="told", part="1/3", **quiet)

@@ -66,7 +66,7 @@ def slow():
         time.sleep(0.02)
         x, y = batch
         return nn.functional.cross_entropy(model(x), y)
-    return Objective(network(), objective=objective, data=[samples()])
+    return Objective.of(network(), objective=objective, data=[samples()])
 """
 
 

@@ -40,7 +40,7 @@ class Quadratic(nn.Module):
 
 
 def quadratic_objective(model):
-    return Objective(model, objective=lambda m, batch: m(), data=torch.zeros(4, 1))
+    return Objective.of(model, objective=lambda m, batch: m(), data=torch.zeros(4, 1))
 
 
 @given(st.integers(2, 9), st.integers(2, 9), st.floats(0.01, 10), st.integers(0, 1000))
@@ -73,7 +73,7 @@ def bn_objective():
         model.train()(x)
     model[1].momentum = None
     batches = [(x[:30], y[:30]), (x[30:], y[30:])]
-    objective = Objective(model, criterion=nn.CrossEntropyLoss(), data=batches)
+    objective = Objective.of(model, criterion=nn.CrossEntropyLoss(), data=batches)
     layout, buffers = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
     theta, b = layout.flatten(model), buffers.flatten(model)
     directions = torch.randn(2, len(theta), generator=generator) * 0.2
@@ -126,7 +126,7 @@ def test_policies_that_cannot_be():
 def test_a_random_loss_is_refused_before_hours_are_spent():
     model = nn.Linear(3, 1)
     calls = itertools.count()  # random numbers would be the same at every call
-    noisy = Objective(model, objective=lambda m, batch: m(batch).mean() + next(calls), data=torch.ones(4, 3))
+    noisy = Objective.of(model, objective=lambda m, batch: m(batch).mean() + next(calls), data=torch.ones(4, 3))
     loss = PlaneLoss(noisy, Plane(torch.zeros(4), torch.eye(4)[:2]), torch.zeros(0), "none")
     with pytest.raises(ObjectiveError, match="same value twice"):
         check_repeatable(loss, local)
@@ -134,7 +134,7 @@ def test_a_random_loss_is_refused_before_hours_are_spent():
 
 def test_nan_and_inf_are_results():
     model = nn.Linear(1, 1, bias=False)
-    objective = Objective(model, objective=lambda m, b: torch.log(m.weight.sum()), data=torch.ones(2, 1))
+    objective = Objective.of(model, objective=lambda m, b: torch.log(m.weight.sum()), data=torch.ones(2, 1))
     # log of w + second entry: build a plane over the single weight and a frozen partner
     plane = Plane(torch.tensor([0.0]), torch.tensor([[1.0], [0.0]]))
     points = np.array([[-1.0, 0], [0, 0], [1, 0]])

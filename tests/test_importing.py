@@ -510,7 +510,7 @@ def test_one_checkpoint_at_a_time_is_in_memory(monkeypatch, tmp_path):
 def test_a_loss_wants_the_model_or_an_objective(training, tmp_path):
     path, surface, states, _ = training
     bare = [{name: value for name, value in state.items() if name != "again.weight"} for state in states]
-    loss = Objective(Net(5), criterion=CRITERION, data=DATA)
+    loss = Objective.of(Net(5), criterion=CRITERION, data=DATA)
     shuffled = [dict(sorted(state.items(), reverse=True)) for state in bare]
     found = imported(None, shuffled, STEPS, tmp_path / "run.zarr", objective=loss)
     same_run(found.root, path)
@@ -537,7 +537,7 @@ def test_an_objective_takes_the_tensors_in_the_order_of_the_run(tmp_path):
     found = imported(None, states, store=tmp_path / "run.zarr")
     assert found.layout.names[0] == "2.weight"
     assert found.buffer_layout.names == ("1.running_var", "1.running_mean")
-    loss = Objective(make(7), criterion=CRITERION, data=DATA)
+    loss = Objective.of(make(7), criterion=CRITERION, data=DATA)
     drawn = analyze(tmp_path / "run.zarr", objective=loss, batch_norm="fixed", size=2, engine=ENGINE, progress=False)
     model = make(8)
     model.load_state_dict(states[-1])

@@ -24,7 +24,7 @@ def convolutional(**plan):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 64, 8))
     data = (torch.randn(256, 3, 8, 8), torch.randint(0, 8, (256,)))
-    objective = Objective(model, criterion=nn.CrossEntropyLoss(), data=data)
+    objective = Objective.of(model, criterion=nn.CrossEntropyLoss(), data=data)
     theta = ParameterLayout.of(model).flatten(model)
     loss = PlaneLoss(objective, Plane(theta, torch.randn(2, len(theta))), torch.zeros(0), "none")
     return loss.computed(objective, Plan(**plan))
@@ -77,7 +77,7 @@ def shared_files():
 def test_weights_reach_the_workers_without_a_file_in_shared_memory(dtype):
     """A container has 64 MB of /dev/shm; who writes beyond them is killed with SIGBUS."""
     model = nn.Linear(3, 2).to(dtype)
-    objective = Objective(model, criterion=nn.MSELoss(), data=(torch.ones(4, 3, dtype=dtype), torch.zeros(4, 2)))
+    objective = Objective.of(model, criterion=nn.MSELoss(), data=(torch.ones(4, 3, dtype=dtype), torch.zeros(4, 2)))
     theta = ParameterLayout.of(model).flatten(model)
     loss = PlaneLoss(objective, Plane(theta, torch.eye(len(theta), dtype=dtype)[:2]), torch.zeros(0), "none")
     rows = Rows(np.random.default_rng(0).normal(size=(5, len(theta))), np.zeros((5, 0)))

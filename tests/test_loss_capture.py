@@ -198,7 +198,7 @@ def test_a_model_with_kept_activations_is_captured(tmp_path, make):
     said, root = told(tmp_path, model, criterion=nn.CrossEntropyLoss())
     assert not said
     assert Objective.load(root).evaluate(*here(model)).mean == pytest.approx(ce(model, (X, Y)).item(), rel=1e-5)
-    live = Objective(model, criterion=nn.CrossEntropyLoss(), data=(X, Y))
+    live = Objective.of(model, criterion=nn.CrossEntropyLoss(), data=(X, Y))
     assert live.evaluate(*here(model)).mean == pytest.approx(ce(model, (X, Y)).item(), rel=1e-5)
 
 
@@ -234,7 +234,7 @@ def test_a_loss_that_cannot_be_stored_is_one_warning_whose_way_out_works(tmp_pat
     assert len(said) == 1
     assert "--objective module:function" in said[0]
     assert "objective" not in root
-    live = Objective(model, objective=loss, data=[(X, Y)])
+    live = Objective.of(model, objective=loss, data=[(X, Y)])
     torch.manual_seed(0)  # as the live loss does before each batch
     assert live.evaluate(*here(model)).mean == pytest.approx(loss(model, (X, Y)).item(), rel=1e-5)
 
@@ -377,7 +377,7 @@ def test_losses_of_samples_that_depend_on_each_other_are_not_taken_apart():
         def forward(self, x):
             return self.body(x) - self.body(x).mean(0)
 
-    assert not Objective(layer(), objective=nodes, data=[(X, Y)]).free
+    assert not Objective.of(layer(), objective=nodes, data=[(X, Y)]).free
     model, root = Centred(), zarr.group(zarr.storage.MemoryStore())
     capture(root, model, criterion=nn.CrossEntropyLoss(), data=[(X[:10], Y[:10]), (X[10:], Y[10:])])
     assert not root["objective"].attrs["independent"]

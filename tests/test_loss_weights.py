@@ -27,7 +27,7 @@ def captured(model, **given):
     return Objective.load(root)
 
 
-@pytest.fixture(params=[captured, Objective], ids=["captured", "live"])
+@pytest.fixture(params=[captured, Objective.of], ids=["captured", "live"])
 def objective_of(request):
     return request.param
 

@@ -93,7 +93,7 @@ def test_the_stored_loss_has_the_draws_after_a_seed_of_0(tmp_path, name):
             optimizer.step()
     trajectory = lh.Trajectory.open(tmp_path / "run.zarr")
     stored = Objective.load(trajectory.root, trajectory)
-    live = Objective(model, objective=loss, data=batches)
+    live = Objective.of(model, objective=loss, data=batches)
     assert any("common random numbers" in note for note in stored.attrs["notes"])
     assert live.attrs["notes"] == stored.attrs["notes"]
     for number in range(2):

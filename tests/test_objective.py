@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from landscape_hooks.errors import DataError, ObjectiveError, RecordingWarning
 from landscape_hooks.objective.capture import capture
 from landscape_hooks.objective.graph.graph import LossGraph
+from landscape_hooks.objective.kernels import Tuning
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.trajectory.parameters import ParameterLayout
 
@@ -43,7 +44,7 @@ def here(model):
 
 @pytest.fixture(params=["captured", "live"])
 def objective_of(request):
-    return captured if request.param == "captured" else Objective
+    return captured if request.param == "captured" else Objective.of
 
 
 def test_loss_and_standard_error_are_those_of_a_plain_loop(objective_of):
@@ -218,7 +219,7 @@ def test_what_cannot_be_exported_says_so_and_names_the_way_out():
 
     with pytest.raises(ObjectiveError, match="--objective module:function"):
         captured(Branching(), criterion=nn.MSELoss(), data=(torch.randn(8, 4), torch.randn(8, 1)))
-    live = Objective(Branching(), criterion=nn.MSELoss(), data=(torch.randn(8, 4), torch.randn(8, 1)))
+    live = Objective.of(Branching(), criterion=nn.MSELoss(), data=(torch.randn(8, 4), torch.randn(8, 1)))
     assert math.isfinite(live.evaluate(torch.zeros(5), torch.zeros(0)).mean)
 
 
@@ -335,7 +336,7 @@ def test_a_loss_between_samples_is_never_cut_into_smaller_batches(objective_of):
     with torch.no_grad():
         values = [Contrast()(model(x), y).item() for x, y in DataLoader(data, batch_size=20)]
     for chunk in (5, 20, 256):
-        found = objective.tuned(layout="contiguous", chunk=chunk, precision="float32").evaluate(*here(model))
+        found = objective.tuned(Tuning(chunk=chunk)).evaluate(*here(model))
         assert found.mean == pytest.approx(np.mean(values), rel=1e-6)
         assert found.stderr == pytest.approx(np.std(values, ddof=1) / math.sqrt(2), rel=1e-5)
 

@@ -127,7 +127,7 @@ def test_several_runs_have_the_rest_of_the_first(run, tmp_path):
 
 
 def test_live_code_and_metrics_are_of_the_part(run):
-    live = Objective(Quadratic(), objective=loss_of, data=torch.zeros(4, 1))
+    live = Objective.of(Quadratic(), objective=loss_of, data=torch.zeros(4, 1))
     stored = drawn(run, directions=Random(), snapshots=Snapshots(tensors="head.*"), name="stored")
     coded = drawn(run, directions=Random(), snapshots=Snapshots(tensors="head.*"), name="coded", objective=live)
     np.testing.assert_allclose(coded.loss, stored.loss, rtol=1e-6)

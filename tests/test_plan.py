@@ -18,6 +18,7 @@ from landscape_hooks.evaluation.plan import GONE, Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.machine import threads
 from landscape_hooks.objective.capture import capture
+from landscape_hooks.objective.kernels import Tuning
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.plane import Plane
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -60,7 +61,7 @@ def losses(*, live, views=None):
     data = [(x[:16], y[:16]), (x[16:32], y[16:32]), (x[32:], y[32:])]
     layout, buffers = ParameterLayout.of(net), ParameterLayout.of_buffers(net)
     if live:
-        objective = Objective(net, criterion=nn.CrossEntropyLoss(), data=data)
+        objective = Objective.of(net, criterion=nn.CrossEntropyLoss(), data=data)
     else:
         root = zarr.group(zarr.storage.MemoryStore())
         root.attrs.put({"layout": layout.to_json(), "buffer_layout": buffers.to_json()})
@@ -75,7 +76,11 @@ def losses(*, live, views=None):
 @pytest.mark.parametrize("policy", ["batch", "fixed", "interpolate", "recalibrate"])
 @pytest.mark.parametrize(
     "plan",
-    [Plan(chunk=16), Plan(chunk=7, layout="channels_last"), Plan(chunk=100, layout="channels_last")],
+    [
+        Plan(tuning=Tuning(chunk=16)),
+        Plan(tuning=Tuning(chunk=7, layout="channels_last")),
+        Plan(tuning=Tuning(chunk=100, layout="channels_last")),
+    ],
 )
 def test_every_way_gives_the_same_loss(loss_of, policy, plan):
     torch.manual_seed(1)
@@ -88,7 +93,7 @@ def test_every_way_gives_the_same_loss(loss_of, policy, plan):
 
 def test_bfloat16_is_coarser_and_says_so(loss_of):
     loss = loss_of("fixed")
-    coarse = Plan(precision="bfloat16").apply(loss).at(0.3, 0.3).mean
+    coarse = Plan(tuning=Tuning(precision="bfloat16")).apply(loss).at(0.3, 0.3).mean
     exact = loss.at(0.3, 0.3).mean
     assert coarse != exact
     assert coarse == pytest.approx(exact, rel=0.1)
@@ -99,7 +104,7 @@ def test_bfloat16_is_coarser_and_says_so(loss_of):
 @pytest.mark.parametrize("policy", ["batch", "interpolate"])
 def test_workers_give_the_same_bits_as_one_process(loss_of, policy):
     torch.manual_seed(2)
-    loss = Plan(layout="channels_last").apply(loss_of(policy))
+    loss = Plan(tuning=Tuning(layout="channels_last")).apply(loss_of(policy))
     points = np.random.default_rng(0).normal(size=(11, 2))
     alone = np.full(11, np.nan)
     for tile in local.points(loss, points):
@@ -174,7 +179,7 @@ def _die():
 @pytest.mark.skipif(not local.forks(), reason="worker processes need fork")
 @pytest.mark.parametrize(("failure", "words"), [(_raise, "out of paper"), (_die, "--workers 1")])
 def test_a_worker_that_fails_is_an_error_not_a_hang(failure, words):
-    objective = Objective(Broken(failure), objective=lambda m, b: m(b), data=torch.ones(2, 1))
+    objective = Objective.of(Broken(failure), objective=lambda m, b: m(b), data=torch.ones(2, 1))
     loss = PlaneLoss(objective, Plane(torch.zeros(3), torch.eye(3)[:2]), torch.zeros(0), "none")
     loss = loss.computed(objective, Plan(workers=2))
     start = time.monotonic()
@@ -193,7 +198,7 @@ def test_calibration_chooses_a_way_that_agrees(loss_of, monkeypatch):
     assert plan.speedup > 0
     assert "process" in plan.sentence()
     assert plan.apply(loss).at(0.5, 0.5).mean == pytest.approx(loss.at(0.5, 0.5).mean, rel=1e-5)
-    assert Plan(**plan.to_json()).apply(loss).at(0.1, 0.2) == plan.apply(loss).at(0.1, 0.2)
+    assert Plan.from_json(plan.to_json()).apply(loss).at(0.1, 0.2) == plan.apply(loss).at(0.1, 0.2)
 
 
 @pytest.mark.everyday(2)
@@ -204,7 +209,7 @@ def test_what_rounds_does_not_depend_on_the_stopwatch(loss_of, monkeypatch, poli
     monkeypatch.setattr(calibration, "_timed", lambda *arguments: random.exponential())
     plans = [calibration.choose(loss, points) for points in (1, 10**9, 10**9, 10**9)]
     assert len({plan.workers for plan in plans}) <= 2
-    assert len({(plan.layout, plan.chunk, plan.threads, plan.precision, plan.stack) for plan in plans}) == 1
+    assert len({(plan.tuning, plan.threads, plan.stack) for plan in plans}) == 1
     assert len({plan.apply(loss).at(0.0, 0.0) for plan in plans}) == 1
 
 
@@ -214,24 +219,24 @@ def test_a_way_that_gives_other_values_is_not_taken(loss_of, monkeypatch):
 
     def wrong(plan, loss):
         found = real(plan, loss)
-        if plan.layout == "channels_last":
+        if plan.tuning.layout == "channels_last":
             found.buffers = found.buffers + 1
         return found
 
     monkeypatch.setattr(Plan, "apply", wrong)
-    assert calibration.choose(loss, 10**9).layout == "contiguous"
+    assert calibration.choose(loss, 10**9).tuning.layout == "contiguous"
 
 
 def test_a_way_that_does_not_run_is_not_taken():
     loss = losses(live=True, views=True)("fixed")
     with pytest.raises(RuntimeError, match="view size"):
-        Plan(layout="channels_last").apply(loss).at(0.0, 0.0)
-    assert calibration.choose(loss, 10**9).layout == "contiguous"
+        Plan(tuning=Tuning(layout="channels_last")).apply(loss).at(0.0, 0.0)
+    assert calibration.choose(loss, 10**9).tuning.layout == "contiguous"
 
 
 def test_images_of_one_channel_lead_to_results_with_channels_last():
     """Such an image is in both formats at once; what follows must not fall back to the slower one."""
-    objective = Plan(layout="channels_last").tune(losses(live=False)("batch").objective)
+    objective = Plan(tuning=Tuning(layout="channels_last")).tune(losses(live=False)("batch").objective)
     (images, _), _ = next(objective.probe.batches())
     weight = torch.randn(4, 1, 3, 3)
     assert nn.functional.conv2d(images, weight).is_contiguous(memory_format=torch.channels_last)
@@ -239,12 +244,12 @@ def test_images_of_one_channel_lead_to_results_with_channels_last():
 
 def test_a_plan_stored_before_there_were_stacks_is_read():
     stored = {"workers": 2, "threads": 1, "layout": "channels_last", "chunk": 64, "precision": "float32"}
-    assert Plan.from_json(stored) == Plan(**stored)
+    assert Plan.from_json(stored) == Plan(workers=2, tuning=Tuning(layout="channels_last", chunk=64))
 
 
 def test_a_plan_that_took_what_is_gone_is_none_of_this_version():
     """The surface is then computed anew, in one way throughout; a plan that did without it goes on."""
-    plan = Plan(workers=2, layout="channels_last", chunk=64)
+    plan = Plan(workers=2, tuning=Tuning(layout="channels_last", chunk=64))
     assert Plan.from_json({**plan.to_json(), **GONE}) == plan
     for way in GONE:
         assert Plan.from_json({**plan.to_json(), way: True}) is None
@@ -253,7 +258,7 @@ def test_a_plan_that_took_what_is_gone_is_none_of_this_version():
 
 def test_a_loss_that_works_in_this_process_only_is_computed_there():
     """As one that takes gradients itself: torch refuses that in a forked process."""
-    objective = Objective(Broken(_raise), objective=lambda m, b: m(b), data=torch.ones(2, 1))
+    objective = Objective.of(Broken(_raise), objective=lambda m, b: m(b), data=torch.ones(2, 1))
     loss = PlaneLoss(objective, Plane(torch.zeros(3), torch.eye(3)[:2]), torch.zeros(0), "none")
     assert calibration.choose(loss, 10**9).workers == 1
     with pytest.raises(ObjectiveError, match="out of paper"):

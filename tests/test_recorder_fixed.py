@@ -303,7 +303,7 @@ def test_the_loss_is_that_of_the_whole_model(tmp_path, between):
     run = tmp_path / "run.zarr"
     log = train(network(), run, 6, between=between)
     t = Trajectory.open(run)
-    live = Objective(network(seed=5), criterion=nn.MSELoss(), data=(X, Y))
+    live = Objective.of(network(seed=5), criterion=nn.MSELoss(), data=(X, Y))
     stored = analyze(run, size=3, engine=Local(tune=False), progress=False, name="stored")
     coded = analyze(run, size=3, engine=Local(tune=False), progress=False, name="coded", objective=live)
     by_hand = []
@@ -321,7 +321,7 @@ def test_an_objective_of_another_model_is_refused(tmp_path):
     train(network(), run)
     other = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2))
     with pytest.raises(LayoutError):
-        analyze(run, size=3, progress=False, objective=Objective(other, criterion=nn.MSELoss(), data=(X, Y)))
+        analyze(run, size=3, progress=False, objective=Objective.of(other, criterion=nn.MSELoss(), data=(X, Y)))
 
 
 # -- the watch -----------------------------------------------------------------------------------------------

@@ -315,7 +315,7 @@ def test_integers_are_stored_once_as_they_are(tmp_path, kind, frozen):
     assert all(array.shape != (5, 6) for _, array in t.root["objective"].get("constants", t.root["fixed"]).arrays())
     surface = analyze(run, size=3, engine=PLAIN, progress=False, snapshots=Snapshots(**options))
     np.testing.assert_allclose(surface.path_loss[-1], loss_of(model, (X, Y)).item(), rtol=1e-5)
-    live = Objective(quantized(kind).to(torch.float32), objective=loss_of, data=(X, Y))
+    live = Objective.of(quantized(kind).to(torch.float32), objective=loss_of, data=(X, Y))
     coded = analyze(
         run, size=3, engine=PLAIN, progress=False, name="live", objective=live, snapshots=Snapshots(**options)
     )
@@ -331,7 +331,7 @@ def test_an_objective_with_other_integers_is_refused(tmp_path):
     with pytest.raises(LayoutError, match=r"another tensor 'body\.packed'"):
         analyze(
             tmp_path / "run.zarr", size=3, engine=PLAIN, progress=False,
-            objective=Objective(other, objective=loss_of, data=(X, Y)),
+            objective=Objective.of(other, objective=loss_of, data=(X, Y)),
         )  # fmt: skip
 
 

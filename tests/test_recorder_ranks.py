@@ -365,7 +365,7 @@ blockwise.SPAN_BYTES, blockwise.BLOCK_BYTES, stored_plane.BLOCK = width**2 // 4,
 def large():
     model = nn.Sequential(nn.Linear(width, width // 2, bias=False), nn.Linear(width // 2, width, bias=False))
     data = torch.randn(2, width, generator=torch.Generator().manual_seed(9))
-    return Objective(model, objective=lambda m, b: m(b).square().mean(), data=data, copy=False)
+    return Objective.of(model, objective=lambda m, b: m(b).square().mean(), data=data, copy=False)
 
 def kilobytes(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))

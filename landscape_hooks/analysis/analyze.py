@@ -289,7 +289,7 @@ def _doubts_of_loss(frame: Frame) -> list[str]:
 
 def _precision_cost(loss: PlaneLoss, objective: Objective, grid: Grid, engine: Engine) -> list[str]:
     """What a coarser precision costs, measured at a few points."""
-    if loss.plan.precision == "float32":
+    if loss.plan.tuning.precision == "float32":
         return []
     exact = loss.computed(objective, Plan())
     spots = grid.points()[:: max(1, grid.alpha.size * grid.beta.size // 5)][:5]
@@ -299,9 +299,9 @@ def _precision_cost(loss: PlaneLoss, objective: Objective, grid: Grid, engine: E
             row[tile.index] = tile.loss
     coarse, true = found[:, np.isfinite(found).all(axis=0) & (found[1] != 0)]
     if not len(true):
-        return [f"What {loss.plan.precision} changes could not be measured: no loss was finite and above 0."]
+        return [f"What {loss.plan.tuning.precision} changes could not be measured: no loss was finite and above 0."]
     error = np.abs(coarse / true - 1).max()
-    return [f"{loss.plan.precision} changes the loss by up to {error:.1%} at {len(true)} points tried."]
+    return [f"{loss.plan.tuning.precision} changes the loss by up to {error:.1%} at {len(true)} points tried."]
 
 
 def _check_not_all_nan(surface: Surface) -> None:

@@ -340,5 +340,5 @@ def _memory(loss: PlaneLoss) -> str:
     shared = 0 if isinstance(plane, StoredPlane) else 3 * weights
     total = text_of_bytes(shared + plan.workers * plan.stack * weights)
     who = "the process" if plan.workers == 1 else f"each of {plan.workers} processes"
-    chunk = min(plan.chunk, loss.objective.samples)
+    chunk = min(plan.tuning.chunk, loss.objective.samples)
     return f"{total} of memory for weights, and in {who} what the network makes of {chunk:,} samples at a time"

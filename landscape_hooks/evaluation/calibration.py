@@ -21,6 +21,7 @@ from landscape_hooks.evaluation.engines import local
 from landscape_hooks.evaluation.plan import Plan
 from landscape_hooks.evaluation.plane_loss import PlaneLoss
 from landscape_hooks.machine import cores, forks, threads
+from landscape_hooks.objective.kernels import Tuning
 from landscape_hooks.objective.objective import Objective
 
 TOLERANCE = 1e-5
@@ -52,7 +53,7 @@ PROBE_SECONDS = 0.6
 def plain(loss: PlaneLoss, *, workers: int = 1, precision: str = "float32") -> Plan:
     """The plain loop over recorded batches with torch's own threads (shared out among the workers)."""
     share = max(1, torch.get_num_threads() // workers)
-    return Plan(workers=workers, threads=share, chunk=loss.objective.batch_size, precision=precision)
+    return Plan(workers, share, Tuning(chunk=loss.objective.batch_size, precision=precision))
 
 
 def choose(loss: PlaneLoss, points: int, *, workers: int | None = None, precision: str = "float32") -> Plan:
@@ -104,7 +105,7 @@ def best_stack(loss: PlaneLoss, base: Plan) -> Plan:
             break
         if reference is None:
             best, reference = replace(trial, seconds=seconds), found
-        elif seconds < best.seconds and _close(found, reference, base.precision):
+        elif seconds < best.seconds and _close(found, reference, base.tuning.precision):
             best = replace(trial, seconds=seconds, speedup=best.speedup * best.seconds / seconds)
     return best
 
@@ -140,16 +141,17 @@ def arithmetic(loss: PlaneLoss, base: Plan) -> Plan:
     """
     one = replace(base, threads=1)
     few = loss.computed(loss.objective.head(min(loss.objective.samples, FEW_BATCHES * loss.objective.batch_size)), one)
-    images = _has_images(few.objective)
-    layout = "channels_last" if images else base.layout
+    images, plainly = _has_images(few.objective), base.tuning
+    layout = "channels_last" if images else plainly.layout
     free = few.objective.free and few.statistics != "batch"
-    chunk = min(IMAGES if images else OTHERS, few.objective.samples) if free else base.chunk
-    ways = {(layout, chunk), (layout, base.chunk), (base.layout, chunk)} - {(base.layout, base.chunk)}
+    chunk = min(IMAGES if images else OTHERS, few.objective.samples) if free else plainly.chunk
+    best = replace(plainly, layout=layout, chunk=chunk)
+    ways = {best, replace(best, chunk=plainly.chunk), replace(plainly, chunk=chunk)} - {plainly}
     if ways:
         with threads(1):
             reference = _values(one.apply(few))
-            for layout, chunk in sorted(ways, key=lambda way: (way[0] == base.layout, way[1] == base.chunk)):
-                trial = replace(one, layout=layout, chunk=chunk)
+            for way in sorted(ways, key=lambda way: (way.layout == plainly.layout, way.chunk == plainly.chunk)):
+                trial = replace(one, tuning=way)
                 if _agrees(trial, few, reference):
                     return trial
     return one
@@ -216,7 +218,7 @@ def _agrees(plan: Plan, short: PlaneLoss, reference: list[float]) -> bool:
         found = _values(plan.apply(short))
     except (ObjectiveError, RuntimeError, ValueError, TypeError, AttributeError):
         return False
-    return _close(found, reference, plan.precision)
+    return _close(found, reference, plan.tuning.precision)
 
 
 def _close(found: ArrayLike, reference: ArrayLike, precision: str) -> bool:

@@ -6,10 +6,11 @@ same way and ends with the same bits.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from landscape_hooks.machine import MOST_WORKERS
+from landscape_hooks.objective.kernels import PLAIN, Tuning
 
 if TYPE_CHECKING:
     from landscape_hooks.objective.objective import Objective
@@ -40,8 +41,8 @@ class Plan:
         processes that share the weights, each computing whole points.
     threads
         of torch in each of them.
-    layout, chunk, precision
-        see `Objective.tuned`.
+    tuning
+        the memory format, the samples at a time, the precision.
     tile
         points handed to a process at a time.
     stack
@@ -54,9 +55,7 @@ class Plan:
 
     workers: int = 1
     threads: int = 1
-    layout: str = "contiguous"
-    chunk: int = 256
-    precision: str = "float32"
+    tuning: Tuning = PLAIN
     tile: int = 1
     stack: int = 1
     seconds: float = float("nan")
@@ -68,11 +67,12 @@ class Plan:
 
     def tune(self, objective: Objective) -> Objective:
         """An Objective computed in this way."""
-        return objective.tuned(layout=self.layout, chunk=self.chunk, precision=self.precision)
+        return objective.tuned(self.tuning)
 
     def to_json(self) -> dict[str, Any]:
         """As stored with the surface."""
-        return {k: v for k, v in asdict(self).items() if k not in ("seconds", "speedup")}
+        stored = {k: v for k, v in asdict(self).items() if k not in ("tuning", "seconds", "speedup")}
+        return stored | asdict(self.tuning)
 
     @classmethod
     def from_json(cls, stored: object) -> Plan | None:
@@ -84,16 +84,18 @@ class Plan:
         stored = {key: value for key, value in stored.items() if key not in GONE}
         if not {"workers", "threads"} <= stored.keys() <= counts.keys() | ways.keys():
             return None
-        plan = cls(**stored).to_json()  # an older plan lacks the newer ways, which it did not take
-        numbers = all(type(plan[key]) is int and 1 <= plan[key] <= most for key, most in counts.items())
-        return cls(**stored) if numbers and all(plan[key] in known for key, known in ways.items()) else None
+        tuning = {field.name: stored.pop(field.name) for field in fields(Tuning) if field.name in stored}
+        plan = cls(**stored, tuning=Tuning(**tuning))  # an older plan lacks the newer ways, which it did not take
+        found = plan.to_json()
+        numbers = all(type(found[key]) is int and 1 <= found[key] <= most for key, most in counts.items())
+        return plan if numbers and all(found[key] in known for key, known in ways.items()) else None
 
     def sentence(self, processes: str | None = None) -> str:
         """The plan as a sentence; `processes` replaces the count of this machine's processes."""
         processes = processes or f"{self.workers} process{'es' if self.workers > 1 else ''}"
         ways = [f"{processes} with {self.threads} thread{'s' if self.threads > 1 else ''}"]
-        ways += ["channels last"] if self.layout == "channels_last" else []
-        ways += [f"{self.chunk} samples at a time"]
+        ways += ["channels last"] if self.tuning.layout == "channels_last" else []
+        ways += [f"{self.tuning.chunk} samples at a time"]
         ways += [f"{self.stack} points together"] if self.stack > 1 else []
-        ways += [self.precision] if self.precision != "float32" else []
+        ways += [self.tuning.precision] if self.tuning.precision != "float32" else []
         return f"Computed by {', '.join(ways)}."

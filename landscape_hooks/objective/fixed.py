@@ -53,8 +53,13 @@ def _as_parameter(values: NDArray[Any], entry: ParameterEntry) -> Tensor:
 class HasFixed(Protocol):
     """A loss some of whose parameters may be fixed: an Objective."""
 
-    layout: ParameterLayout
-    buffer_layout: ParameterLayout
+    @property
+    def layout(self) -> ParameterLayout:
+        """The parameters that it is a function of."""
+
+    @property
+    def buffer_layout(self) -> ParameterLayout:
+        """The buffers that it is a function of."""
 
     def given(
         self, layout: ParameterLayout, fixed: Mapping[str, Tensor], /, buffers: ParameterLayout | None = None

@@ -20,6 +20,29 @@ from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.loss_module import LossModule
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """A way of computing the loss of a batch; another way gives the same values up to rounding.
+
+    Attributes
+    ----------
+    layout
+        memory format of images and convolution weights: "contiguous" or "channels_last".
+    chunk
+        samples at a time, where nothing depends on the batch.
+    precision
+        "float32" leaves the model's own types alone; "bfloat16" runs it under autocast.
+    """
+
+    layout: str = "contiguous"
+    chunk: int = 256
+    precision: str = "float32"
+
+
+PLAIN = Tuning()
+"""The way of torch's defaults."""
+
+
 class Kernel(Protocol):
     """The loss of one batch: per sample (n,) or one number, from named state and the leaves of the batch.
 

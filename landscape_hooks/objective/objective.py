@@ -19,7 +19,8 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -33,7 +34,7 @@ from landscape_hooks.objective.data.states import states_kept
 from landscape_hooks.objective.fixed import check_others, state_of_run, without_integers
 from landscape_hooks.objective.graph.graph import LossGraph
 from landscape_hooks.objective.graph.weighing import floating, said_of_weighing, weigh, weighted
-from landscape_hooks.objective.kernels import Kernel, ModuleKernel, laid_out
+from landscape_hooks.objective.kernels import PLAIN, Kernel, ModuleKernel, Tuning, laid_out
 from landscape_hooks.objective.live.copies import WAY_OUT
 from landscape_hooks.objective.live.independence import independent
 from landscape_hooks.objective.loss_module import LossModule, check_loss
@@ -47,7 +48,7 @@ from landscape_hooks.trajectory.trajectory import Trajectory
 
 Statistics = Literal["running", "batch", "recalibrate"]
 
-_CHUNK = 256  # samples at a time where nothing depends on the batch; the analyzer may choose another
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -59,46 +60,52 @@ class Evaluation:
     samples: int
 
 
+@dataclass(frozen=True, eq=False)
 class Objective:
     """The loss at θ over fixed probe data.
 
-    Parameters
+    Attributes
     ----------
-    model
-        a `torch.nn.Module`; a private copy is made, the model itself is never touched.
-    criterion
-        `criterion(output, target)` for batches `(input, target)`; the model is called as `model(input)`,
-        `model(*input)` for a tuple or list, `model(**input)` for a mapping.
-    objective
-        `objective(model, batch)` -> a loss, one number or one a sample, for any other batch.
-    data
-        a DataLoader, an iterable of batches, one batch, or a dataset. It is not iterated itself: its batches are made
-        again from what they are made of, and an iterator that can be read only once is refused.
-    samples
-        how many samples of `data` are kept, in whole batches.
-    copy
-        False takes the model itself in place of a copy: for a model so large that one is enough. It is left in
-        evaluation mode.
-
-    Raises
-    ------
-    LandscapeError
-        no criterion or objective, both, or no sample.
-
-    Examples
-    --------
-    >>> import torch
-    >>> model = torch.nn.Linear(2, 1)
-    >>> data = (torch.ones(4, 2), torch.zeros(4, 1))
-    >>> loss = Objective(model, criterion=torch.nn.MSELoss(), data=data)
-    >>> loss.evaluate(torch.zeros(3), torch.zeros(0)).mean
-    0.0
+    layout, buffer_layout
+        the parameters and buffers that it is a function of, and their places in θ (D,) and (B,).
+    kernel
+        the loss of one batch: a stored graph or live code.
+    constants
+        tensors by name that the loss reads beside them: those that do not move, and those of the graph.
+    probe
+        the samples, in batches.
+    per_sample
+        whether the kernel gives a loss for each sample, not one for the batch.
+    mutates
+        whether the kernel may write into what it is given.
+    weighing, shares
+        by what the mean over batches is weighed: "samples", "batches" or "loss" (see graph/weighing.py), and the
+        weights of the probe's batches where live code told them.
+    attrs
+        what the run says of it: notes for the report, whether samples are independent, numbers that are frozen.
+    still
+        names of the constants that are parameters or buffers which do not move.
+    device, tuning
+        where and in which way it is computed.
     """
 
-    _shares: Sequence[Tensor] = ()
+    layout: ParameterLayout
+    buffer_layout: ParameterLayout
+    kernel: Kernel
+    constants: Mapping[str, Tensor]
+    probe: Probe
+    per_sample: bool
+    mutates: bool
+    weighing: str = "samples"
+    shares: Sequence[Tensor] = ()
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    still: tuple[str, ...] = ()
+    device: torch.device = CPU
+    tuning: Tuning = PLAIN
 
-    def __init__(
-        self,
+    @classmethod
+    def of(
+        cls,
         model: nn.Module,
         *,
         criterion: Callable[..., Any] | None = None,
@@ -106,64 +113,72 @@ class Objective:
         data: DataLike,
         samples: int = 1024,
         copy: bool = True,
-    ) -> None:
+    ) -> Objective:
+        """The loss of live code.
+
+        Parameters
+        ----------
+        model
+            a `torch.nn.Module`; a private copy is made, the model itself is never touched.
+        criterion
+            `criterion(output, target)` for batches `(input, target)`; the model is called as `model(input)`,
+            `model(*input)` for a tuple or list, `model(**input)` for a mapping.
+        objective
+            `objective(model, batch)` -> a loss, one number or one a sample, for any other batch.
+        data
+            a DataLoader, an iterable of batches, one batch, or a dataset. It is not iterated itself: its batches are
+            made again from what they are made of, and an iterator that can be read only once is refused.
+        samples
+            how many samples of `data` are kept, in whole batches.
+        copy
+            False takes the model itself in place of a copy: for a model so large that one is enough. It is left in
+            evaluation mode.
+
+        Raises
+        ------
+        LandscapeError
+            no criterion or objective, both, or no sample.
+
+        Examples
+        --------
+        >>> import torch
+        >>> model = torch.nn.Linear(2, 1)
+        >>> data = (torch.ones(4, 2), torch.zeros(4, 1))
+        >>> loss = Objective.of(model, criterion=torch.nn.MSELoss(), data=data)
+        >>> loss.evaluate(torch.zeros(3), torch.zeros(0)).mean
+        0.0
+        """
         check_loss(criterion, objective)
         probe, rebuild = Probe.collect(data, samples)
         module, names = LossModule.of(model, criterion, objective, rebuild, own=copy)
         leaves, size = next(probe.batches())
-        per_sample = module.choose(leaves, size, probe.batches)
-        self._set(
+        found = cls(
             ParameterLayout.of(model),
             ParameterLayout.of_buffers(model),
             ModuleKernel(module, names),
             {},
             probe,
-            per_sample=per_sample,
+            per_sample=module.choose(leaves, size, probe.batches),
             mutates=True,
         )
         notes = [*probe.notes(samples), *([SAID] if module.draws else [])]
-        self.attrs |= {"notes": notes, "independent": per_sample and self._is_independent(model)}
-        self._weigh_probe()
+        alone = found.per_sample and found._is_independent(model)
+        return replace(found, attrs={"notes": notes, "independent": alone})._weighed()
 
-    def _weigh_probe(self) -> None:
-        """Find out by what the batches of the probe are weighed, where the loss is live code."""
-        if isinstance(self.kernel, ModuleKernel) and not self.per_sample:
-            self.weighing, self._shares = live_weights(self.kernel.module, self.kernel.names, self.probe)
+    def _weighed(self) -> Objective:
+        """The same loss with what the batches of the probe are weighed by, where it is live code."""
+        if self.per_sample or not isinstance(self.kernel, ModuleKernel):
+            return self
+        weighing, shares = live_weights(self.kernel.module, self.kernel.names, self.probe)
+        return replace(self, weighing=weighing, shares=shares)
 
     def _is_independent(self, model: nn.Module) -> bool:
         """Whether the live loss of a sample is the same in any batch."""
-        state = {
-            e.name: t.detach().cpu()
-            for layout in (self.layout, self.buffer_layout)
-            for e, t in zip(layout, layout.tensors(model), strict=True)
-        }
+        both = [*self.layout, *self.buffer_layout]
+        tensors = [*self.layout.tensors(model), *self.buffer_layout.tensors(model)]
+        state = {e.name: t.detach().cpu() for e, t in zip(both, tensors, strict=True)}
         with states_kept():
-            return independent(
-                lambda moved, leaves: self.kernel(moved, leaves, statistics="running"), state, self.probe
-            )
-
-    def _set(
-        self,
-        layout: ParameterLayout,
-        buffer_layout: ParameterLayout,
-        kernel: Kernel,
-        constants: Mapping[str, Tensor],
-        probe: Probe,
-        *,
-        per_sample: bool,
-        mutates: bool,
-        weighing: str = "samples",
-        attrs: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.layout, self.buffer_layout = layout, buffer_layout
-        self.kernel, self.constants, self.probe = kernel, dict(constants), probe
-        self.per_sample, self.mutates, self.weighing = per_sample, mutates, weighing
-        self.attrs = dict(attrs or {})
-        self.still: tuple[str, ...] = ()
-        self.running_statistics = kernel.running_statistics()
-        self.device = torch.device("cpu")
-        self.chunk = _CHUNK
-        self.layout_format, self.precision = "contiguous", "float32"
+            return independent(lambda moved, data: self.kernel(moved, data, statistics="running"), state, self.probe)
 
     @classmethod
     def load(cls, root: zarr.Group, trajectory: Trajectory | None = None) -> Objective:
@@ -178,7 +193,6 @@ class Objective:
         if group is None or not group.attrs.get("complete"):
             raise ObjectiveError("The run carries no objective (it was recorded without criterion and data, "
                                  "or the model could not be exported)", mend=WAY_OUT)  # fmt: skip
-        self = cls.__new__(cls)
         names = checked.names_of(root, "objective/graphs", arrays=True)
         stored = [graph_name(k) for k in range(max(1, len(names)))]
         graphs = [LossGraph.from_json(checked.read(root, f"objective/graphs/{name}").tobytes()) for name in stored]
@@ -186,11 +200,10 @@ class Objective:
             key: read_tensor(root, f"objective/constants/{key}")
             for key in checked.names_of(root, "objective/constants", arrays=True)
         }
-        buffers = checked.attribute(root, "buffer_layout", list, "the run")
         layout, fixed = state_of_run(root, trajectory)
-        self._set(
+        found = cls(
             layout,
-            ParameterLayout.from_json(buffers, kind="buffer"),
+            ParameterLayout.from_json(checked.attribute(root, "buffer_layout", list, "the run"), kind="buffer"),
             kernel_of(graphs),
             {**constants, **fixed},
             Probe.load(root),
@@ -198,21 +211,22 @@ class Objective:
             mutates=checked.attribute(group, "mutates", bool, "the objective"),
             weighing=str(group.attrs.get("weighing", "samples")),
             attrs=_attributes_of(group),
+            still=tuple(fixed),
         )
         for graph in graphs:
             graph.check_inputs(
-                parameters={*self.layout.names, *fixed},
-                buffers={*self.buffer_layout.names, *fixed},
+                parameters={*layout.names, *fixed},
+                buffers={*found.buffer_layout.names, *fixed},
                 constants=constants,
-                data=len(self.probe.names) - (len(graphs) > 1),
+                data=len(found.probe.names) - (len(graphs) > 1),
             )
-        self.still = tuple(fixed)
-        check_variants(self.probe, len(graphs))
-        rehearse(self.kernel, self.probe, (self.layout, self.buffer_layout), self.constants)
-        weighed = [weigh(graph, floating(graph, self.probe)) for graph in graphs] if self.weighing == "loss" else []
-        if weighed and None not in weighed:
-            self.kernel = kernel_of([graph for graph in weighed if graph is not None])
-        return self
+        check_variants(found.probe, len(graphs))
+        rehearse(found.kernel, found.probe, (layout, found.buffer_layout), found.constants)
+        if found.weighing != "loss":
+            return found
+        weighed = [weigh(graph, floating(graph, found.probe)) for graph in graphs]
+        known = [graph for graph in weighed if graph is not None]
+        return replace(found, kernel=kernel_of(known)) if len(known) == len(weighed) else found
 
     # -- what it is ------------------------------------------------------------------------------------
     @property
@@ -229,6 +243,11 @@ class Objective:
     def digest(self) -> str:
         """SHA-256 of the probe samples."""
         return self.probe.digest
+
+    @cached_property
+    def running_statistics(self) -> dict[str, str]:
+        """The buffers that are running statistics: by name "mean" or "var"."""
+        return self.kernel.running_statistics()
 
     @property
     def has_running_statistics(self) -> bool:
@@ -254,7 +273,7 @@ class Objective:
         probe, rebuild = Probe.collect(data, samples, one_shot=True)
         attrs = {**self.attrs, "notes": probe.notes(samples), "left_out": {"batches": 0, "samples": 0}}
         if isinstance(self.kernel, ModuleKernel):
-            return self._over(probe, kernel=self.kernel.rebuilding(rebuild), attrs=attrs)
+            return replace(self, kernel=self.kernel.rebuilding(rebuild), attrs=attrs)._over(probe)
         if VARIANT in self.probe.names:
             raise ObjectiveError("The stored loss has a graph for each kind of the recorded batches", mend=WAY_OUT)
         found = rebuild.constants(probe)
@@ -262,41 +281,24 @@ class Objective:
             if found.get(name, {value}) != {value}:
                 raise ObjectiveError(f"The data has {name} = {', '.join(sorted(found[name]))}",
                                      expected=f"{value}, which the stored loss holds", mend=WAY_OUT)  # fmt: skip
-        return self._with(probe=probe.select(self.probe.names), attrs=attrs)
+        return replace(self, probe=probe.select(self.probe.names), attrs=attrs)
 
-    def _over(self, probe: Probe, **changes: object) -> Objective:
-        other = self._with(probe=probe, **changes)
-        other._weigh_probe()
-        return other
+    def _over(self, probe: Probe) -> Objective:
+        return replace(self, probe=probe)._weighed()
 
     def to(self, device: torch.device | str) -> Objective:
         """The same loss on another device."""
         device = torch.device(device)
-        return self._with(
-            probe=self.probe.to(device),
-            constants={key: t.to(device) for key, t in self.constants.items()},
-            kernel=self.kernel.to(device),
-            device=device,
-        )
+        kernel, constants = self.kernel.to(device), {key: t.to(device) for key, t in self.constants.items()}
+        return replace(self, probe=self.probe.to(device), constants=constants, kernel=kernel, device=device)
 
-    def tuned(self, *, layout: str = "contiguous", chunk: int | None = None, precision: str = "float32") -> Objective:
-        """The same loss computed in another way.
-
-        Parameters
-        ----------
-        layout
-            memory format of images and convolution weights: "contiguous" or "channels_last".
-        chunk
-            samples at a time, where nothing depends on the batch.
-        precision
-            "float32" leaves the model's own types alone; "bfloat16" runs it under autocast.
-        """
-        return self._with(
-            layout_format=layout,
-            chunk=chunk or self.chunk,
-            precision=precision,
-            kernel=self.kernel.laid_out(layout),
-            probe=self.probe.map(lambda t: laid_out(t, layout)),
+    def tuned(self, tuning: Tuning) -> Objective:
+        """The same loss computed in another way."""
+        return replace(
+            self,
+            tuning=tuning,
+            kernel=self.kernel.laid_out(tuning.layout),
+            probe=self.probe.map(lambda t: laid_out(t, tuning.layout)),
         )
 
     def given(
@@ -317,21 +319,21 @@ class Objective:
         check_others(self.layout, known, moving, fixed)
         constants = {name: value for name, value in self.constants.items() if name not in known}
         given = {name: value.to(self.device) for name, value in fixed.items()}
-        changes = {} if buffers is None else {"buffer_layout": buffers}
-        return self._with(layout=moving, constants={**constants, **given}, still=tuple(fixed), **changes)
+        return replace(
+            self,
+            layout=moving,
+            buffer_layout=self.buffer_layout if buffers is None else buffers,
+            constants={**constants, **given},
+            still=tuple(fixed),
+        )
 
     def without_weights(self) -> Objective:
         """The same loss without weights of its own: where it is live code, its model's parameters hold no memory."""
-        return self._with(kernel=self.kernel.without_weights()) if isinstance(self.kernel, ModuleKernel) else self
+        return replace(self, kernel=self.kernel.without_weights()) if isinstance(self.kernel, ModuleKernel) else self
 
     def with_kernel(self, kernel: Kernel, *, per_sample: bool) -> Objective:
         """Another loss over the same samples and parameters."""
-        return self._with(kernel=kernel, per_sample=per_sample)
-
-    def _with(self, **changes: object) -> Objective:
-        other = object.__new__(type(self))
-        other.__dict__.update({**self.__dict__, **changes})
-        return other
+        return replace(self, kernel=kernel, per_sample=per_sample)
 
     # -- the loss --------------------------------------------------------------------------------------
     def evaluate(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> Evaluation:
@@ -347,7 +349,7 @@ class Objective:
         """(2,) mean and standard error as in `evaluate`, in float64, left on the device: nothing waits for it."""
         values, counts, shares = [], [], []
         with torch.no_grad(), self._precision():
-            for value, n, weight in self._values(weights, buffers, statistics):
+            for value, n, weight in self.by_batch(weights, buffers, statistics):
                 values.append(value.reshape(-1).double())
                 counts.append(n)
                 shares.extend(weight[:1])
@@ -364,9 +366,9 @@ class Objective:
             return torch.stack([mean, torch.full_like(mean, math.nan) if stderr is None else stderr])
 
     def _precision(self) -> AbstractContextManager[Any]:
-        if self.precision == "float32":
+        if self.tuning.precision == "float32":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.tuning.precision))
 
     def terms(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> Iterator[Tensor]:
         """Terms (0-d tensors) whose sum is the mean loss; differentiable, one batch in memory at a time."""
@@ -374,13 +376,13 @@ class Objective:
         if self.weighing in ("loss", "batches"):
             found = self._weights(weights.detach(), buffers, statistics)[:, 0]
             shares = (found / found.sum()).tolist()
-        for (value, n, _), share in zip(self._values(weights, buffers, statistics, whole_batches=True), shares):  # noqa: B905
+        for (value, n, _), share in zip(self.by_batch(weights, buffers, statistics, whole_batches=True), shares):  # noqa: B905
             yield value.mean() * (n / self.samples if share is None else share)
 
     def _weights(self, weights: Tensor, buffers: Tensor, statistics: Statistics) -> Tensor:
         """(batches, ways) the weights of the batches, one for each way in which the loss is weighed."""
         with torch.no_grad(), self._precision():
-            found = [(n, w) for _, n, w in self._values(weights, buffers, statistics, whole_batches=True)]
+            found = [(n, w) for _, n, w in self.by_batch(weights, buffers, statistics, whole_batches=True)]
         rows = [torch.cat(w) if w else torch.tensor([float(n)], dtype=torch.float64) for n, w in found]
         return torch.stack([row.cpu() for row in rows])
 
@@ -395,7 +397,7 @@ class Objective:
         """The mean loss as a 0-d tensor, differentiable with respect to `weights` (D,)."""
         return torch.stack(list(self.terms(weights, buffers, statistics=statistics))).sum()
 
-    def _values(
+    def by_batch(
         self, weights: Tensor, buffers: Tensor, statistics: Statistics, whole_batches: bool = False
     ) -> Iterator[tuple[Tensor, int, list[Tensor]]]:
         """Of each batch the loss, the samples, and what it is weighed by where that is not the samples."""
@@ -403,13 +405,13 @@ class Objective:
         if statistics == "recalibrate" and self.running_statistics:
             state |= self._measured(state)
         mode = "batch" if statistics == "batch" and self.running_statistics else "running"
-        if self.layout_format != "contiguous":
-            state = {name: laid_out(tensor, self.layout_format) for name, tensor in state.items()}
+        if self.tuning.layout != "contiguous":
+            state = {name: laid_out(tensor, self.tuning.layout) for name, tensor in state.items()}
         free = self.free and mode == "running" and not whole_batches
-        for number, (leaves, n) in enumerate(self.probe.chunks(self.chunk) if free else self.probe.batches()):
+        for number, (leaves, n) in enumerate(self.probe.chunks(self.tuning.chunk) if free else self.probe.batches()):
             value, shares = self._call(state, leaves, mode)
-            if self._shares and not shares:
-                shares = [row.reshape(1) for row in self._shares[number].to(value.device)]
+            if self.shares and not shares:
+                shares = [row.reshape(1) for row in self.shares[number].to(value.device)]
             yield value, 1 if self.weighing == "batches" else n, shares
 
     def _call(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], mode: str) -> tuple[Tensor, list[Tensor]]:

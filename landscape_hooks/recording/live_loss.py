@@ -152,7 +152,7 @@ def _losses(
 ) -> Iterator[tuple[float, float, float]]:
     """(stored loss, the training's own, weight) of one batch after the other, at one snapshot."""
     theta, beside = torch.from_numpy(np.array(weights)), torch.from_numpy(np.array(buffers))
-    batches = stored._values(theta, beside, "running", whole_batches=True)
+    batches = stored.by_batch(theta, beside, "running", whole_batches=True)
     for leaves, _ in stored.probe.batches():
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             value, samples, weights_of = next(batches)

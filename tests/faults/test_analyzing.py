@@ -39,7 +39,7 @@ def distance():
     """Another function of the weights."""
     from landscape_hooks.objective.objective import Objective
 
-    return Objective(Model(), objective=lambda m, batch: m.theta.norm() + 0 * batch.sum(), data=torch.ones(5, 1))
+    return Objective.of(Model(), objective=lambda m, batch: m.theta.norm() + 0 * batch.sum(), data=torch.ones(5, 1))
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from landscape_hooks.trajectory.modules import unwrap
 
 WAY_OUT = (
     "Analyze it with the loss from your own code: landscape-hooks analyze RUN --objective module:function, "
-    "where function() returns landscape_hooks.Objective(model, criterion=..., data=...)"
+    "where function() returns landscape_hooks.Objective.of(model, criterion=..., data=...)"
 )
 
 _LIBRARIES = {"torch", "torchvision", "numpy", "builtins", "functools", "landscape_hooks"}
