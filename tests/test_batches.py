@@ -236,7 +236,7 @@ LOSSES = {
 # fmt: on
 
 
-@pytest.mark.everyday(5)
+@pytest.mark.everyday(3)
 @pytest.mark.parametrize("kind", LOSSES)
 def test_values_that_are_no_tensors_are_those_of_each_batch(kind):
     make, loss, graphs = LOSSES[kind]

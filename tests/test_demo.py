@@ -29,6 +29,7 @@ def demo(tmp_path_factory, landscape_hooks):
     return out, done
 
 
+@pytest.mark.more
 def test_the_demo_writes_what_it_says(demo):
     out, done = demo
     for name in ("digits.zarr", "digits.ply", "digits_path.ply", "digits.png", "digits.gif", "digits.html"):

@@ -99,6 +99,7 @@ def same(one, other):
 
 @pytest.mark.everyday(2)
 # -- the end is not finite -----------------------------------------------------------------------------------
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize(
     ("what", "directions"),
     [(what, "pca") for what in (nan, inf, minus_inf, explodes)]

@@ -349,6 +349,7 @@ def test_noise_takes_all_samples_and_whole_batches_stay_whole(tmp_path):
     assert surface.attrs["samples"] % 16 == 0
 
 
+@pytest.mark.more
 def test_a_draft_is_interpolated_over_few_samples(run, monkeypatch):
     monkeypatch.setattr(filling, "FEW", 3)
     draft = analyze(run, name="draft", size=33, effort="draft", **PLAIN)

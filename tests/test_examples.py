@@ -247,6 +247,7 @@ def test_a_crashed_training_resumes_as_if_nothing_had_happened(run_here, tmp_pat
     assert all(np.array_equal(x.weights, y.weights) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.more
 def test_object_store(run_here, tmp_path):
     url = f"memory://{tmp_path.name}/digits.zarr"
     said = run_here("object_store.py", "--store", url, "--out", str(tmp_path), "--epochs=1", "--size=3")

@@ -283,7 +283,7 @@ COMPUTED = ("sample", "graph", "Gram", "plan", "objective", "names are", "per_sa
 """The everyday form computes with the runs in which that is what breaks; at random it does with any."""
 
 
-@pytest.mark.everyday(16)
+@pytest.mark.everyday(6)
 @pytest.mark.parametrize("case", CASES)
 def test_a_damaged_run_ends_in_a_result_or_a_sentence(honest, tmp_path, case):
     run = shutil.copytree(honest, tmp_path / "run.zarr")
@@ -365,7 +365,7 @@ def frozen(tmp_path_factory):
 FROZEN_COMPUTED = ("cut", "begun", "noise", "bits without")
 
 
-@pytest.mark.everyday(5)
+@pytest.mark.everyday(3)
 @pytest.mark.parametrize("case", FROZEN)
 def test_what_is_stored_once_marks_and_doubts_of_a_stranger(frozen, tmp_path, case):
     run = shutil.copytree(frozen, tmp_path / "run.zarr")
@@ -376,6 +376,7 @@ def test_what_is_stored_once_marks_and_doubts_of_a_stranger(frozen, tmp_path, ca
     assert not any("\x1b" in outcome for outcome in outcomes)
 
 
+@pytest.mark.more
 def test_a_run_of_all_that_format_2_has_is_visited(frozen, tmp_path):
     assert set(hostile.visit(shutil.copytree(frozen, tmp_path / "run.zarr"), tmp_path)) == {"ok"}
 

@@ -195,7 +195,7 @@ FORMATS = [plain, nested, wrapped, lightning, timm, only_average, safetensors, s
            deepspeed]  # fmt: skip
 
 
-@pytest.mark.everyday(4)
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("save", FORMATS, ids=lambda save: save.__name__)
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_an_import_has_the_bits_of_the_recording(save, training, tmp_path):

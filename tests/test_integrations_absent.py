@@ -51,7 +51,7 @@ def said(tmp_path_factory):
     return dict(zip([name for name, *_ in ADAPTERS] + ["ray"], json.loads(done.stdout), strict=True))
 
 
-@pytest.mark.everyday(1)
+@pytest.mark.more
 @pytest.mark.parametrize("adapter", [name for name, *_ in ADAPTERS])
 def test_an_adapter_without_its_framework_says_what_to_install(adapter, said):
     assert f"pip install 'landscape-hooks[{adapter}]'" in said[adapter]

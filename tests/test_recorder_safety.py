@@ -242,7 +242,7 @@ def test_an_exception_inside_a_with_block_is_the_users(tmp_path):
     assert Trajectory.open(tmp_path / "run.zarr").steps.tolist() == [0, 1]
 
 
-@pytest.mark.everyday(1)
+@pytest.mark.more
 @pytest.mark.parametrize("options", [{"every": 1}, {"keep": 6}])
 def test_a_reader_beside_the_writer_sees_whole_snapshots_only(tmp_path, options):
     path = tmp_path / "run.zarr"

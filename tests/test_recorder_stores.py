@@ -200,6 +200,7 @@ def bucket():
             os.environ.pop(key) if value is None else os.environ.update({key: value})
 
 
+@pytest.mark.more
 def test_a_run_on_s3(bucket):
     url = f"{bucket}/{uuid.uuid4().hex}/run.zarr"
     rows = train(url, size=1000, every=1, steps=4)

@@ -57,6 +57,7 @@ def verified(run):
     return {found.name: found for found in verify(run).surfaces}
 
 
+@pytest.mark.everyday(5)
 @pytest.mark.parametrize("name", ANALYSES)
 def test_what_was_just_analyzed_holds_bit_for_bit(verified, name):
     found = verified[name]
@@ -123,6 +124,7 @@ def test_other_samples_or_another_loss_are_asked_for(tmp_path, monkeypatch):
     assert "digests differ" in found.missing[0]
 
 
+@pytest.mark.more
 def test_of_several_runs_the_first_ones_snapshots_are_computed(tmp_path):
     folders = [train(tmp_path / f"{seed}.zarr", seed) for seed in (0, 1)]
     analyze(*folders, size=3, engine=Local(tune=False), progress=False)
@@ -159,6 +161,7 @@ def test_a_damaged_snapshot_is_named(tmp_path):
     assert [damage.index for damage in found.damages] == [2]
 
 
+@pytest.mark.more
 def test_a_surface_of_a_way_that_is_gone_is_not_verified_but_computed_anew(tmp_path):
     folder = train(tmp_path / "run.zarr")
     options = {"size": 3, "engine": Local(tune=False), "progress": False}

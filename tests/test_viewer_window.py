@@ -119,6 +119,7 @@ def test_mouse_and_keys_move_camera_and_time(display):
     )
 
 
+@pytest.mark.more
 def test_the_options_change_everything_and_name_what_cannot_be_drawn(display):
     run(
         display,
@@ -204,6 +205,7 @@ def test_a_thousand_random_events_do_no_harm(display):
     )
 
 
+@pytest.mark.more
 def test_a_session_with_the_real_mouse_and_keyboard(display, tmp_path):
     """xdotool presses keys and buttons of the X server; nothing of the program is called from here."""
     from tests.landscapes import surface, write_run

@@ -143,7 +143,7 @@ def equal(one, other):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
 
 
-@pytest.mark.everyday(3)
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_fault_at_some_calls_of_an_analysis(name, recorded):
     scenario = Scenario(name, recorded)
@@ -172,7 +172,7 @@ def test_every_fault_at_every_write_of_an_analysis(name, recorded):
             scenario.run(Faults(kind, number, metadata_last=number % 2 == 0))
 
 
-@pytest.mark.everyday(1)
+@pytest.mark.more
 @pytest.mark.parametrize("name", ["a run that has grown", "asked again"])
 def test_an_error_at_some_reads_of_an_analysis(name, recorded):
     scenario = Scenario(name, recorded)

@@ -95,7 +95,7 @@ class Recording:
         assert not list(path.rglob("*.partial"))
 
 
-@pytest.mark.everyday(2)
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("name", RECORDINGS)
 def test_a_disk_that_breaks_at_some_operations_of_a_recording(name, tmp_path):
     recording = Recording(name, tmp_path)
@@ -212,7 +212,7 @@ def test_a_recorder_that_is_killed(name, many, children, tmp_path):
         recording.check(path)
 
 
-@pytest.mark.everyday(1)
+@pytest.mark.more
 @storms
 @pytest.mark.parametrize("name", [*ANALYSES, "adaptive"])
 def test_an_analysis_that_is_killed(name, many, children, tmp_path, monkeypatch):

@@ -77,7 +77,7 @@ def files(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
-@pytest.mark.everyday(1)
+@pytest.mark.more
 @storms
 @pytest.mark.parametrize("name", ["a.ply", "a.glb", "a.png", "b.png", "b.gif", "b.mp4"])
 def test_a_killed_export_or_render_leaves_the_old_file_or_the_new_one(name, many, recorded, children, tmp_path):

@@ -117,7 +117,7 @@ class Scenario:
             assert Objective.load(open_run(store)).digest == Objective.load(open_run(self.whole)).digest
 
 
-@pytest.mark.everyday(4)
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_fault_at_some_calls_of_a_recording(name, monkeypatch, traced):
     scenario = Scenario(name, monkeypatch, traced)
@@ -125,6 +125,7 @@ def test_a_fault_at_some_calls_of_a_recording(name, monkeypatch, traced):
         scenario.run(Faults(kind, number, metadata_last=number % 2 == 0))
 
 
+@pytest.mark.more
 def test_a_loss_that_could_not_be_stored_is_stored_when_the_training_is_resumed(monkeypatch, traced):
     scenario = Scenario("with the loss", monkeypatch, traced)
     writes = [key for operation, key in scenario.calls if operation in WRITES]
@@ -143,6 +144,7 @@ def test_every_fault_at_every_write_of_a_recording(name, monkeypatch, traced):
             scenario.run(Faults(kind, number, metadata_last=number % 2 == 0))
 
 
+@pytest.mark.everyday(1)
 def test_an_error_at_some_reads_of_a_recording(monkeypatch, traced):
     scenario = Scenario("resuming", monkeypatch, traced)
     for number in some(scenario.numbers(READS), 8):

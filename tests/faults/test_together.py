@@ -163,6 +163,7 @@ def together(interpreters, path, steps, seconds, options):
     assert description_text(describe(path))
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("options", [{"keep": 20}])
 def test_a_recorder_an_analysis_a_viewer_and_a_reader_at_one_run(interpreters, options, tmp_path):
     together(interpreters, tmp_path / "run.zarr", 300, 2.0, options)
