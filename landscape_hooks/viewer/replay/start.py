@@ -32,7 +32,7 @@ def start_camera(landscape: Landscape, aspect: float, look: Look) -> Camera:
 def _shows(landscape: Landscape, stage: Stage, normals: Floats, camera: Camera, aspect: float) -> float:
     """How well a camera shows a landscape: length of the path in the picture, and area of the surface that faces it."""
     mesh = landscape.mesh
-    some = mesh.faces[:: max(1, len(mesh.faces) // 4000)]
+    some = mesh.faces[:: max(1, len(mesh.faces) // 1000)]
     corners = stage.place(mesh.vertices[some])
     seen = camera.project(corners.reshape(-1, 3), (aspect, 1.0))[:, :2].reshape(-1, 3, 2)
     one, two = seen[:, 1] - seen[:, 0], seen[:, 2] - seen[:, 0]

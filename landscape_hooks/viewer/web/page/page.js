@@ -112,7 +112,8 @@ export class Page {
     const { replay } = this;
     if (replay.advance(seconds)) this.dirty = true;
     const busy = this.drag === "orbit" || this.drag === "pan" || now - this.wheeled < REST;
-    const fast = this.slow && (busy || replay.moving);
+    if (this.seen && this.dirty) this._scene();
+    const fast = this.slow && (busy || replay.moving || !this.draws); // the first picture soon, a smooth one after it
     if (this.wasFast && !fast) this.dirty = true;
     if (this.dirty && this.seen) {
       this.dirty = false;

@@ -31,42 +31,62 @@ function frameOf(aspect) {
   return { left, top: above, right: aspect - right, bottom: 1 - below, unit };
 }
 
+/** Points on each edge of a box that are tried. */
+const ON_EDGE = 13;
+
+/** (12 · ON_EDGE, 3) points on the edges of a box with eight corners. @param {number[][]} corners */
+function edgesOf(corners) {
+  const out = new Float64Array(12 * ON_EDGE * 3);
+  let place = 0;
+  for (let k = 0; k < 8; k++) {
+    for (let axis = 0; axis < 3; axis++) {
+      if ((k >> axis) & 1) continue;
+      const other = corners[k | (1 << axis)];
+      for (let n = 0; n < ON_EDGE; n++) {
+        for (let m = 0; m < 3; m++) out[place++] = corners[k][m] + (n / (ON_EDGE - 1)) * (other[m] - corners[k][m]);
+      }
+    }
+  }
+  return out;
+}
+
 /** The camera that looks so that the corners of a box lie in the middle of the frame. */
 function centred(/** @type {Camera} */ camera, /** @type {number[][]} */ corners, /** @type {number} */ aspect) {
   const { left, top, right, bottom } = frameOf(aspect);
   for (let turn = 0; turn < 3; turn++) {
-    const seen = corners.map((corner) => camera.project(corner, [aspect, 1]));
-    if (!seen.flat().every(Number.isFinite)) return camera;
-    const [x, y] = [0, 1].map((axis) => {
-      const places = seen.map((spot) => spot[axis]);
-      return (Math.min(...places) + Math.max(...places)) / 2;
-    });
+    let [lowX, highX, lowY, highY] = [Infinity, -Infinity, Infinity, -Infinity];
+    for (const [x, y, z] of corners) {
+      camera.see(x, y, z, aspect);
+      if (!Number.isFinite(SEEN[0] + SEEN[1])) return camera;
+      lowX = Math.min(lowX, SEEN[0]);
+      highX = Math.max(highX, SEEN[0]);
+      lowY = Math.min(lowY, SEEN[1]);
+      highY = Math.max(highY, SEEN[1]);
+    }
     const unit = 2 * camera.distance * camera.slope;
-    const sideways = along(camera.target, unit * (x - (left + right) / 2), camera.right);
-    camera = camera.lookAt(along(sideways, -unit * (y - (top + bottom) / 2), camera.up));
+    const sideways = along(camera.target, unit * ((lowX + highX) / 2 - (left + right) / 2), camera.right);
+    camera = camera.lookAt(along(sideways, -unit * ((lowY + highY) / 2 - (top + bottom) / 2), camera.up));
   }
   return camera;
 }
 
 /** Whether the edges of a box lie in the frame, and on nothing in the corners of the picture. */
-function isClear(/** @type {Camera} */ camera, /** @type {number[][]} */ corners, /** @type {number} */ aspect) {
+function isClear(/** @type {Camera} */ camera, /** @type {Float64Array} */ edges, /** @type {number} */ aspect) {
   const { left, top, right, bottom, unit } = frameOf(aspect);
   const [title, bar, plot, moment] = CORNERS.map((sides) => sides.map((side) => side * unit));
-  for (let k = 0; k < 8; k++) {
-    for (let axis = 0; axis < 3; axis++) {
-      if ((k >> axis) & 1) continue;
-      const other = corners[k | (1 << axis)];
-      for (let n = 0; n <= 12; n++) {
-        const point = corners[k].map((value, m) => value + (n / 12) * (other[m] - value));
-        const [x, y] = camera.project(point, [aspect, 1]);
-        if (!(x >= left && x <= right && y >= top && y <= bottom)) return false;
-        if ((x < title[0] && y < title[1]) || (x > aspect - bar[0] && y < bar[1])) return false;
-        if ((x < plot[0] && y > 1 - plot[1]) || (x > aspect - moment[0] && y > 1 - moment[1])) return false;
-      }
-    }
+  for (let n = 0; n < edges.length; n += 3) {
+    camera.see(edges[n], edges[n + 1], edges[n + 2], aspect);
+    const x = SEEN[0];
+    const y = SEEN[1];
+    if (!(x >= left && x <= right && y >= top && y <= bottom)) return false;
+    if ((x < title[0] && y < title[1]) || (x > aspect - bar[0] && y < bar[1])) return false;
+    if ((x < plot[0] && y > 1 - plot[1]) || (x > aspect - moment[0] && y > 1 - moment[1])) return false;
   }
   return true;
 }
+
+/** What `Camera.see` found last: thousands of places are asked for before the first picture. */
+const SEEN = new Float64Array(3);
 
 export class Camera {
   /** @param {Partial<View>} view */
@@ -84,16 +104,13 @@ export class Camera {
     const [r, f] = [this.right, this.forward];
     this.up = [r[1] * f[2] - r[2] * f[1], r[2] * f[0] - r[0] * f[2], r[0] * f[1] - r[1] * f[0]];
     this.eye = along(this.target, -this.distance, this.forward);
+    /** Half the height of the picture at distance 1. */
+    this.slope = Math.tan(radians(this.fov) / 2);
   }
 
   /** The same with some parts of the view changed. @param {Partial<View>} change */
   with(change) {
     return new Camera({ ...this, ...change });
-  }
-
-  /** Half the height of the picture at distance 1. */
-  get slope() {
-    return Math.tan(radians(this.fov) / 2);
   }
 
   /** (16) from the scene to clip space, column by column. @param {number} aspect */
@@ -121,14 +138,23 @@ export class Camera {
    * @param {number[]} size
    */
   project(point, size) {
-    const from = [point[0] - this.eye[0], point[1] - this.eye[1], point[2] - this.eye[2]];
-    const depth = dot(from, this.forward);
-    const half = this.slope * (this.orthographic ? this.distance : depth);
-    if (!(half > 1e-9)) return [NaN, NaN, NaN];
     const [width, height] = size;
-    const x = dot(from, this.right) / ((half * width) / height);
-    const y = dot(from, this.up) / half;
-    return [((x + 1) / 2) * width, ((1 - y) / 2) * height, depth];
+    this.see(point[0], point[1], point[2], width / height);
+    return [SEEN[0] * height, SEEN[1] * height, SEEN[2]];
+  }
+
+  /** Put into SEEN where a point lies in a picture of height 1, from the top left, and its distance along the view. */
+  see(/** @type {number} */ x, /** @type {number} */ y, /** @type {number} */ z, /** @type {number} */ aspect) {
+    const { eye, forward, right, up } = this;
+    const dx = x - eye[0];
+    const dy = y - eye[1];
+    const dz = z - eye[2];
+    const depth = dx * forward[0] + dy * forward[1] + dz * forward[2];
+    const half = this.slope * (this.orthographic ? this.distance : depth);
+    const seen = half > 1e-9;
+    SEEN[0] = seen ? ((dx * right[0] + dy * right[1] + dz * right[2]) / half + aspect) / 2 : NaN;
+    SEEN[1] = seen ? (1 - (dx * up[0] + dy * up[1] + dz * up[2]) / half) / 2 : NaN;
+    SEEN[2] = seen ? depth : NaN;
   }
 
   /**
@@ -213,10 +239,11 @@ export class Camera {
       return distance;
     };
     if (!captions) return camera.with({ distance: Math.min(at(0.9), FAR) });
+    const edges = edgesOf(corners);
     let [near, far] = [at(1.3), at(0.5)];
     for (let turn = 0; turn < 24; turn++) {
       const distance = (near + far) / 2;
-      if (isClear(centred(camera.with({ distance }), corners, aspect), corners, aspect)) far = distance;
+      if (isClear(centred(camera.with({ distance }), corners, aspect), edges, aspect)) far = distance;
       else near = distance;
     }
     return centred(camera.with({ distance: Math.min(far, FAR) }), corners, aspect);

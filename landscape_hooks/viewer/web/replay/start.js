@@ -2,7 +2,7 @@
 
 import { closest } from "../geometry/landscape.js";
 import { Stage } from "../geometry/stage.js";
-import { Camera, dot } from "./camera.js";
+import { Camera } from "./camera.js";
 
 /** @typedef {import("../geometry/landscape.js").Landscape} Landscape */
 
@@ -31,7 +31,7 @@ export function startCamera(landscape, aspect, look) {
 function sceneryOf(/** @type {Landscape} */ { mesh, drapes }, /** @type {Stage} */ stage) {
   const { faces, vertices } = mesh;
   const count = faces.length / 3;
-  const every = Math.max(1, Math.floor(count / 4000));
+  const every = Math.max(1, Math.floor(count / 1000));
   const chosen = [];
   for (let f = 0; f < count; f += every) chosen.push(faces[3 * f], faces[3 * f + 1], faces[3 * f + 2]);
   const corners = Float64Array.from(chosen.flatMap((n) => [vertices[3 * n], vertices[3 * n + 1], vertices[3 * n + 2]]));
@@ -85,9 +85,11 @@ function pathShown(/** @type {Scenery} */ { spots, normals }, /** @type {Camera}
   let length = 0;
   spots.forEach((points, number) => {
     const seen = seenAt(points, camera);
+    const normal = normals[number];
     for (let n = 0; n + 1 < points.length / 3; n++) {
       const jump = Math.hypot(seen[2 * n + 2] - seen[2 * n], seen[2 * n + 3] - seen[2 * n + 1]);
-      const facing = -dot([...normals[number].subarray(3 * n, 3 * n + 3)], camera.forward);
+      const [a, b, c] = camera.forward;
+      const facing = -(normal[3 * n] * a + normal[3 * n + 1] * b + normal[3 * n + 2] * c);
       if (Number.isFinite(jump)) length += jump * Math.min(Math.max(facing, 0) * 2, 1);
     }
   });

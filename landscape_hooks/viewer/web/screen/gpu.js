@@ -18,25 +18,34 @@ export class Program {
       gl.attachShader(this.id, shader);
     }
     gl.linkProgram(this.id);
+    /** @type {Map<string, { place: WebGLUniformLocation, type: number }> | null} */
+    this._uniforms = null;
+  }
+
+  /** The uniforms by name. Asked for late: drivers compile several programs at once until one is asked about. */
+  get uniforms() {
+    if (this._uniforms) return this._uniforms;
+    const { gl } = this;
     if (!gl.getProgramParameter(this.id, gl.LINK_STATUS) && !gl.isContextLost()) {
       const logs = (gl.getAttachedShaders(this.id) ?? []).map((shader) => gl.getShaderInfoLog(shader));
       throw new Error(`A shader does not compile here: ${[...logs, gl.getProgramInfoLog(this.id)].join(" ")}`);
     }
-    /** @type {Map<string, { place: WebGLUniformLocation, type: number }>} */
-    this.uniforms = new Map();
+    this._uniforms = new Map();
     for (let k = 0; k < gl.getProgramParameter(this.id, gl.ACTIVE_UNIFORMS); k++) {
       const info = gl.getActiveUniform(this.id, k);
       const place = info && gl.getUniformLocation(this.id, info.name);
-      if (info && place) this.uniforms.set(info.name, { place, type: info.type });
+      if (info && place) this._uniforms.set(info.name, { place, type: info.type });
     }
+    return this._uniforms;
   }
 
   /** Use the program, with these uniforms. @param {Record<string, Uniform>} values */
   use(values) {
     const { gl } = this;
+    const { uniforms } = this;
     gl.useProgram(this.id);
     for (const [name, value] of Object.entries(values)) {
-      const found = this.uniforms.get(name);
+      const found = uniforms.get(name);
       if (!found) continue;
       const list = /** @type {number[]} */ (typeof value === "object" ? value : [Number(value)]);
       if (found.type === gl.FLOAT) gl.uniform1f(found.place, list[0]);
@@ -214,14 +223,16 @@ export class Frame {
     this.gl.viewport(0, 0, this.size[0], this.size[1]);
   }
 
-  /** Copy the picture (with its depth, if the target has one) to another frame, or to the canvas. */
+  /** Copy the picture (with its depth, if the target has one) to another frame of its size, or to the whole canvas. */
   copyTo(/** @type {Frame | null} */ other) {
     const { gl } = this;
     const [width, height] = this.size;
+    const [across, down] = other ? other.size : [gl.drawingBufferWidth, gl.drawingBufferHeight];
     gl.bindFramebuffer(gl.READ_FRAMEBUFFER, this.id);
     gl.bindFramebuffer(gl.DRAW_FRAMEBUFFER, other ? other.id : null);
     const mask = gl.COLOR_BUFFER_BIT | (other ? gl.DEPTH_BUFFER_BIT : 0);
-    gl.blitFramebuffer(0, 0, width, height, 0, 0, width, height, mask, gl.NEAREST);
+    const filter = across === width && down === height ? gl.NEAREST : gl.LINEAR;
+    gl.blitFramebuffer(0, 0, width, height, 0, 0, across, down, mask, filter);
   }
 
   delete() {

@@ -22,6 +22,8 @@ const COARSE = 20000;
 const LIFT = 0.004;
 const WHOLE = 1e9;
 const SAMPLES = 4;
+/** Pixels of the picture a pixel of the canvas, along a side, while the camera moves on a slow driver. */
+const TURNING = 0.6;
 const MODES = /** @type {Record<string, number>} */ ({ hypsometric: 1, grey: 2, wireframe: 3 });
 
 export class Scene {
@@ -48,8 +50,8 @@ export class Scene {
     this.blank = new Vertices(gl, this.programs.flat, null, []);
     /** @type {Landscape | null} */
     this.landscape = null;
-    /** @type {Frame[]} */
-    this.frames = [];
+    /** @type {Map<string, Frame>} */
+    this.frames = new Map();
     this.kept = "";
     this.version = 0;
     /** @type {Quality} */
@@ -187,19 +189,21 @@ export class Scene {
     const { scale, fast, coarse, turns } = options;
     const { width, height } = this.gl.canvas;
     this.lastOptions = options;
-    const { still, shown, smooth } = this._framesOf(width, height, fast ? 0 : SAMPLES);
+    const { still, shown, smooth } = this._framesOf([width, height], fast, turns);
+    const size = shown.size;
+    const unit = (scale * size[0]) / width;
     const view = [camera.azimuth, camera.elevation, camera.distance, ...camera.target, camera.fov, camera.orthographic];
     const key = [...view, this.version, scale, fast, coarse, width, height].join(" ");
     if (turns || this.kept !== key) {
       const drawn = turns ? shown : still; // while the camera moves, there is nothing to keep
       (smooth ?? drawn).bind();
-      this._drawStill(camera, [width, height], scale, coarse);
+      this._drawStill(camera, size, unit, coarse);
       smooth?.copyTo(drawn);
       this.kept = turns ? "" : key;
     }
     if (!turns) still.copyTo(shown);
     shown.bind();
-    this._common(camera, [width, height], scale);
+    this._common(camera, size, unit);
     this._blend(true);
     this._drawMarks();
     this._drawPaths(position);
@@ -207,16 +211,23 @@ export class Scene {
     shown.copyTo(null);
   }
 
-  /** The frames of a size: what is kept, what is shown, and one with several samples a pixel. */
-  _framesOf(/** @type {number} */ width, /** @type {number} */ height, /** @type {number} */ samples) {
-    if (this.frames[0]?.size[0] !== width || this.frames[0]?.size[1] !== height) {
-      for (const frame of this.frames) frame.delete();
-      this.frames = [0, 0].map(() => new Frame(this.gl, width, height, 0));
-      this.kept = "";
-    }
-    if (samples && !this.frames[2]) this.frames.push(new Frame(this.gl, width, height, samples));
-    const smooth = samples ? this.frames[2] : null;
-    return { still: this.frames[0], shown: this.frames[1], smooth };
+  /** The frames to draw into: what is kept, what is shown, and one with several samples a pixel unless it is to be fast. */
+  _framesOf(/** @type {number[]} */ size, /** @type {boolean} */ fast, /** @type {boolean} */ turns) {
+    const small = size.map((side) => Math.max(Math.round(side * TURNING), 1));
+    const still = this._frame("still", size, 0);
+    const shown = fast && turns ? this._frame("turning", small, 0) : this._frame("shown", size, 0);
+    return { still, shown, smooth: fast ? null : this._frame("smooth", size, SAMPLES) };
+  }
+
+  /** A frame of a size; made where it is needed. */
+  _frame(/** @type {string} */ name, /** @type {number[]} */ [width, height], /** @type {number} */ samples) {
+    const known = this.frames.get(name);
+    if (known && known.size[0] === width && known.size[1] === height) return known;
+    known?.delete();
+    if (name === "still") this.kept = "";
+    const frame = new Frame(this.gl, width, height, samples);
+    this.frames.set(name, frame);
+    return frame;
   }
 
   /** Background, surface, floor and contour lines. */
