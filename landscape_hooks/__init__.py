@@ -13,6 +13,7 @@ from landscape_hooks.version import __version__
 
 if TYPE_CHECKING:
     from landscape_hooks.analysis.analyze import analyze as analyze
+    from landscape_hooks.analysis.curvature.curvature import curvature as curvature
     from landscape_hooks.analysis.landscape import landscape as landscape
     from landscape_hooks.analysis.verification import Check as Check
     from landscape_hooks.analysis.verification import SurfaceVerification as SurfaceVerification
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from landscape_hooks.recording.schedule import When as When
     from landscape_hooks.recording.storage import Parameters as Parameters
     from landscape_hooks.recording.storage import Storage as Storage
+    from landscape_hooks.surface.measures.curvature import Curvature as Curvature
     from landscape_hooks.surface.report import random_walk_ratio as random_walk_ratio
     from landscape_hooks.surface.surface import Path as Path
     from landscape_hooks.surface.surface import Surface as Surface
@@ -86,6 +88,7 @@ _HOME = {
     "Objective": "objective.objective",
     "Evaluation": "objective.objective",
     "analyze": "analysis.analyze",
+    "curvature": "analysis.curvature.curvature",
     "landscape": "analysis.landscape",
     "PCA": "plane.directions.pca",
     "Random": "plane.directions.random",
@@ -97,6 +100,7 @@ _HOME = {
     "Snapshots": "trajectory.selection",
     "Surface": "surface.surface",
     "Path": "surface.surface",
+    "Curvature": "surface.measures.curvature",
     "random_walk_ratio": "surface.report",
     "verify": "analysis.verification",
     "Verification": "analysis.verification",

@@ -125,9 +125,9 @@ class Subject:
             joined=joined,
             chosen=joined,
             objective=target.to(here),
-            objective_source=_source(objective),
-            data_source=_source(data),
-            policy=_policy(batch_norm, target),
+            objective_source=source_of(objective),
+            data_source=source_of(data),
+            policy=policy_of(batch_norm, target),
             metrics=asked,
             device=device,
             streamed=streamed,
@@ -211,11 +211,19 @@ def _computed(loss: SnapshotLoss, run: Trajectory, place: int, engine: Engine) -
     return float(tile.loss[0])
 
 
-def _source(given: object) -> str:
+def source_of(given: object) -> str:
+    """Where an objective or data come from, for a later verification."""
     return OF_THE_RUN if given is None else given if isinstance(given, str) else "given in the call"
 
 
-def _policy(batch_norm: str | None, objective: Objective) -> str:
+def policy_of(batch_norm: str | None, objective: Objective) -> str:
+    """The BatchNorm policy that was asked for; "none" for a model without running statistics.
+
+    Raises
+    ------
+    ObjectiveError
+        there is no such policy.
+    """
     if batch_norm is not None and batch_norm not in POLICIES:
         raise ObjectiveError(
             f"Found the BatchNorm policy '{batch_norm}'", expected=f"one of {', '.join(list(POLICIES)[:-1])}"

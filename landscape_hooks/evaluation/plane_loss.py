@@ -108,6 +108,22 @@ class SnapshotLoss:
             return own
         return torch.where(self._running, self.buffers, own.to(self.buffers))
 
+    def held_at(self, weights: Vectors, buffers: Vectors) -> tuple[torch.Tensor, Statistics]:
+        """((B,) buffers, statistics) with which the loss is differentiated at a snapshot.
+
+        Under "recalibrate" the statistics are measured at these weights and then held: only the loss with such
+        statistics has derivatives.
+        """
+        own = self.buffers_of(torch.as_tensor(buffers).to(self.device))
+        if self.statistics != "recalibrate":
+            return own, self.statistics
+        found = own.clone()
+        measured = self.objective.measured(torch.as_tensor(weights).to(self.device), own)
+        for entry in self.objective.buffer_layout:
+            if entry.name in measured:
+                found[entry.slice] = measured[entry.name].reshape(-1).to(found)
+        return found, "running"
+
     def _measure(self, weights: torch.Tensor, buffers: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             return self.objective.measure(weights, buffers, statistics=self.statistics)

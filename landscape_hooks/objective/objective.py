@@ -424,6 +424,10 @@ class Objective:
             raise ObjectiveError(f"The loss gave a value of type {type(value).__name__}", expected="real numbers")
         return value, [torch.as_tensor(w, dtype=torch.float64, device=value.device).reshape(-1) for w in weights]
 
+    def measured(self, weights: Tensor, buffers: Tensor) -> dict[str, Tensor]:
+        """Running statistics by name, measured anew at these weights; nothing is differentiated."""
+        return self._measured({**self.layout.views(weights), **self.buffer_layout.views(buffers), **self.constants})
+
     def _measured(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Running statistics over all recorded batches: the mean over batches, as `torch.optim.swa_utils.update_bn`."""
         total = {name: torch.zeros_like(state[name], dtype=torch.float64) for name in self.running_statistics}

@@ -300,7 +300,7 @@ def remove_partial(store: RunLike) -> None:
     if is_local(address):
         for path in Path(address).rglob("*.partial"):
             # an analysis may be writing these
-            if path.relative_to(address).parts[0] not in ("surfaces", "gram"):
+            if path.relative_to(address).parts[0] not in ("surfaces", "gram", "curvature"):
                 path.unlink(missing_ok=True)
 
 

@@ -170,6 +170,55 @@ TABLE: tuple[Field, ...] = (
     ),
     Field("gram/step", ("snapshot",), "int64", "optimizer step", -1, "the snapshots of the rows: their steps"),
     Field("gram/wall_time", ("snapshot",), "float64", "s", NAN, "and their times, which together identify them"),
+    # -- curvature along the path ----------------------------------------------------------------------
+    Field("curvature/*/step", ("snapshot",), "int64", "optimizer step", -1, "the snapshots: their steps"),
+    Field(
+        "curvature/*/evaluated",
+        ("snapshot",),
+        "bool",
+        "-",
+        False,
+        "True where the numbers below were computed; of a snapshot that is not finite they stay NaN",
+    ),
+    Field(
+        "curvature/*/eigenvalues",
+        ("snapshot", "eigenvalue"),
+        "float64",
+        "loss/weight²",
+        NAN,
+        "the largest eigenvalues of the Hessian of the probe loss, descending; NaN where one did not converge",
+    ),
+    Field(
+        "curvature/*/residuals",
+        ("snapshot", "eigenvalue"),
+        "float64",
+        "loss/weight²",
+        NAN,
+        "norm of Hv - λv of each: there is an eigenvalue within this distance",
+    ),
+    *(
+        Field(f"curvature/*/{name}", ("snapshot",), "float64", units, NAN, meaning)
+        for name, units, meaning in (
+            ("epoch", "epoch", "epoch as logged"),
+            ("loss", "loss", "the probe loss at the snapshot"),
+            ("loss_stderr", "loss", "standard error of `loss`"),
+            ("trace", "loss/weight²", "the trace of the Hessian, estimated"),
+            ("trace_stderr", "loss/weight²", "standard error of `trace`"),
+            ("step_curvature", "loss/weight²", "d'Hd / d'd along the displacement d to the next snapshot of the run"),
+            ("gradient_curvature", "loss/weight²", "g'Hg / g'g along the gradient g of the probe loss"),
+            ("gradient_norm", "loss/weight", "norm of that gradient"),
+            ("critical_step", "1", "2/η of the smallest η at which the loss rises along the recorded step / its rate"),
+            ("critical_step_error", "1", "half the interval in which it was found"),
+            ("critical_gradient", "1", "2/η of the smallest η at which the loss rises along the negative gradient"),
+            ("critical_gradient_error", "1", "half the interval in which it was found"),
+            ("learning_rate", "1", "learning rate of the step away from the snapshot, where all groups have the same"),
+            (
+                "threshold",
+                "loss/weight²",
+                "curvature above which that step is unstable on a quadratic; NaN without any",
+            ),
+        )
+    ),
     # -- surfaces --------------------------------------------------------------------------------------
     Field(
         "surfaces/*/alpha",

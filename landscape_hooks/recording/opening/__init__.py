@@ -31,7 +31,7 @@ from landscape_hooks.recording.opening.writers import (
 )
 from landscape_hooks.recording.schedule import Schedule
 from landscape_hooks.recording.storage import Parameters, Storage
-from landscape_hooks.recording.watch.rates import Rates
+from landscape_hooks.recording.watch.rates import Rates, described
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import RunLike, clear, create_run, finish_creation, open_run, prepare
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -60,7 +60,10 @@ def open_for(
     _check_loss(loss)
     layouts = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
     groups = Rates(optimizers).groups
-    order = Order(model, store, plan, storage, loss, groups, if_exists, *layouts, parameters=parameters, voice=voice)
+    order = Order(
+        model, store, plan, storage, loss, groups, if_exists, *layouts, parameters=parameters, voice=voice,
+        optimizers=described(optimizers),
+    )  # fmt: skip
     sorted_order = order.sorted_out()  # where a pattern means nothing, this says so before anything is written
     if is_sharded(model):
         return open_shard(replace(sorted_order, still_buffers=layouts[1].picked(())))
@@ -81,7 +84,7 @@ def open_for(
             root, writer, live = _create(order)
         fixed = watched(order, order.still, writer.fixed, resumed)
         fixed_buffers, integers = watched_beside(order, writer.fixed, resumed)
-        begin(root)
+        begin(root, order)
         voice.begin(root, order.size, recorded=writer.commit.rows if resumed else None)
     except BaseException:
         lock.release()
@@ -94,7 +97,7 @@ def open_for(
 
 
 def _create(order: Order) -> tuple[zarr.Group, TrajectoryWriter, LiveLoss | None]:
-    root = create_run(order.target, {"schedule": order.plan.describe()}, finished=False)
+    root = create_run(order.target, order.attributes, finished=False)
     try:
         with order.voice.patience("Storing what does not move"):
             writer = create_trajectory(root, order, order.layout, order.buffers, order.still, order.others)

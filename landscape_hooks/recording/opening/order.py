@@ -6,7 +6,9 @@ is; and the run, ready to be written.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import zarr
@@ -97,6 +99,8 @@ class Order:
         which were asked for.
     voice
         says what it comes to.
+    optimizers
+        what the run says of them (`rates.described`).
     format
         of the run; one of format 1 goes on as it began.
     """
@@ -115,12 +119,18 @@ class Order:
     still_buffers: ParameterLayout = field(default_factory=lambda: ParameterLayout((), kind="buffer"))
     parameters: Parameters = field(default_factory=Parameters)
     voice: Voice = field(default_factory=Voice)
+    optimizers: Sequence[Mapping[str, Any]] = ()
     format: int = FORMAT
 
     @property
     def size(self) -> Size:
         """How large the run is going to be."""
         return Size(self.layout.size, self.row_bytes, self.fixed_bytes, self.plan.limit or self.plan.count)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the run from the beginning."""
+        return {"schedule": self.plan.describe(), "optimizers": [dict(found) for found in self.optimizers]}
 
     @property
     def target(self) -> RunLike:

@@ -70,7 +70,7 @@ def _open_ranks(order: Order, ranks: Ranks) -> Opened:
                     f"The loss of a sharded model is not stored in the run; recording goes on without it. {WAY_OUT}"
                 )
             finish_creation(root)
-        begin(root)
+        begin(root, order)
         order.voice.begin(root, order.size, recorded=writer.commit.rows if resumed else None)
     ranks.all(None)
     return Opened(root, writer, own, own_buffers, resumed, ranks, fixed=fixed, integers=integers, voice=order.voice)
@@ -79,7 +79,7 @@ def _open_ranks(order: Order, ranks: Ranks) -> Opened:
 def _prepare_ranks(order: Order, ranks: Ranks) -> bool:
     if prepare(order.store, order.if_exists):
         return True
-    root = create_run(order.target, {"schedule": order.plan.describe()}, finished=False)
+    root = create_run(order.target, order.attributes, finished=False)
     root.update_attributes({"layout": order.layout.to_json(), "buffer_layout": order.buffers.to_json()})
     root.create_group("trajectory", attributes={"ranks": ranks.count})
     root.create_group("ranks")

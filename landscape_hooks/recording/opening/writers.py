@@ -15,7 +15,7 @@ from landscape_hooks.recording.opening.sorting import in_packed_layers, integers
 from landscape_hooks.recording.watch.fixed import FixedTensors
 from landscape_hooks.store import checked
 from landscape_hooks.store.lock import RunLock
-from landscape_hooks.store.run import RunLike, check_no_run, format_of, writes
+from landscape_hooks.store.run import RunLike, check_no_run, format_of, put_attribute, writes
 from landscape_hooks.trajectory.doubts import drop_doubts, set_closing
 from landscape_hooks.trajectory.modules import unwrap
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -32,14 +32,19 @@ def locked(store: RunLike, if_exists: str) -> RunLock:
     return RunLock.take(store)
 
 
-def begin(root: zarr.Group) -> None:
+def begin(root: zarr.Group, order: Order) -> None:
     """The run is being recorded: it will be compared with the training (anew, if it is resumed) when that ends.
+
+    What it says of the optimizers holds for all its steps: where it goes on with others, they have no common rule.
 
     Where that cannot be written it is said, and the training goes on.
     """
     try:
         drop_doubts(root)
         set_closing(root, "recording")
+        known, own = root.attrs.get("optimizers"), order.attributes["optimizers"]
+        if known is not None and known != own:
+            put_attribute(root, "optimizers", [{"name": "different optimizers one after the other", "rule": "other"}])
     except RunError as error:
         warn_of_recording(f"The run could not be marked as one that is being recorded. {error}")
 

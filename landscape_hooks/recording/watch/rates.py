@@ -6,12 +6,15 @@ optimizer has none, or is gone.
 
 from __future__ import annotations
 
+import inspect
 import math
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+
+from landscape_hooks.store.checked import spell
 
 
 class Rates:
@@ -78,6 +81,44 @@ def number(value: object) -> float:
         return float(plain)
     except (TypeError, ValueError, RuntimeError):
         return math.nan
+
+
+WRAPPERS = ("accelerate", "lightning", "pytorch_lightning")
+"""Packages whose optimizers hand every step on to the one in their attribute `optimizer`."""
+
+CONSTANTS: dict[str, Any] = {"dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "maximize": False}
+"""What the rule of `torch.optim.SGD` depends on beside learning rate and momentum, and what it is where it is not said.
+"""
+
+
+def described(optimizers: Iterable[object]) -> list[dict[str, Any]]:
+    """What a run says of its optimizers: `name`, `rule` ("sgd" where it steps as torch.optim.SGD does, else "other"),
+    and of each parameter group the constants of that rule, as they are now.
+    """
+    return [_described(_inner(optimizer)) for optimizer in optimizers]
+
+
+def _described(optimizer: object) -> dict[str, Any]:
+    step = inspect.unwrap(getattr(type(optimizer), "step", _described))
+    plain = isinstance(optimizer, torch.optim.SGD) and step is inspect.unwrap(torch.optim.SGD.step)
+    found: dict[str, Any] = {"name": type(optimizer).__name__, "rule": "sgd" if plain else "other"}
+    if plain:
+        groups = [{key: group.get(key, usual) for key, usual in CONSTANTS.items()} for group in optimizer.param_groups]
+        found["groups"] = [
+            {key: value if isinstance(value, bool) else spell(number(value)) for key, value in group.items()}
+            for group in groups
+        ]
+    return found
+
+
+def _inner(optimizer: object) -> object:
+    """The optimizer that steps, inside of a trainer's wrappers."""
+    for _ in range(8):
+        inner = getattr(optimizer, "optimizer", None)
+        if inner is None or type(optimizer).__module__.partition(".")[0] not in WRAPPERS:
+            break
+        optimizer = inner
+    return optimizer
 
 
 def _held(group: dict[str, Any]) -> tuple[Any, Any, Any]:
