@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from landscape_hooks import Surface, analyze
-from landscape_hooks.cli.digits import train_digits
+from landscape_hooks.cli.demo.digits import train_digits
 
 POLICIES = ("fixed", "interpolate", "batch", "recalibrate")
 ROWS = 8

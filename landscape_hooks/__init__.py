@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from landscape_hooks.evaluation.effort import Effort as Effort
     from landscape_hooks.evaluation.engines import Local as Local
     from landscape_hooks.evaluation.engines import Ray as Ray
-    from landscape_hooks.export.figure import Drawn as Drawn
+    from landscape_hooks.export.curves.curvature import curvature_figure as curvature_figure
+    from landscape_hooks.export.curves.sheet import Drawn as Drawn
     from landscape_hooks.export.figure import contour_figure as contour_figure
     from landscape_hooks.export.figure import loss_figure as loss_figure
     from landscape_hooks.export.figure import surface_figure as surface_figure
@@ -112,7 +113,8 @@ _HOME = {
     "write_ply": "export.ply",
     "write_vtu": "export.vtu",
     "read_ply": "export.ply_reader",
-    "Drawn": "export.figure",
+    "Drawn": "export.curves.sheet",
+    "curvature_figure": "export.curves.curvature",
     "contour_figure": "export.figure",
     "contours_figure": "export.panels",
     "surface_figure": "export.figure",

@@ -67,7 +67,8 @@ def test_a_quadratic_has_its_spectrum_at_every_snapshot(found):
     assert len(SPECTRUM) > NARROW  # so it is iterated
     assert np.allclose(found.eigenvalues, [10, 7, 5], rtol=1e-7)
     assert (np.abs(found.eigenvalues - [10, 7, 5]) <= found.residuals + 1e-12).all()
-    assert (np.abs(found.trace - SPECTRUM.sum()) < 5 * found.trace_stderr).all() and (found.trace_stderr > 0).all()
+    assert (np.abs(found.trace - SPECTRUM.sum()) < 5 * found.trace_stderr).all()
+    assert (found.trace_stderr > 0).all()
 
 
 def test_the_curvature_of_a_step_is_that_of_its_direction(found, quadratic):
@@ -75,7 +76,8 @@ def test_the_curvature_of_a_step_is_that_of_its_direction(found, quadratic):
     weights = root["trajectory/weights"][: len(found)]
     steps = np.diff(weights, axis=0)
     expected = np.einsum("ni,ij,nj->n", steps, matrix, steps) / (steps**2).sum(axis=1)
-    assert np.allclose(found.step_curvature[:-1], expected) and np.isnan(found.step_curvature[-1])
+    assert np.allclose(found.step_curvature[:-1], expected)
+    assert np.isnan(found.step_curvature[-1])
     gradients = weights @ matrix
     assert np.allclose(found.gradient_norm, np.linalg.norm(gradients, axis=1))
     assert np.allclose(
@@ -92,8 +94,11 @@ def test_the_threshold_has_the_momentum_and_the_weight_decay(found):
 def test_critical_sharpness_is_the_curvature_along_the_gradient_of_a_quadratic(quadratic, found):
     critical = curvature(quadratic, method="critical", progress=False, snapshots=Snapshots(only=[0, 3, 6]))
     rows = [0, 3, 6]
-    assert critical.eigenvalues.shape == (3, 0) and critical.name == "critical"
-    assert (np.abs(critical.critical_gradient - found.gradient_curvature[rows]) <= critical.critical_gradient_error).all()
+    assert critical.eigenvalues.shape == (3, 0)
+    assert critical.name == "critical"
+    assert (
+        np.abs(critical.critical_gradient - found.gradient_curvature[rows]) <= critical.critical_gradient_error
+    ).all()
     assert (critical.critical_gradient_error < 0.02 * critical.critical_gradient).all()
     # along the step d of momentum: L(w + s d / η) rises from s = -2 g'd / (d'Hd / η) on
     matrix = Quadratic().matrix.numpy()
@@ -109,16 +114,22 @@ def test_a_narrow_model_is_exact_and_the_rest_of_its_columns_is_empty():
     objective = Objective(model, objective=lambda model, x: model(x), data=ONES)
     curve = Curve(objective, model.w.detach().numpy(), np.empty(0), "running")
     assert curve.size == 3
-    found = Curve(objective, model.w.detach().numpy(), model.matrix.reshape(-1).numpy(), "running").top(5, seed=0, tolerance=1e-4)
-    assert np.allclose(found.values[:3], [4, 1, -2]) and np.isnan(found.values[3:]).all()
-    assert Curve(objective, model.w.detach().numpy(), model.matrix.reshape(-1).numpy(), "running").trace(2, seed=0) == pytest.approx((3, 0))
+    found = Curve(objective, model.w.detach().numpy(), model.matrix.reshape(-1).numpy(), "running").top(
+        5, seed=0, tolerance=1e-4
+    )
+    assert np.allclose(found.values[:3], [4, 1, -2])
+    assert np.isnan(found.values[3:]).all()
+    assert Curve(objective, model.w.detach().numpy(), model.matrix.reshape(-1).numpy(), "running").trace(
+        2, seed=0
+    ) == pytest.approx((3, 0))
 
 
 def test_a_loss_without_curvature_has_zeros():
     model = nn.Linear(40, 1)
     objective = Objective(model, objective=lambda model, x: model(x).mean(), data=torch.ones(3, 40))
     curve = Curve(objective, np.ones(41, np.float32), np.empty(0, np.float32), "running")
-    assert curve.top(2, seed=0, tolerance=1e-4).values.tolist() == [0, 0] and curve.trace(2, seed=0) == (0, 0)
+    assert curve.top(2, seed=0, tolerance=1e-4).values.tolist() == [0, 0]
+    assert curve.trace(2, seed=0) == (0, 0)
 
 
 # -- networks against their dense Hessians -------------------------------------------------------------------
@@ -183,7 +194,9 @@ def test_eigenvalues_are_those_of_the_dense_hessian_under_each_policy(policy):
     trace, error = curve.trace(64, seed=0)
     assert abs(trace - float(full.trace())) < 4 * error
     # the loss that is differentiated is the loss of the snapshot
-    assert objective.evaluate(theta, held, statistics=statistics).mean == pytest.approx(loss.of_snapshot(theta, own).mean, rel=1e-5)
+    assert objective.evaluate(theta, held, statistics=statistics).mean == pytest.approx(
+        loss.of_snapshot(theta, own).mean, rel=1e-5
+    )
 
 
 def test_attention_and_tied_weights_have_the_dense_hessian_of_the_formula():
@@ -294,7 +307,8 @@ def test_the_rate_is_that_of_the_step_away_from_the_snapshot():
 def test_no_threshold_where_there_is_none(rule, rates, words):
     rates = np.array(rates, dtype=float)
     _, limits, said = thresholds(rule, Steps(rates, np.full_like(rates, 0.9)), [0])
-    assert np.isnan(limits).all() and words in said
+    assert np.isnan(limits).all()
+    assert words in said
 
 
 def test_groups_with_the_same_numbers_have_one_threshold():
@@ -316,9 +330,11 @@ def test_other_rules_are_named_and_have_no_threshold():
         "sgd", "other", "other",
     ]  # fmt: skip
     adam = rule_of(group({"optimizers": described([torch.optim.Adam(w)])}))
-    assert not adam.sgd and "Adam" in adam.said
+    assert not adam.sgd
+    assert "Adam" in adam.said
     assert "2 optimizers" in rule_of(group({"optimizers": described([Named(w, lr=1)] * 2)})).said
-    assert "does not say" in rule_of(group({})).said and rule_of(group({}), "sgd").sgd
+    assert "does not say" in rule_of(group({})).said
+    assert rule_of(group({}), "sgd").sgd
     with pytest.raises(RunError, match="Adam"):
         rule_of(group({"optimizers": described([torch.optim.Adam(w)])}), "sgd")
     for hostile in ("x", [1], [{"rule": "sgd", "groups": [{"dampening": "x"}]}]):
@@ -329,7 +345,8 @@ def test_other_rules_are_named_and_have_no_threshold():
 def test_adam_and_its_run_say_why_there_is_no_threshold(tmp_path):
     train(tmp_path / "run.zarr", lambda p: torch.optim.Adam(p, lr=0.01), steps=1)
     found = curvature(tmp_path / "run.zarr", top=1, progress=False, snapshots=1)
-    assert np.isnan(found.threshold).all() and found.learning_rate.tolist() == [0.01]
+    assert np.isnan(found.threshold).all()
+    assert found.learning_rate.tolist() == [0.01]
     assert any("not of adaptive" in sentence for sentence in found.attrs["report"])
 
 
@@ -369,7 +386,9 @@ def test_it_is_read_back_and_goes_on_where_it_was_interrupted(quadratic, found, 
         with pytest.raises(KeyboardInterrupt):
             curvature(quadratic, top=3, progress=False, name="twice")
     half = Curvature.open(quadratic, "twice")
-    assert half.evaluated.sum() == 3 and not half.complete and "3 of 7" in half.sentences()[0]
+    assert half.evaluated.sum() == 3
+    assert not half.complete
+    assert "3 of 7" in half.sentences()[0]
     with pytest.raises(SurfaceError, match="unfinished"):
         curvature(quadratic, top=2, progress=False, name="twice")
     done = curvature(quadratic, top=3, progress=False, name="twice")
@@ -395,7 +414,8 @@ def test_a_snapshot_that_is_not_finite_is_told_and_skipped(tmp_path):
                 model.w.nan_to_num_(0.25 if step == 2 else math.nan)
             recorder.step()
     found = curvature(tmp_path / "run.zarr", top=1, progress=False)
-    assert found.complete and found.diverged.tolist() == [2]
+    assert found.complete
+    assert found.diverged.tolist() == [2]
     assert np.isfinite(found.sharpness).tolist() == [True, True, False, True]
     assert np.isnan(found.step_curvature[1]), "the way to a snapshot that is not finite"
     assert any("step 2" in sentence for sentence in found.attrs["report"])

@@ -16,7 +16,7 @@ import click
 from landscape_hooks.errors import LandscapeError, printable
 from landscape_hooks.version import __version__
 
-COMMANDS = ("demo", "import", "info", "analyze", "export", "view", "serve", "render")
+COMMANDS = ("demo", "import", "info", "analyze", "curvature", "export", "view", "serve", "render")
 
 
 class _Lazy(click.Group):

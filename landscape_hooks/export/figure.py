@@ -10,8 +10,6 @@ added, what a colour bar takes, and the text of the caption.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError
 from landscape_hooks.export import drawing
+from landscape_hooks.export.curves.sheet import Drawn, added, children, curves, inches_of, log_if_wide, looks, sheet
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.captions import axis_labels, caption
 from landscape_hooks.mesh.contours import levels
@@ -27,7 +26,6 @@ from landscape_hooks.surface.spots import spots
 from landscape_hooks.surface.surface import Surface
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
@@ -35,28 +33,6 @@ if TYPE_CHECKING:
     from landscape_hooks.export.style import Style
 
 Percentiles = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What a figure function drew into the caller's axes.
-
-    Attributes
-    ----------
-    axes
-        the caller's axes, one or two.
-    artists
-        the artists that were added to them, in the order of drawing.
-    mappable
-        what `figure.colorbar` takes, or None where nothing is coloured by the loss.
-    caption
-        what defines the picture, for the text below the figure.
-    """
-
-    axes: tuple[Axes, ...]
-    artists: tuple[Artist, ...]
-    mappable: ScalarMappable | None
-    caption: str
 
 
 @overload
@@ -118,18 +94,18 @@ def contour_figure(
         return line_figure(surface, ax=ax) if ax is not None else line_figure(
             surface, size=size, width=width, style=style
         )  # fmt: skip
-    look, context = _looks(style, ax)
+    look, context = looks(style, ax)
     with context:
         mesh = Mesh.from_surface(surface, height=height, clip=clip)
         sides = drawing.sides_of(surface, aspect)
         words = drawing.caption_of(surface, mesh.height, sides)
         if ax is not None:
-            before = _children(ax)
+            before = children(ax)
             filled = drawing.contours(ax, mesh, colormap, look)
             drawing.over(ax, surface, mesh, sides, look)
             if filled is not None:
                 drawing.bar(ax.figure, filled, mesh, look, beside=ax, sides=None)
-            return Drawn((ax,), _added(before, ax), filled, words)
+            return Drawn((ax,), added(before, ax), filled, words)
         figure = _blank(size, width, look, sides)
         axes = figure.add_subplot()
         filled = drawing.contours(axes, mesh, colormap, look, labels=sides > drawing.WORDLESS)
@@ -142,21 +118,11 @@ def contour_figure(
     return figure
 
 
-def _looks(style: str, ax: object | None) -> tuple[Style, AbstractContextManager[None]]:
-    """The style, and the context to draw in: the caller's axes keep the caller's settings."""
-    from landscape_hooks.export.style import ours, style_of, users
-
-    if ax is not None:
-        return users(), nullcontext()
-    look = style_of(style)
-    return look, ours(look)
-
-
 def _blank(size: tuple[float, float] | None, width: float | None, look: Style, sides: float) -> Figure:
     """An empty figure of a size, or of a width with the height that axes of these `sides` need."""
     from landscape_hooks.export.style import blank
 
-    wide = _wide(size, width, look)
+    wide = inches_of(size, width, look)
     if look.title:
         high = float(np.clip((1.35 if sides >= drawing.FLAT else 2.2) + (wide - 1.65) * sides, 2.0, 14))
     else:
@@ -164,30 +130,10 @@ def _blank(size: tuple[float, float] | None, width: float | None, look: Style, s
     return blank(size or (wide, high), look)
 
 
-def _wide(size: tuple[float, float] | None, width: float | None, look: Style) -> float:
-    """The width of a figure in inches."""
-    if size is not None and width is not None:
-        raise LandscapeError(f"Found the size {size} and the width {width}", expected="one of both, in inches")
-    wide = float(size[0] if size is not None else width if width is not None else 6.4 if look.title else 3.25)
-    if size is None and not 1 <= wide <= 100:
-        raise LandscapeError(f"Found a width of {wide:g} inches", expected="1 to 100")
-    return wide
-
-
 def _head(axes: Axes, look: Style, title: str, figure: Figure, words: str = "") -> None:
     """Draw the title and the caption, if the style has them."""
     if look.title:
         drawing.head(axes, title, figure.get_figwidth(), words if look.notes else "")
-
-
-def _children(*axes: Axes) -> list[Artist]:
-    return [child for one in axes for child in one.get_children()]
-
-
-def _added(before: list[Artist], *axes: Axes) -> tuple[Artist, ...]:
-    """The artists that the axes have, and had not."""
-    known = set(map(id, before))
-    return tuple(child for child in _children(*axes) if id(child) not in known)
 
 
 @overload
@@ -210,25 +156,17 @@ def line_figure(
     The parameters are those of `contour_figure`.
     """
     surface = surface.so_far()
-    look, context = _looks(style, ax)
+    look, context = looks(style, ax)
     with context:
         if ax is not None:
-            before = _children(ax)
+            before = children(ax)
             _line(ax, surface, look)
-            return Drawn((ax,), _added(before, ax), None, drawing.title_of(surface))
-        figure = _sheet(size, width, look, 4.2 / 6.4)
+            return Drawn((ax,), added(before, ax), None, drawing.title_of(surface))
+        figure = sheet(size, width, look, 4.2 / 6.4)
         axes = figure.add_subplot()
         _line(axes, surface, look)
         _head(axes, look, drawing.title_of(surface), figure)
     return figure
-
-
-def _sheet(size: tuple[float, float] | None, width: float | None, look: Style, ratio: float) -> Figure:
-    """An empty figure for curves, whose height is a `ratio` of its width."""
-    from landscape_hooks.export.style import blank
-
-    wide = _wide(size, width, look)
-    return blank(size or (wide, ratio * wide), look)
 
 
 def _line(axes: Axes, surface: Surface, look: Style) -> None:
@@ -250,31 +188,13 @@ def _line(axes: Axes, surface: Surface, look: Style) -> None:
             path.coordinates[:, along], path.loss, ".-", color=colors.path_color(number), markersize=3.5 * look.thin,
             linewidth=0.8 * look.thin, label=f"{drawing.plain_text(path.label) or 'path'}: loss at the snapshot",
         )  # fmt: skip
-    _log_if_wide(axes, loss)
+    log_if_wide(axes, loss)
     axes.set_xlabel(drawing.plain_text(axis_labels(surface)[along]))
     axes.set_ylabel("loss on the probe samples")
-    _curves(axes)
+    curves(axes)
     axes.legend(fontsize=look.small, frameon=False)
     lines = [np.column_stack([path.coordinates[:, along], path.loss]) for path in drawing.shown_paths(surface)]
     drawing.marks(axes, [(spot, spot.coordinates[along], spot.marks[0].loss) for spot in spots(surface)], lines)
-
-
-def _log_if_wide(axes: Axes, values: NDArray[np.float64]) -> None:
-    """A logarithmic axis for losses over more than a decade."""
-    finite = values[np.isfinite(values)]
-    if len(finite) and finite.min() > 0 and finite.max() / finite.min() > 10:
-        axes.set_yscale("log")
-
-
-def _curves(axes: Axes) -> None:
-    """The look of axes with curves."""
-    from landscape_hooks.export.style import plain_numbers
-
-    plain_numbers(axes)
-    axes.grid(color="#e3e6eb", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
 
 
 @overload
@@ -298,17 +218,17 @@ def loss_figure(
     `contour_figure`.
     """
     surface = surface.so_far()
-    look, context = _looks(style, ax)
+    look, context = looks(style, ax)
     with context:
         if ax is not None:
             both = tuple(ax) if isinstance(ax, tuple | list | np.ndarray) else (ax,)
-            before = _children(*both)
+            before = children(*both)
             _losses(both[0], surface, look)
             if len(both) > 1:
                 _distance(both[1], surface, look)
             both[-1].set_xlabel("optimizer step")
-            return Drawn(both, _added(before, *both), None, "Loss along the path")
-        figure = _sheet(size, width, look, 4.6 / 6.4)
+            return Drawn(both, added(before, *both), None, "Loss along the path")
+        figure = sheet(size, width, look, 4.6 / 6.4)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1) if look.title else (2, 1))
         _losses(upper, surface, look)
         _distance(lower, surface, look)
@@ -331,9 +251,9 @@ def _losses(axes: Axes, surface: Surface, look: Style) -> None:
             label=f"{name}: loss at its projection (the surface)",
         )  # fmt: skip
         every += [path.loss, path.plane_loss]
-    _log_if_wide(axes, np.concatenate(every))
+    log_if_wide(axes, np.concatenate(every))
     axes.set_ylabel("loss on the probe samples")
-    _curves(axes)
+    curves(axes)
     if drawing.shown_paths(surface):
         axes.legend(fontsize=look.small, frameon=False)
     lines = [np.column_stack([path.step, path.loss]) for path in drawing.shown_paths(surface)]
@@ -346,7 +266,7 @@ def _distance(axes: Axes, surface: Surface, look: Style) -> None:
         axes.plot(path.step, path.distance, color=colors.path_color(number), linewidth=1.3 * look.thin)
     axes.set_ylabel("distance\nfrom the plane" if look.title else "distance")
     axes.set_ylim(bottom=0)
-    _curves(axes)
+    curves(axes)
 
 
 @overload
@@ -384,7 +304,7 @@ def surface_figure(
     """
     drawing.check_aspect(aspect)
     surface = surface.so_far()
-    look, context = _looks(style, ax)
+    look, context = looks(style, ax)
     with context:
         mesh = Mesh.from_surface(surface, height=height, clip=clip)
         sides = drawing.sides_of(surface, aspect)
@@ -395,10 +315,10 @@ def surface_figure(
                     f"Found axes of the projection '{ax.name}'", expected="'3d'",
                     mend='Make them by figure.add_subplot(projection="3d")',
                 )  # fmt: skip
-            before = _children(ax)
+            before = children(ax)
             drawn = _relief(ax, surface, mesh, colormap, view, sides, look)
-            return Drawn((ax,), _added(before, ax), drawn, words)
-        figure = _sheet(size, width, look, 5.2 / 6.4)
+            return Drawn((ax,), added(before, ax), drawn, words)
+        figure = sheet(size, width, look, 5.2 / 6.4)
         axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
         _relief(axes, surface, mesh, colormap, view, sides, look)
         _head(axes, look, drawing.title_of(surface), figure, words)

@@ -339,8 +339,7 @@ class Objective:
     def evaluate(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> Evaluation:
         """The mean loss at weights (D,) and buffers (B,), and its standard error; nothing is changed.
 
-        The standard error is that of a mean over samples where the loss is known for each sample, and over
-        batches where it is known for each batch only.
+        The standard error is that of a mean over samples where the loss is known for each of them, else over batches.
         """
         mean, stderr = self.measure(weights, buffers, statistics=statistics).tolist()
         return Evaluation(mean, stderr, self.samples)

@@ -1,8 +1,8 @@
 """Curve: the second derivatives of the probe loss at one point, as products with vectors.
 
-In: an Objective, weights and buffers. Out: Hessian-vector products H v = ∇(∇L · v) (Pearlmutter 1994, Neural Computation
-6), so that H itself is never formed; from them the largest eigenvalues, by Lanczos iteration (ARPACK, through scipy),
-and the trace, by Hutchinson's estimate.
+In: an Objective, weights and buffers. Out: Hessian-vector products H v = ∇(∇L · v) (Pearlmutter 1994, Neural
+Computation 6), so that H itself is never formed; from them the largest eigenvalues, by Lanczos iteration (ARPACK,
+through scipy), and the trace, by Hutchinson's estimate.
 """
 
 from __future__ import annotations
@@ -142,7 +142,9 @@ class Curve:
         `seed` is of the first vector of the iteration, `tolerance` the relative accuracy asked of an eigenvalue.
         """
         full = self.dense() if self.size <= NARROW else None
-        values, vectors = self._iterated(min(count, self.size), seed, tolerance) if full is None else _largest(full, count)
+        values, vectors = (
+            self._iterated(min(count, self.size), seed, tolerance) if full is None else _largest(full, count)
+        )
         largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=1)[:, None], axis=1)
         vectors = vectors * np.sign(largest)
         residuals = [float(np.linalg.norm(self._product(v) - a * v)) for a, v in zip(values, vectors, strict=True)]

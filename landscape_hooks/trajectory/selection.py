@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import LayoutError, RunError
 
-OPTIONS = {"start": "--from", "stop": "--to", "last": "--last", "every": "--every", "only": "--only"}
-"""The fields, and what the command line calls them."""
+OPTIONS = ("start", "stop", "last", "every", "only", "count")
+"""The fields that choose snapshots."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Snapshots:
         so many, counted from the end.
     every
         every so many, counted from the last one back.
+    count
+        so many, evenly spread, the first and the last of those that are left among them.
     tensors
         patterns of names, such as "head.*" or ["lora_*", "norm.*"] (see `names_matching`): plane, grid and path are of
         these tensors alone, and what else moves keeps the values that it has at the origin. Left out: all that moves.
@@ -63,12 +65,13 @@ class Snapshots:
     last: int | None = None
     every: int | None = None
     only: Sequence[int] | None = None
+    count: int | None = field(default=None, kw_only=True)
     tensors: str | Sequence[str] = ()
     base: Any = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensors", parse_patterns(self.tensors))
-        for name, least in (("start", 0), ("stop", 0), ("last", 1), ("every", 1)):
+        for name, least in (("start", 0), ("stop", 0), ("last", 1), ("every", 1), ("count", 1)):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, _whole(name, value, least))
@@ -116,6 +119,9 @@ class Snapshots:
             found = found[-self.last :]
         if self.every is not None:
             found = found[::-1][:: self.every][::-1]
+        if self.count is not None and self.count < len(found):
+            spread = np.linspace(0, len(found) - 1, self.count) if self.count > 1 else np.array([len(found) - 1])
+            found = found[np.unique(spread.round().astype(np.intp))]
         if not len(found) and self._bounded:
             span = f"steps {steps[0]} to {steps[-1]}" if len(steps) else "no snapshot at all"
             raise RunError(

@@ -1,8 +1,8 @@
 """Critical sharpness: how large a step may be before the loss rises, from a few evaluations of the loss alone.
 
 In: the loss along a direction. Out: 2/η of the smallest step size η at which it is higher than where it began (Kalra et
-al. 2026, https://arxiv.org/abs/2601.16979). On a quadratic that is the curvature along the gradient, where the direction
-is the negative gradient; along an eigenvector it is the eigenvalue.
+al. 2026, https://arxiv.org/abs/2601.16979). On a quadratic that is the curvature along the gradient, where the
+direction is the negative gradient; along an eigenvector it is the eigenvalue.
 """
 
 from __future__ import annotations

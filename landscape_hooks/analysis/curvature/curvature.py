@@ -72,8 +72,8 @@ def curvature(
         number K of eigenvalues.
     method
         "hessian": Hessian-vector products. "critical": the critical sharpness, from one gradient and some ten
-        evaluations of the loss (Kalra et al. 2026, https://arxiv.org/abs/2601.16979). "auto": "hessian", from 20 million
-        parameters on "critical".
+        evaluations of the loss (Kalra et al. 2026, https://arxiv.org/abs/2601.16979). "auto": "hessian", from 20
+        million parameters on "critical".
     probes
         random vectors of the estimate of the trace; at least 2.
     samples

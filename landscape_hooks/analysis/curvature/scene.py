@@ -6,7 +6,6 @@ snapshots that count.
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,12 +76,16 @@ class Scene:
         LandscapeError
             there is no such run, snapshot, objective or device, or no finite snapshot.
         """
-        chosen = snapshots if isinstance(snapshots, Snapshots) else Snapshots()
+        chosen = (
+            snapshots
+            if isinstance(snapshots, Snapshots)
+            else Snapshots(count=USUAL if snapshots is None else snapshots)
+        )
         root, joined = open_runs([store], chosen.base)
         run = joined.runs[0]
         if samples is not None and not (isinstance(samples, int | np.integer) and samples >= 1):
             raise RunError(f"Found samples={samples!r}", expected="a whole number from 1 on")
-        places = chosen.places(run.steps) if isinstance(snapshots, Snapshots) else _spread(len(run), snapshots)
+        places = chosen.places(run.steps, run.label)
         target = resolve_objective(run, objective, data, samples)
         check_fits(run, target)
         last = _last_finite(run, entries_mask(target, ("mean", "var")).numpy())
@@ -108,19 +111,6 @@ class Scene:
         """The snapshot of a place, and the next one of the run."""
         found = list(self.trajectory.snapshots(range(place, min(place + 2, len(self.trajectory)))))
         return found[0], found[1] if len(found) > 1 else None
-
-
-def _spread(count: int, wanted: int | None) -> NDArray[np.intp]:
-    """Places of so many snapshots, evenly spread, the first and the last among them."""
-    try:
-        number = USUAL if wanted is None else operator.index(wanted)
-        if isinstance(wanted, bool) or number < 1:
-            raise TypeError
-    except TypeError as error:
-        raise RunError(f"Found snapshots={wanted!r}", expected="a number from 1 on, or Snapshots(...)") from error
-    if number == 1:
-        return np.array([count - 1] if count else [], dtype=np.intp)
-    return np.unique(np.linspace(0, count - 1, number).round().astype(np.intp)) if count else np.empty(0, np.intp)
 
 
 def _last_finite(run: Trajectory, counted: NDArray[np.bool_]) -> int:

@@ -112,8 +112,8 @@ def thresholds(rule: Rule, trajectory: Trajectory, places: Sequence[int]) -> tup
     """((n,) learning rates of the steps away from snapshots, (n,) thresholds of curvature, why one is missing).
 
     On a quadratic of curvature λ, gradient descent with heavy-ball momentum β is stable while
-    λ < 2(1 + β) / ((1 - d) η), d being the dampening, with Nesterov's momentum while λ < 2(1 + β) / ((1 + 2β) η) (Cohen et
-    al. 2021, appendix B). Weight decay adds to every curvature of the loss, so it is taken from the threshold.
+    λ < 2(1 + β) / ((1 - d) η), d being the dampening, with Nesterov's momentum while λ < 2(1 + β) / ((1 + 2β) η) (Cohen
+    et al. 2021, appendix B). Weight decay adds to every curvature of the loss, so it is taken from the threshold.
     Parameter groups with different numbers have no common threshold: NaN.
     """
     steps, rates = trajectory.steps, np.asarray(trajectory.learning_rates, dtype=float)

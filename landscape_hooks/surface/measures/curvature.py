@@ -24,12 +24,16 @@ GROUP = "curvature"
 
 SCALARS = (
     "loss", "loss_stderr", "trace", "trace_stderr", "step_curvature", "gradient_curvature", "gradient_norm",
-    "critical_step", "critical_step_error", "critical_gradient", "critical_gradient_error", "learning_rate", "threshold",
+    "critical_step", "critical_step_error", "critical_gradient", "critical_gradient_error", "learning_rate",
+    "threshold",
 )  # fmt: skip
 """Arrays with one number a snapshot."""
 
 AT_EDGE = 0.1
 """A sharpness within this share of the threshold is said to be at it."""
+
+LASTING = 3
+"""So many snapshots in a row, up to the last one, are said to stay there."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,8 @@ def _course(found: Curvature, known: NDArray[np.intp]) -> str:
     first, last, top = known[0], known[-1], known[np.argmax(sharpness[known])]
     if len(known) == 1:
         return f"{what} is {text_of(sharpness[last])} at step {step[last]}."
-    said = f"{what} goes from {text_of(sharpness[first])} (step {step[first]}) to {text_of(sharpness[last])} (step {step[last]})"
+    ends = [f"{text_of(sharpness[row])} (step {step[row]})" for row in (first, last)]
+    said = f"{what} goes from {ends[0]} to {ends[1]}"
     if top in (first, last):
         return f"{said}."
     return f"{said}; it is largest at step {step[top]}: {text_of(sharpness[top])}."
@@ -200,10 +205,11 @@ def _edge(found: Curvature, known: NDArray[np.intp]) -> list[str]:
         return []
     ratio = found.sharpness[known] / found.threshold[known]
     near = np.abs(ratio - 1) <= AT_EDGE
-    above, last = int((ratio > 1 + AT_EDGE).sum()), ratio[-1]
-    said = f"At step {found.step[known[-1]]} it is {text_of(last)} times the threshold {text_of(found.threshold[known[-1]])} of that step"
+    above, last = int((ratio > 1 + AT_EDGE).sum()), known[-1]
+    limit = text_of(found.threshold[last])
+    said = f"At step {found.step[last]} it is {text_of(ratio[-1])} times the threshold {limit} of that step"
     run = len(near) - int(np.flatnonzero(~near)[-1] + 1) if not near.all() else len(near)
-    if run >= 3:
+    if run >= LASTING:
         first = found.step[known[len(known) - run]]
         return [f"{said}. From step {first} on it stays within {AT_EDGE:.0%} of the threshold: the edge of stability."]
     many = f"; {above} of {len(known)} snapshots lie more than {AT_EDGE:.0%} above it" if above else ""

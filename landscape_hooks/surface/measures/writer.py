@@ -24,8 +24,7 @@ class CurvatureWriter:
         self._root, self.name = root, name
         self._group = checked.group(root, f"{GROUP}/{name}")
         self._values: dict[str, NDArray[Any]] = {
-            key: np.array(checked.read(self._group, key))
-            for key in ("evaluated", "eigenvalues", "residuals", *SCALARS)
+            key: np.array(checked.read(self._group, key)) for key in ("evaluated", "eigenvalues", "residuals", *SCALARS)
         }
 
     @property

@@ -17,7 +17,7 @@ import click
 @click.option("--epochs", type=click.IntRange(1, 1000), default=12, show_default=True, help="Epochs of training.")
 def demo(out: Path, view: bool, size: int, epochs: int) -> None:
     """Train on scikit-learn's digits with the hook, analyze, export and replay. Takes two minutes."""
-    from landscape_hooks.cli.digits import run_demo
+    from landscape_hooks.cli.demo.digits import run_demo
     from landscape_hooks.errors import DisplayError
 
     result = run_demo(out, size=size, epochs=epochs, say=click.echo)

@@ -1,0 +1,154 @@
+"""`landscape-hooks curvature RUN`: the options of `landscape_hooks.curvature`; prints a table and what it shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from landscape_hooks.surface.measures.curvature import Curvature
+
+
+@click.command()
+@click.argument("run")
+@click.option("--snapshots", type=click.IntRange(min=1), metavar="N",
+              help="How many snapshots, evenly spread over the run. [default: 20]")  # fmt: skip
+@click.option("--from", "start", type=click.IntRange(min=0), help="First step of the snapshots to use.")
+@click.option("--to", "stop", type=click.IntRange(min=0), help="Last step of the snapshots to use.")
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, metavar="K",
+              help="How many eigenvalues, the largest first.")  # fmt: skip
+@click.option("--method", type=click.Choice(["auto", "hessian", "critical"]), default="auto", show_default=True,
+              help="hessian: eigenvalues, by Hessian-vector products. critical: how large a step may be before the "
+              "loss rises, by evaluations of the loss. auto: hessian, but critical from 20 million parameters "
+              "on.")  # fmt: skip
+@click.option("--probes", type=click.IntRange(min=2), default=16, show_default=True,
+              help="Random vectors for the estimate of the trace.")  # fmt: skip
+@click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Use only the first N probe samples.")
+@click.option("--batch-norm", help="BatchNorm policy: batch, fixed, interpolate or recalibrate, as for analyze.")
+@click.option("--objective", metavar="MODULE:FUNCTION", help="A function that returns an Objective.")
+@click.option("--data", metavar="MODULE:FUNCTION", help="A function that returns other probe data.")
+@click.option("--base", metavar="BASE", help="Tensors recorded by reference: a FILE, a FOLDER or MODULE:FUNCTION.")
+@click.option("--optimizer", type=click.Choice(["sgd"]),
+              help="The steps were those of gradient descent; for runs that do not say so themselves.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random vectors.")
+@click.option("--name", help="Name of the curvature in the run. [default: the method's]")
+@click.option("--device", help="Device on which the loss is computed. [default: a GPU if there is one]")
+@click.option("--png", type=click.Path(path_type=Path),
+              help="Also write a figure; the name decides: PNG, SVG, PDF, PS, EPS or PGF.")  # fmt: skip
+@click.option("--fresh", is_flag=True, help="Recompute what is already stored.")
+@click.option("--quiet", is_flag=True, help="Show no progress bar.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def curvature(
+    run: str, snapshots: int | None, start: int | None, stop: int | None, base: str | None, png: Path | None,
+    quiet: bool, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Compute how sharply the loss curves along the path of RUN, and store it in the run.
+
+    For each snapshot: the largest eigenvalues of the Hessian on the probe samples (the first is the sharpness), each
+    with its residual as error; the trace; the curvature along the step that was taken; and the threshold 2/η (with
+    momentum β: 2(1+β)/η), above which a step of gradient descent with the learning rate η is unstable. Full-batch
+    gradient descent drives the sharpness up to that threshold and holds it there: the edge of stability (Cohen et al.
+    2021).
+
+    A snapshot costs some 60 Hessian-vector products, each about four evaluations of the loss. What was interrupted
+    goes on when the same command is given again.
+
+    \b
+    Examples:
+      landscape-hooks curvature runs/sgd.zarr
+      landscape-hooks curvature runs/sgd.zarr --snapshots 50 --top 1 --png sharpness.png
+      landscape-hooks curvature runs/llm.zarr --method critical --samples 64
+    """
+    from landscape_hooks.analysis.curvature.curvature import curvature as compute
+    from landscape_hooks.cli.export import FIGURES
+
+    if png is not None and png.suffix.lower() not in FIGURES:
+        raise click.UsageError(f"Found --png {png}; expected a name that ends in {' or '.join(FIGURES)}.")
+    try:
+        found = compute(run, snapshots=_chosen(snapshots, start, stop, base), progress=not quiet, **options)
+    except KeyboardInterrupt:
+        click.echo("\nInterrupted. What was computed is saved; the same command continues from there.", err=True)
+        raise SystemExit(130) from None
+    if png is not None:
+        from landscape_hooks.export.curves.curvature import curvature_figure
+        from landscape_hooks.export.outfile import whole_file
+
+        with whole_file(png) as file:
+            curvature_figure(found).savefig(file)
+    if as_json:
+        click.echo(json.dumps(summary(run, found), indent=2, allow_nan=False))
+        return
+    click.echo(table(found))
+    for sentence in found.sentences():
+        click.echo(sentence)
+    click.echo(f"wrote {png}" if png is not None else f"Curvature '{found.name}' is in {run}.")
+
+
+def _chosen(count: int | None, start: int | None, stop: int | None, base: str | None) -> Any:
+    """The snapshots as `landscape_hooks.curvature` takes them: a selection."""
+    from landscape_hooks.analysis.curvature.scene import USUAL
+    from landscape_hooks.trajectory.selection import Snapshots
+
+    return Snapshots(start=start, stop=stop, base=base, count=count or USUAL)
+
+
+def table(found: Curvature) -> str:
+    """The numbers as lines, a snapshot each."""
+    rows = [_head(found)]
+    for row in range(len(found)):
+        if found.evaluated[row]:
+            rows.append([str(found.step[row]), *_cells(found, row)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(cells, widths, strict=True)).rstrip() for cells in rows)
+
+
+def _head(found: Curvature) -> list[str]:
+    if found.method == "critical":
+        return ["step", "loss", "critical (gradient)", "critical (step)", "threshold"]
+    return [
+        "step",
+        "loss",
+        *(f"λ{n + 1}" for n in range(found.eigenvalues.shape[1])),
+        "trace",
+        "along step",
+        "threshold",
+    ]
+
+
+def _cells(found: Curvature, row: int) -> list[str]:
+    from landscape_hooks.surface.digits import text_of
+
+    def pair(value: float, error: float) -> str:
+        if value != value:
+            return "-"
+        shown = text_of(value, max(error, 1e-3 * abs(value)))  # a residual is far smaller than what a reader compares
+        return f"{shown} ± {error:.1g}"
+
+    def one(value: float) -> str:
+        return "-" if value != value else text_of(value)
+
+    loss = pair(found.loss[row], found.loss_stderr[row]) if found.loss_stderr[row] > 0 else one(found.loss[row])
+    if found.method == "critical":
+        middle = [
+            pair(found.critical_gradient[row], found.critical_gradient_error[row]),
+            pair(found.critical_step[row], found.critical_step_error[row]),
+        ]
+    else:
+        pairs = zip(found.eigenvalues[row], found.residuals[row], strict=True)
+        middle = [pair(value, error) for value, error in pairs]
+        middle += [pair(found.trace[row], found.trace_stderr[row]), one(found.step_curvature[row])]
+    return [loss, *middle, one(found.threshold[row])]
+
+
+def summary(run: str, found: Curvature) -> dict[str, Any]:
+    """What `--json` prints: the columns, the definition and the report; NaN and inf are null."""
+    from landscape_hooks.cli.description import plain
+
+    columns = {key: values.tolist() for key, values in found.columns().items()}
+    told: dict[str, Any] = plain({
+        "run": run, "name": found.name, "columns": columns, "report": found.sentences(), "attrs": dict(found.attrs),
+    })  # fmt: skip
+    return told

@@ -1,0 +1,1 @@
+"""Curves: figures of numbers over the steps, and what all figures of curves share."""
