@@ -1,6 +1,8 @@
 """Curvature along the path: quadratics with known spectra, dense Hessians, thresholds, what a run keeps."""
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,7 +113,7 @@ def test_critical_sharpness_is_the_curvature_along_the_gradient_of_a_quadratic(q
 
 def test_a_narrow_model_is_exact_and_the_rest_of_its_columns_is_empty():
     model = Quadratic([1.0, -2.0, 4.0])
-    objective = Objective(model, objective=lambda model, x: model(x), data=ONES)
+    objective = Objective.of(model, objective=lambda model, x: model(x), data=ONES)
     curve = Curve(objective, model.w.detach().numpy(), np.empty(0), "running")
     assert curve.size == 3
     found = Curve(objective, model.w.detach().numpy(), model.matrix.reshape(-1).numpy(), "running").top(
@@ -126,7 +128,7 @@ def test_a_narrow_model_is_exact_and_the_rest_of_its_columns_is_empty():
 
 def test_a_loss_without_curvature_has_zeros():
     model = nn.Linear(40, 1)
-    objective = Objective(model, objective=lambda model, x: model(x).mean(), data=torch.ones(3, 40))
+    objective = Objective.of(model, objective=lambda model, x: model(x).mean(), data=torch.ones(3, 40))
     curve = Curve(objective, np.ones(41, np.float32), np.empty(0, np.float32), "running")
     assert curve.top(2, seed=0, tolerance=1e-4).values.tolist() == [0, 0]
     assert curve.trace(2, seed=0) == (0, 0)
@@ -181,7 +183,7 @@ def flat(layout, model):
 def test_eigenvalues_are_those_of_the_dense_hessian_under_each_policy(policy):
     model = Normed()
     model(X + 1)  # so that the running statistics are not those of the samples
-    objective = Objective(model, criterion=F.cross_entropy, data=[(X[:12], Y[:12]), (X[12:], Y[12:])])
+    objective = Objective.of(model, criterion=F.cross_entropy, data=[(X[:12], Y[:12]), (X[12:], Y[12:])])
     theta, buffers = flat(objective.layout, model), flat(objective.buffer_layout, model)
     own = buffers * 1.5 + 0.1
     loss = SnapshotLoss(objective, buffers, policy)
@@ -201,7 +203,7 @@ def test_eigenvalues_are_those_of_the_dense_hessian_under_each_policy(policy):
 
 def test_attention_and_tied_weights_have_the_dense_hessian_of_the_formula():
     model = Attends()
-    objective = Objective(model, criterion=F.cross_entropy, data=(X, Y))
+    objective = Objective.of(model, criterion=F.cross_entropy, data=(X, Y))
     theta = flat(objective.layout, model)
 
     def plain(w):
@@ -218,9 +220,9 @@ def test_attention_and_tied_weights_have_the_dense_hessian_of_the_formula():
 
 def test_bfloat16_has_the_curvature_of_its_network_within_its_rounding():
     model = halves()
-    objective = Objective(model, criterion=lambda y, t: F.cross_entropy(y.float(), t), data=(X.bfloat16(), Y))
+    objective = Objective.of(model, criterion=lambda y, t: F.cross_entropy(y.float(), t), data=(X.bfloat16(), Y))
     theta = flat(objective.layout, model)
-    exact = Objective(model.float(), criterion=F.cross_entropy, data=(X.bfloat16().float(), Y))
+    exact = Objective.of(model.float(), criterion=F.cross_entropy, data=(X.bfloat16().float(), Y))
     full = torch.autograd.functional.hessian(lambda w: exact.loss(w, torch.empty(0)), theta).double()
     pairs = Curve(objective, theta.numpy(), np.empty(0, np.float32), "running").top(1, seed=0, tolerance=1e-4)
     assert pairs.values[0] == pytest.approx(float(torch.linalg.eigvalsh(full)[-1]), rel=0.05)
@@ -461,8 +463,66 @@ def test_options_that_mean_nothing_are_refused_before_any_work(quadratic, option
 
 
 def test_the_edge_of_stability_is_said(found):
-    from dataclasses import replace
 
     flat_line = replace(found, threshold=np.full(7, 10.2))
     assert any("edge of stability" in sentence and "step 0" in sentence for sentence in flat_line.sentences())
     assert not any("edge" in sentence for sentence in found.sentences())
+
+
+# -- the figure and the command -------------------------------------------------------------------------------
+def texts(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_the_figure_shows_sharpness_threshold_and_loss(found):
+    from matplotlib.figure import Figure
+
+    from landscape_hooks import curvature_figure
+
+    upper, lower = curvature_figure(found).axes
+    lines = {line.get_label(): line.get_ydata() for line in upper.lines}
+    assert np.array_equal(lines["sharpness $\\lambda_1$"], found.sharpness)
+    assert np.array_equal(lower.lines[0].get_ydata(), found.loss)
+    assert any("above the picture" in text for text in texts(upper)), "60 is far above 10"
+    near = replace(found, threshold=np.full(7, 12.0))
+    upper = curvature_figure(near, style="paper").axes[0]
+    assert [12.0] * 7 in [list(line.get_ydata()) for line in upper.lines]
+    axes = Figure().subplots()
+    drawn = curvature_figure([found, near], names=["$a", "b"], ax=axes)
+    assert "samples" in drawn.caption
+    assert len(drawn.artists) > 3
+    assert "\\$a" in texts(axes)
+    with pytest.raises(SurfaceError):
+        curvature_figure(replace(found, eigenvalues=found.eigenvalues * np.nan))
+
+
+def test_the_command_prints_a_table_and_writes_json_and_the_figure(quadratic, found, tmp_path, capsys):
+    from landscape_hooks.cli import main
+
+    common = ["curvature", str(quadratic), "--name", "whole", "--quiet", "--snapshots", "20"]
+    main([*common, "--png", str(tmp_path / "c.png")])
+    said = capsys.readouterr().out
+    assert said.splitlines()[0].split() == ["step", "loss", "λ1", "λ2", "λ3", "trace", "along", "step", "threshold"]
+    assert "59.8" in said.splitlines()[1]
+    assert len(said.splitlines()) > 8
+    assert (tmp_path / "c.png").stat().st_size > 1000
+    main([*common, "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert np.allclose(told["columns"]["eigenvalue_1"], 10)
+    assert told["columns"]["step_curvature"][-1] is None
+    assert told["report"] == found.sentences()
+    with pytest.raises(SystemExit):
+        main([*common, "--png", "run.zarr"])
+
+
+def test_the_command_says_how_to_go_on_after_an_interruption(quadratic, monkeypatch, capsys):
+    from landscape_hooks.cli import main
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.Measure, "at", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        main(["curvature", str(quadratic), "--name", "interrupted", "--quiet"])
+    assert stopped.value.code == 130
+    assert "same command" in capsys.readouterr().err

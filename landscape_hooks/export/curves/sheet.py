@@ -91,6 +91,19 @@ def log_if_wide(axes: Axes, values: NDArray[np.float64]) -> None:
         axes.set_yscale("log")
 
 
+def scaled(axes: Axes, values: NDArray[np.float64]) -> None:
+    """The same, with labels that do not crowd low axes."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    log_if_wide(axes, values)
+    if axes.get_yscale() == "log":
+        finite = values[np.isfinite(values)]
+        if finite.max() / finite.min() < 1e3:
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=12))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def curves(axes: Axes) -> None:
     """The look of axes with curves."""
     from landscape_hooks.export.style import plain_numbers

@@ -100,9 +100,9 @@ def described(optimizers: Iterable[object]) -> list[dict[str, Any]]:
 
 def _described(optimizer: object) -> dict[str, Any]:
     step = inspect.unwrap(getattr(type(optimizer), "step", _described))
-    plain = isinstance(optimizer, torch.optim.SGD) and step is inspect.unwrap(torch.optim.SGD.step)
-    found: dict[str, Any] = {"name": type(optimizer).__name__, "rule": "sgd" if plain else "other"}
-    if plain:
+    found: dict[str, Any] = {"name": type(optimizer).__name__, "rule": "other"}
+    if isinstance(optimizer, torch.optim.SGD) and step is inspect.unwrap(torch.optim.SGD.step):
+        found["rule"] = "sgd"
         groups = [{key: group.get(key, usual) for key, usual in CONSTANTS.items()} for group in optimizer.param_groups]
         found["groups"] = [
             {key: value if isinstance(value, bool) else spell(number(value)) for key, value in group.items()}
