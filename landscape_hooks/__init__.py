@@ -14,6 +14,7 @@ from landscape_hooks.version import __version__
 if TYPE_CHECKING:
     from landscape_hooks.analysis.analyze import analyze as analyze
     from landscape_hooks.analysis.curvature.curvature import curvature as curvature
+    from landscape_hooks.analysis.curvature.flatness import flatness as flatness
     from landscape_hooks.analysis.landscape import landscape as landscape
     from landscape_hooks.analysis.verification import Check as Check
     from landscape_hooks.analysis.verification import SurfaceVerification as SurfaceVerification
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from landscape_hooks.recording.storage import Parameters as Parameters
     from landscape_hooks.recording.storage import Storage as Storage
     from landscape_hooks.surface.measures.curvature import Curvature as Curvature
+    from landscape_hooks.surface.measures.flatness import Flatness as Flatness
     from landscape_hooks.surface.report import random_walk_ratio as random_walk_ratio
     from landscape_hooks.surface.surface import Path as Path
     from landscape_hooks.surface.surface import Surface as Surface
@@ -90,6 +92,7 @@ _HOME = {
     "Evaluation": "objective.objective",
     "analyze": "analysis.analyze",
     "curvature": "analysis.curvature.curvature",
+    "flatness": "analysis.curvature.flatness",
     "landscape": "analysis.landscape",
     "PCA": "plane.directions.pca",
     "Random": "plane.directions.random",
@@ -102,6 +105,7 @@ _HOME = {
     "Surface": "surface.surface",
     "Path": "surface.surface",
     "Curvature": "surface.measures.curvature",
+    "Flatness": "surface.measures.flatness",
     "random_walk_ratio": "surface.report",
     "verify": "analysis.verification",
     "Verification": "analysis.verification",

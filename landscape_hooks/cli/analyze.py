@@ -10,6 +10,7 @@ import click
 from landscape_hooks.errors import LandscapeError
 
 if TYPE_CHECKING:
+    from landscape_hooks.surface.measures.flatness import Flatness
     from landscape_hooks.surface.surface import Surface
 
 OWNERS = {
@@ -131,14 +132,16 @@ def _samples(context: click.Context, parameter: click.Parameter, value: str | No
     show_default=True,
     help="Precision of the evaluation: float32, or bfloat16 (coarser, faster).",
 )
+@click.option("--flatness", is_flag=True, help="Also measure how flat the end of each run lies, in five measures.")
 @click.option("--fresh", is_flag=True, help="Recompute what is already stored.")
 @click.option("--log-to", metavar="TRACKER", help="Also log to tensorboard:FOLDER, wandb:PROJECT or mlflow:URI.")
 @click.option("--quiet", is_flag=True, help="Show no progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def analyze(
-    context: click.Context, runs: tuple[str, ...], quiet: bool, as_json: bool, log_to: str | None, **options: object
-) -> None:
+    context: click.Context, runs: tuple[str, ...], quiet: bool, as_json: bool, log_to: str | None, flatness: bool,
+    **options: object,
+) -> None:  # fmt: skip
     """Compute the loss surface that the recorded RUN descended, and store it in the run.
 
     Several runs share one plane. The surface is stored in the first.
@@ -149,8 +152,12 @@ def analyze(
     """
     from landscape_hooks.analysis.analyze import analyze as compute
 
+    measured: list[Flatness] = []
     try:
-        surface = compute(*runs, progress=not quiet, **_objects(context, options))
+        given = _objects(context, options)
+        surface = compute(*runs, progress=not quiet, **given)
+        if flatness:
+            measured = [_flatness(run, given, quiet) for run in runs]
     except KeyboardInterrupt:
         click.echo("\nInterrupted. What was computed is saved; the same command continues from there.", err=True)
         raise SystemExit(130) from None
@@ -161,13 +168,25 @@ def analyze(
     if as_json:
         import json
 
-        click.echo(json.dumps(summary(runs[0], surface), indent=2))
+        flat = {"flatness": [found.to_json() for found in measured]} if flatness else {}
+        click.echo(json.dumps(summary(runs[0], surface) | flat, indent=2))
         return
     click.echo(f"Surface '{surface.name}' is in {runs[0]}.")
     for sentence in surface.attrs.get("report") or [
         f"{surface.evaluated.sum()} of {surface.loss.size} losses are there."
     ]:
         click.echo(sentence)
+    for run, found in zip(runs, measured, strict=False):
+        click.echo("\n".join([*([f"{run}:"] if len(runs) > 1 else []), *found.lines()]))
+
+
+def _flatness(run: str, given: dict[str, Any], quiet: bool) -> Flatness:
+    """The flatness of a run, with the options of its analysis that mean something for it."""
+    from landscape_hooks.analysis.curvature.flatness import flatness as measure
+
+    same = {key: given[key] for key in ("batch_norm", "objective", "data", "snapshots", "seed", "fresh")}
+    samples = given["samples"] if isinstance(given["samples"], int) else None
+    return measure(run, samples=samples, device=getattr(given["engine"], "device", None), progress=not quiet, **same)
 
 
 def _objects(context: click.Context, flat: dict[str, Any]) -> dict[str, Any]:

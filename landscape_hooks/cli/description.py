@@ -14,6 +14,9 @@ from landscape_hooks.errors import SurfaceError, printable
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import KEY, RunLike, open_run
 from landscape_hooks.surface import surface as surfaces
+from landscape_hooks.surface.measures import curvature as curvatures
+from landscape_hooks.surface.measures import flatness
+from landscape_hooks.surface.measures.curvature import Curvature
 from landscape_hooks.surface.surface import Surface
 from landscape_hooks.trajectory.doubts import closing_state
 from landscape_hooks.trajectory.marks import read_marks
@@ -64,6 +67,8 @@ def describe(store: RunLike) -> dict[str, Any]:
         "marks": {name: mark.step for name, mark in read_marks(root).items()},
         "objective": _describe_objective(objective) if objective.get("complete") is True else None,
         "surfaces": [_describe_surface(surface) for surface in _surfaces(root)],
+        "curvature": [_describe_curvature(root, name) for name in curvatures.names(root)],
+        "flatness": None if (flat := flatness.read(root)) is None else flat.to_json() | {"text": flat.lines()},
     }  # fmt: skip
 
 
@@ -108,6 +113,18 @@ def _describe_surface(surface: Surface) -> dict[str, Any]:
     }
 
 
+def _describe_curvature(root: zarr.Group, name: str) -> dict[str, Any]:
+    found = Curvature.open(root, name)
+    keys = ("method", "top", "samples", "batch_norm", "seed", "data_digest", "versions")
+    return {
+        "name": name,
+        "snapshots": len(found),
+        "evaluated": int(found.evaluated.sum()),
+        "report": found.sentences(),
+        **{key: found.attrs[key] for key in keys if key in found.attrs},
+    }
+
+
 def description_text(d: dict[str, Any]) -> str:
     """The description as text."""
     lines = [
@@ -143,6 +160,12 @@ def description_text(d: dict[str, Any]) -> str:
         guessed = f", {s['interpolation']}" if s["interpolation"] else ""
         lines.append(f"  surface     {s['name']}: {s['size'][0]}×{s['size'][1]}{policy}{state}{guessed}")
         lines += [f"    {sentence}" for sentence in s.get("report", ())]
+    for c in d["curvature"]:
+        lines.append(f"  curvature   {c['name']}: {c['evaluated']} of {c['snapshots']} snapshots")
+        lines += [f"    {sentence}" for sentence in c["report"]]
+    if d["flatness"]:
+        head, *rows = d["flatness"]["text"]
+        lines += [f"  flatness    {head.removeprefix('Flatness ')}", *(f"  {row}" for row in rows)]
     return "\n".join(printable(line) for line in lines)
 
 

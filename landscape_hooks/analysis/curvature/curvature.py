@@ -121,7 +121,7 @@ def curvature(
     >>> found.sharpness.tolist(), found.threshold.tolist()
     ([2.0, 2.0], [4.0, 4.0])
     """
-    top, probes, seed = _whole("top", top, 1), _whole("probes", probes, 2), _whole("seed", seed, 0)
+    top, probes, seed = whole_number("top", top, 1), whole_number("probes", probes, 2), whole_number("seed", seed, 0)
     if method not in METHODS:
         raise RunError(f"Found the method {method!r}", expected=f"one of {', '.join(METHODS)}")
     with states_kept():
@@ -193,7 +193,14 @@ def _nothing_left_behind(root: zarr.Group, writer: CurvatureWriter) -> Iterator[
         raise
 
 
-def _whole(name: str, value: SupportsIndex, least: int) -> int:
+def whole_number(name: str, value: SupportsIndex, least: int) -> int:
+    """An option that is a whole number from `least` on.
+
+    Raises
+    ------
+    RunError
+        it is not.
+    """
     try:
         number = operator.index(value)
         if isinstance(value, bool) or not least <= number < 2**63:

@@ -72,7 +72,7 @@ def directions(weights: NDArray[Any], layout: ParameterLayout, *, seed: int = 0,
     Random(norm)
     origin = torch.as_tensor(weights)
     generator = torch.Generator().manual_seed(seed)
-    vectors = torch.stack([_gaussian(origin, layout, generator, norm) for _ in range(2)])
+    vectors = torch.stack([gaussian(origin, layout, generator, norm) for _ in range(2)])
     if not vectors.any():
         raise PlaneError(
             "The random directions are zero: all that moves is biases and normalisation layers, or is zero itself",
@@ -90,7 +90,7 @@ def directions(weights: NDArray[Any], layout: ParameterLayout, *, seed: int = 0,
     )
 
 
-def _gaussian(weights: torch.Tensor, layout: ParameterLayout, generator: torch.Generator, norm: str) -> torch.Tensor:
+def gaussian(weights: torch.Tensor, layout: ParameterLayout, generator: torch.Generator, norm: str) -> torch.Tensor:
     """One direction (D,). Every entry draws its numbers, so that freezing a layer leaves the others' alone.
 
     Of a model that is frozen as a whole, which was trained before, every tensor counts as trained.
