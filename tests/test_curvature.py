@@ -61,7 +61,7 @@ def quadratic(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(quadratic):
-    return curvature(quadratic, top=3, progress=False, name="whole")
+    return curvature(quadratic, top=3, probes=16, progress=False, name="whole")
 
 
 # -- known spectra -------------------------------------------------------------------------------------------
@@ -301,6 +301,7 @@ def test_the_rate_is_that_of_the_step_away_from_the_snapshot():
         (Rule("SGD", True), [[0.1], [0.2]], "different learning rates"),
         (Rule("SGD", True, ({"nesterov": 1.0}, {})), [[0.1], [0.1]], "different"),
         (Rule("SGD", True, ({}, {}, {})), [[0.1], [0.1]], "added on the way"),
+        (Rule("SGD", True, ({},)), [[0.1], [0.1]], "added on the way"),
         (Rule("SGD", True), [[np.nan], [np.nan]], "does not have the learning rate"),
         (Rule("SGD", True, ({"maximize": 1.0},)), [[0.1]], "uphill"),
         (Rule("SGD", True), [[0.0]], "uphill"),
@@ -374,7 +375,7 @@ def numbers(found):
 def test_it_is_read_back_and_goes_on_where_it_was_interrupted(quadratic, found, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module.Measure, "at", lambda *a: pytest.fail("computed again"))
-        again = curvature(quadratic, top=3, progress=False, name="whole")
+        again = curvature(quadratic, top=3, probes=16, progress=False, name="whole")
     at, left = module.Measure.at, [3]
 
     def interrupted(*arguments):
@@ -386,14 +387,14 @@ def test_it_is_read_back_and_goes_on_where_it_was_interrupted(quadratic, found, 
     with monkeypatch.context() as patch:
         patch.setattr(module.Measure, "at", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            curvature(quadratic, top=3, progress=False, name="twice")
+            curvature(quadratic, top=3, probes=16, progress=False, name="twice")
     half = Curvature.open(quadratic, "twice")
     assert half.evaluated.sum() == 3
     assert not half.complete
     assert "3 of 7" in half.sentences()[0]
     with pytest.raises(SurfaceError, match="unfinished"):
         curvature(quadratic, top=2, progress=False, name="twice")
-    done = curvature(quadratic, top=3, progress=False, name="twice")
+    done = curvature(quadratic, top=3, probes=16, progress=False, name="twice")
     for key, value in numbers(found).items():
         assert np.array_equal(value, numbers(again)[key], equal_nan=True), key
         assert np.array_equal(value, numbers(done)[key], equal_nan=True), key
@@ -499,7 +500,19 @@ def test_the_figure_shows_sharpness_threshold_and_loss(found):
 def test_the_command_prints_a_table_and_writes_json_and_the_figure(quadratic, found, tmp_path, capsys):
     from landscape_hooks.cli import main
 
-    common = ["curvature", str(quadratic), "--name", "whole", "--quiet", "--snapshots", "20"]
+    common = [
+        "curvature",
+        str(quadratic),
+        "--name",
+        "whole",
+        "--quiet",
+        "--snapshots",
+        "20",
+        "--top",
+        "3",
+        "--probes",
+        "16",
+    ]
     main([*common, "--png", str(tmp_path / "c.png")])
     said = capsys.readouterr().out
     assert said.splitlines()[0].split() == ["step", "loss", "λ1", "λ2", "λ3", "trace", "along", "step", "threshold"]

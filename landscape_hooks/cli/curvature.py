@@ -18,13 +18,13 @@ if TYPE_CHECKING:
               help="How many snapshots, evenly spread over the run. [default: 20]")  # fmt: skip
 @click.option("--from", "start", type=click.IntRange(min=0), help="First step of the snapshots to use.")
 @click.option("--to", "stop", type=click.IntRange(min=0), help="Last step of the snapshots to use.")
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, metavar="K",
+@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, metavar="K",
               help="How many eigenvalues, the largest first.")  # fmt: skip
 @click.option("--method", type=click.Choice(["auto", "hessian", "critical"]), default="auto", show_default=True,
               help="hessian: eigenvalues, by Hessian-vector products. critical: how large a step may be before the "
               "loss rises, by evaluations of the loss. auto: hessian, but critical from 20 million parameters "
               "on.")  # fmt: skip
-@click.option("--probes", type=click.IntRange(min=2), default=16, show_default=True,
+@click.option("--probes", type=click.IntRange(min=2), default=8, show_default=True,
               help="Random vectors for the estimate of the trace.")  # fmt: skip
 @click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Use only the first N probe samples.")
 @click.option("--batch-norm", help="BatchNorm policy: batch, fixed, interpolate or recalibrate, as for analyze.")
@@ -53,7 +53,7 @@ def curvature(
     gradient descent drives the sharpness up to that threshold and holds it there: the edge of stability (Cohen et al.
     2021).
 
-    A snapshot costs some 60 Hessian-vector products, each about four evaluations of the loss. What was interrupted
+    A snapshot costs some 30 Hessian-vector products, each about six evaluations of the loss. What was interrupted
     goes on when the same command is given again.
 
     \b

@@ -60,7 +60,7 @@ def flatness(
     rho: float = 0.05,
     adaptive_rho: float = 0.5,
     directions: int = 10,
-    probes: int = 16,
+    probes: int = 8,
     samples: int | None = None,
     batch_norm: str | None = None,
     objective: ObjectiveLike | None = None,

@@ -7,7 +7,7 @@ steps of that rule are stable on a quadratic, for each snapshot, and a sentence 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,14 +34,15 @@ class Rule:
     sgd
         whether it steps as `torch.optim.SGD` does.
     groups
-        of each parameter group: `dampening`, `weight_decay`, `nesterov`, `maximize`.
+        of each parameter group: `dampening`, `weight_decay`, `nesterov`, `maximize`; none where all are as torch has
+        them if nothing is said.
     said
         why no threshold can be had of the run; "" where one can.
     """
 
     name: str
     sgd: bool
-    groups: tuple[dict[str, float], ...] = field(default=({},))
+    groups: tuple[dict[str, float], ...] = ()
     said: str = ""
 
     @property
@@ -86,7 +87,7 @@ def rule_of(root: zarr.Group, given: str | None = None) -> Rule:
         ))  # fmt: skip
     listed = found[0].get("groups")
     groups = listed if isinstance(listed, list) and all(isinstance(group, dict) for group in listed) else [{}]
-    return Rule(names[0], True, tuple(_constants(group) for group in groups) or ({},))
+    return Rule(names[0], True, tuple(_constants(group) for group in groups))
 
 
 def _constants(group: dict[str, Any]) -> dict[str, float]:
@@ -113,7 +114,7 @@ def thresholds(rule: Rule, trajectory: Trajectory, places: Sequence[int]) -> tup
 
     On a quadratic of curvature λ, gradient descent with heavy-ball momentum β is stable while
     λ < 2(1 + β) / ((1 - d) η), d being the dampening, with Nesterov's momentum while λ < 2(1 + β) / ((1 + 2β) η) (Cohen
-    et al. 2021, appendix B). Weight decay adds to every curvature of the loss, so it is taken from the threshold.
+    et al. 2021). Weight decay adds to every curvature of the loss, so it is taken from the threshold.
     Parameter groups with different numbers have no common threshold: NaN.
     """
     steps, rates = trajectory.steps, np.asarray(trajectory.learning_rates, dtype=float)
@@ -132,7 +133,7 @@ def thresholds(rule: Rule, trajectory: Trajectory, places: Sequence[int]) -> tup
             common[number] = own[0]
         if not rule.sgd:
             continue
-        groups = rule.groups * len(own) if len(rule.groups) == 1 else rule.groups
+        groups = rule.groups or ({},) * len(own)
         if len(groups) != len(own):
             said = said or "Parameter groups were added on the way; what the run says of the optimizer is not of all."
             continue
