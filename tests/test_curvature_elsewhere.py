@@ -29,8 +29,9 @@ def ours():
 def test_curvlinops_has_the_same_eigenvalues_and_products(ours):
     curvlinops = pytest.importorskip("curvlinops")
     model = network()
+    parameters = list(model.parameters())
     operator = curvlinops.HessianLinearOperator(
-        model, nn.CrossEntropyLoss(), dict(model.named_parameters()), [(X, Y)], check_deterministic=False
+        model, nn.CrossEntropyLoss(), parameters, [(X, Y)], check_deterministic=False
     )
     operator = operator.to_scipy()
     vector = np.random.default_rng(0).standard_normal(ours.size).astype(np.float32)
