@@ -15,7 +15,8 @@ from landscape_hooks import Curvature, Snapshots, curvature, record
 from landscape_hooks.analysis.curvature import curvature as module
 from landscape_hooks.analysis.curvature.critical import critical_sharpness
 from landscape_hooks.analysis.curvature.threshold import Rule, _limit, rate_rows, rule_of, thresholds
-from landscape_hooks.errors import LandscapeError, RunError, SurfaceError
+from landscape_hooks.cli.description import describe
+from landscape_hooks.errors import DamagedRunError, LandscapeError, RunError, SurfaceError
 from landscape_hooks.evaluation.plane_loss import SnapshotLoss
 from landscape_hooks.objective.objective import Objective
 from landscape_hooks.plane.curve import NARROW, Curve
@@ -539,3 +540,24 @@ def test_the_command_says_how_to_go_on_after_an_interruption(quadratic, monkeypa
         main(["curvature", str(quadratic), "--name", "interrupted", "--quiet"])
     assert stopped.value.code == 130
     assert "same command" in capsys.readouterr().err
+
+
+def test_a_damaged_curvature_is_an_error_and_a_half_written_one_is_none(quadratic, found, tmp_path):
+    import shutil
+
+    place = tmp_path / "run.zarr"
+    shutil.copytree(quadratic, place)
+    root = zarr.open_group(place)
+    names = {*root["curvature"].group_keys()}
+    root["curvature"].create_group("begun")
+    root["curvature"].attrs["latest"] = ["whole"]
+    assert Curvature.open(place).name == sorted(names)[-1]
+    assert len(describe(place)["curvature"]) == len(names)
+    del root["curvature/whole/trace"]
+    with pytest.raises(DamagedRunError):
+        Curvature.open(place, "whole")
+    root.create_array("curvature/whole/trace", shape=(3,), dtype="float64")
+    with pytest.raises(DamagedRunError, match="snapshot"):
+        Curvature.open(place, "whole")
+    with pytest.raises(SurfaceError, match="begun"):
+        Curvature.open(place, "begun")

@@ -181,8 +181,9 @@ class Curvature:
 
 
 def names(root: zarr.Group) -> list[str]:
-    """Names of the curvatures of a run."""
-    return checked.names_of(root, GROUP)
+    """Names of the curvatures of a run; one that is being begun, or deleted, has no definition."""
+    groups = {name: checked.group(root, f"{GROUP}/{name}") for name in checked.names_of(root, GROUP)}
+    return [name for name, group in groups.items() if group is not None and "definition" in group.attrs]
 
 
 def _course(found: Curvature, known: NDArray[np.intp]) -> str:

@@ -60,13 +60,13 @@ class CurvatureWriter:
             complete = known.attrs.get("complete") is True
             if not fresh and known.attrs.get("definition") == attrs["definition"]:
                 return cls(root, name)
-            if not fresh and not complete and known.attrs.get("definition") is not None:
+            if not fresh and not complete:
                 raise SurfaceError(
                     f"The run has an unfinished curvature '{name}' of another definition",
                     expected="the options that it was begun with, which go on with it",
                     mend="Choose another --name, or delete what is there with --fresh",
                 )
-            remove_group(root, f"{GROUP}/{name}")
+        remove_group(root, f"{GROUP}/{name}")
         root.require_group(GROUP)
         group = root.require_group(f"{GROUP}/{name}")
         count = len(columns["step"])
