@@ -62,10 +62,11 @@ class Hud:
             box = read_out_box(pen, replay, size)
             width, height = 240 * unit, 104 * unit
             self.plot = (22 * unit, size[1] - height - 40 * unit, width, height)
-            panel = panel_of(self.plot, unit)
+            strip = replay.landscape.strip is not None
+            panel = panel_of(self.plot, unit, strip=strip)
             if box[0] - 12 * unit < panel[2] and box[1] < panel[3]:  # above a read-out that is too wide to be beside it
                 self.plot = (self.plot[0], box[1] - height - 40 * unit, width, height)
-            self._taken.take(panel_of(self.plot, unit))
+            self._taken.take(panel_of(self.plot, unit, strip=strip))
             self._taken.take((box[0] - 8 * unit, box[1] - 4 * unit, size[0], size[1]))
         self._covered = list(covered)
         self._names(pen, replay, whole, size)

@@ -12,6 +12,7 @@ from landscape_hooks.mesh import colors
 from landscape_hooks.surface.digits import Labels, text_of
 from landscape_hooks.surface.surface import Path
 from landscape_hooks.viewer.gl.pen import Pen
+from landscape_hooks.viewer.replay.landscape import Strip
 from landscape_hooks.viewer.replay.replay import Replay, describe_moment
 from landscape_hooks.viewer.replay.taken import Box
 
@@ -23,10 +24,18 @@ MOST = 8
 """Runs that a read-out lists."""
 
 
-def panel_of(plot: Plot, unit: float) -> Box:
-    """What lies behind the plot of the losses and its words: left, top, right, bottom."""
+STRIP = 40.0
+"""Height of the strip with the sharpness, above the losses."""
+
+SHARP = (0.95, 0.62, 0.28), (0.78, 0.36, 0.08)
+"""Colour of the sharpness on a dark and on a light ground."""
+
+
+def panel_of(plot: Plot, unit: float, *, strip: bool = False) -> Box:
+    """What lies behind the plot of the losses and its words, and the strip above it: left, top, right, bottom."""
     x, y, width, height = plot
-    return (x - 10 * unit, y - 30 * unit, x + width + 62 * unit, y + height + 26 * unit)
+    above = 30 + (STRIP + 26 if strip else 0)
+    return (x - 10 * unit, y - above * unit, x + width + 62 * unit, y + height + 26 * unit)
 
 
 def draw_plot(pen: Pen, replay: Replay, plot: Plot) -> None:
@@ -35,7 +44,7 @@ def draw_plot(pen: Pen, replay: Replay, plot: Plot) -> None:
     theme, unit = replay.look.colors, pen.unit
     x, y, width, height = plot
     paths, alone = replay.landscape.paths, len(replay.landscape.paths) == 1
-    left, top, right, bottom = panel_of(plot, unit)
+    left, top, right, bottom = panel_of(plot, unit, strip=replay.landscape.strip is not None)
     pen.box((left, top), (right, bottom), theme.panel, alpha=0.0 if replay.look.transparent else 0.55, rounding=6)
     values = np.concatenate([v for path in paths for v in (path.loss, path.plane_loss)])
     values = values[np.isfinite(values)]
@@ -60,14 +69,39 @@ def draw_plot(pen: Pen, replay: Replay, plot: Plot) -> None:
             pen.polyline(place(path, path.loss), theme.ink, width=1.2, alpha=0.9)
         else:
             pen.dashes(place(path, path.loss), color, width=1.3)
-    cursor = x + width * replay.timeline.fraction
-    pen.line((cursor, y - 4 * unit), (cursor, y + height + 4 * unit), theme.ink, alpha=0.75)
+    cursor, above = x + width * replay.timeline.fraction, 4 * unit
+    if (strip := replay.landscape.strip) is not None:
+        _strip(pen, replay, strip, plot)
+        above = (STRIP + 36) * unit
+    pen.line((cursor, y - above), (cursor, y + height + 4 * unit), theme.ink, alpha=0.75)
     pen.line((x, y + height + 4 * unit), (x + width, y + height + 4 * unit), theme.faint, alpha=0.5)
     labels = Labels.between(float(values.min()), float(values.max()))
     _legend(pen, replay, plot, labels, "log" if logarithmic else "linear")
     ends = labels.texts((float(values.max()), float(values.min())))
     for text, level in zip(ends, (y, y + height), strict=True):
         pen.text(x + width + 6 * unit, level - 7 * unit, text, theme.faint, size=11.5)
+
+
+def _strip(pen: Pen, replay: Replay, strip: Strip, plot: Plot) -> None:
+    """The sharpness of the first run and the threshold of its steps (dashed), on an axis from 0, above the losses."""
+    theme, unit = replay.look.colors, pen.unit
+    x, y, width, _ = plot
+    high, bottom = STRIP * unit, y - 34 * unit
+    color = SHARP[0 if theme.name == "dark" else 1]
+    clock = x + width * replay.timeline_shares(strip.share)
+    pen.line((x, bottom), (x + width, bottom), theme.faint, alpha=0.5)
+    pen.polyline(np.column_stack([clock, bottom - high * strip.value / strip.top]), color, width=1.6)
+    limits = np.where(strip.limit <= strip.top, strip.limit, np.nan)
+    pen.dashes(np.column_stack([clock, bottom - high * limits / strip.top]), theme.ink, width=1.2, alpha=0.8)
+    top, middle = bottom - high - 20 * unit, bottom - high - 11 * unit
+    pen.line((x, middle), (x + 18 * unit, middle), color, width=2)
+    pen.text(x + 23 * unit, top, "sharpness", theme.ink, size=12.5)
+    place = x + 37 * unit + pen.width("sharpness", 12.5)
+    if np.isfinite(limits).any():
+        pen.dashes(np.array([[place, middle], [place + 18 * unit, middle]]), theme.ink, width=1.4)
+        pen.text(place + 23 * unit, top, "threshold of the step", theme.ink, size=12.5)
+    pen.text(x + width + 6 * unit, bottom - high - 7 * unit, text_of(strip.top), theme.faint, size=11.5)
+    pen.text(x + width + 6 * unit, bottom - 7 * unit, "0", theme.faint, size=11.5)
 
 
 def _legend(pen: Pen, replay: Replay, plot: Plot, labels: Labels, scale: str) -> None:

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from landscape_hooks.export.ply_reader import read_ply
 from landscape_hooks.mesh.contours import Contour, contours
 from landscape_hooks.mesh.mesh import Drape, Mesh
-from landscape_hooks.store.run import RunLike, label_of
+from landscape_hooks.store.run import RunLike, label_of, open_run
+from landscape_hooks.surface.measures import curvature as curvatures
+from landscape_hooks.surface.measures.curvature import Curvature
 from landscape_hooks.surface.spots import Spot, said_of, spots
 from landscape_hooks.surface.surface import Path, Surface
 
@@ -28,13 +30,45 @@ CLIP = (1.0, 95.0)
 
 
 @dataclass(frozen=True)
+class Strip:
+    """The sharpness along the first path, for the strip above the losses; all (n,).
+
+    Attributes
+    ----------
+    share
+        shares of the snapshots, 0 … 1, at which it is known.
+    value, limit
+        the sharpness, and the threshold of the step, NaN where there is none.
+    """
+
+    share: Floats
+    value: Floats
+    limit: Floats
+
+    @property
+    def top(self) -> float:
+        """The upper end of the axis, which begins at 0: the thresholds show where they are in reach."""
+        highest = float(np.nanmax(self.value))
+        near = self.limit[self.limit <= REACH * highest]
+        return max(highest, float(near.max(initial=0.0))) or 1.0
+
+
+REACH = 3.0
+"""Times the sharpness up to which a threshold is in reach."""
+
+
+@dataclass(frozen=True)
 class Landscape:
-    """A mesh with its paths laid on it; `surface` is None for a mesh of another program."""
+    """A mesh with its paths laid on it; `surface` is None for a mesh of another program.
+
+    `curvature` is that of the first run, where it has one.
+    """
 
     mesh: Mesh
     surface: Surface | None
     title: str
     height: str = "auto"
+    curvature: Curvature | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -66,6 +100,22 @@ class Landscape:
         return [said_of(mark) for mark in spot.marks]
 
     @cached_property
+    def strip(self) -> Strip | None:
+        """The sharpness along the first path; None where there is none that was computed as the surface was."""
+        found = self.curvature
+        if found is None or self.surface is None or not self.paths or len(self.paths[0]) < 2:
+            return None
+        if found.attrs.get("batch_norm") != self.surface.definition.batch_norm or found.attrs.get("tensors"):
+            return None
+        step = self.paths[0].step
+        shown = np.isfinite(found.sharpness) & (found.sharpness >= 0)  # the axis begins at 0
+        known = shown & (found.step >= step[0]) & (found.step <= step[-1])
+        if known.sum() < 2:
+            return None
+        share = np.interp(found.step[known], step, np.arange(len(step))) / (len(step) - 1)
+        return Strip(share, found.sharpness[known], found.threshold[known])
+
+    @cached_property
     def lines(self) -> list[Contour]:
         """The contour lines on the mesh; none for a mesh that is not a grid."""
         return contours(self.mesh) if self.mesh.grid is not None else []
@@ -81,14 +131,14 @@ class Landscape:
         """The same under another height: auto, log10, linear, or clipped (auto within percentiles)."""
         if self.surface is None:
             return self
-        return Landscape(_mesh(self.surface, kind), self.surface, self.title, kind)
+        return Landscape(_mesh(self.surface, kind), self.surface, self.title, kind, self.curvature)
 
     def of_surface(self, surface: Surface) -> Landscape:
         """The same for another surface, under the same height; where only the paths differ, on the same mesh."""
         old = self.surface
         same = old is not None and surface.loss is old.loss
         mesh = replace(self.mesh, grid=surface) if same else _mesh(surface, self.height)
-        return Landscape(mesh, surface, self.title, self.height)
+        return Landscape(mesh, surface, self.title, self.height, self.curvature)
 
 
 def _mesh(surface: Surface, kind: str) -> Mesh:
@@ -128,4 +178,6 @@ def load(source: Source, *, name: str | None = None, height: str = "auto") -> La
             return Landscape(found, None, path.name)
         return Landscape(_mesh(found, height), found, path.name, height)
     surface = Surface.open(source, name).so_far()
-    return Landscape(_mesh(surface, height), surface, f"{label_of(source)} · {surface.name}", height)
+    root = open_run(source)
+    found = Curvature.open(root) if curvatures.names(root) else None
+    return Landscape(_mesh(surface, height), surface, f"{label_of(source)} · {surface.name}", height, found)

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from landscape_hooks.errors import SurfaceError
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption, in_doubt, short_names
+from landscape_hooks.surface.digits import text_of
 from landscape_hooks.surface.surface import Path
 from landscape_hooks.viewer.replay.controls import KEYS, MOUSE
 from landscape_hooks.viewer.replay.landscape import Landscape
@@ -83,6 +84,15 @@ def pack_marks(landscape: Landscape) -> list[Values]:
     ]
 
 
+def pack_strip(landscape: Landscape) -> Values | None:
+    """The sharpness along the first path, if it is known."""
+    strip = landscape.strip
+    if strip is None:
+        return None
+    arrays = {key: packed(getattr(strip, key)) for key in ("share", "value", "limit")}
+    return {**arrays, "top": strip.top, "said": text_of(strip.top)}
+
+
 def pack_surface(landscape: Landscape) -> Values:
     """A surface with its paths and what a caption says of it."""
     surface = landscape.surface
@@ -111,6 +121,7 @@ def pack_surface(landscape: Landscape) -> Values:
         "names": short_names(surface),
         "paths": [pack_path(path) for path in surface.paths],
         "marks": pack_marks(landscape),
+        "strip": pack_strip(landscape),
     }
 
 

@@ -5,7 +5,7 @@ import { clamp } from "../geometry/numbers.js";
 import { pointOf } from "../geometry/mesh.js";
 import { isSeen, placeLabels, placeNames } from "./labels.js";
 import { Pen } from "./pen.js";
-import { drawPlot, panelOf } from "./plot.js";
+import { drawPlot, panelOf, STRIP } from "./plot.js";
 import { Taken } from "./taken.js";
 
 /** @typedef {import("../replay/replay.js").Replay} Replay */
@@ -47,9 +47,10 @@ export class Hud {
       const [width, height] = [240 * unit, 104 * unit];
       this.plot = { x: 22 * unit, y: size[1] - height - 40 * unit, width, height };
       const moment = words[1]; // above a read-out that is too wide to be beside it
-      const right = panelOf(this.plot, unit)[2];
+      const { strip } = replay.landscape.surface;
+      const right = panelOf(this.plot, unit, strip)[2];
       if (moment && moment[0] - 12 * unit < right) this.plot.y = moment[1] - height - 40 * unit;
-      this.taken.take(panelOf(this.plot, unit));
+      this.taken.take(panelOf(this.plot, unit, strip));
     }
     this.covered = covered;
     this._names(pen, replay, size);
@@ -65,7 +66,8 @@ export class Hud {
   cursor(replay) {
     if (!this.plot) return null;
     const { x, y, width, height } = this.plot;
-    return [x + width * replay.timeline.fraction, y - 4, y + height + 4];
+    const above = replay.landscape.surface.strip ? ((STRIP + 36) * height) / 104 : 4;
+    return [x + width * replay.timeline.fraction, y - above, y + height + 4];
   }
 
   // -- colour bar ------------------------------------------------------------------------------------

@@ -7,9 +7,20 @@ import { Labels } from "../geometry/numbers.js";
 /** @typedef {import("./pen.js").Pen} Pen */
 /** @typedef {{ x: number, y: number, width: number, height: number }} Box */
 
-/** What lies behind the plot of the losses and its words. @param {Box} plot @param {number} unit */
-export function panelOf({ x, y, width, height }, unit) {
-  return [x - 10 * unit, y - 30 * unit, x + width + 62 * unit, y + height + 26 * unit];
+/** @typedef {import("../geometry/data.js").Strip} Strip */
+
+/** Height of the strip with the sharpness, above the losses. */
+export const STRIP = 40;
+/** Colour of the sharpness on a dark and on a light ground. */
+const SHARP = { dark: [0.95, 0.62, 0.28], light: [0.78, 0.36, 0.08] };
+
+/**
+ * What lies behind the plot of the losses and its words, and the strip above it.
+ * @param {Box} plot @param {number} unit @param {Strip | null} strip
+ */
+export function panelOf({ x, y, width, height }, unit, strip) {
+  const above = 30 + (strip ? STRIP + 26 : 0);
+  return [x - 10 * unit, y - above * unit, x + width + 62 * unit, y + height + 26 * unit];
 }
 
 /**
@@ -22,7 +33,8 @@ export function drawPlot(pen, replay, box) {
   const { x, y, width, height } = box;
   const { ink, faint, panel } = replay.theme;
   const { paths } = replay.landscape;
-  const [left, top, right, bottom] = panelOf(box, unit);
+  const { strip } = replay.landscape.surface;
+  const [left, top, right, bottom] = panelOf(box, unit, strip);
   pen.box([left, top], [right, bottom], panel, { alpha: 0.55, rounding: 6 });
   const values = paths.flatMap((path) => [...path.loss, ...path.planeLoss]).filter(Number.isFinite);
   if (!values.length) return;
@@ -43,12 +55,40 @@ export function drawPlot(pen, replay, box) {
     if (paths.length === 1) pen.polyline(place(path, path.loss), ink, { width: 1.2, alpha: 0.9 });
     else pen.dashes(place(path, path.loss), color, { width: 1.3 });
   });
+  if (strip) drawStrip(pen, replay, strip, box);
   pen.line([x, y + height + 4 * unit], [x + width, y + height + 4 * unit], faint, { alpha: 0.5 });
   const labels = Labels.between(least, most);
   legend(pen, replay, box, labels.name("loss"), logarithmic ? "log" : "linear");
   labels.texts([most, least]).forEach((text, k) => {
     pen.text(x + width + 6 * unit, y + k * height - 7 * unit, text, faint, { size: 11.5 });
   });
+}
+
+/** The sharpness of the first run and the threshold of its steps (dashed), on an axis from 0, above the losses. */
+function drawStrip(
+  /** @type {Pen} */ pen, /** @type {Replay} */ replay, /** @type {Strip} */ strip, /** @type {Box} */ { x, y, width },
+) {
+  const { unit } = pen;
+  const { ink, faint } = replay.theme;
+  const [high, bottom] = [STRIP * unit, y - 34 * unit];
+  const color = replay.look.theme === "light" ? SHARP.light : SHARP.dark;
+  const clock = Array.from(strip.share, (share) => x + width * replay.timeline.shareOf(share * replay.timeline.last));
+  const points = (/** @type {(n: number) => number} */ value) =>
+    clock.map((place, n) => [place, bottom - (high * value(n)) / strip.top]);
+  pen.line([x, bottom], [x + width, bottom], faint, { alpha: 0.5 });
+  pen.polyline(points((n) => strip.value[n]), color, { width: 1.6 });
+  const limit = (/** @type {number} */ n) => (strip.limit[n] <= strip.top ? strip.limit[n] : NaN);
+  pen.dashes(points(limit), ink, { width: 1.2, alpha: 0.8 });
+  const [top, middle] = [bottom - high - 20 * unit, bottom - high - 11 * unit];
+  pen.line([x, middle], [x + 18 * unit, middle], color, { width: 2 });
+  pen.text(x + 23 * unit, top, "sharpness", ink, { size: 12.5 });
+  const place = x + 37 * unit + pen.width("sharpness", 12.5);
+  if (clock.some((_, n) => Number.isFinite(limit(n)))) {
+    pen.dashes([[place, middle], [place + 18 * unit, middle]], ink, { width: 1.4 });
+    pen.text(place + 23 * unit, top, "threshold of the step", ink, { size: 12.5 });
+  }
+  pen.text(x + width + 6 * unit, bottom - high - 7 * unit, strip.said, faint, { size: 11.5 });
+  pen.text(x + width + 6 * unit, bottom - 7 * unit, "0", faint, { size: 11.5 });
 }
 
 /** What the curves are, and the first and last step. */
