@@ -20,7 +20,7 @@ from plyfile import PlyData
 from sklearn.datasets import load_digits
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from landscape_hooks import Surface, Trajectory, analyze
+from landscape_hooks import Curvature, Surface, Trajectory, analyze
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -283,6 +283,20 @@ def test_learning_rate(run_here, tmp_path):
         assert line.shape == (7, 1)
         assert line.loss[3, 0] == pytest.approx(path.loss[-1], rel=1e-5)
     assert colours(tmp_path / "curves.png") > 50
+
+
+@pytest.mark.slow
+def test_edge_of_stability(run_here, tmp_path):
+    said = run_here(
+        "edge_of_stability.py", "--out", str(tmp_path), "--rates", "0.5", "0.7", "--steps=1000", "--samples=400",
+        "--snapshots=15",
+    )  # fmt: skip
+    assert said.count("the edge of stability") == 2
+    found = Curvature.open(tmp_path / "0.5.zarr")
+    assert found.threshold.tolist() == [4.0] * len(found)
+    assert found.sharpness[0] < 3
+    assert found.sharpness[-1] == pytest.approx(4, rel=0.1)
+    assert colours(tmp_path / "edge_of_stability.png") > 50
 
 
 @pytest.mark.slow

@@ -179,5 +179,5 @@ def load(source: Source, *, name: str | None = None, height: str = "auto") -> La
         return Landscape(_mesh(found, height), found, path.name, height)
     surface = Surface.open(source, name).so_far()
     root = open_run(source)
-    found = Curvature.open(root) if curvatures.names(root) else None
-    return Landscape(_mesh(surface, height), surface, f"{label_of(source)} · {surface.name}", height, found)
+    curvature = Curvature.open(root) if curvatures.names(root) else None
+    return Landscape(_mesh(surface, height), surface, f"{label_of(source)} · {surface.name}", height, curvature)
