@@ -66,6 +66,17 @@ def test_the_measures_are_those_of_the_quadratic(found):
     assert found["asam"].value == pytest.approx(bowl(W + away) - bowl(W))
 
 
+@pytest.mark.parametrize(("name", "rho", "scale"), [("sam", 0.05, torch.ones(4)), ("asam", 0.5, W.abs())])
+def test_the_error_of_the_first_order_is_what_is_lacking_to_the_maximum(found, name, rho, scale):
+    generator = torch.Generator().manual_seed(0)
+    ball = torch.randn(200_000, 4, generator=generator, dtype=torch.float64)
+    moved = W + rho * scale * ball / ball.norm(dim=1, keepdim=True)
+    most = (0.5 * (SPECTRUM * moved**2).sum(dim=1)).max().item() - bowl(W)
+    row = found[name]
+    assert row.value < most <= row.value + row.error + 1e-9
+    assert row.value + row.error == pytest.approx(most, rel=1e-2)
+
+
 def test_the_radius_is_where_the_loss_has_doubled(found):
     generator, radii = torch.Generator().manual_seed(0), []
     for _ in range(10):

@@ -68,10 +68,14 @@ class Curve:
     """
 
     def __init__(
-        self, objective: Objective, weights: NDArray[Any], buffers: NDArray[Any] | torch.Tensor, statistics: Statistics
+        self,
+        objective: Objective,
+        weights: NDArray[Any] | torch.Tensor,
+        buffers: NDArray[Any] | torch.Tensor,
+        statistics: Statistics,
     ) -> None:
         self._objective, self._statistics = objective, statistics
-        self._theta = torch.from_numpy(np.ascontiguousarray(weights)).to(objective.device)
+        self._theta = torch.as_tensor(weights).to(objective.device)
         self._buffers = torch.as_tensor(buffers).to(objective.device)
         self._kernels = 0
         self._full: Floats | None = None
@@ -89,6 +93,11 @@ class Curve:
         moved = self._theta if size == 0 else (self._theta.double() + size * direction.to(self._theta.device).double())
         weights = moved.to(self._theta.dtype)
         return float(self._objective.measure(weights, self._buffers, statistics=self._statistics)[0])
+
+    def at(self, away: torch.Tensor) -> Curve:
+        """The loss around the point that lies (D,) `away`, with the same buffers."""
+        moved = (self._theta.double() + away.to(self._theta.device).double()).to(self._theta)
+        return Curve(self._objective, moved, self._buffers, self._statistics)
 
     def gradient(self) -> torch.Tensor:
         """(D,) gradient of the loss, one probe batch in memory at a time."""
@@ -137,11 +146,11 @@ class Curve:
         return float(unit.double() @ self.times(unit).double() / (unit.double() @ unit.double()))
 
     def top(self, count: int, *, seed: int, tolerance: float) -> Eigenpairs:
-        """The `count` (K) largest eigenvalues, algebraically; those of up to `NARROW` parameters are exact.
+        """The `count` (K) largest eigenvalues, algebraically; those of few parameters are exact.
 
         `seed` is of the first vector of the iteration, `tolerance` the relative accuracy asked of an eigenvalue.
         """
-        full = self.dense() if self.size <= NARROW else None
+        full = self.dense() if self.size <= max(NARROW, 2 * count + 1) else None
         values, vectors = (
             self._iterated(min(count, self.size), seed, tolerance) if full is None else _largest(full, count)
         )
@@ -158,7 +167,7 @@ class Curve:
         """(trace, its standard error), by v'Hv of `probes` Rademacher vectors v (Hutchinson 1990); of up to `NARROW`
         parameters it is exact.
         """
-        if self.size <= NARROW:
+        if self.size <= NARROW or self._full is not None:
             return float(np.trace(self.dense())), 0.0
         found = np.empty(probes)
         for number in range(probes):

@@ -51,6 +51,9 @@ SOURCES = {
     "radius": "Huang et al. 2020, arXiv:1906.03291, along directions of Li et al. 2018, arXiv:1712.09913",
 }
 
+FURTHER = 5
+"""Steps of ascent by which the first one is checked."""
+
 Weights = NDArray[np.floating]
 
 
@@ -132,9 +135,11 @@ def flatness(
         if known is not None and not fresh and known.attrs.get("definition") == attrs["definition"]:
             return known
         around = _Around.of(scene, place, seed)
-        with Progress(progress, 3 + directions, "flatness", "step") as tick:
-            rows = [*around.second(probes), around.sam(float(rho)), around.asam(float(adaptive_rho))]
-            tick(3)
+        with Progress(progress, 4 + directions, "flatness", "part") as tick:
+            rows = [*around.second(probes)]
+            tick(2)
+            rows += [around.sam(float(rho)), around.asam(float(adaptive_rho))]
+            tick(2)
             rows.append(around.radius(directions, tick))
         put(scene.root, attrs["at"], around.here, rows, {**attrs, "versions": versions()})
         return Flatness.open(scene.root)
@@ -195,11 +200,20 @@ class _Around:
         return self._ascent("asam", rho, scale * self.gradient, words, scale)
 
     def _ascent(self, name: str, rho: float, scaled: Weights, words: str, scale: Weights | float = 1.0) -> Measured:
-        length = float(np.linalg.norm(scaled))
-        if not 0 < length < math.inf:
+        words = f"{words}; ± what {FURTHER} further steps of ascent find beyond it"
+        rises: list[float] = []
+        for _ in range(1 + FURTHER):
+            length = float(np.linalg.norm(scaled))
+            if not 0 < length < math.inf:
+                break
+            away = rho * scale * scaled / length
+            rises.append(self.loss(away) - self.here)
+            if not math.isfinite(rises[-1]):
+                break
+            scaled = scale * self.curve.at(torch.from_numpy(away)).gradient().cpu().double().numpy()
+        if not rises:
             return _row(name, (math.nan, math.nan), words, "The gradient is zero, or not finite.")
-        rise = self.loss(rho * scale * scaled / length) - self.here
-        return _row(name, (rise, math.nan), words)
+        return _row(name, (rises[0], max(rises) - rises[0]), words)
 
     def radius(self, count: int, tick: Callable[[int], object]) -> Measured:
         """The radius of the basin: median over random directions."""

@@ -173,6 +173,13 @@ class Curvature:
             said += _edge(self, np.flatnonzero(known & np.isfinite(self.threshold) & (self.threshold > 0)))
         if self.threshold_said and not np.isfinite(self.threshold).all():
             said.append(self.threshold_said)
+        if lost := int((self.evaluated & np.isnan(self.sharpness) & np.isfinite(self.gradient_norm)).sum()):
+            what = (
+                "The largest eigenvalue did not converge"
+                if self.method == "hessian"
+                else "The loss does not fall along its gradient, or by no more than its rounding,"
+            )
+            said.append(f"{what} at {lost} of {len(self)} snapshots.")
         if len(gone := self.diverged):
             steps = ", ".join(map(str, gone[:5])) + (" ..." if len(gone) > 5 else "")
             some = f"{len(gone)} snapshots have" if len(gone) > 1 else "A snapshot has"
