@@ -119,28 +119,19 @@ def _head(found: Curvature) -> list[str]:
 
 
 def _cells(found: Curvature, row: int) -> list[str]:
-    from landscape_hooks.surface.digits import text_of
+    from landscape_hooks.surface.digits import with_error
 
-    def pair(value: float, error: float) -> str:
-        if value != value:
-            return "-"
-        shown = text_of(value, max(error, 1e-3 * abs(value)))  # a residual is far smaller than what a reader compares
-        return f"{shown} ± {error:.1g}"
-
-    def one(value: float) -> str:
-        return "-" if value != value else text_of(value)
-
-    loss = pair(found.loss[row], found.loss_stderr[row]) if found.loss_stderr[row] > 0 else one(found.loss[row])
+    loss = with_error(found.loss[row], found.loss_stderr[row])
     if found.method == "critical":
         middle = [
-            pair(found.critical_gradient[row], found.critical_gradient_error[row]),
-            pair(found.critical_step[row], found.critical_step_error[row]),
+            with_error(found.critical_gradient[row], found.critical_gradient_error[row]),
+            with_error(found.critical_step[row], found.critical_step_error[row]),
         ]
     else:
-        pairs = zip(found.eigenvalues[row], found.residuals[row], strict=True)
-        middle = [pair(value, error) for value, error in pairs]
-        middle += [pair(found.trace[row], found.trace_stderr[row]), one(found.step_curvature[row])]
-    return [loss, *middle, one(found.threshold[row])]
+        middle = [with_error(*both) for both in zip(found.eigenvalues[row], found.residuals[row], strict=True)]
+        middle.append(with_error(found.trace[row], found.trace_stderr[row]))
+        middle.append(with_error(found.step_curvature[row], 0.0))
+    return [loss, *middle, with_error(found.threshold[row], 0.0)]
 
 
 def summary(run: str, found: Curvature) -> dict[str, Any]:

@@ -36,6 +36,19 @@ def texts_of(values: Iterable[float]) -> list[str]:
     return [text_of(value, steps.get(value, math.inf)) for value in given]
 
 
+def with_error(value: float, error: float) -> str:
+    """A number and its error, to the digit of the error, but to no more than a thousandth of itself; "-" for NaN.
+
+    >>> with_error(259.7, 18.0), with_error(8.05219, 2e-7), with_error(1.5, math.nan), with_error(math.nan, 1.0)
+    ('260 ± 20', '8.052 ± 2e-07', '1.5', '-')
+    """
+    if math.isnan(value):
+        return "-"
+    if not 0 < error < math.inf or math.isinf(value):
+        return text_of(value)
+    return f"{text_of(value, max(error, 1e-3 * abs(value)))} ± {text_of(float(f'{error:.1g}'))}"
+
+
 def place_text(value: float, step: float) -> str:
     """A coordinate to the digit of `step`, which is how far it is from one that reads differently.
 

@@ -5,7 +5,6 @@ In: the attributes of the group `flatness` of a run. Out: a table. No torch here
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ import zarr
 from landscape_hooks.errors import SurfaceError, printable
 from landscape_hooks.store import checked
 from landscape_hooks.store.run import RunLike, open_run, remove_group, writes
-from landscape_hooks.surface.digits import text_of
+from landscape_hooks.surface.digits import text_of, with_error
 
 GROUP = "flatness"
 TEXTS = ("name", "definition", "source", "said")
@@ -47,11 +46,7 @@ class Measured:
     @property
     def text(self) -> str:
         """Value and error, as a table has them."""
-        if math.isnan(self.value):
-            return "-"
-        if not self.error > 0 or math.isinf(self.value):
-            return text_of(self.value)
-        return f"{text_of(self.value, max(self.error, 1e-3 * abs(self.value)))} ± {self.error:.1g}"
+        return with_error(self.value, self.error)
 
 
 @dataclass(frozen=True)
