@@ -305,7 +305,8 @@ def test_the_rate_is_that_of_the_step_away_from_the_snapshot():
         (Rule("SGD", True, ({},)), [[0.1], [0.1]], "added on the way"),
         (Rule("SGD", True), [[np.nan], [np.nan]], "does not have the learning rate"),
         (Rule("SGD", True, ({"maximize": 1.0},)), [[0.1]], "uphill"),
-        (Rule("SGD", True), [[0.0]], "uphill"),
+        (Rule("SGD", True), [[0.0]], "rate is 0"),
+        (Rule("SGD", True, ({"weight_decay": np.nan},)), [[0.1]], "constants are unknown"),
     ],
 )
 def test_no_threshold_where_there_is_none(rule, rates, words):
@@ -313,6 +314,25 @@ def test_no_threshold_where_there_is_none(rule, rates, words):
     _, limits, said = thresholds(rule, Steps(rates, np.full_like(rates, 0.9)), [0])
     assert np.isnan(limits).all()
     assert words in said
+
+
+def test_an_optimizer_that_cannot_be_looked_at_is_another():
+    class Odd:
+        optimizer = property(lambda self: 1 / 0)
+
+    class Without(torch.optim.SGD):
+        param_groups = property(lambda self: [None], lambda self, value: None)
+
+    assert [found["rule"] for found in described([Odd(), object.__new__(Without)])] == ["other", "other"]
+
+
+def test_so_many_snapshots_are_evenly_spread():
+    steps = np.arange(0, 110, 10)
+    assert Snapshots(count=3).places(steps).tolist() == [0, 5, 10]
+    assert Snapshots(count=1).places(steps).tolist() == [10]
+    assert Snapshots(count=50).places(steps).tolist() == list(range(11))
+    assert Snapshots(start=50, count=2).places(steps).tolist() == [5, 10]
+    assert Snapshots(count=3).attrs == {"count": 3}
 
 
 def test_groups_with_the_same_numbers_have_one_threshold():

@@ -144,12 +144,12 @@ def thresholds(rule: Rule, trajectory: Trajectory, places: Sequence[int]) -> tup
             said = said or "The parameter groups have different learning rates or constants, so no common threshold."
     if np.isinf(limits).any():
         limits[np.isinf(limits)] = np.nan
-        said = said or "Steps that go uphill, or whose learning rate is 0, have no threshold."
+        said = said or "Steps that go uphill, whose rate is 0, or whose constants are unknown, have no threshold."
     return common, limits, said
 
 
 def _limit(rate: float, momentum: float, constants: dict[str, float]) -> float:
-    """The largest stable curvature for one group; NaN where there is none."""
+    """The largest stable curvature for one group; -inf where there is none."""
     if not rate > 0 or constants.get("maximize"):
         return -np.inf
     beta = momentum if np.isfinite(momentum) else 0.0
@@ -158,4 +158,5 @@ def _limit(rate: float, momentum: float, constants: dict[str, float]) -> float:
         limit /= 1 + 2 * beta
     elif beta:
         limit /= 1 - constants.get("dampening", 0.0)
-    return float(limit - constants.get("weight_decay", 0.0))
+    found = float(limit - constants.get("weight_decay", 0.0))
+    return found if np.isfinite(found) else -np.inf

@@ -95,7 +95,13 @@ def described(optimizers: Iterable[object]) -> list[dict[str, Any]]:
     """What a run says of its optimizers: `name`, `rule` ("sgd" where it steps as torch.optim.SGD does, else "other"),
     and of each parameter group the constants of that rule, as they are now.
     """
-    return [_described(_inner(optimizer)) for optimizer in optimizers]
+    found = []
+    for optimizer in optimizers:
+        try:
+            found.append(_described(_inner(optimizer)))
+        except Exception:  # whatever an optimizer of another library does when it is looked at
+            found.append({"name": type(optimizer).__name__, "rule": "other"})
+    return found
 
 
 def _described(optimizer: object) -> dict[str, Any]:
