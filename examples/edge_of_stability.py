@@ -7,7 +7,7 @@ al. 2021, https://arxiv.org/abs/2103.00065). What the recorder keeps is enough t
 measures it.
 
     python examples/edge_of_stability.py --out runs/edge
-    landscape-hooks curvature runs/edge/0.25.zarr --png edge.png
+    landscape-hooks curvature runs/edge/*.zarr --probes 2 --snapshots 60 --png edge.png
 """
 
 import argparse

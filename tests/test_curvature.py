@@ -547,6 +547,9 @@ def test_the_command_prints_a_table_and_writes_json_and_the_figure(quadratic, fo
     assert told["report"] == found.sentences()
     with pytest.raises(SystemExit):
         main([*common, "--png", "run.zarr"])
+    main([common[0], str(quadratic), *common[1:], "--json", "--png", str(tmp_path / "two.png")])
+    assert [each["report"] for each in json.loads(capsys.readouterr().out)] == [found.sentences()] * 2
+    assert (tmp_path / "two.png").stat().st_size > 1000
 
 
 def test_the_command_says_how_to_go_on_after_an_interruption(quadratic, monkeypatch, capsys):

@@ -1,8 +1,9 @@
-"""`landscape-hooks curvature RUN`: the options of `landscape_hooks.curvature`; prints a table and what it shows."""
+"""`landscape-hooks curvature RUN...`: the options of `landscape_hooks.curvature`; prints a table and what it shows."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--snapshots", type=click.IntRange(min=1), metavar="N",
               help="How many snapshots, evenly spread over the run. [default: 20]")  # fmt: skip
 @click.option("--from", "start", type=click.IntRange(min=0), help="First step of the snapshots to use.")
@@ -42,10 +43,10 @@ if TYPE_CHECKING:
 @click.option("--quiet", is_flag=True, help="Show no progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def curvature(
-    run: str, snapshots: int | None, start: int | None, stop: int | None, base: str | None, png: Path | None,
-    quiet: bool, as_json: bool, **options: Any,
+    runs: tuple[str, ...], snapshots: int | None, start: int | None, stop: int | None, base: str | None,
+    png: Path | None, quiet: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Compute how sharply the loss curves along the path of RUN, and store it in the run.
+    """Compute how sharply the loss curves along the path of each RUN, and store it in the run.
 
     For each snapshot: the largest eigenvalues of the Hessian on the probe samples (the first is the sharpness), each
     with its residual as error; the trace; the curvature along the step that was taken; and the threshold 2/η (with
@@ -61,30 +62,39 @@ def curvature(
       landscape-hooks curvature runs/sgd.zarr
       landscape-hooks curvature runs/sgd.zarr --snapshots 50 --top 1 --png sharpness.png
       landscape-hooks curvature runs/llm.zarr --method critical --samples 64
+      landscape-hooks curvature runs/small_rate.zarr runs/large_rate.zarr --png both.png
     """
     from landscape_hooks.analysis.curvature.curvature import curvature as compute
     from landscape_hooks.cli.export import FIGURES
 
     if png is not None and png.suffix.lower() not in FIGURES:
         raise click.UsageError(f"Found --png {png}; expected a name that ends in {' or '.join(FIGURES)}.")
+    chosen = _chosen(snapshots, start, stop, base)
     try:
-        found = compute(run, snapshots=_chosen(snapshots, start, stop, base), progress=not quiet, **options)
+        found = [compute(run, snapshots=chosen, progress=not quiet, **options) for run in runs]
     except KeyboardInterrupt:
         click.echo("\nInterrupted. What was computed is saved; the same command continues from there.", err=True)
         raise SystemExit(130) from None
     if png is not None:
-        from landscape_hooks.export.curves.curvature import curvature_figure
-        from landscape_hooks.export.outfile import whole_file
-
-        with whole_file(png) as file:
-            curvature_figure(found).savefig(file)
+        _draw(runs, found, png)
     if as_json:
-        click.echo(json.dumps(summary(run, found), indent=2, allow_nan=False))
+        told = [summary(run, each) for run, each in zip(runs, found, strict=True)]
+        click.echo(json.dumps(told if len(told) > 1 else told[0], indent=2, allow_nan=False))
         return
-    click.echo(table(found))
-    for sentence in found.sentences():
-        click.echo(sentence)
-    click.echo(f"wrote {png}" if png is not None else f"Curvature '{found.name}' is in {run}.")
+    for run, each in zip(runs, found, strict=True):
+        click.echo("\n".join([table(each), *each.sentences(), f"Curvature '{each.name}' is in {run}."]))
+    if png is not None:
+        click.echo(f"wrote {png}")
+
+
+def _draw(runs: Sequence[str], found: Sequence[Curvature], png: Path) -> None:
+    from landscape_hooks.export.curves.curvature import curvature_figure
+    from landscape_hooks.export.outfile import whole_file
+    from landscape_hooks.store.run import label_of
+
+    figure = curvature_figure(found[0] if len(found) == 1 else found, names=[label_of(run) for run in runs])
+    with whole_file(png) as file:
+        figure.savefig(file)
 
 
 def _chosen(count: int | None, start: int | None, stop: int | None, base: str | None) -> Any:
