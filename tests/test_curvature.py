@@ -1,5 +1,6 @@
 """Curvature along the path: quadratics with known spectra, dense Hessians, thresholds, what a run keeps."""
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -584,3 +585,40 @@ def test_a_damaged_curvature_is_an_error_and_a_half_written_one_is_none(quadrati
         Curvature.open(place, "whole")
     with pytest.raises(SurfaceError, match="begun"):
         Curvature.open(place, "begun")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold": np.full(7, np.nan)},
+        {"eigenvalues": np.full((7, 3), -2.0), "step_curvature": np.full(7, np.nan)},
+        {"loss": np.zeros(7), "loss_stderr": np.full(7, np.nan)},
+        {"evaluated": np.arange(7) < 2, "eigenvalues": np.where(np.arange(21).reshape(7, 3) < 6, 10.0, np.nan)},
+        {"threshold": np.array([1.0, 2.0, 3.0, np.nan, 500.0, 1e9, 0.1])},
+        {"attrs": {}},
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_odd_numbers_have_a_figure_too(found, changes):
+    from landscape_hooks import curvature_figure
+
+    odd = replace(found, **changes)
+    for style in ("screen", "paper"):
+        curvature_figure(odd, style=style).savefig(io.BytesIO(), dpi=30)
+    curvature_figure([odd, found]).savefig(io.BytesIO(), dpi=30)
+    assert odd.sentences()
+
+
+def test_a_run_says_by_what_rule_it_stepped_and_whether_it_stayed_so(tmp_path):
+    model = nn.Linear(1, 1)
+    parameters = list(model.parameters())
+    for make, rule in ((torch.optim.SGD, "sgd"), (torch.optim.SGD, "sgd"), (torch.optim.Adam, "other")):
+        optimizer = make(parameters, lr=0.1)
+        with record(model, optimizer, tmp_path / "run.zarr", if_exists="resume"):
+            model(torch.ones(1, 1)).sum().backward()
+            optimizer.step()
+        (said,) = zarr.open_group(tmp_path / "run.zarr", mode="r").attrs["optimizers"]
+        assert said["rule"] == rule
+    with record(model, None, tmp_path / "own.zarr"):
+        pass
+    assert zarr.open_group(tmp_path / "own.zarr", mode="r").attrs["optimizers"] == []
