@@ -181,6 +181,7 @@ def flat(layout, model):
     return torch.cat([t.detach().reshape(-1).float() for t in tensors]) if tensors else torch.empty(0)
 
 
+@pytest.mark.everyday(3)
 @pytest.mark.parametrize("policy", ["none", "batch", "fixed", "interpolate", "recalibrate"])
 def test_eigenvalues_are_those_of_the_dense_hessian_under_each_policy(policy):
     model = Normed()
@@ -471,6 +472,7 @@ def test_a_part_of_the_network_has_the_hessian_of_that_part(tmp_path):
     assert np.allclose(found.eigenvalues, [2, 2])
 
 
+@pytest.mark.everyday(5)
 @pytest.mark.parametrize(
     "options",
     [
@@ -587,6 +589,7 @@ def test_a_damaged_curvature_is_an_error_and_a_half_written_one_is_none(quadrati
         Curvature.open(place, "begun")
 
 
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize(
     "changes",
     [
