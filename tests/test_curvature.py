@@ -625,3 +625,9 @@ def test_a_run_says_by_what_rule_it_stepped_and_whether_it_stayed_so(tmp_path):
     with record(model, None, tmp_path / "own.zarr"):
         pass
     assert zarr.open_group(tmp_path / "own.zarr", mode="r").attrs["optimizers"] == []
+
+
+def test_a_large_model_is_left_to_the_critical_sharpness(quadratic, monkeypatch):
+    monkeypatch.setattr(module, "LARGE", 40)
+    assert curvature(quadratic, snapshots=1, progress=False).method == "critical"
+    assert curvature(quadratic, snapshots=1, method="hessian", name="one", progress=False).method == "hessian"

@@ -124,7 +124,7 @@ def flatness(
             store, snapshots=snapshots or Snapshots(), samples=samples, batch_norm=batch_norm, objective=objective,
             data=data, device=device,
         )  # fmt: skip
-        place = _last_chosen(scene)
+        place = scene.last
         attrs = {
             **scene.attrs, "rho": float(rho), "adaptive_rho": float(adaptive_rho), "directions": directions,
             "probes": probes, "seed": seed, "wall_time": spell(scene.trajectory.wall_times[place]),
@@ -245,20 +245,6 @@ class _Around:
         if fallen > abs(self.here):
             return fallen, f"{when} risen by {LEAST_RISE:.0%} of the training's whole fall (L is near 0)"
         return abs(self.here), f"{when} doubled" if self.here > 0 else f"{when} risen by |L|"
-
-
-def _last_chosen(scene: Scene) -> int:
-    """The place of the last chosen snapshot whose weights are finite.
-
-    Raises
-    ------
-    RunError
-        there is none.
-    """
-    for place in scene.places[::-1].tolist():
-        if place <= scene.last and np.isfinite(scene.trajectory[place].weights).all():
-            return int(place)
-    raise RunError("None of the chosen snapshots is finite", expected="a snapshot before the divergence")
 
 
 def _row(name: str, both: tuple[float, float], definition: str, said: str = "") -> Measured:

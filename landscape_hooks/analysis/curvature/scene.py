@@ -41,11 +41,11 @@ class Scene:
     trajectory
         all snapshots.
     loss
-        the loss at snapshots; under the policy "fixed" with the running statistics of the last finite one.
+        the loss at snapshots; under the policy "fixed" with the running statistics of `last`.
     places
         (N,) the snapshots that count, among those of `trajectory`.
     last
-        the place of the last snapshot whose weights and buffers are finite.
+        the place of the last chosen snapshot that is finite.
     attrs
         what defines the loss, as JSON.
     """
@@ -88,7 +88,7 @@ class Scene:
         places = chosen.places(run.steps, run.label)
         target = resolve_objective(run, objective, data, samples)
         check_fits(run, target)
-        last = _last_finite(run, entries_mask(target, ("mean", "var")).numpy())
+        last = _last_finite(run, places, entries_mask(target, ("mean", "var")).numpy())
         if chosen.tensors:
             names = names_matching(chosen.tensors, run.layout.names)
             run = joined.only(Only(tuple(names), 0, last)).runs[0]
@@ -113,20 +113,20 @@ class Scene:
         return found[0], found[1] if len(found) > 1 else None
 
 
-def _last_finite(run: Trajectory, counted: NDArray[np.bool_]) -> int:
-    """The place of the last snapshot with finite weights and running statistics (`counted` (B,) among the buffers).
+def _last_finite(run: Trajectory, places: NDArray[np.intp], counted: NDArray[np.bool_]) -> int:
+    """The last of these places whose snapshot has finite weights, and running statistics (`counted` of the buffers).
 
     Raises
     ------
     DivergedError
         there is none.
     """
-    for place in range(len(run) - 1, -1, -1):
+    for place in places[::-1].tolist():
         found = run[place]
         if np.isfinite(found.weights).all() and np.isfinite(found.buffers[counted]).all():
-            return place
+            return int(place)
     raise DivergedError(
-        "No snapshot of the run has finite weights" if len(run) else "The run has no snapshot",
+        "None of the chosen snapshots is finite" if len(places) else "The run has no snapshot",
         expected="at least one finite snapshot",
-        mend="Record again, with a smaller learning rate if the training diverged",
+        mend="Choose earlier ones, or record again, with a smaller learning rate if the training diverged",
     )
