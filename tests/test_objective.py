@@ -1,6 +1,7 @@
 """The loss at θ: captured and live, against a plain loop over the user's own model."""
 
 import math
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -359,3 +360,16 @@ def test_masks_joined_by_operators_are_captured():
     with torch.no_grad():
         expected = nn.functional.mse_loss(model(data[0]), data[1]).item()
     assert objective.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-6)
+
+
+def test_it_is_called_with_a_model_and_cannot_be_changed():
+    model, data = nn.Linear(2, 1), (torch.ones(4, 2), torch.zeros(4, 1))
+    called = Objective(model, criterion=nn.MSELoss(), data=data)
+    by_name = Objective(model=model, criterion=nn.MSELoss(), data=data)
+    same = Objective.of(model, criterion=nn.MSELoss(), data=data)
+    weights, buffers = here(model)
+    found = {objective.evaluate(weights, buffers).mean for objective in (called, by_name, same)}
+    assert len(found) == 1
+    assert isinstance(called, Objective)
+    with pytest.raises(FrozenInstanceError):
+        called.device = "cuda"

@@ -37,6 +37,7 @@ from landscape_hooks.objective.graph.weighing import floating, said_of_weighing,
 from landscape_hooks.objective.kernels import PLAIN, Kernel, ModuleKernel, Tuning, laid_out
 from landscape_hooks.objective.live.copies import WAY_OUT
 from landscape_hooks.objective.live.independence import independent
+from landscape_hooks.objective.live.made import MadeOfModel
 from landscape_hooks.objective.loss_module import LossModule, check_loss
 from landscape_hooks.objective.probe import VARIANT, Probe, read_tensor
 from landscape_hooks.objective.rehearsal import rehearse
@@ -61,7 +62,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, eq=False)
-class Objective:
+class Objective(metaclass=MadeOfModel):
     """The loss at θ over fixed probe data.
 
     Attributes
@@ -114,7 +115,7 @@ class Objective:
         samples: int = 1024,
         copy: bool = True,
     ) -> Objective:
-        """The loss of live code.
+        """The loss of live code; `Objective(model, ...)` is the same.
 
         Parameters
         ----------
@@ -151,14 +152,13 @@ class Objective:
         check_loss(criterion, objective)
         probe, rebuild = Probe.collect(data, samples)
         module, names = LossModule.of(model, criterion, objective, rebuild, own=copy)
-        leaves, size = next(probe.batches())
         found = cls(
             ParameterLayout.of(model),
             ParameterLayout.of_buffers(model),
             ModuleKernel(module, names),
             {},
             probe,
-            per_sample=module.choose(leaves, size, probe.batches),
+            per_sample=module.choose(*next(probe.batches()), probe.batches),
             mutates=True,
         )
         notes = [*probe.notes(samples), *([SAID] if module.draws else [])]
@@ -328,7 +328,7 @@ class Objective:
         )
 
     def without_weights(self) -> Objective:
-        """The same loss without weights of its own: where it is live code, its model's parameters hold no memory."""
+        """The same loss; where it is live code, its model's parameters hold no memory."""
         return replace(self, kernel=self.kernel.without_weights()) if isinstance(self.kernel, ModuleKernel) else self
 
     def with_kernel(self, kernel: Kernel, *, per_sample: bool) -> Objective:
