@@ -54,8 +54,8 @@ def test_help_imports_nothing_heavy(arguments):
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "landscape_hooks"
 FAMILIES = (
-    "root", "store", "trajectory", "surface", "objective", "plane", "mesh", "recording", "evaluation", "export",
-    "analysis", "viewer", "integrations", "cli",
+    "root", "device", "store", "trajectory", "surface", "objective", "plane", "mesh", "recording", "evaluation",
+    "export", "analysis", "viewer", "integrations", "cli",
 )  # fmt: skip
 """From the ground up: a family imports from those before it only."""
 

@@ -2,7 +2,8 @@
 
 In: the model's tensors, copied at once into a place of a ring of rows (training may change them as soon as `copy`
 returns). Out: committed rows of the trajectory. Short rows are written in groups,
-at most `GROUP_SECONDS` or `GROUP_BYTES` behind; long ones as soon as they come.
+at most `GROUP_SECONDS` or `GROUP_BYTES` behind; long ones as soon as they come. What comes from a GPU is handed to the
+thread once it has arrived (`land`), so that the thread never asks the GPU for anything (device/copies.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from landscape_hooks.device.copies import Arrival, Copies, pinned
+from landscape_hooks.recording.watch.rates import number
 from landscape_hooks.trajectory.modules import copy_into, real_view
 from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.rows import bits
@@ -30,16 +33,19 @@ PATIENCE = 0.5
 LONG_BYTES = 2**23
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 
+Scalars = dict[str, float | torch.Tensor]
+"""Numbers of a snapshot by name; a tensor holds its number once the snapshot has arrived."""
+
 
 @dataclass(slots=True)
 class Staged:
     """A snapshot that waits in the ring: its place, its scalars by name, its numbers of each parameter group."""
 
     place: int
-    scalars: dict[str, float]
+    scalars: Scalars
     groups: dict[str, Sequence[float]]
     tail: bool
-    events: Sequence[Any] = ()
+    arrivals: Sequence[Arrival] = ()
 
 
 @dataclass
@@ -88,7 +94,7 @@ class Request:
     done: threading.Event = field(default_factory=threading.Event)
 
 
-Update = Retain | DropLast | Extend | Amend | Mark
+Item = Staged | Retain | DropLast | Extend | Amend | Mark | Request
 
 
 class BackgroundWriter:
@@ -98,22 +104,24 @@ class BackgroundWriter:
         self,
         writer: TrajectoryWriter,
         *,
-        pinned: bool = False,
+        on_gpu: bool = False,
+        copies: Copies | None = None,
     ) -> None:
-        self._writer = writer
+        self._writer, self._copies = writer, copies or Copies()
         row_bytes = max(1, writer.row_bytes)
         self.group = int(min(max(1, GROUP_BYTES // row_bytes), GROUP_ROWS))
         self._room = writer.room(self.group)
         self._long = row_bytes >= LONG_BYTES
         self._writing = False
         depth = max(2, 2 * self.group)
-        self._staging = writer.staging(depth, _pinned if pinned else None)
-        self._streams: dict[torch.device, Any] = {}
+        self._staging = writer.staging(depth, pinned if on_gpu else None)
         self._arrange()
-        self._events: list[list[Any]] = [[] for _ in range(depth)]
+        self._losses = torch.from_numpy(pinned(8 * depth).view(np.float64) if on_gpu else np.zeros(depth))
+        self._arrivals: list[list[Arrival]] = [[] for _ in range(depth)]
+        self.airborne: deque[Item] = deque()
         self._free = threading.Semaphore(depth)
         self._head = 0
-        self._queue: deque[Any] = deque()
+        self._queue: deque[Item] = deque()
         self._wake = threading.Event()
         self.error: BaseException | None = None
         self.lost = 0
@@ -127,13 +135,13 @@ class BackgroundWriter:
         It is given to `submit` or to `release` before the next one is reserved.
         """
         if not self._free.acquire(blocking=False):
+            self.land(wait=wait)
             self._wake.set()
             if not wait:
                 return None
             while not self._free.acquire(timeout=PATIENCE):
                 self._check_alive()
         place, self._head = self._head, (self._head + 1) % len(self._views)
-        self._events[place] = []
         return place
 
     def copy(
@@ -154,12 +162,39 @@ class BackgroundWriter:
             if tensors is not None:
                 targets += slots
                 sources += [old if new is None else new for old, new in zip(before, tensors, strict=True)]
-        if any([tensor.is_cuda for tensor in sources]):
-            self._events[place] += copy_from_cuda(targets, sources, self._streams)
-        elif self._writing and self._long:
+                if self.airborne and any([new is None for new in tensors]):
+                    self.land(wait=True)  # what is taken from the snapshot before has to be there
+        if self._copies.owns(sources):
+            self._copy_from_gpu(place, targets, sources)
+            return
+        self._wait_for(place)  # what is still on its way would come later than this
+        if self._writing and self._long:
             copy_alone(targets, sources)
         else:
             copy_into(targets, sources)
+
+    def _copy_from_gpu(self, place: int, targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+        """Begin to copy; copies from one GPU arrive in order, those from elsewhere are waited for."""
+        plain = [real_view(source.detach()) for source in sources]
+        if {arrival.device for arrival in self._arrivals[place]} - {source.device for source in plain}:
+            self._wait_for(place)
+        here = [pair for pair in zip(targets, plain, strict=True) if not self._copies.owns(pair[1:])]
+        copy_into([target for target, _ in here], [source for _, source in here])
+        self._arrivals[place] += self._copies.begin(targets, plain)
+
+    def loss(self, place: int, value: object) -> float | torch.Tensor:
+        """A loss as a number; of one on a GPU a tensor that holds the number once the place has arrived."""
+        if not isinstance(value, torch.Tensor) or value.numel() != 1 or not self._copies.owns([value]):
+            return number(value)
+        slot = self._losses[place]
+        self._arrivals[place] += self._copies.begin([slot], [value.detach().reshape(())])
+        return slot
+
+    def _wait_for(self, place: int) -> None:
+        """Wait for the copies into a place that are on their way."""
+        for arrival in self._arrivals[place]:
+            arrival.wait()
+        self._arrivals[place] = []
 
     def _arrange(self) -> None:
         """The parts of the ring that hold weights, and buffers: what moved from the beginning, and the late columns."""
@@ -186,20 +221,46 @@ class BackgroundWriter:
 
     def content(self, place: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """(D,) weights and (b,) buffers that lie at a place, as numbers, copied: of what moves so far."""
-        for event in self._events[place]:
-            event.synchronize()
+        self._wait_for(place)
         weights, buffers = (
             np.concatenate([bits.numbers_of(values[place]) for values in parts]) for parts in self._numbers
         )
         return weights, buffers
 
-    def submit(
-        self, place: int, scalars: dict[str, float], groups: dict[str, Sequence[float]], *, tail: bool = False
-    ) -> None:
+    def submit(self, place: int, scalars: Scalars, groups: dict[str, Sequence[float]], *, tail: bool = False) -> None:
         """Hand a filled place to the writer. `tail` says that it is off the schedule."""
-        self._queue.append(Staged(place, scalars, groups, tail, self._events[place]))
+        self._put(Staged(place, scalars, groups, tail, self._arrivals[place]))
+        self._arrivals[place] = []
+
+    def land(self, *, wait: bool = False) -> None:
+        """Hand on to the thread what has arrived from a GPU; `wait` for all of it.
+
+        Called at every step, while something is on its way. Nothing is done while the training is captured in a graph.
+        """
+        if not self.airborne or self._copies.capturing():
+            return
+        while self.airborne:
+            item = self.airborne[0]
+            for arrival in item.arrivals if isinstance(item, Staged) else ():
+                if wait:
+                    arrival.wait()
+                elif not arrival.here():
+                    return
+            self._hand_on(self.airborne.popleft())
+
+    def _put(self, item: Item) -> None:
+        """Give the thread something to do, after what it was given before and what is still on its way."""
+        if self.airborne or (isinstance(item, Staged) and item.arrivals):
+            self.airborne.append(item)
+        else:
+            self._hand_on(item)
+
+    def _hand_on(self, item: Item) -> None:
+        self._queue.append(item)
         # short rows wait for company; waking the thread for each would cost the training more than the copy
-        if len(self._queue) >= self._room or tail:
+        if isinstance(item, Mark | Request) or (
+            isinstance(item, Staged) and (len(self._queue) >= self._room or item.tail)
+        ):
             self._wake.set()
 
     def release(self, place: int) -> None:
@@ -210,12 +271,11 @@ class BackgroundWriter:
 
     def mark(self, name: str, weights: NDArray[Any], buffers: NDArray[Any], scalars: dict[str, float]) -> None:
         """Keep a named snapshot beside the path; of those that wait under one name, only the last is written."""
-        self._queue.append(Mark(name, weights, buffers, scalars))
-        self._wake.set()
+        self._put(Mark(name, weights, buffers, scalars))
 
     def extend(self, layout: ParameterLayout) -> None:
         """From the next snapshot on there are further tensors; what waits has the values that were stored once."""
-        self._queue.append(Extend(layout))
+        self._put(Extend(layout))
         self.flush()
         if self.error is not None:
             raise self.error
@@ -224,15 +284,15 @@ class BackgroundWriter:
 
     def retain(self, steps: list[int], stride: int) -> None:
         """Thin out what was staged so far."""
-        self._queue.append(Retain(steps, stride))
+        self._put(Retain(steps, stride))
 
     def drop_last(self) -> None:
         """Take the last snapshot out of the run again: another one of the same step replaces it."""
-        self._queue.append(DropLast())
+        self._put(DropLast())
 
     def amend(self, step: int, **scalars: float) -> None:
         """Complete the snapshot of `step`, staged or already written."""
-        self._queue.append(Amend(step, scalars))
+        self._put(Amend(step, scalars))
 
     def flush(self) -> None:
         """Wait until everything staged so far is committed (or lost to an error)."""
@@ -242,12 +302,15 @@ class BackgroundWriter:
         """Write what is left and end the thread."""
         self._ask(Request(stop=True))
         self._thread.join()
+        self.lost += sum(isinstance(item, Staged) for item in self.airborne)
 
     def _ask(self, request: Request) -> None:
+        self.land(wait=True)
         if not self._thread.is_alive():
             return
-        self._queue.append(request)
-        self._wake.set()
+        if self.airborne and not request.stop:  # while the training is captured in a graph nothing can be waited for
+            return
+        self._hand_on(request)
         while not request.done.wait(PATIENCE):
             if not self._thread.is_alive():
                 return
@@ -288,8 +351,6 @@ class BackgroundWriter:
         """Write and commit; after a first error nothing more is tried, only counted."""
         for run in self._contiguous(staged):
             try:
-                for event in (event for staged in run for event in staged.events):
-                    event.synchronize()
                 if self.error is None:
                     self._writing = True
                     self._writer.append(self._rows(run))
@@ -303,7 +364,7 @@ class BackgroundWriter:
                 self._room = self._writer.room(self.group)
                 self._free.release(len(run))
 
-    def _attempt_update(self, item: Update) -> None:
+    def _attempt_update(self, item: Item) -> None:
         """What changes the run beside the rows."""
         writer = self._writer
         try:
@@ -330,7 +391,7 @@ class BackgroundWriter:
         return [part for part in (staged[:cut], staged[cut:]) if part]
 
     def _rows(self, staged: list[Staged]) -> Rows:
-        scalars = {name: [s.scalars[name] for s in staged] for name in staged[0].scalars}
+        scalars = {name: [float(s.scalars[name]) for s in staged] for name in staged[0].scalars}
         groups = {name: [s.groups[name] for s in staged] for name in staged[0].groups}
         return self._staging.rows(staged[0].place, scalars, groups, staged[-1].tail)
 
@@ -361,36 +422,3 @@ def as_torch(values: NDArray[Any], kind: str) -> torch.Tensor:
 def _plain(tensor: torch.Tensor) -> NDArray[Any]:
     """A tensor's memory as NumPy copies it: numbers of types that it lacks as their bits."""
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
-def copy_from_cuda(
-    targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], streams: dict[torch.device, Any]
-) -> list[Any]:
-    """Begin to copy tensors from GPUs into pinned memory; returns events after which they have arrived.
-
-    Each is first duplicated on its GPU, in the training's own stream and so in order with its kernels; the duplicate
-    travels in a stream of ours while training goes on. Written by the CUDA documentation; no GPU has run it yet.
-    """
-    devices = {source.device for source in sources if source.is_cuda}
-    events = []
-    with torch.no_grad():
-        for device in devices:
-            here = [(t, s) for t, s in zip(targets, sources, strict=True) if s.device == device]
-            copies = [real_view(source).clone() for _, source in here]
-            stream = streams.setdefault(device, torch.cuda.Stream(device))
-            stream.wait_stream(torch.cuda.current_stream(device))
-            with torch.cuda.stream(stream):
-                for (target, _), copy in zip(here, copies, strict=True):
-                    target.copy_(copy, non_blocking=True)
-                    copy.record_stream(stream)
-                event = torch.cuda.Event()
-                event.record(stream)
-            events.append(event)
-    rest = [(t, s) for t, s in zip(targets, sources, strict=True) if not s.is_cuda]
-    copy_into([t for t, _ in rest], [s for _, s in rest])
-    return events
-
-
-def _pinned(size: int) -> Any:
-    """Page-locked memory, which a GPU writes into by itself; zeros."""
-    return torch.zeros(size, dtype=torch.uint8, pin_memory=True).numpy()

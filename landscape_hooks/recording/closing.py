@@ -20,6 +20,7 @@ from landscape_hooks.recording.background import BackgroundWriter
 from landscape_hooks.recording.ending import Facts, PathEnd
 from landscape_hooks.recording.live_loss import MOST_SECONDS, SHARE, LiveLoss, compare_loss
 from landscape_hooks.recording.opening import Opened
+from landscape_hooks.recording.watch.count import StepCount
 from landscape_hooks.recording.watch.fixed import FixedTensors
 from landscape_hooks.recording.watch.glance import Glance
 from landscape_hooks.recording.watch.iteration import Iterations
@@ -44,14 +45,17 @@ class Closing:
         self._opened, self._background, self._end, self._glance = opened, background, end, glance
         self.doubts: list[Doubt] = []
 
-    def end_path(self, step: int, iterations: int, facts: Facts, heard: Iterations | None) -> None:
+    def end_path(self, count: StepCount, facts: Facts, heard: Iterations | None) -> None:
         """Hand on the last snapshot, and see whether it is the last iterate.
 
         A state that was loaded after the last step is no part of the path: what was held before is its end, and the
         model as it is now is kept as a mark. Other changes end the path as they are: without a word if the loop made
         such changes between earlier steps, else in doubt.
         """
+        step, iterations = count.step, count.iterations
         loaded, same = self._end.loaded, self._glance.same()
+        if count.captured:
+            self.doubts.append(_steps_captured())
         self._end.close(step, facts)
         self._background.flush()
         writer = self._opened.writer
@@ -65,7 +69,7 @@ class Closing:
         if iterations == 0:
             # resumed with other weights than the run's, and nothing happened: the path stays as it was
             if not (self._opened.resumed and same is True):
-                self._end_without_steps(step, facts, change, now, loaded)
+                self._end_without_steps(step, facts, change, now, loaded, captured=count.captured)
         elif change != 0 and loaded:
             self._background.mark(FINAL, *now, facts.scalars(step))
         elif change != 0 or same is False or (self._glance.differed and self._glance.retyped()):
@@ -73,7 +77,7 @@ class Closing:
                 self._end.replace(step, facts)
             if self._glance.retyped():
                 self.doubts.append(_end_of_another_type(step))
-            elif not self._glance.differed:
+            elif not self._glance.differed and not count.captured:
                 self.doubts.append(_end_in_doubt(step, change))
         if iterations > 1 and heard is not None and not (loaded or heard.holds_parameters()) and self._never_moved():
             self.doubts.append(_steps_elsewhere(iterations))
@@ -82,13 +86,15 @@ class Closing:
             self.doubts.append(_rounded(wider, row))
 
     def _end_without_steps(
-        self, step: int, facts: Facts, change: float, now: tuple[NDArray[Any], NDArray[Any]], loaded: bool
-    ) -> None:
+        self, step: int, facts: Facts, change: float, now: tuple[NDArray[Any], NDArray[Any]], loaded: bool,
+        *, captured: bool,
+    ) -> None:  # fmt: skip
         if change != 0 and loaded:
             self._background.mark(FINAL, *now, facts.scalars(step))
         elif change != 0:
             self._end.replace(step + 1, facts)
-            self.doubts.append(_steps_unseen(change))
+            if not captured:
+                self.doubts.append(_steps_unseen(change))
 
     def _never_moved(self) -> bool:
         """Whether the last snapshot is the first one."""
@@ -227,6 +233,16 @@ def _steps_unseen(change: float) -> Doubt:
         "No optimizer step was seen, but the weights have moved. The last snapshot is the model as it was when the "
         "recording ended; its step is not known. Pass optimizer=None and call recorder.step() after every step.",
         {"change": change},
+    )
+
+
+def _steps_captured() -> Doubt:
+    """A step was captured, and nothing tells how often it was replayed."""
+    return Doubt(
+        "steps",
+        "An optimizer step was captured into a CUDA graph. Replaying a graph calls no hook, so the steps that it took "
+        "were not counted, and their snapshots are missing. Pass optimizer=None and call recorder.step() after every "
+        "replay.",
     )
 
 

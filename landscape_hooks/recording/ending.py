@@ -9,14 +9,14 @@ loaded into the model the weights are copied provisionally: if no further step f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from landscape_hooks.errors import LayoutError
-from landscape_hooks.recording.background import BackgroundWriter
+from landscape_hooks.recording.background import BackgroundWriter, Scalars
 from landscape_hooks.recording.watch.fixed import Moving
 from landscape_hooks.recording.watch.rates import number, read
 
@@ -33,7 +33,7 @@ class Facts:
     rates: Sequence[tuple[Any, Any, Any]]
 
     def scalars(self, step: int) -> dict[str, float]:
-        """As a row of the trajectory has them."""
+        """As a row of the trajectory has them; of a loss on a GPU this waits for the number."""
         return {"step": step, "epoch": number(self.epoch), "loss": number(self.loss), "wall_time": self.wall_time}
 
     def groups(self) -> dict[str, Sequence[float]]:
@@ -51,7 +51,7 @@ class Pending:
 
     place: int
     step: int
-    scalars: dict[str, float]
+    scalars: Scalars
     groups: dict[str, Sequence[float]]
     due: bool
     held: bool = False
@@ -84,8 +84,10 @@ class PathEnd:
         place = self._background.reserve(wait=wait)
         if place is None:
             return False
-        self.pending = Pending(place, step, facts.scalars(step), facts.groups(), due)
+        scalars: Scalars = {**replace(facts, loss=None).scalars(step)}
+        self.pending = Pending(place, step, scalars, facts.groups(), due)
         try:
+            scalars["loss"] = self._background.loss(place, facts.loss)
             self._background.copy(place, buffers=self._buffers())
         except BaseException:
             self._drop()

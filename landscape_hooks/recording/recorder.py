@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import zarr
 
+from landscape_hooks.device.copies import capturing
 from landscape_hooks.errors import LandscapeError, RunError
 from landscape_hooks.recording import at_exit
 from landscape_hooks.recording.background import BackgroundWriter
@@ -91,8 +92,8 @@ class Recorder:
             steps.listen(self._listener)
         if opened.writer is not None:  # otherwise another rank writes for this one
             self._writer, inner = opened.writer, unwrap(model)
-            pinned = any(tensor.is_cuda for tensor in opened.layout.tensors(inner))
-            self._background = BackgroundWriter(opened.writer, pinned=pinned)
+            on_gpu = any(tensor.is_cuda for tensor in opened.layout.tensors(inner))
+            self._background = BackgroundWriter(opened.writer, on_gpu=on_gpu)
             joins, masters = self._background.extend, Masters.wanted(storage, optimizers)
             weights = Moving(inner, opened.layout, opened.fixed, joins, masters, opened.integers)
             buffers = Buffers(opened.buffer_layout, inner, opened.root, opened.fixed_buffers, joins)
@@ -123,13 +124,9 @@ class Recorder:
             self._guard.run(self._settle)
 
     def log(
-        self,
-        *,
-        loss: float | torch.Tensor | None = None,
-        epoch: float | None = None,
-        learning_rate: float | Sequence[float] | None = None,
-        step: int | None = None,
-    ) -> None:
+        self, *, loss: float | torch.Tensor | None = None, epoch: float | None = None,
+        learning_rate: float | Sequence[float] | None = None, step: int | None = None,
+    ) -> None:  # fmt: skip
         """Add the training loss (a number or a 0-d tensor) and the epoch to the next snapshot.
 
         `learning_rate` (of each parameter group) is for `optimizer=None`. With `step` the loss and epoch are those
@@ -255,7 +252,7 @@ class Recorder:
         try:
             self._count.settle()
             if self._guard.active and self._next != _PENDING:
-                self._guard.run(closing.end_path, self._count.step, self._count.iterations, self._facts, self._listener)
+                self._guard.run(closing.end_path, self._count, self._facts, self._listener)
             self._background.stop()
             if self._background.error is None:
                 self._guard.run(self._writer.close)
@@ -346,7 +343,7 @@ class Recorder:
     # -- at every step -------------------------------------------------------------------------------------
     def _begins(self, optimizer: object) -> None:
         """The first step of an iteration begins: what the weights are now belongs to the step before."""
-        if not self._guard.active:
+        if not self._guard.active or capturing():
             return
         end = self._end
         try:
@@ -369,6 +366,8 @@ class Recorder:
         now = time.time()
         self._moment = now, self._loss, self._epoch, self._rates.now()
         if self._guard.active:
+            if self._background.airborne:
+                self._guard.run(self._background.land)
             due = first and count.step >= self._next
             if due:
                 self._report_error()

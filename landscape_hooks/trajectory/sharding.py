@@ -218,11 +218,16 @@ def _box(tensor: torch.Tensor, rank: int) -> tuple[tuple[int, ...], tuple[int, .
 class Ranks:
     """The ranks of this training, and the little that they say to each other when a recording begins.
 
-    With `communicate=False` they say nothing: a replicated training may call record() on its first rank only.
+    With `communicate=False` they say nothing: a replicated training may call record() on its first rank only. `model`
+    is what each of them holds: NCCL sends by the GPU that is the current one, so it is made that of the model. A
+    training that never calls `torch.cuda.set_device` would send by the first GPU from all ranks, which NCCL refuses.
     """
 
-    def __init__(self, *, communicate: bool = True) -> None:
+    def __init__(self, model: torch.nn.Module | None = None, *, communicate: bool = True) -> None:
         import torch.distributed as dist
+
+        held = [] if model is None else [getattr(t, "_local_tensor", t) for _, t in model_tensors(model)]
+        self._device = next((tensor.device for tensor in held if tensor.is_cuda), None)
 
         running = dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if running else 0
@@ -231,10 +236,13 @@ class Ranks:
 
     def all(self, value: T) -> list[T]:
         """Every rank's value, on every rank."""
+        from landscape_hooks.device.copies import current
+
         if self._dist is None:
             return [value]
         values: list[Any] = [None] * self.count
-        self._dist.all_gather_object(values, value)
+        with current(self._device):
+            self._dist.all_gather_object(values, value)
         return values
 
     def together(self, action: Callable[[], T]) -> T:

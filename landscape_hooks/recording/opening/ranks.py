@@ -37,7 +37,7 @@ def open_shard(order: Order) -> Opened:
 
     The first rank locks the run for all of them.
     """
-    ranks = Ranks()
+    ranks = Ranks(order.model)
     lock = ranks.together(lambda: RunLock() if ranks.rank else locked(order.store, order.if_exists))
     try:
         opened = _open_ranks(order, ranks)

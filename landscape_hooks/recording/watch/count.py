@@ -2,7 +2,8 @@
 
 In: every end of an optimizer's `step`. Out: how many steps and iterations there were. A fused optimizer under mixed
 precision steps over infinite gradients without changing anything: that is no step. Neither is one that
-torch.distributed.checkpoint takes before it saves or loads, to give an optimizer its state.
+torch.distributed.checkpoint takes before it saves or loads, to give an optimizer its state, nor one that is captured
+into a CUDA graph: it is computed when the graph is replayed, which calls no hook.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+
+from landscape_hooks.device.copies import capturing
 
 
 class StepCount:
@@ -21,10 +24,13 @@ class StepCount:
         optimizer steps taken, from wherever the count began.
     iterations
         iterations heard since the recording began.
+    captured
+        whether a step was captured into a CUDA graph.
     """
 
     def __init__(self, counter: Callable[[], int] | None) -> None:
         self.step = self.iterations = 0
+        self.captured = False
         self._counter = counter
         self._skips: torch.Tensor | None = None
 
@@ -42,6 +48,9 @@ class StepCount:
 
     def was_none(self, optimizer: object) -> bool:
         """Whether a step that has ended was none."""
+        if capturing():
+            self.captured = True
+            return True
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None and self._overflowed(found_inf):
             return True

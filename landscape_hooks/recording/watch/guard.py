@@ -1,7 +1,8 @@
 """Guard: a training survives its recorder.
 
 In: what the recorder is about to do. Out: the same, done; or recording stopped, with one warning (or an exception,
-where that was asked for), and training going on. In a forked process nothing is recorded.
+where that was asked for), and training going on. In a forked process nothing is recorded, and while a CUDA graph is
+captured: reading a number of a GPU would end the capture with an error, and copies would become part of the graph.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import ParamSpec
 
+from landscape_hooks.device.copies import capturing
 from landscape_hooks.errors import RunError, warn_of_recording
 
 P = ParamSpec("P")
@@ -33,7 +35,9 @@ class Guard:
         _guards.add(self)
 
     def run(self, action: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Do it; where it raises, recording stops."""
+        """Do it; where it raises, recording stops. While the training is captured in a graph nothing is done."""
+        if capturing():
+            return
         try:
             action(*args, **kwargs)
         except Exception as error:

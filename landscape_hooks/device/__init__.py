@@ -1,0 +1,1 @@
+"""Devices: what computing on one takes beside torch's own operations, which are the same everywhere."""
