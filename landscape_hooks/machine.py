@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
 
@@ -54,3 +55,33 @@ def find_device(device: str | int | torch.device | None) -> torch.device:
             f"The device '{device}' cannot be used ({first_line(error)})",
             expected="a device that torch sees here, like cpu or cuda",
         ) from error
+
+
+Device = str | int | torch.device
+"""A device as torch names it."""
+
+
+def find_devices(given: Device | Sequence[Device] | None) -> list[torch.device]:
+    """The devices of these names, in order; "cuda" are all GPUs that are visible, None is the first of them or the CPU.
+
+    A text may name several: "cuda:0,cuda:2".
+
+    Raises
+    ------
+    ObjectiveError
+        torch cannot use one of them, or there is none.
+    """
+    if isinstance(given, str) and "," in given:
+        given = [name.strip() for name in given.split(",")]
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        if not given:
+            raise ObjectiveError("Found no device", expected="one at least, like cpu or cuda:0")
+        return [find_device(name) for name in given]
+    if str(given) == "cuda" and torch.cuda.device_count() > 1:
+        return [find_device(f"cuda:{number}") for number in range(torch.cuda.device_count())]
+    return [find_device(given)]
+
+
+def first_device(given: Device | Sequence[Device] | None) -> torch.device:
+    """The first of the devices of these names; "cuda" is the current GPU."""
+    return find_device("cuda") if str(given) == "cuda" else find_devices(given)[0]

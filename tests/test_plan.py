@@ -156,6 +156,22 @@ def test_a_stack_is_taken_if_it_is_faster_and_agrees(loss_of, monkeypatch):
         assert calibration.best_stack(loss, Plan()).stack == 1
 
 
+def test_channels_last_is_taken_on_a_gpu_if_it_is_faster(loss_of, monkeypatch):
+    loss = loss_of("batch")
+    real = calibration._timed_together
+    times = {("contiguous", 1): 3.0, ("channels_last", 1): 2.0, ("channels_last", 4): 5.0, ("channels_last", 16): 1.0}
+
+    def timed(loss, some):
+        if loss.plan.stack == 16:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return times[loss.plan.tuning.layout, loss.plan.stack], real(loss, some)[1]
+
+    monkeypatch.setattr(calibration, "_timed_together", timed)
+    with threads(1):
+        plan = calibration.best_stack(loss, Plan())
+    assert (plan.tuning.layout, plan.stack, plan.speedup) == ("channels_last", 1, 1.5)
+
+
 class Broken(nn.Module):
     def __init__(self, failure):
         super().__init__()

@@ -14,6 +14,7 @@ import torch
 import zarr
 
 from landscape_hooks.analysis.divergence import finite_part
+from landscape_hooks.device.memory import TooLittleMemory
 from landscape_hooks.errors import LandscapeError, ObjectiveError, first_line
 from landscape_hooks.evaluation.engines import Engine, Local, Ray
 from landscape_hooks.evaluation.plane_loss import POLICIES, SnapshotLoss, entries_mask
@@ -134,7 +135,14 @@ class Subject:
             snapshots=snapshots,
             last_step=int(first[-1]) if len(first) else None,
         )
-        return subject.finite(engine, scan=False)
+        while True:
+            try:
+                return subject.finite(engine, scan=False)
+            except TooLittleMemory:
+                smaller = subject.objective.smaller(subject.statistics)
+                if smaller is None:
+                    raise
+            subject = replace(subject, objective=smaller)
 
     def finite(self, engine: Engine, *, scan: bool) -> Subject:
         """The same up to the last finite snapshots; with `scan` the weights of each of them are looked at."""

@@ -11,11 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from landscape_hooks.device.memory import TooLittleMemory
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.evaluation.engines import local
 from landscape_hooks.evaluation.plan import Plan
@@ -53,7 +55,8 @@ PROBE_SECONDS = 0.6
 def plain(loss: PlaneLoss, *, workers: int = 1, precision: str = "float32") -> Plan:
     """The plain loop over recorded batches with torch's own threads (shared out among the workers)."""
     share = max(1, torch.get_num_threads() // workers)
-    return Plan(workers, share, Tuning(chunk=loss.objective.batch_size, precision=precision))
+    chunk = min(loss.objective.batch_size, loss.objective.most)
+    return Plan(workers, share, Tuning(chunk=chunk, precision=precision))
 
 
 def choose(loss: PlaneLoss, points: int, *, workers: int | None = None, precision: str = "float32") -> Plan:
@@ -68,7 +71,7 @@ def choose(loss: PlaneLoss, points: int, *, workers: int | None = None, precisio
     workers
         processes; left out, chosen, each with one thread where processes can share memory.
     precision
-        "float32" or "bfloat16".
+        as of `Local`.
     """
     base = plain(loss, precision=precision)
     if loss.objective.device.type != "cpu":
@@ -86,28 +89,40 @@ def choose(loss: PlaneLoss, points: int, *, workers: int | None = None, precisio
 
 
 def best_stack(loss: PlaneLoss, base: Plan) -> Plan:
-    """How many points together: a GPU is idle where one point of a small model is all it has.
+    """The memory format, and how many points together: one point of a small model leaves a GPU idle.
 
     Many points are timed with one wait for the device at their end, as a tile of them is computed.
     """
     some = np.random.default_rng(0).uniform(-0.1, 0.1, size=(GPU_TILE, 2))
     point_bytes = loss.plane.size * loss.plane.dtype.itemsize
-    best, reference = replace(base, tile=GPU_TILE, workers=1), None
-    for stack in STACKS:
-        if stack > 1 and stack * point_bytes > STACK_BYTES:
-            break
-        trial = replace(best, stack=stack)
+    best, reference = _fitting(loss, replace(base, tile=GPU_TILE, workers=1, stack=STACKS[0]), some)
+    images = [replace(best.tuning, layout="channels_last")] if _has_images(loss.objective) else []
+    ways: list[dict[str, Any]] = [{"tuning": tuning} for tuning in images]
+    ways += [{"stack": stack} for stack in STACKS[1:] if stack * point_bytes <= STACK_BYTES]
+    for way in ways:
+        trial = replace(best, **way)
         try:
             seconds, found = _timed_together(trial.apply(loss), some)
-        except (RuntimeError, ValueError, NotImplementedError):  # an operation without a vectorized form; memory
-            if stack == 1:
-                raise
-            break
-        if reference is None:
-            best, reference = replace(trial, seconds=seconds), found
-        elif seconds < best.seconds and _close(found, reference, base.tuning.precision):
+        except (ObjectiveError, RuntimeError, ValueError, NotImplementedError):  # no vectorized form, or no memory
+            continue
+        if seconds < best.seconds and _close(found, reference, base.tuning.precision):
             best = replace(trial, seconds=seconds, speedup=best.speedup * best.seconds / seconds)
     return best
+
+
+def _fitting(loss: PlaneLoss, plan: Plan, some: NDArray[np.float64]) -> tuple[Plan, NDArray[np.float64]]:
+    """The plan, timed, with so few samples at a time that the device has room for them; and the losses."""
+    while True:
+        part = plan.apply(loss)
+        try:
+            seconds, found = _timed_together(part, some)
+            return replace(plan, seconds=seconds), found
+        except TooLittleMemory:
+            smaller = part.objective.smaller(loss.statistics)
+            if smaller is None:
+                raise
+            tuning = replace(plan.tuning, chunk=smaller.tuning.chunk)
+        plan = replace(plan, tuning=tuning)
 
 
 def _timed_together(loss: PlaneLoss, some: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -144,7 +159,7 @@ def arithmetic(loss: PlaneLoss, base: Plan) -> Plan:
     images, plainly = _has_images(few.objective), base.tuning
     layout = "channels_last" if images else plainly.layout
     free = few.objective.free and few.statistics != "batch"
-    chunk = min(IMAGES if images else OTHERS, few.objective.samples) if free else plainly.chunk
+    chunk = min(IMAGES if images else OTHERS, few.objective.samples, few.objective.most) if free else plainly.chunk
     best = replace(plainly, layout=layout, chunk=chunk)
     ways = {best, replace(best, chunk=plainly.chunk), replace(plainly, chunk=chunk)} - {plainly}
     if ways:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from landscape_hooks.device.arithmetic import PRECISIONS
 from landscape_hooks.machine import MOST_WORKERS
 from landscape_hooks.objective.kernels import PLAIN, Tuning
 
@@ -78,7 +79,7 @@ class Plan:
     def from_json(cls, stored: object) -> Plan | None:
         """The inverse of `to_json`; None where what is stored is no plan that this version would have made."""
         counts = {"workers": MOST_WORKERS, "threads": MOST_WORKERS, "chunk": 2**31, "tile": 2**31, "stack": 2**31}
-        ways = {"layout": ("contiguous", "channels_last"), "precision": ("float32", "bfloat16")}
+        ways = {"layout": ("contiguous", "channels_last"), "precision": PRECISIONS}
         if not isinstance(stored, dict) or any(stored.get(key, unused) is not unused for key, unused in GONE.items()):
             return None
         stored = {key: value for key, value in stored.items() if key not in GONE}

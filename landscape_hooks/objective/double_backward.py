@@ -39,14 +39,16 @@ def fast_kernels() -> Iterator[None]:
 @contextmanager
 def plain_kernels() -> Iterator[None]:
     """No kernel of cuDNN or oneDNN either: slower."""
-    mkldnn: Any = torch.backends.mkldnn
-    before = mkldnn.enabled
-    mkldnn.enabled = False  # its `flags` warn of an option that is not set here
+    libraries: list[Any] = [torch.backends.mkldnn, torch.backends.cudnn]
+    before = [library.enabled for library in libraries]
+    for library in libraries:
+        library.enabled = False  # their `flags` set other options as well, TF32 among them
     try:
-        with fast_kernels(), torch.backends.cudnn.flags(enabled=False):
+        with fast_kernels():
             yield
     finally:
-        mkldnn.enabled = before
+        for library, enabled in zip(libraries, before, strict=True):
+            library.enabled = enabled
 
 
 KERNELS = (fast_kernels, plain_kernels)
@@ -98,11 +100,6 @@ def _unfused(schema: torch.FunctionSchema, args: Arguments, kwargs: Options) -> 
         scale=given.get("scale"),
     )
     return (result, *[None] * (len(schema.returns) - 1))
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether there was too little memory, which is no property of the loss."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def reason(error: RuntimeError) -> str:

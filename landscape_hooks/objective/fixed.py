@@ -145,3 +145,12 @@ def check_others(
                 expected="only the parameters of the run",
                 mend=mend,
             )
+
+
+def attributes_of(group: zarr.Group) -> dict[str, Any]:
+    """The attributes of a stored objective; what is printed of them is text, whatever the run holds."""
+    found = dict(group.attrs)
+    notes, frozen = found.get("notes"), found.get("frozen")
+    found["notes"] = [str(note) for note in notes] if isinstance(notes, list) else []
+    found["frozen"] = {str(k): str(v) for k, v in frozen.items()} if isinstance(frozen, dict) else {}
+    return found

@@ -31,7 +31,8 @@ class Tuning:
     chunk
         samples at a time, where nothing depends on the batch.
     precision
-        "float32" leaves the model's own types alone; "bfloat16" runs it under autocast.
+        "float32" leaves the model's own types alone; "tf32" lets a GPU round what it multiplies to TF32; "bfloat16"
+        runs it under autocast.
     """
 
     layout: str = "contiguous"

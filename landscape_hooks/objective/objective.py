@@ -16,9 +16,7 @@ draws random numbers itself (tracing/draws.py), the mean over batches weighted a
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -27,13 +25,15 @@ import torch
 import zarr
 from torch import Tensor, nn
 
+from landscape_hooks.device.arithmetic import arithmetic, wide
+from landscape_hooks.device.memory import is_out_of_memory, release, too_little
 from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.objective.capture import live_weights
 from landscape_hooks.objective.data.samples import DataLike
 from landscape_hooks.objective.data.states import states_kept
-from landscape_hooks.objective.fixed import check_others, state_of_run, without_integers
+from landscape_hooks.objective.fixed import attributes_of, check_others, state_of_run, without_integers
 from landscape_hooks.objective.graph.graph import LossGraph
-from landscape_hooks.objective.graph.weighing import floating, said_of_weighing, weigh, weighted
+from landscape_hooks.objective.graph.weighing import floating, mean_of, said_of_weighing, weigh
 from landscape_hooks.objective.kernels import PLAIN, Kernel, ModuleKernel, Tuning, laid_out
 from landscape_hooks.objective.live.copies import WAY_OUT
 from landscape_hooks.objective.live.independence import independent
@@ -88,6 +88,8 @@ class Objective(metaclass=MadeOfModel):
         names of the constants that are parameters or buffers which do not move.
     device, tuning
         where and in which way it is computed.
+    most
+        samples at a time that fit into memory, as far as that is known.
     """
 
     layout: ParameterLayout
@@ -103,6 +105,7 @@ class Objective(metaclass=MadeOfModel):
     still: tuple[str, ...] = ()
     device: torch.device = CPU
     tuning: Tuning = PLAIN
+    most: int = 2**31
 
     @classmethod
     def of(
@@ -210,7 +213,7 @@ class Objective(metaclass=MadeOfModel):
             per_sample=checked.attribute(group, "per_sample", bool, "the objective"),
             mutates=checked.attribute(group, "mutates", bool, "the objective"),
             weighing=str(group.attrs.get("weighing", "samples")),
-            attrs=_attributes_of(group),
+            attrs=attributes_of(group),
             still=tuple(fixed),
         )
         for graph in graphs:
@@ -296,7 +299,7 @@ class Objective(metaclass=MadeOfModel):
         """The same loss computed in another way."""
         return replace(
             self,
-            tuning=tuning,
+            tuning=replace(tuning, chunk=min(tuning.chunk, self.most)),
             kernel=self.kernel.laid_out(tuning.layout),
             probe=self.probe.map(lambda t: laid_out(t, tuning.layout)),
         )
@@ -345,29 +348,40 @@ class Objective(metaclass=MadeOfModel):
         return Evaluation(mean, stderr, self.samples)
 
     def measure(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> Tensor:
-        """(2,) mean and standard error as in `evaluate`, in float64, left on the device: nothing waits for it."""
+        """(2,) mean and standard error as in `evaluate`, in float64, left on the device: nothing waits for it.
+
+        Raises
+        ------
+        TooLittleMemory
+            the device has no room for so many samples at a time.
+        """
+        try:
+            return self._mean(weights, buffers, statistics)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            count = min(self.tuning.chunk, self.samples) if (cut := self._is_cut(statistics)) else self.batch_size
+            trouble = too_little(error, self.device, count, whole=not cut)
+        release(self.device)  # not before the error is gone, which holds what did not fit
+        raise trouble
+
+    def smaller(self, statistics: Statistics) -> Objective | None:
+        """The same loss with half as many samples at a time; None where there are no fewer."""
+        most = min(self.tuning.chunk, self.samples) // 2
+        found = replace(self, tuning=replace(self.tuning, chunk=most), most=most)
+        return found if most and self._is_cut(statistics) else None
+
+    def _is_cut(self, statistics: Statistics) -> bool:
+        return self.free and not (statistics == "batch" and bool(self.running_statistics))
+
+    def _mean(self, weights: Tensor, buffers: Tensor, statistics: Statistics) -> Tensor:
         values, counts, shares = [], [], []
-        with torch.no_grad(), self._precision():
+        with torch.no_grad(), arithmetic(self.device, self.tuning.precision):
             for value, n, weight in self.by_batch(weights, buffers, statistics):
-                values.append(value.reshape(-1).double())
+                values.append(wide(value.reshape(-1)))
                 counts.append(n)
                 shares.extend(weight[:1])
-            flat = torch.cat(values)
-            if shares:
-                return weighted(flat, torch.cat(shares))
-            if self.per_sample:
-                mean, stderr = flat.mean(), flat.std() / math.sqrt(len(flat)) if len(flat) > 1 else None
-            else:
-                share = torch.tensor(counts, dtype=torch.float64, device=flat.device) / sum(counts)
-                mean, square = (share * flat).sum(), float((share**2).sum())
-                spread = (share * (flat - mean) ** 2).sum() / (1 - square) if len(flat) > 1 else None
-                stderr = (spread * square).sqrt() if spread is not None else None
-            return torch.stack([mean, torch.full_like(mean, math.nan) if stderr is None else stderr])
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        if self.tuning.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.tuning.precision))
+            return mean_of(torch.cat(values), counts, shares, per_sample=self.per_sample)
 
     def terms(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> Iterator[Tensor]:
         """Terms (0-d tensors) whose sum is the mean loss; differentiable, one batch in memory at a time."""
@@ -380,7 +394,7 @@ class Objective(metaclass=MadeOfModel):
 
     def _weights(self, weights: Tensor, buffers: Tensor, statistics: Statistics) -> Tensor:
         """(batches, ways) the weights of the batches, one for each way in which the loss is weighed."""
-        with torch.no_grad(), self._precision():
+        with torch.no_grad(), arithmetic(self.device, self.tuning.precision):
             found = [(n, w) for _, n, w in self.by_batch(weights, buffers, statistics, whole_batches=True)]
         rows = [torch.cat(w) if w else torch.tensor([float(n)], dtype=torch.float64) for n, w in found]
         return torch.stack([row.cpu() for row in rows])
@@ -388,13 +402,13 @@ class Objective(metaclass=MadeOfModel):
     def doubts(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> list[str]:
         """What is to be said of the mean over batches and of parameters that the run does not record, in sentences."""
         found = self._weights(weights, buffers, statistics) if self.weighing == "loss" else None
-        return said_of_weighing(
-            self.weighing, sum(len(group.sizes) for group in self.probe.groups), found, self.attrs.get("unrecorded", ())
-        )
+        batches = sum(len(group.sizes) for group in self.probe.groups)
+        return said_of_weighing(self.weighing, batches, found, self.attrs.get("unrecorded", ()))
 
     def loss(self, weights: Tensor, buffers: Tensor, *, statistics: Statistics = "running") -> Tensor:
         """The mean loss as a 0-d tensor, differentiable with respect to `weights` (D,)."""
-        return torch.stack(list(self.terms(weights, buffers, statistics=statistics))).sum()
+        with arithmetic(self.device):
+            return torch.stack(list(self.terms(weights, buffers, statistics=statistics))).sum()
 
     def by_batch(
         self, weights: Tensor, buffers: Tensor, statistics: Statistics, whole_batches: bool = False
@@ -410,7 +424,7 @@ class Objective(metaclass=MadeOfModel):
         for number, (leaves, n) in enumerate(self.probe.chunks(self.tuning.chunk) if free else self.probe.batches()):
             value, shares = self._call(state, leaves, mode)
             if self.shares and not shares:
-                shares = [row.reshape(1) for row in self.shares[number].to(value.device)]
+                shares = [row.reshape(1).to(wide(value).device) for row in self.shares[number]]
             yield value, 1 if self.weighing == "batches" else n, shares
 
     def _call(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], mode: str) -> tuple[Tensor, list[Tensor]]:
@@ -421,7 +435,7 @@ class Objective(metaclass=MadeOfModel):
         value, *weights = found if isinstance(found, list) else [found]
         if not isinstance(value, Tensor) or value.is_complex() or not value.numel():
             raise ObjectiveError(f"The loss gave a value of type {type(value).__name__}", expected="real numbers")
-        return value, [torch.as_tensor(w, dtype=torch.float64, device=value.device).reshape(-1) for w in weights]
+        return value, [wide(torch.as_tensor(w, device=value.device)).reshape(-1) for w in weights]
 
     def measured(self, weights: Tensor, buffers: Tensor) -> dict[str, Tensor]:
         """Running statistics by name, measured anew at these weights; nothing is differentiated."""
@@ -429,22 +443,11 @@ class Objective(metaclass=MadeOfModel):
 
     def _measured(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Running statistics over all recorded batches: the mean over batches, as `torch.optim.swa_utils.update_bn`."""
-        total = {name: torch.zeros_like(state[name], dtype=torch.float64) for name in self.running_statistics}
-        count = 0
+        total = {name: torch.zeros_like(wide(state[name])) for name in self.running_statistics}
         with torch.no_grad():
-            for leaves, _ in self.probe.batches():
+            for count, (leaves, _) in enumerate(self.probe.batches(), 1):  # noqa: B007
                 scratch = {name: state[name].clone() for name in self.running_statistics}
                 self.kernel({**state, **scratch}, [t.clone() for t in leaves], statistics="measure")
                 for name, value in scratch.items():
-                    total[name] += value
-                count += 1
-        return {name: (value / count).to(state[name].dtype) for name, value in total.items()}
-
-
-def _attributes_of(group: zarr.Group) -> dict[str, Any]:
-    """The attributes of a stored objective; what is printed of them is text, whatever the run holds."""
-    found = dict(group.attrs)
-    notes, frozen = found.get("notes"), found.get("frozen")
-    found["notes"] = [str(note) for note in notes] if isinstance(notes, list) else []
-    found["frozen"] = {str(k): str(v) for k, v in frozen.items()} if isinstance(frozen, dict) else {}
-    return found
+                    total[name] += wide(value)
+        return {name: (value / count).to(state[name].dtype).to(state[name].device) for name, value in total.items()}

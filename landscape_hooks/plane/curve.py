@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from landscape_hooks.device.arithmetic import arithmetic, wide
+from landscape_hooks.device.memory import is_out_of_memory
 from landscape_hooks.errors import ObjectiveError
-from landscape_hooks.objective.double_backward import KERNELS, is_out_of_memory, reason
+from landscape_hooks.objective.double_backward import KERNELS, reason
 from landscape_hooks.objective.objective import Objective, Statistics
 
 Floats = NDArray[np.float64]
@@ -90,23 +92,24 @@ class Curve:
 
     def loss(self, direction: torch.Tensor, size: float = 1.0) -> float:
         """The loss after a step of `size` times `direction` (D,)."""
-        moved = self._theta if size == 0 else (self._theta.double() + size * direction.to(self._theta.device).double())
-        weights = moved.to(self._theta.dtype)
+        moved = self._theta if size == 0 else wide(self._theta) + size * wide(direction.to(self._theta.device))
+        weights = moved.to(self._theta)
         return float(self._objective.measure(weights, self._buffers, statistics=self._statistics)[0])
 
     def at(self, away: torch.Tensor) -> Curve:
         """The loss around the point that lies (D,) `away`, with the same buffers."""
-        moved = (self._theta.double() + away.to(self._theta.device).double()).to(self._theta)
+        moved = (wide(self._theta) + wide(away.to(self._theta.device))).to(self._theta)
         return Curve(self._objective, moved, self._buffers, self._statistics)
 
     def gradient(self) -> torch.Tensor:
         """(D,) gradient of the loss, one probe batch in memory at a time."""
         theta = self._theta.detach().clone().requires_grad_()
         total = torch.zeros_like(theta)
-        for term in self._objective.terms(theta, self._buffers, statistics=self._statistics):
-            if term.requires_grad:
-                (part,) = torch.autograd.grad(term, theta, allow_unused=True)
-                total += 0 if part is None else part
+        with arithmetic(self._objective.device):
+            for term in self._objective.terms(theta, self._buffers, statistics=self._statistics):
+                if term.requires_grad:
+                    (part,) = torch.autograd.grad(term, theta, allow_unused=True)
+                    total += 0 if part is None else part
         return total
 
     def times(self, vector: torch.Tensor) -> torch.Tensor:
@@ -139,11 +142,11 @@ class Curve:
     def along(self, direction: torch.Tensor) -> float:
         """Curvature d'Hd / d'd along a direction (D,); NaN where that is zero."""
         direction = direction.to(self._theta)
-        length = direction.double().norm()
+        length = wide(direction).norm()
         if not 0 < length < torch.inf:
             return float("nan")
-        unit = (direction.double() / length).to(self._theta)
-        return float(unit.double() @ self.times(unit).double() / (unit.double() @ unit.double()))
+        unit = (wide(direction) / length).to(self._theta)
+        return float(wide(unit) @ wide(self.times(unit)) / (wide(unit) @ wide(unit)))
 
     def top(self, count: int, *, seed: int, tolerance: float) -> Eigenpairs:
         """The `count` (K) largest eigenvalues, algebraically; those of few parameters are exact.
@@ -173,7 +176,7 @@ class Curve:
         for number in range(probes):
             signs = np.random.default_rng([seed, number]).integers(0, 2, self.size, dtype=np.int8)
             vector = torch.from_numpy(signs).to(self._theta.device).to(self._theta.dtype) * 2 - 1
-            found[number] = float(vector.double() @ self.times(vector).double())
+            found[number] = float(wide(vector) @ wide(self.times(vector)))
         return float(found.mean()), float(found.std(ddof=1) / np.sqrt(probes)) if probes > 1 else float("nan")
 
     def dense(self) -> Floats:
@@ -213,6 +216,13 @@ def hessian_vector(
     objective: Objective, weights: torch.Tensor, buffers: torch.Tensor, vector: torch.Tensor, statistics: Statistics
 ) -> torch.Tensor:
     """(D,) product of the loss's Hessian at `weights` with `vector`, one probe batch in memory at a time."""
+    with arithmetic(objective.device):
+        return _hessian_vector(objective, weights, buffers, vector, statistics)
+
+
+def _hessian_vector(
+    objective: Objective, weights: torch.Tensor, buffers: torch.Tensor, vector: torch.Tensor, statistics: Statistics
+) -> torch.Tensor:
     theta = weights.detach().clone().requires_grad_()
     total = torch.zeros_like(theta)
     for term in objective.terms(theta, buffers, statistics=statistics):

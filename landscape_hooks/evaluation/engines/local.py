@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.evaluation.plane_loss import PlaneLoss, SnapshotLoss, Tile
-from landscape_hooks.machine import find_device, forks, threads
+from landscape_hooks.machine import first_device, forks, threads
 from landscape_hooks.plane.blockwise import map_partitions
 from landscape_hooks.trajectory.trajectory import Snapshot, Trajectory
 
@@ -44,7 +44,7 @@ AHEAD = 2
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _NEVER = -1, -3, 2**30  # of mallopt(3), in bytes
 
 
-device = find_device
+device = first_device
 partitions = map_partitions
 
 
@@ -157,7 +157,8 @@ class _Slots:
 
 
 def _alone(loss: SnapshotLoss, tiles: int) -> bool:
-    return loss.plan.workers <= 1 or tiles <= 1 or not forks()
+    """Whether this process computes; a process that was forked cannot use the GPU that this one uses."""
+    return loss.plan.workers <= 1 or tiles <= 1 or not forks() or loss.device.type != "cpu"
 
 
 def _tile(index: NDArray[np.intp], values: torch.Tensor) -> Tile:

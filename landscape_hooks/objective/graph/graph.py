@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landscape_hooks.device.memory import is_out_of_memory
 from landscape_hooks.errors import LandscapeError, ObjectiveError, first_line
 from landscape_hooks.objective.graph.operations import resolve
 from landscape_hooks.objective.graph.permitted import check_kinds
@@ -153,6 +154,8 @@ class LossGraph:
         except LandscapeError:
             raise
         except Exception as error:  # any error that torch raises for operations of unknown origin
+            if is_out_of_memory(error):  # no property of the loss: fewer samples at a time may do
+                raise
             said = f"{type(error).__name__}: {first_line(error)}"
             raise ObjectiveError(
                 f"The stored loss cannot be computed on the probe samples ({said})",

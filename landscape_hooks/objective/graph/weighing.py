@@ -8,6 +8,7 @@ of all of them together is Σ wᵦLᵦ / Σ wᵦ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -192,6 +193,24 @@ def _nodes_of(number: int, way: tuple[Any, ...], nodes: list[Node], floating: fr
     each = call("aten.index_select.default", weight, 0, call("aten.reshape.default", safe, [-1]))
     counts = call("aten.reshape.default", call("aten.ne.Scalar", target, ignored), [-1])
     return call("aten.sum.default", call("aten.mul.Tensor", each, counts))
+
+
+def mean_of(values: Tensor, counts: Sequence[int], shares: Sequence[Tensor], *, per_sample: bool) -> Tensor:
+    """(2,) the mean of losses (N,) and its standard error.
+
+    They are of samples (`per_sample`), or of batches, weighed by `shares` or else by their `counts` of samples.
+    """
+    if shares:
+        return weighted(values, torch.cat(list(shares)))
+    stderr = None
+    if per_sample:
+        mean, stderr = values.mean(), values.std() / math.sqrt(len(values)) if len(values) > 1 else None
+    else:
+        share = torch.tensor(counts, dtype=torch.float64, device=values.device) / sum(counts)
+        mean, square = (share * values).sum(), float((share**2).sum())
+        if len(values) > 1:
+            stderr = ((share * (values - mean) ** 2).sum() / (1 - square) * square).sqrt()
+    return torch.stack([mean, torch.full_like(mean, math.nan) if stderr is None else stderr])
 
 
 def weighted(values: Tensor, weights: Tensor) -> Tensor:
