@@ -131,11 +131,12 @@ def analyze(
     shape, extent_given, share = worth.shape(parse_size(size)), parse_extent(extent), filling.parse_part(part)
     chosen, options, snapshots = parse_directions(directions), engines.parse_engine(engine), snapshots or Snapshots()
     _check(name, adaptive, share, samples, seed, snapshots)
-    local = isinstance(options, Local)
-    samples = worth.samples if samples is None and local else samples
-    if samples == "auto" and not local:
+    alone = isinstance(options, Local) and len(options.devices()) == 1
+    samples = worth.samples if samples is None and alone else samples
+    if samples == "auto" and not alone:
         raise ObjectiveError(
-            'Found samples="auto" on a cluster', expected="a number, which all workers know beforehand"
+            'Found samples="auto" on a cluster or several devices',
+            expected="a number, which all workers know beforehand",
         )
     fixed = None if samples == "auto" else samples
     root, joined = open_runs(_given(stores), snapshots.base)

@@ -70,7 +70,9 @@ def _samples(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--objective", metavar="MODULE:FUNCTION", help="A function that returns an Objective.")
 @click.option("--data", metavar="MODULE:FUNCTION", help="A function that returns other probe data.")
 @click.option(
-    "--device", help="Device on which the loss is computed, such as cpu or cuda:1. [default: a GPU if there is one]"
+    "--device",
+    help="Device on which the loss is computed, such as cpu or cuda:1; cuda:0,cuda:2 and cuda (all GPUs) have a "
+    "process each. [default: a GPU if there is one]",
 )
 @click.option("--engine", default="local", show_default=True, help="Engine that computes the points: local or ray.")
 @click.option(
@@ -130,7 +132,7 @@ def _samples(context: click.Context, parameter: click.Parameter, value: str | No
     "--precision",
     default="float32",
     show_default=True,
-    help="Precision of the evaluation: float32, or bfloat16 (coarser, faster).",
+    help="Precision of the evaluation: float32, tf32 (of a GPU) or bfloat16 (coarser, faster).",
 )
 @click.option("--flatness", is_flag=True, help="Also measure how flat the end of each run lies, in five measures.")
 @click.option("--fresh", is_flag=True, help="Recompute what is already stored.")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
-from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.device.arithmetic import PRECISIONS
+from landscape_hooks.errors import LandscapeError, ObjectiveError
 from landscape_hooks.machine import MOST_WORKERS
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from landscape_hooks.trajectory.joined import Joined
     from landscape_hooks.trajectory.trajectory import Trajectory
 
-PRECISIONS = ("float32", "bfloat16")
+    Named = str | torch.device | Sequence[str | torch.device] | None
 
 
 class Engine(Protocol):
@@ -42,8 +44,8 @@ class Engine(Protocol):
     @property
     def PROCESSES(self) -> str | None: ...
 
-    def device(self, name: torch.device | str | None) -> torch.device:
-        """Where losses are computed: the device of that name, or the best one (None)."""
+    def device(self, name: Named) -> torch.device:
+        """Where losses are computed: the device of that name, or the best one (None); the first of several."""
 
     def points(self, loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:
         """Yield the losses at points (N, 2) of the plane in finished tiles: in any order, each point exactly once."""
@@ -62,11 +64,13 @@ class Local:
     Parameters
     ----------
     workers
-        processes; None is as many as pay.
+        processes; None is as many as pay, or one a device.
     device
-        where the loss is computed, as torch spells it; None is the GPU where there is one.
+        where the loss is computed, as torch spells it; None is the GPU where there is one. Several devices, as a list
+        or as a text like "cuda:0,cuda:2", have a process each; "cuda" are all GPUs that are visible.
     precision
-        "float32" (the model's own types) or "bfloat16" (autocast; faster, and coarser).
+        "float32" (the model's own types), "tf32" (what a GPU multiplies is rounded to TF32) or "bfloat16" (autocast;
+        faster, and coarser).
     tune
         try what is fastest here first (calibration.py); else the plain loop over the recorded batches.
     stream
@@ -80,13 +84,30 @@ class Local:
     """
 
     workers: int | None = None
-    device: str | torch.device | None = None
+    device: Named = None
     precision: str = "float32"
     tune: bool = True
     stream: bool | None = None
 
     def __post_init__(self) -> None:
         _check(self)
+        if isinstance(self.device, list):
+            object.__setattr__(self, "device", tuple(self.device))
+
+    def devices(self) -> list[torch.device]:
+        """The device of each process that computes, where there are several; else the one device.
+
+        Raises
+        ------
+        ObjectiveError
+            torch cannot use one of them.
+        """
+        from landscape_hooks.machine import find_devices
+
+        found = find_devices(self.device)
+        if len(found) == 1 or self.workers is None:
+            return found
+        return [found[number % len(found)] for number in range(self.workers)]
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -144,7 +165,7 @@ class Ray:
 def _check(options: Local | Ray) -> None:
     """What engines have in common."""
     if options.precision not in PRECISIONS:
-        raise ObjectiveError(f"Found the precision '{options.precision}'", expected=" or ".join(PRECISIONS))
+        raise ObjectiveError(f"Found the precision '{options.precision}'", expected=", ".join(PRECISIONS))
     workers = options.workers
     whole = isinstance(workers, int) and not isinstance(workers, bool)
     if workers is not None and not (whole and 1 <= workers <= MOST_WORKERS):
@@ -185,7 +206,7 @@ def start(options: Local | Ray, sources: Callable[[], Sources], joined: Joined) 
     if isinstance(options, Local):
         from landscape_hooks.evaluation.engines import local
 
-        return nullcontext(local)
+        return _several(options, sources, joined) or nullcontext(local)
     try:
         module = import_module("landscape_hooks.evaluation.engines.ray")
     except ModuleNotFoundError as error:
@@ -195,3 +216,35 @@ def start(options: Local | Ray, sources: Callable[[], Sources], joined: Joined) 
             "The engine 'ray' is not installed", mend='Install it: pip install "landscape-hooks[ray]"'
         ) from error
     return module.Engine(options, sources(), joined)
+
+
+def _several(options: Local, sources: Callable[[], Sources], joined: Joined) -> AbstractContextManager[Engine] | None:
+    """The engine of several devices; None where there is one, or where their processes could not make the loss.
+
+    Raises
+    ------
+    LandscapeError
+        they could not, and the devices were named one by one.
+    """
+    found = options.devices()
+    if len(found) == 1:
+        return None
+    try:
+        told = sources()
+        if os.name != "posix":
+            raise ObjectiveError("Several devices are used on Linux and macOS only", mend="Name one (--device cuda:0)")
+        if not all(
+            given is None or isinstance(given, str | os.PathLike) for given in (told.objective, told.data, told.base)
+        ):
+            raise ObjectiveError(
+                "The processes of several devices cannot be given an objective, data or a base that lives in this one",
+                expected='names, as in objective="module:function"',
+                mend="Give such a name, or take one device (cuda:0)",
+            )
+    except LandscapeError:
+        if str(options.device) == "cuda":  # all there are: here, of those that can be used
+            return None
+        raise
+    from landscape_hooks.evaluation.engines.devices import Devices
+
+    return Devices(found, told, joined)

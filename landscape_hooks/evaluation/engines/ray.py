@@ -187,9 +187,9 @@ class Engine:
             ray.shutdown()
 
     # -- what an engine does -------------------------------------------------------------------------------
-    def device(self, name: torch.device | str | None) -> torch.device:
+    def device(self, name: object) -> torch.device:
         """The device of that name on the workers; left out, the GPU where they have one."""
-        self._device = torch.device(name or ("cuda" if self._cluster.gpus else "cpu"))
+        self._device = torch.device(str(name or ("cuda" if self._cluster.gpus else "cpu")))
         return self._device
 
     def points(self, loss: PlaneLoss, points: NDArray[np.float64]) -> Iterator[Tile]:
