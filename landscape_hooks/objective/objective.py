@@ -86,10 +86,8 @@ class Objective(metaclass=MadeOfModel):
         what the run says of it: notes for the report, whether samples are independent, numbers that are frozen.
     still
         names of the constants that are parameters or buffers which do not move.
-    device, tuning
-        where and in which way it is computed.
-    most
-        samples at a time that fit into memory, as far as that is known.
+    device, tuning, most
+        where and in which way it is computed; samples at a time that fit into memory, as far as that is known.
     """
 
     layout: ParameterLayout
@@ -367,9 +365,8 @@ class Objective(metaclass=MadeOfModel):
 
     def smaller(self, statistics: Statistics) -> Objective | None:
         """The same loss with half as many samples at a time; None where there are no fewer."""
-        most = min(self.tuning.chunk, self.samples) // 2
-        found = replace(self, tuning=replace(self.tuning, chunk=most), most=most)
-        return found if most and self._is_cut(statistics) else None
+        n = min(self.tuning.chunk, self.samples) // 2
+        return replace(self, tuning=replace(self.tuning, chunk=n), most=n) if n and self._is_cut(statistics) else None
 
     def _is_cut(self, statistics: Statistics) -> bool:
         return self.free and not (statistics == "batch" and bool(self.running_statistics))
