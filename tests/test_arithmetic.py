@@ -6,6 +6,7 @@ from torch import nn
 
 from landscape_hooks.device import arithmetic as room
 from landscape_hooks.device.arithmetic import arithmetic, wide
+from landscape_hooks.objective.data import states
 from landscape_hooks.objective.double_backward import plain_kernels
 from landscape_hooks.objective.kernels import Tuning
 from landscape_hooks.objective.objective import Objective
@@ -158,3 +159,18 @@ def test_plain_kernels_allow_no_tf32(as_before):
         assert not torch.backends.cudnn.enabled
         assert torch.backends.cudnn.conv.fp32_precision == "ieee"
     assert state() == before
+
+
+def test_draws_on_a_gpu_are_seeded_where_one_is_in_use(monkeypatch):
+    """A live loss that draws noise draws the same at every call, wherever it is computed."""
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: seeded.append(("cuda", seed)))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "manual_seed", lambda seed: seeded.append(("mps", seed)))
+    states.seed_all()
+    assert seeded == [("cuda", states.SEED), ("mps", states.SEED)]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    states.seed_all()
+    assert len(seeded) == 2

@@ -446,6 +446,19 @@ def test_a_loss_that_adds_in_any_order_is_repeatable():
     assert len(found) == 1
 
 
+def test_a_live_loss_that_draws_noise_is_repeatable(device):
+    def noisy(model, given):
+        x, y = given
+        return (model(x + torch.randn_like(x)) - y).square().mean()
+
+    model = nn.Linear(4, 1)
+    objective = Objective(model, objective=noisy, data=[(torch.randn(32, 4), torch.zeros(32, 1))]).to(device)
+    theta, buffers = torch.randn(5, device=device), torch.zeros(0, device=device)
+    before = torch.rand(1, device=device)
+    assert len({objective.evaluate(theta, buffers).mean for _ in range(3)}) == 1
+    assert not torch.equal(before, torch.rand(1, device=device))
+
+
 def test_the_plane_of_steepest_curvature(run, device):
     found = surface(run, f"hessian-{device.type}", device.type, directions=Hessian())
     expected = surface(run, "hessian-cpu", "cpu", directions=Hessian(), tune=False)

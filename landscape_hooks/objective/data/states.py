@@ -38,8 +38,12 @@ def states_kept(generators: Iterable[torch.Generator] = ()) -> Iterator[None]:
 
 
 def seed_all(generators: Iterable[torch.Generator] = ()) -> None:
-    """Seed the global generators of the CPU, and `generators`."""
+    """Seed the global generators of the CPU and of the GPUs in use, and `generators`; called where states are kept."""
     random.seed(SEED)
     np.random.seed(SEED)  # noqa: NPY002
     for generator in [torch.default_generator, *generators]:
         generator.manual_seed(SEED)
+    if torch.cuda.is_initialized():  # not in a forked process, which cannot use them
+        torch.cuda.manual_seed_all(SEED)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(SEED)
