@@ -209,6 +209,22 @@ def test_a_model_that_leaves_the_gpu_is_copied_after_what_is_on_its_way(gpu, tmp
     np.testing.assert_array_equal(t[-1].buffers, buffers.numpy())
 
 
+def test_what_comes_from_the_host_is_not_overwritten_by_what_is_on_its_way(gpu, tmp_path):
+    gpu.lag = 10**9
+    recorder, model, _ = recorded(gpu, tmp_path / "run.zarr", steps=1)
+    ring, weights = recorder._background, list(model.parameters())
+    place = ring.reserve()
+    ring.copy(place, weights=weights)
+    gpu.places.clear()
+    with torch.no_grad():
+        for parameter in weights:
+            parameter.fill_(3.0)
+    ring.copy(place, weights=weights)
+    assert set(ring.content(place)[0].tolist()) == {3.0}
+    ring.release(place)
+    recorder.close()
+
+
 def test_a_buffer_that_is_gone_keeps_the_value_that_has_arrived(gpu, tmp_path):
     gpu.lag = 10**9
     model = nn.Linear(3, 2)
