@@ -95,7 +95,7 @@ class Recording:
                 if self.options.get("data") is not None:
                     found = {**found, "data": self.options["data"]}
                 try:
-                    self.recorder.capture(**found, samples=self.options.get("samples", 1024))
+                    self.recorder.stored_loss.take(**found, samples=self.options.get("samples", 1024))
                     self.found = True
                     return
                 except LandscapeError as error:

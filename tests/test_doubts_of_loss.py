@@ -72,7 +72,7 @@ def test_the_doubt_of_a_stored_loss_stays_when_recording_goes_on(path):
 
 def test_a_loss_that_is_stored_anew_leaves_no_doubt_of_the_one_before(path):
     recorder = trained(path, Margin())
-    recorder.capture(criterion=nn.CrossEntropyLoss(), data=BATCHES)
+    recorder.objective(criterion=nn.CrossEntropyLoss(), data=BATCHES)
     recorder.close()
     assert [doubt.kind for doubt in Trajectory.open(path).doubts] == []
 

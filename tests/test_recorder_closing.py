@@ -16,7 +16,7 @@ from landscape_hooks.cli.description import describe, description_text
 from landscape_hooks.errors import RecordingWarning
 from landscape_hooks.mesh.captions import caption
 from landscape_hooks.mesh.mesh import Mesh
-from landscape_hooks.recording import live_loss
+from landscape_hooks.recording.loss import live as live_loss
 from landscape_hooks.trajectory.doubts import closing_state
 
 X, Y = torch.randn(48, 4, generator=torch.Generator().manual_seed(0)), torch.arange(48) % 3

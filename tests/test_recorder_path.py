@@ -632,7 +632,7 @@ def test_after_close_torch_and_the_model_are_as_they_were(path, model):
     assert not any(
         module._load_state_dict_pre_hooks or module._load_state_dict_post_hooks for module in model.modules()
     )
-    assert not any(module in _listeners for module in model.modules())
+    assert not any(_listeners.of(module) for module in model.modules())
     assert "step" not in optimizer.__dict__
 
 

@@ -125,7 +125,7 @@ def test_a_rank_that_writes_nothing_stores_no_loss(monkeypatch, tmp_path):
         monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
     model = nn.Linear(3, 1)
     recorder = record(model, torch.optim.SGD(model.parameters(), lr=0.1), tmp_path / "run")
-    recorder.capture(criterion=nn.MSELoss(), data=[(torch.ones(4, 3), torch.ones(4, 1))])
+    recorder.objective(criterion=nn.MSELoss(), data=[(torch.ones(4, 3), torch.ones(4, 1))])
     recorder.close()
     assert not (tmp_path / "run").exists()
 

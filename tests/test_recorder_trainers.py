@@ -76,7 +76,7 @@ def test_a_loss_may_be_captured_late_in_place_of_another(tmp_path):
     inputs, targets = torch.ones(4, 3), torch.zeros(4, 2)
     recorder = record(model, optimizer, tmp_path / "run.zarr", criterion=nn.MSELoss(), data=(inputs, targets))
     step(model, optimizer)
-    recorder.capture(criterion=nn.L1Loss(), data=(2 * inputs, targets))
+    recorder.objective(criterion=nn.L1Loss(), data=(2 * inputs, targets))
     recorder.close()
     trajectory = Trajectory.open(tmp_path / "run.zarr")
     loss = Objective.load(trajectory.root).evaluate(torch.tensor(trajectory[-1].weights), torch.zeros(0))

@@ -66,6 +66,7 @@ def describe(store: RunLike) -> dict[str, Any]:
         "imported": _imported(root),
         "marks": {name: mark.step for name, mark in read_marks(root).items()},
         "objective": _describe_objective(objective) if objective.get("complete") is True else None,
+        "awaited": "" if objective.get("complete") is True else printable(objective.get("awaited", "")),
         "surfaces": [_describe_surface(surface) for surface in _surfaces(root)],
         "curvature": [_describe_curvature(root, name) for name in curvatures.names(root)],
         "flatness": None if (flat := flatness.read(root)) is None else flat.to_json() | {"text": flat.lines()},
@@ -149,6 +150,7 @@ def description_text(d: dict[str, Any]) -> str:
         lines += [f"    {note}" for note in o["notes"]]
     else:
         lines.append("  objective   none: analyze needs --objective module:function")
+        lines += [f"    {d['awaited']}"] if d["awaited"] else []
     lines += [f"  mark        {name}: step {step}" for name, step in d["marks"].items()]
     lines += [f"  in doubt    {doubt['said']}" for doubt in d["doubts"]]
     lines += _said_of_closing(d["closing"])

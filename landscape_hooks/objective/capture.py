@@ -58,14 +58,15 @@ def capture(
     objective: Callable[..., Any] | None = None,
     data: DataLike,
     samples: int = 1024,
+    one_shot: bool = False,
 ) -> KeptRebuild:
     """Store the loss and the first `samples` samples of `data` in the run `root`.
 
     Returns what puts the tensors of a stored batch back into the shape of a batch.
 
-    Parameters are as for `landscape_hooks.record`. The graph is traced by `torch.export` around a private copy
-    of the model in evaluation mode, with a free number of samples, and its loss is compared with the model's
-    own before it is stored.
+    Parameters are as for `landscape_hooks.record`; with `one_shot` an iterator may be consumed. The graph is traced by
+    `torch.export` around a private copy of the model in evaluation mode, with a free number of samples, and its loss is
+    compared with the model's own before it is stored.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def capture(
         the model cannot be exported.
     """
     check_arguments(criterion, objective, data, samples)
-    probe, rebuild = Probe.collect(data, samples)
+    probe, rebuild = Probe.collect(data, samples, one_shot=one_shot)
     found, attrs, unrecorded = trace(model, criterion, objective, probe, rebuild, Fixed(root).others.names)
     kept = found.kept
     noise = [SAID] if fixed(found.constants) else []

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from landscape_hooks.device.arithmetic import arithmetic, wide
 from landscape_hooks.device.memory import is_out_of_memory, release, too_little
-from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.errors import ObjectiveError, printable
 from landscape_hooks.objective.capture import live_weights
 from landscape_hooks.objective.data.samples import DataLike
 from landscape_hooks.objective.data.states import states_kept
@@ -192,8 +192,9 @@ class Objective(metaclass=MadeOfModel):
         """
         group = checked.group(root, "objective")
         if group is None or not group.attrs.get("complete"):
-            raise ObjectiveError("The run carries no objective (it was recorded without criterion and data, "
-                                 "or the model could not be exported)", mend=WAY_OUT)  # fmt: skip
+            awaited = "" if group is None else printable(group.attrs.get("awaited", ""))  # why it has none yet
+            why = f". {awaited}" if awaited else " (no criterion and data, or the model could not be exported)"
+            raise ObjectiveError(f"The run carries no objective{why}", mend=WAY_OUT)
         names = checked.names_of(root, "objective/graphs", arrays=True)
         stored = [graph_name(k) for k in range(max(1, len(names)))]
         graphs = [LossGraph.from_json(checked.read(root, f"objective/graphs/{name}").tobytes()) for name in stored]

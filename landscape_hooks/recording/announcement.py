@@ -136,15 +136,17 @@ class Voice:
         return kept
 
     # -- the two lines --------------------------------------------------------------------------------------
-    def begin(self, root: zarr.Group, size: Size, *, recorded: int | None) -> None:
+    def begin(self, root: zarr.Group, size: Size, *, recorded: int | None, awaited: str = "") -> None:
         """Where to, how much, at most how large, and whether the loss is stored.
 
-        `recorded` is how many snapshots the run has that is gone on with; None for a new one.
+        `recorded` is how many snapshots the run has that is gone on with; None for a new one. `awaited` says when a
+        loss that waits for its data is stored.
         """
         where, free = printable(named(self._store)), free_bytes(self._store)
         begun = f"Recording into {where}" if recorded is None else f"Going on with {where} ({_snapshots(recorded)})"
         left = "" if free is None else f" ({text_of_bytes(free)} free)"
-        loss = self._of_loss or ("The loss is stored already." if _has_loss(root) else "No loss is stored yet.")
+        none = awaited or "No loss is stored yet."
+        loss = self._of_loss or ("The loss is stored already." if _has_loss(root) else none)
         self.say(f"{begun}: {size}{left}. {loss}")
         self._begun = True
         there = 0 if recorded is None else recorded * size.row_bytes + size.fixed_bytes

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from landscape_hooks.errors import RunError, warn_of_recording
 from landscape_hooks.recording.background import BackgroundWriter
 from landscape_hooks.recording.ending import Facts, PathEnd
-from landscape_hooks.recording.live_loss import MOST_SECONDS, SHARE, LiveLoss, compare_loss
+from landscape_hooks.recording.loss.live import MOST_SECONDS, SHARE, LiveLoss, compare_loss
 from landscape_hooks.recording.opening import Opened
 from landscape_hooks.recording.watch.count import StepCount
 from landscape_hooks.recording.watch.fixed import FixedTensors
@@ -101,18 +101,21 @@ class Closing:
         writer = self._opened.writer
         return writer is not None and len(writer.steps) > 1 and difference(writer.first_row(), writer.last_row()) == 0
 
-    def compare(self, model: torch.nn.Module | None, live: LiveLoss | None, recorded: float, unchecked: str) -> None:
-        """Compare the stored loss with the live one, unless `unchecked` says why not; write down what was found."""
-        if live is not None and not unchecked and self._opened.root is not None:
-            found = compare_loss(self._opened.root, model, live, recorded)
-            self.doubts += found.doubts
-            unchecked = found.unchecked
+    def compare_tensors(self, recorded: float, unchecked: str) -> None:
+        """Whether what is stored once is what the model has now; `recorded` is how long that took, in seconds."""
         seconds = 0 if unchecked else max(1.0, min(MOST_SECONDS, SHARE * recorded))
         for fixed in (self._opened.fixed, self._opened.fixed_buffers):
             if fixed is not None:
                 self._compare_fixed(fixed, seconds)
         if self._opened.integers is not None:
             self._compare_integers(self._opened.integers, seconds)
+
+    def compare(self, model: torch.nn.Module | None, live: LiveLoss | None, recorded: float, unchecked: str) -> None:
+        """Compare the stored loss with the live one, unless `unchecked` says why not; write down what was found."""
+        if live is not None and not unchecked and self._opened.root is not None:
+            found = compare_loss(self._opened.root, model, live, recorded)
+            self.doubts += found.doubts
+            unchecked = found.unchecked
         root, rank = self._opened.root, self._opened.ranks.rank
         if root is not None:
             own = root if rank == 0 else checked.group(root, f"ranks/{rank}")

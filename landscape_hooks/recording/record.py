@@ -10,7 +10,7 @@ import torch
 from landscape_hooks.errors import LandscapeError, LayoutError, RunError
 from landscape_hooks.recording import at_exit
 from landscape_hooks.recording.announcement import Voice
-from landscape_hooks.recording.live_loss import Loss
+from landscape_hooks.recording.loss.asked import Loss
 from landscape_hooks.recording.opening import open_for
 from landscape_hooks.recording.opening.sorting import sort_out
 from landscape_hooks.recording.recorder import Recorder

@@ -12,10 +12,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import zarr
@@ -26,7 +24,8 @@ from landscape_hooks.recording import at_exit
 from landscape_hooks.recording.background import BackgroundWriter
 from landscape_hooks.recording.closing import Closing, ranks_disagree
 from landscape_hooks.recording.ending import Facts, PathEnd
-from landscape_hooks.recording.live_loss import LiveLoss
+from landscape_hooks.recording.loss.asked import Loss
+from landscape_hooks.recording.loss.stored import StoredLoss
 from landscape_hooks.recording.opening import Opened
 from landscape_hooks.recording.schedule import NEVER, Schedule
 from landscape_hooks.recording.storage import Storage
@@ -77,10 +76,11 @@ class Recorder:
         self._epoch: Any = float("nan")
         self._moment: tuple[float, Any, Any, list[Any]] = self._began, self._loss, self._epoch, []
         self._next, self._moved = NEVER, False
-        self._live, self.dropped = opened.live, 0
+        self.dropped = 0
         self._guard = Guard(opened.writer is not None, storage.on_error, lambda: self._count.step)
         self._closed, self._closer, self._done = False, 0, threading.Event()
         self._turn, self._disagreed = threading.Lock(), False
+        self.stored_loss = StoredLoss(opened, model, self._model)
         self._listener: Iterations | None = None
         self._loading: Loading | None = None
         if optimizers:
@@ -160,34 +160,26 @@ class Recorder:
         if self._guard.active:
             self._guard.run(self._mark, name)
 
-    def capture(
+    def objective(
         self,
-        *,
         criterion: Callable[..., Any] | None = None,
         objective: Callable[..., Any] | None = None,
-        data: DataLike,
+        *,
+        data: DataLike | Callable[[], DataLike] | Literal["train"],
         samples: int = 1024,
-        within: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        """Store the loss and its probe samples now, in place of those the run may have.
+        """Store the loss and its samples, in place of those that the run may have, at any time before `close()`.
 
-        For trainers that show their validation data only once the training is under way. Parameters as for `record`;
-        `within` is a context in which the model may be copied when the stored loss is compared with the live one.
+        For training whose data is there only later (reinforcement learning, generated data). The loss is stored as a
+        function of the weights, whatever these are now. Parameters as for `record`. Whatever is in the way of storing
+        it is a warning, and the training goes on.
 
         Raises
         ------
-        ObjectiveError
-            the model cannot be exported, or the data does not fit it.
+        LandscapeError
+            an argument is not what it should be, or the recording is closed.
         """
-        if self.root is None:  # another rank writes for this one
-            return
-        from landscape_hooks.objective.capture import capture
-
-        self._live, model = None, self._model()
-        assert model is not None
-        take = partial(capture, criterion=criterion, objective=objective, data=data, samples=samples)
-        rebuild = self._opened.voice.storing(partial(take, self.root, model))
-        self._live = LiveLoss(criterion, objective, rebuild, rebuild.seconds, within)
+        self.stored_loss.ask(Loss(criterion, objective, data, samples))
 
     def hold(self) -> None:
         """Keep a copy of the weights: the last snapshot, should no further step come before `close()`.
@@ -238,6 +230,7 @@ class Recorder:
     def abandon(self) -> None:
         """End a recording that could not begin."""
         self._guard.active = False
+        self.stored_loss.forget()
         self.finish()
 
     def _finish(self, unchecked: str) -> None:
@@ -256,12 +249,16 @@ class Recorder:
             self._background.stop()
             if self._background.error is None:
                 self._guard.run(self._writer.close)
-            if self._guard.active and self._background.error is None:
-                recorded = time.time() - self._began
-                self._guard.run(closing.compare, self._model(), self._live, recorded, unchecked)
+            model, recorded = self._model(), time.time() - self._began
+            whole = self._guard.active and self._background.error is None
+            if whole:
+                self._guard.run(closing.compare_tensors, recorded, unchecked)
+            live = self.stored_loss.finish(unchecked)
+            if whole:
+                self._guard.run(closing.compare, model, live, recorded, unchecked)
             closing.stopped(self._guard.why)
         finally:
-            self._live = None
+            self.stored_loss.forget()
             self._opened.lock.release()
         self._guard.active = False
         closing.report(self._storage.on_error, self.dropped)

@@ -21,7 +21,7 @@ from landscape_hooks.progress import counted
 from landscape_hooks.recording.closing import integers_in_doubt
 from landscape_hooks.recording.importing.layouts import Found, Layouts, find, is_wider, listed
 from landscape_hooks.recording.importing.rows import RowsOut, loaded, padded, to_store
-from landscape_hooks.recording.live_loss import Loss
+from landscape_hooks.recording.loss.asked import Loss
 from landscape_hooks.store import checked
 from landscape_hooks.store.lock import RunLock
 from landscape_hooks.store.run import (

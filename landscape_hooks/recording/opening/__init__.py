@@ -8,18 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 import zarr
 from zarr.core.sync import sync
 
-from landscape_hooks.errors import DamagedRunError, LandscapeError, printable, warn_of_recording
+from landscape_hooks.errors import DamagedRunError, LandscapeError
 from landscape_hooks.recording.announcement import Voice
-from landscape_hooks.recording.live_loss import LiveLoss, Loss
+from landscape_hooks.recording.loss.asked import WAY_OUT, Loss
+from landscape_hooks.recording.loss.live import LiveLoss
+from landscape_hooks.recording.loss.taking import has_loss, take_or_warn
 from landscape_hooks.recording.opening.order import Opened, Order
-from landscape_hooks.recording.opening.ranks import WAY_OUT, open_shard
+from landscape_hooks.recording.opening.ranks import open_shard
 from landscape_hooks.recording.opening.writers import (
     as_in,
     begin,
@@ -57,7 +58,7 @@ def open_for(
 
     A replicated training (DDP) is recorded by its first rank alone. Of a sharded one every rank records its shards.
     """
-    _check_loss(loss)
+    loss.check()
     layouts = ParameterLayout.of(model), ParameterLayout.of_buffers(model)
     groups = Rates(optimizers).groups
     order = Order(
@@ -85,14 +86,15 @@ def open_for(
         fixed = watched(order, order.still, writer.fixed, resumed)
         fixed_buffers, integers = watched_beside(order, writer.fixed, resumed)
         begin(root, order)
-        voice.begin(root, order.size, recorded=writer.commit.rows if resumed else None)
+        voice.begin(root, order.size, recorded=writer.commit.rows if resumed else None, awaited=loss.said)
+        awaited = loss if loss.said and not has_loss(root) else None
     except BaseException:
         lock.release()
         raise
     joined = [entry for late in writer.late if late.of_buffers for entry in late.layout]
     buffers = writer.buffer_layout.picked([*writer.buffer_layout, *joined])
     return Opened(
-        root, writer, order.layout, buffers, resumed, ranks, lock, live, fixed, fixed_buffers, integers, voice
+        root, writer, order.layout, buffers, resumed, ranks, lock, live, awaited, fixed, fixed_buffers, integers, voice
     )
 
 
@@ -110,6 +112,13 @@ def _create(order: Order) -> tuple[zarr.Group, TrajectoryWriter, LiveLoss | None
     return root, writer, live
 
 
+def _capture(root: zarr.Group, order: Order) -> LiveLoss | None:
+    """Store the loss and its samples, if they are there, so that the run can be analyzed without the training code."""
+    if not order.loss.given or order.loss.when != "now":
+        return None
+    return take_or_warn(root, order.model, order.loss, order.voice)
+
+
 def _capture_again(root: zarr.Group, order: Order) -> LiveLoss | None:
     """Store the loss of a resumed run that has none, whose capture failed or was interrupted."""
     if not order.loss.given:
@@ -122,50 +131,3 @@ def _capture_again(root: zarr.Group, order: Order) -> LiveLoss | None:
         if stored is not None and stored.attrs.get("complete"):
             return None
     return _capture(root, order)
-
-
-# -- the loss ---------------------------------------------------------------------------------------------
-def _check_loss(loss: Loss) -> None:
-    """A loss and its data come together, and can be what they are to be; nothing of them is run.
-
-    Raises
-    ------
-    LandscapeError
-        one without the other, both kinds of loss, a loss that cannot be called, or data of no kind of batches.
-    """
-    if not loss.given:
-        if loss.data is not None:
-            raise LandscapeError(
-                "Found data= without criterion= or objective=", expected="the loss that is to be computed on it"
-            )
-        return
-    if loss.data is None:
-        raise LandscapeError("Found a criterion or objective without data=", expected="the data to compute the loss on")
-    from landscape_hooks.objective.capture import check_arguments
-
-    check_arguments(loss.criterion, loss.objective, loss.data, loss.samples)
-
-
-def _capture(root: zarr.Group, order: Order) -> LiveLoss | None:
-    """Store the loss and its probe samples, so that the run can be analyzed without the training code.
-
-    Whatever the capture meets is one warning: it runs the user's code, torch's tracing and libraries of any kind.
-    """
-    loss, data = order.loss, order.loss.data
-    if not loss.given or data is None:
-        return None
-    from landscape_hooks.objective.capture import capture
-
-    take = partial(capture, criterion=loss.criterion, objective=loss.objective, data=data, samples=loss.samples)
-    try:
-        rebuild = order.voice.storing(partial(take, root, order.model))
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:  # some extensions raise what is no Exception
-        said = str(error) if isinstance(error, LandscapeError) else f"{type(error).__name__}: {error}"
-        way = "" if "--objective" in said else f" {WAY_OUT}"
-        warn_of_recording(
-            f"The loss could not be stored in the run; recording goes on without it. {printable(said)}{way}"
-        )
-        return None
-    return LiveLoss(loss.criterion, loss.objective, rebuild, rebuild.seconds)

@@ -14,7 +14,8 @@ import torch
 import zarr
 
 from landscape_hooks.recording.announcement import Size, Voice
-from landscape_hooks.recording.live_loss import LiveLoss, Loss
+from landscape_hooks.recording.loss.asked import Loss
+from landscape_hooks.recording.loss.live import LiveLoss
 from landscape_hooks.recording.opening.sorting import sort_out
 from landscape_hooks.recording.schedule import Schedule
 from landscape_hooks.recording.storage import Parameters, Storage
@@ -44,6 +45,8 @@ class Opened:
         the same of the buffers.
     live
         the loss that was stored in it now, as the training has it.
+    awaited
+        the loss that is to be stored later; None where the run has one, or is to have none.
     fixed, fixed_buffers, integers
         what stands still, watched: parameters, buffers, and tensors of integers; None where there are none.
     voice
@@ -58,6 +61,7 @@ class Opened:
     ranks: Ranks
     lock: RunLock = field(default_factory=RunLock)
     live: LiveLoss | None = None
+    awaited: Loss | None = None
     fixed: FixedTensors | None = None
     fixed_buffers: FixedTensors | None = None
     integers: FixedTensors | None = None

@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 
 from landscape_hooks.errors import RunError, warn_of_recording
+from landscape_hooks.recording.loss.asked import WAY_OUT
 from landscape_hooks.recording.opening.order import Opened, Order
 from landscape_hooks.recording.opening.writers import (
     as_in,
@@ -28,8 +29,6 @@ from landscape_hooks.trajectory.parameters import ParameterLayout
 from landscape_hooks.trajectory.sharding import Piece, Ranks, ShardLayout
 from landscape_hooks.trajectory.trajectory import Trajectory
 from landscape_hooks.trajectory.writer import TrajectoryWriter
-
-WAY_OUT = "To analyze the run, name the loss: landscape-hooks analyze RUN --objective module:function"
 
 
 def open_shard(order: Order) -> Opened:

@@ -26,7 +26,6 @@ from landscape_hooks.trajectory.doubts import Doubt
 from landscape_hooks.trajectory.trajectory import Trajectory
 
 if TYPE_CHECKING:
-    from landscape_hooks.objective.data.samples import DataLike
     from landscape_hooks.objective.loss_module import LossModule
     from landscape_hooks.objective.objective import Objective
 
@@ -39,21 +38,6 @@ take less than this."""
 
 TOLERANCE = {"float64": 1e-4, "float32": 1e-3}
 """Relative difference of two losses that arithmetic explains, by the type of the weights; others have 3e-2."""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The loss that a run is to store, as `record` was given it."""
-
-    criterion: Callable[..., Any] | None = None
-    objective: Callable[..., Any] | None = None
-    data: DataLike | None = None
-    samples: int = 1024
-
-    @property
-    def given(self) -> bool:
-        """Whether there is one."""
-        return self.criterion is not None or self.objective is not None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,154 @@
+"""StoredLoss: the loss of one recording: stored now, kept from the training's batches, or stored at the end.
+
+In: a loss as `record` or `recorder.objective` was given it. Out: the loss in the run, and the live one to compare it
+with. A loss that waits keeps its model alive until it is stored.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from landscape_hooks.errors import RunError, warn_of_recording
+from landscape_hooks.objective.data.states import states_kept
+from landscape_hooks.recording.loss.asked import WAY_OUT, Loss
+from landscape_hooks.recording.loss.live import LiveLoss
+from landscape_hooks.recording.loss.taking import await_loss, or_warn, take, take_or_warn, warn_of_none
+from landscape_hooks.recording.opening.order import Opened
+
+if TYPE_CHECKING:
+    from landscape_hooks.objective.data.samples import DataLike
+
+
+class StoredLoss:
+    """The loss of one recording.
+
+    Attributes
+    ----------
+    live
+        the loss as the training has it, for the comparison at the end; None where none was stored by this recording.
+    watching
+        whether batches of the training are being kept.
+    """
+
+    def __init__(self, opened: Opened, model: torch.nn.Module, known: Callable[[], torch.nn.Module | None]) -> None:
+        self._opened, self._known, self._process = opened, known, os.getpid()
+        self.live, self.watching = opened.live, False
+        self._waits: Loss | None = None
+        self._held: torch.nn.Module | None = None
+        self._over = False
+        if opened.awaited is not None:
+            self._wait(opened.awaited, model)
+
+    def ask(self, loss: Loss) -> None:
+        """Store this loss, now or when its data is there, in place of the one before; what is in the way is a warning.
+
+        Raises
+        ------
+        LandscapeError
+            the arguments are not what they should be.
+        RunError
+            the recording is closed.
+        """
+        if self._over:
+            raise RunError(
+                "The recording is closed, so no loss can be stored in its run any more",
+                mend="Give the loss to analyze(..., objective=Objective.of(model, criterion=..., data=...)), or record "
+                'again with if_exists="resume"',
+            )
+        loss.check()
+        model = self._model()
+        if self._opened.root is None or model is None:
+            return
+        if self._opened.ranks.count > 1:
+            if self._opened.ranks.rank == 0:
+                warn_of_recording(f"The loss of a sharded model is not stored in the run. {WAY_OUT}")
+            return
+        self._let_go()
+        if loss.when == "now":
+            self.live = take_or_warn(self._opened.root, model, loss, self._opened.voice) or self.live
+        else:
+            self._wait(loss, model)
+
+    def take(
+        self,
+        criterion: Callable[..., Any] | None = None,
+        objective: Callable[..., Any] | None = None,
+        *,
+        data: DataLike,
+        samples: int = 1024,
+        within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        """Store a loss now, for trainers that have several to try: what is in the way is raised.
+
+        Raises
+        ------
+        ObjectiveError
+            the model cannot be exported, or the data does not fit it.
+        """
+        model = self._model()
+        if self._opened.root is not None and model is not None:
+            loss = Loss(criterion, objective, data, samples)
+            self.live = take(self._opened.root, model, loss, self._opened.voice, within=within)
+            self._let_go()
+
+    def _model(self) -> torch.nn.Module | None:
+        """The model, where this process is the one that stores its loss."""
+        return self._known() if os.getpid() == self._process else None
+
+    # -- a loss that waits ------------------------------------------------------------------------------------
+    def _wait(self, loss: Loss, model: torch.nn.Module) -> None:
+        assert self._opened.root is not None
+        self._waits, self._held = loss, model
+        await_loss(self._opened.root, loss.said)
+
+    def _let_go(self) -> None:
+        self._waits = self._held = None
+
+    def forget(self) -> None:
+        """Nothing is waited for any more."""
+        self._let_go()
+        self._over = True
+
+    def finish(self, unchecked: str) -> LiveLoss | None:
+        """The recording ends: store what was waited for. With `unchecked`, the reason why not, nothing of it is run."""
+        self._over = True
+        loss, root, model = self._waits, self._opened.root, self._known()
+        if loss is None or root is None:
+            return self.live
+        try:
+            if unchecked:
+                self._say_unstored(loss, unchecked)
+            elif model is not None:
+                self.live = or_warn(root, lambda: self._at_end(loss, model)) or self.live
+        except BaseException as error:
+            await_loss(root, f"The function given as data= was interrupted ({type(error).__name__}).")
+            raise
+        finally:
+            self._let_go()
+        return self.live
+
+    def _at_end(self, loss: Loss, model: torch.nn.Module) -> LiveLoss:
+        root, function = self._opened.root, loss.data
+        assert root is not None
+        assert callable(function)
+        self._opened.voice.say("The recording ends: data() is called for the samples of the loss.")
+        with states_kept():
+            found = replace(loss, data=function())
+            if found.when != "now":
+                raise RunError(
+                    f"The function given as data= returned a {type(found.data).__name__}", expected="the data itself"
+                )
+            return take(root, model, found, self._opened.voice, one_shot=True)
+
+    def _say_unstored(self, loss: Loss, why: str) -> None:
+        root = self._opened.root
+        assert root is not None
+        why = f"{why}, so the function given as data= was not called."
+        await_loss(root, why)
+        warn_of_none(root, why)
