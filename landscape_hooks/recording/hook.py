@@ -56,6 +56,8 @@ class Hook(Generic[L]):
         self._listeners, self._action = listeners, action
 
     def __call__(self, module: torch.nn.Module, *given: object) -> None:
+        if torch.compiler.is_compiling():  # compiled into the model it does nothing, and costs nothing
+            return
         for listener in self._listeners.of(module):
             self._action(listener, module, *given)
 

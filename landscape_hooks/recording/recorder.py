@@ -235,6 +235,7 @@ class Recorder:
 
     def _finish(self, unchecked: str) -> None:
         at_exit.let_go(self)
+        self.stored_loss.stop()
         if self._listener is not None:
             steps.silence(self._listener)
         if self._loading is not None:
@@ -379,6 +380,8 @@ class Recorder:
                     glance.pass_by()
             except Exception as error:
                 self._guard.stop(error)
+            if self.stored_loss.watching:
+                self.stored_loss.stepped()
         return True
 
     @property

@@ -109,6 +109,13 @@ def flatten(batch: object) -> Flat:
     return replace(flat, tree=_take_apart(batch, "", flat, ()))
 
 
+def copied(batch: object) -> Any:
+    """The batch with copies of its tensors, on the CPU and without a gradient; what is no data is the same."""
+    flat = flatten(batch)
+    leaves = [python_value(leaf.kind, leaf.tensor) for leaf in flat.leaves]
+    return _put_together(flat.tree, leaves, [value for _, value in flat.plain])
+
+
 def flatten_portable(batch: object) -> Flat:
     """The same where the result goes to another process: what cannot be sent is `Lost`."""
     flat = flatten(batch)

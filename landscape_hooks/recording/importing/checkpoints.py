@@ -346,11 +346,9 @@ def _capture(root: zarr.Group, layouts: Layouts, found: Found, order: _Order) ->
 
     loss = order.loss
     assert order.model is not None
-    assert loss.data is not None
+    data: Any = loss.data
     with loaded(layouts, found):
-        capture(
-            root, order.model, criterion=loss.criterion, objective=loss.objective, data=loss.data, samples=loss.samples
-        )
+        capture(root, order.model, criterion=loss.criterion, objective=loss.objective, data=data, samples=loss.samples)
 
 
 def _write(root: zarr.Group, surveyed: Sequence[_Surveyed], layouts: Layouts, progress: bool) -> None:

@@ -7,19 +7,23 @@ with. A loss that waits keeps its model alive until it is stored.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+import zarr
 
 from landscape_hooks.errors import RunError, warn_of_recording
 from landscape_hooks.objective.data.states import states_kept
 from landscape_hooks.recording.loss.asked import WAY_OUT, Loss
 from landscape_hooks.recording.loss.live import LiveLoss
+from landscape_hooks.recording.loss.seen import Seen
 from landscape_hooks.recording.loss.taking import await_loss, or_warn, take, take_or_warn, warn_of_none
 from landscape_hooks.recording.opening.order import Opened
+from landscape_hooks.trajectory.modules import unwrap
 
 if TYPE_CHECKING:
     from landscape_hooks.objective.data.samples import DataLike
@@ -38,6 +42,8 @@ class StoredLoss:
 
     def __init__(self, opened: Opened, model: torch.nn.Module, known: Callable[[], torch.nn.Module | None]) -> None:
         self._opened, self._known, self._process = opened, known, os.getpid()
+        self._given = weakref.ref(model)
+        self._seen: Seen | None = None
         self.live, self.watching = opened.live, False
         self._waits: Loss | None = None
         self._held: torch.nn.Module | None = None
@@ -106,9 +112,53 @@ class StoredLoss:
         assert self._opened.root is not None
         self._waits, self._held = loss, model
         await_loss(self._opened.root, loss.said)
+        if loss.when == "training":
+            assert isinstance(loss.criterion, torch.nn.Module)
+            try:
+                self._seen = Seen(_called(self._given(), model), loss.criterion, loss.samples)
+            except Exception as error:  # a scripted model takes no hooks
+                self._let_go()
+                warn_of_none(
+                    self._opened.root, f"data='train' cannot hear the model ({type(error).__name__}: {error})."
+                )
+            else:
+                self.watching = True
 
     def _let_go(self) -> None:
-        self._waits = self._held = None
+        self.stop()
+        self._waits = self._held = self._seen = None
+
+    def stop(self) -> None:
+        """Hear no batches any more."""
+        self.watching = False
+        if self._seen is not None:
+            self._seen.remove()
+
+    def stepped(self) -> None:
+        """A step has ended: store the loss if there are enough batches."""
+        seen, root, model, loss = self._seen, self._opened.root, self._known(), self._waits
+        if seen is None or root is None or model is None or loss is None:
+            return
+        seen.iteration_ended()
+        if seen.enough:
+            self.stop()
+            self.live = self._from_training(root, model, loss, seen) or self.live
+            self._let_go()
+
+    def _from_training(self, root: zarr.Group, model: torch.nn.Module, loss: Loss, seen: Seen) -> LiveLoss | None:
+        """Store the loss of the batches that were kept, or say why there are none."""
+        if not seen.kept:
+            why = seen.unfit or (
+                "no backward pass went through a value that the criterion gave for an output of the model in training "
+                "mode (of a model that is compiled, record the compiled one)"
+            )
+            why = f"The batches of the training could not be kept for data='train': {why}. Give data= as batches or a "
+            why += "function, or call recorder.objective(...) before the end."
+            await_loss(root, why)
+            warn_of_none(root, why)
+            return None
+        asked, batches = seen.loss()
+        return take_or_warn(root, model, Loss(**asked, data=batches, samples=loss.samples), self._opened.voice)
 
     def forget(self) -> None:
         """Nothing is waited for any more."""
@@ -124,10 +174,12 @@ class StoredLoss:
         try:
             if unchecked:
                 self._say_unstored(loss, unchecked)
+            elif self._seen is not None and model is not None:
+                self.live = self._from_training(root, model, loss, self._seen) or self.live
             elif model is not None:
                 self.live = or_warn(root, lambda: self._at_end(loss, model)) or self.live
         except BaseException as error:
-            await_loss(root, f"The function given as data= was interrupted ({type(error).__name__}).")
+            await_loss(root, f"Storing it was interrupted ({type(error).__name__}).")
             raise
         finally:
             self._let_go()
@@ -149,6 +201,14 @@ class StoredLoss:
     def _say_unstored(self, loss: Loss, why: str) -> None:
         root = self._opened.root
         assert root is not None
-        why = f"{why}, so the function given as data= was not called."
+        what = "the function given as data= was not called" if loss.when == "end" else "its loss was not stored"
+        why = f"{why}, so {what}."
         await_loss(root, why)
         warn_of_none(root, why)
+
+
+def _called(given: torch.nn.Module | None, inner: torch.nn.Module) -> list[torch.nn.Module]:
+    """What a training calls as its model: of several modules the first; as it was given, and what is wrapped in it."""
+    first = inner if given is None else given
+    first = first[0] if isinstance(first, torch.nn.ModuleList) and len(first) else first
+    return [first, unwrap(first)]
