@@ -65,7 +65,7 @@ class LandscapeCallback(Callback):
             keep=keep,
             samples=samples,
             objective=objective,
-            data=data if objective is not None else None,
+            data=None if objective is None and options.get("criterion") is None else data,
             if_exists=if_exists,
             **options,
         )

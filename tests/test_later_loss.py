@@ -13,6 +13,7 @@ from landscape_hooks import Trajectory, record
 from landscape_hooks.cli.description import describe, description_text
 from landscape_hooks.errors import LandscapeError, ObjectiveError, RecordingWarning, RunError
 from landscape_hooks.objective.objective import Objective
+from landscape_hooks.recording import at_exit
 
 F = nn.functional
 X, Y = torch.randn(24, 4, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 3
@@ -158,6 +159,8 @@ def test_after_an_exception_a_function_is_not_called_and_the_run_says_so(path):
     assert "was not called" in description_text(describe(path))
     with pytest.raises(ObjectiveError, match="was not called"):
         Objective.load(Trajectory.open(path).root)
+    record(model, optimizer, path, criterion=nn.CrossEntropyLoss(), data=lambda: BATCHES, if_exists="resume").close()
+    assert probe(path).samples == 24
 
 
 def test_a_model_that_nobody_holds_waits_for_its_loss(path):
@@ -166,8 +169,26 @@ def test_a_model_that_nobody_holds_waits_for_its_loss(path):
         train(model, optimizer, nn.CrossEntropyLoss())
         return record(model, optimizer, path, criterion=nn.CrossEntropyLoss(), data=lambda: BATCHES)
 
-    session().close()
+    session()
+    at_exit._close_all()
     assert len(losses(path)) == 2
+
+
+def test_of_several_trainings_in_a_script_those_that_are_over_are_closed(tmp_path):
+    def session(name, keep):
+        model, optimizer = setup()
+        recorder = record(model, optimizer, tmp_path / name, criterion=nn.CrossEntropyLoss(), data=lambda: BATCHES)
+        train(model, optimizer, nn.CrossEntropyLoss())
+        keep.append(model)
+        return recorder
+
+    held = []
+    first, second = session("1", []), session("2", held)
+    assert len(losses(tmp_path / "1")) == 2
+    third = session("3", held)
+    assert [recorder._closed for recorder in (first, second, third)] == [True, False, False]
+    second.close()
+    third.close()
 
 
 @pytest.mark.parametrize(
@@ -330,6 +351,49 @@ def changed(model, optimizer, criterion):
         optimizer.step()
 
 
+class Vae(nn.Module):
+    """Returns several tensors, of which the criterion takes each."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(4, 4), nn.Linear(2, 4)
+
+    def forward(self, x):
+        mean, logvar = self.encoder(x).chunk(2, 1)
+        return self.decoder(mean), (mean, logvar)
+
+
+class Elbo(nn.Module):
+    def forward(self, reconstructed, x, mean, logvar):
+        return F.mse_loss(reconstructed, x) - 0.5 * (1 + logvar - mean**2 - logvar.exp()).mean()
+
+
+def encoded(model, optimizer, criterion):
+    for inputs, _ in BATCHES:
+        optimizer.zero_grad()
+        reconstructed, (mean, logvar) = model(inputs)
+        criterion(reconstructed, inputs, mean, logvar=logvar).backward()
+        optimizer.step()
+
+
+def elbo(m):
+    reconstructed, (mean, logvar) = m(X)
+    return Elbo()(reconstructed, X, mean, logvar)
+
+
+def closures(model, optimizer, criterion):
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+    for inputs, targets in BATCHES:
+
+        def closure(inputs=inputs, targets=targets):
+            optimizer.zero_grad()
+            loss = criterion(model(inputs), targets)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+
 def shifted(m):
     found = [(len(x), F.cross_entropy(m(x)[:, :-1].reshape(-1, 3), y[:, 1:].reshape(-1))) for x, y in TEXTS]
     return sum(n * loss for n, loss in found) / 6
@@ -345,12 +409,15 @@ FITTING = {
     "pixels": (lambda: setup()[0], nn.CrossEntropyLoss(), pixels, entropy),
     "squeezed": (lambda: nn.Linear(4, 1), nn.MSELoss(), squeezed, lambda m: F.mse_loss(m(X)[:, 0], Y.float())),
     "called twice": (lambda: setup()[0], nn.MSELoss(), contrasted, lambda m: F.mse_loss(m(X), m(X.flip(1)))),
+    "a VAE": (Vae, Elbo(), encoded, elbo),
+    "closures": (lambda: setup()[0], nn.CrossEntropyLoss(), closures, entropy),
     "accumulated": (lambda: setup()[0], nn.CrossEntropyLoss(), accumulated, entropy),
     "memory used again": (lambda: setup(nn.Linear(4, 3))[0], nn.CrossEntropyLoss(), changed, entropy),
     "a wrapper": (lambda: nn.DataParallel(setup()[0]), nn.CrossEntropyLoss(), accumulated, entropy),
 }  # fmt: skip
 
 
+@pytest.mark.everyday(4)
 @pytest.mark.parametrize("kind", FITTING)
 def test_a_loop_of_another_kind_is_right(path, kind):
     make, criterion, loop, value = FITTING[kind]

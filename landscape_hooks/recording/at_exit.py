@@ -18,12 +18,24 @@ from landscape_hooks.errors import LandscapeError, RecordingWarning
 from landscape_hooks.store.run import RunLike
 
 
+class Waiting(Protocol):
+    """What may wait for the end of a training: a StoredLoss."""
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether it does, and nobody else holds the model any more: that end has come."""
+
+
 class Closable(Protocol):
     """What is held here: a Recorder."""
 
     @property
     def store(self) -> RunLike:
         """The run, as `record` was given it."""
+
+    @property
+    def stored_loss(self) -> Waiting:
+        """Its loss."""
 
     def finish(self, unchecked: str = "") -> None:
         """Commit everything; `unchecked` is why it is not compared with the training."""
@@ -65,6 +77,12 @@ def close_of(store: RunLike) -> None:
     _wait()
 
 
+def close_forgotten() -> None:
+    """Close recorders that keep a model alive which nobody else holds: of several trainings in one script, those that
+    are over. It is done where the next one begins, for it may run code of the user's."""
+    _close([recorder for recorder in list(_live) if recorder.stored_loss.forgotten], "")
+
+
 def close_after(recorder: Closable, things: Iterable[Any]) -> None:
     """Close the recorder when all of these are collected: the model and its optimizers, so nothing steps any more."""
     known = weakref.ref(recorder)
@@ -102,12 +120,16 @@ def _close_all() -> None:
         if error is None or error is _error_before
         else f"The script ended with an exception ({type(error).__name__})"
     )
-    for recorder in list(_live):
+    _close(list(_live), why)
+    _wait()  # the optimizer was local to a function that returned as the script's last act
+
+
+def _close(recorders: Iterable[Closable], why: str) -> None:
+    for recorder in recorders:
         try:
             recorder.finish(why)
         except LandscapeError as error:
             warnings.warn(RecordingWarning(str(error)))
-    _wait()  # the optimizer was local to a function that returned as the script's last act
 
 
 def _wait() -> None:

@@ -36,7 +36,7 @@ def record(
     schedule: Schedule | Iterable[int] | int | Callable[[int], bool] | None = None,
     criterion: Callable[..., Any] | None = None,
     objective: Callable[..., Any] | None = None,
-    data: DataLike | None = None,
+    data: DataLike | Callable[[], DataLike] | Literal["train"] | None = None,
     samples: int = 1024,
     if_exists: Literal["error", "resume", "overwrite"] = "error",
     step: int | None = None,
@@ -74,7 +74,9 @@ def record(
         (of several modules: `objective(models, batch)`), on batches of `data` (a DataLoader, an iterable of batches,
         one batch, a dataset) until there are `samples` samples. Stored in the run. The data is not iterated itself: its
         batches are made again from the loader's dataset, samplers and collate function, elsewhere where that would
-        leave traces; an iterator is left alone.
+        leave traces; an iterator is left alone. `data` may also be a function without arguments that returns it: it is
+        called when the recording ends without an exception, and the model is kept alive until then. "train" keeps the
+        first batches that the training itself puts through the model and the criterion, which is a module then.
     if_exists
         what to do where a run is already: refuse, go on with it, or delete it.
     step
@@ -115,6 +117,7 @@ def record(
         keep = _kept_so_far(store)
     plan = make_schedule(schedule, every=every, keep=keep, row_bytes=_row_bytes(module, storage, parameters))
     loss = Loss(criterion, objective, data, samples)
+    at_exit.close_forgotten()
     if if_exists != "error":
         at_exit.close_of(store)
     voice = Voice(verbose, store)

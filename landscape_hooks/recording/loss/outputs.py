@@ -7,8 +7,10 @@ autograd's graph, whose nodes say which operation made a tensor. Nothing is gues
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import UserDict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ DEPTH = 6
 """Containers inside of containers that are looked into."""
 
 NODES = 10_000
-"""Nodes of autograd's graph that are looked at."""
+"""Nodes of autograd's graph, and parts of an output, that are looked at."""
 
 _AS_IT_IS = ("Clone", "ToCopy", "Alias", "_DDPSink", "Contiguous")
 _SHAPED = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze")
@@ -61,21 +63,32 @@ def applied(tensor: Tensor, operations: Sequence[Operation]) -> Tensor:
     return tensor
 
 
-def tensors_in(output: object, place: Place = ()) -> Iterator[tuple[Place, Tensor]]:
+def tensors_in(output: object) -> list[tuple[Place, Tensor]]:
     """The tensors of an output, with their places; those of an object's attributes included."""
-    if isinstance(output, Tensor):
-        yield place, output
-        return
-    if len(place) >= DEPTH or isinstance(output, str | bytes | type | torch.nn.Module):
-        return
-    if isinstance(output, Mapping):
-        parts = [("key", key, value) for key, value in output.items()]
-    elif isinstance(output, list | tuple):
-        parts = [("key", number, value) for number, value in enumerate(output)]
-    else:
-        parts = [("attribute", name, value) for name, value in getattr(output, "__dict__", {}).items()]
-    for kind, name, value in parts:
-        yield from tensors_in(value, (*place, (kind, name)))
+    found: list[tuple[Place, Tensor]] = []
+    waiting: list[tuple[Place, object]] = [((), output)]
+    looked = 0
+    while waiting and looked < NODES:
+        place, value = waiting.pop()
+        looked += 1
+        if isinstance(value, Tensor):
+            found.append((place, value))
+        elif len(place) < DEPTH:
+            waiting += reversed([((*place, step), part) for step, part in _parts(value)])
+    return found
+
+
+def _parts(value: object) -> list[tuple[tuple[str, Any], object]]:
+    """What a container or an object holds; nothing of it is called."""
+    if isinstance(value, dict):
+        return [(("key", key), part) for key, part in dict.items(value)]
+    if isinstance(value, UserDict):
+        return [(("key", key), part) for key, part in value.data.items()]
+    if isinstance(value, list | tuple):
+        return [(("key", number), part) for number, part in enumerate(value)]
+    if isinstance(value, type | torch.nn.Module | ModuleType):
+        return []
+    return [(("attribute", name), part) for name, part in getattr(value, "__dict__", {}).items()]
 
 
 def operations_to(made: Tensor, source: Tensor) -> tuple[Operation, ...] | None:

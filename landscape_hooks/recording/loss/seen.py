@@ -64,12 +64,16 @@ class Seen:
         self._heard, self._steps, self._since = False, 0, 0
         self._outer = id(models[0])
         self._handles: list[Any] = []
-        for model in {id(each): each for each in models}.values():
-            _listeners.add(model, self)
-            self._handles.append(model.register_forward_pre_hook(_GIVEN, with_kwargs=True))
-            self._handles.append(model.register_forward_hook(_RETURNED, with_kwargs=True))
-        _criteria.add(criterion, self)
-        self._handles.append(criterion.register_forward_hook(_VALUED, with_kwargs=True))
+        try:
+            for model in {id(each): each for each in models}.values():
+                _listeners.add(model, self)
+                self._handles.append(model.register_forward_pre_hook(_GIVEN, with_kwargs=True))
+                self._handles.append(model.register_forward_hook(_RETURNED, with_kwargs=True))
+            _criteria.add(criterion, self)
+            self._handles.append(criterion.register_forward_hook(_VALUED, with_kwargs=True))
+        except BaseException:
+            self.remove()
+            raise
 
     def remove(self) -> None:
         """Hear nothing any more."""

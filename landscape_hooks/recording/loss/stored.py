@@ -7,6 +7,7 @@ with. A loss that waits keeps its model alive until it is stored.
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -100,6 +101,9 @@ class StoredLoss:
         model = self._model()
         if self._opened.root is not None and model is not None:
             loss = Loss(criterion, objective, data, samples)
+            if loss.when != "now":
+                self.ask(loss)
+                return
             self.live = take(self._opened.root, model, loss, self._opened.voice, within=within)
             self._let_go()
 
@@ -110,7 +114,7 @@ class StoredLoss:
     # -- a loss that waits ------------------------------------------------------------------------------------
     def _wait(self, loss: Loss, model: torch.nn.Module) -> None:
         assert self._opened.root is not None
-        self._waits, self._held = loss, model
+        self._waits, self._held = loss, self._known()
         await_loss(self._opened.root, loss.said)
         if loss.when == "training":
             assert isinstance(loss.criterion, torch.nn.Module)
@@ -118,9 +122,9 @@ class StoredLoss:
                 self._seen = Seen(_called(self._given(), model), loss.criterion, loss.samples)
             except Exception as error:  # a scripted model takes no hooks
                 self._let_go()
-                warn_of_none(
-                    self._opened.root, f"data='train' cannot hear the model ({type(error).__name__}: {error})."
-                )
+                why = f"data='train' cannot hear the model ({type(error).__name__}: {error})."
+                await_loss(self._opened.root, why)
+                warn_of_none(self._opened.root, why)
             else:
                 self.watching = True
 
@@ -159,6 +163,11 @@ class StoredLoss:
             return None
         asked, batches = seen.loss()
         return take_or_warn(root, model, Loss(**asked, data=batches, samples=loss.samples), self._opened.voice)
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether a loss waits for the end, and nobody but this knows its model any more, which so has come."""
+        return self._waits is not None and self._held is not None and sys.getrefcount(self._held) <= 2
 
     def forget(self) -> None:
         """Nothing is waited for any more."""
