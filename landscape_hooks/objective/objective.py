@@ -190,11 +190,10 @@ class Objective(metaclass=MadeOfModel):
         ObjectiveError
             the run carries none, or it is damaged.
         """
-        group = checked.group(root, "objective")
-        if group is None or not group.attrs.get("complete"):
-            awaited = "" if group is None else printable(group.attrs.get("awaited", ""))  # why it has none yet
-            why = f". {awaited}" if awaited else " (no criterion and data, or the model could not be exported)"
-            raise ObjectiveError(f"The run carries no objective{why}", mend=WAY_OUT)
+        if (group := checked.group(root, "objective")) is None or not group.attrs.get("complete"):
+            why = "It was recorded without criterion and data, or the loss could not be stored"
+            why = why if group is None else printable(group.attrs.get("awaited", why))
+            raise ObjectiveError(f"The run carries no objective. {why}", mend=WAY_OUT)
         names = checked.names_of(root, "objective/graphs", arrays=True)
         stored = [graph_name(k) for k in range(max(1, len(names)))]
         graphs = [LossGraph.from_json(checked.read(root, f"objective/graphs/{name}").tobytes()) for name in stored]
