@@ -501,10 +501,37 @@ def test_while_batches_are_kept_model_and_criterion_can_be_copied(path):
     for copied in (copy.deepcopy((model, criterion)), pickle.loads(pickle.dumps((model, criterion)))):
         copied[1](copied[0](X), Y).backward()
     assert not recorder.stored_loss._seen._calls
+    average = copy.deepcopy(model)
+    average(X)
+    assert not average._forward_hooks  # it may be scripted, which hooks stand in the way of
+    assert not average._forward_pre_hooks
     assert b"landscape_hooks" not in pickle.dumps((model, criterion))
     train(model, optimizer, criterion)
     recorder.close()
     assert probe(path).samples == 24
+
+
+def test_two_recordings_may_listen_to_one_criterion_and_one_model(tmp_path):
+    (model, optimizer), (other, second), criterion = setup(), setup(), nn.CrossEntropyLoss()
+    second.param_groups[0]["lr"] = 0.5
+    recorders = [
+        record(one, each, tmp_path / name, criterion=criterion, data="train", every=1, samples=samples)
+        for name, one, each, samples in (
+            ("a", model, optimizer, 16),
+            ("b", other, second, 99),
+            ("c", model, optimizer, 99),
+        )
+    ]
+    for inputs, targets in BATCHES:
+        train(model, optimizer, criterion, [(inputs, targets)])
+        train(other, second, criterion, [(inputs + 1, targets)])
+    for recorder in recorders:
+        recorder.close()
+    assert [probe(tmp_path / name).samples for name in "abc"] == [16, 24, 24]
+    expected = by_hand(tmp_path / "b", lambda m: F.cross_entropy(m(X + 1), Y), other)
+    np.testing.assert_allclose(losses(tmp_path / "b"), expected, rtol=1e-5)
+    assert not model._forward_hooks
+    assert not criterion._forward_hooks
 
 
 @pytest.mark.parametrize("loss", [{"criterion": F.cross_entropy}, {"objective": nn.CrossEntropyLoss()}])

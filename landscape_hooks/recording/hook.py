@@ -58,8 +58,14 @@ class Hook(Generic[L]):
     def __call__(self, module: torch.nn.Module, *given: object) -> None:
         if torch.compiler.is_compiling():  # compiled into the model it does nothing, and costs nothing
             return
-        for listener in self._listeners.of(module):
+        listeners = self._listeners.of(module)
+        for listener in listeners:
             self._action(listener, module, *given)
+        if not listeners:
+            self._nobody_listens(module)
+
+    def _nobody_listens(self, module: torch.nn.Module) -> None:
+        """What is to be done in a copy of the module."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> Hook[L]:
         return self
@@ -69,3 +75,39 @@ class Hook(Generic[L]):
 
     def __reduce__(self) -> Any:
         return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+class CallHook(Hook[L]):
+    """A hook of a module's calls. It leaves a copy of the module when that is called: torch goes by a list then."""
+
+    def __init__(
+        self,
+        listeners: Listeners[L],
+        action: Callable[Concatenate[L, torch.nn.Module, ...], None],
+        *,
+        before: bool = False,
+    ) -> None:
+        super().__init__(listeners, action)
+        self._before = before
+
+    def attach(self, module: torch.nn.Module) -> None:
+        """Have it on a module; once, however many listen."""
+        if self not in self._hooks(module).values():
+            register = module.register_forward_pre_hook if self._before else module.register_forward_hook
+            register(self, with_kwargs=True)
+
+    def detach(self, module: torch.nn.Module) -> None:
+        """Take it off a module that nobody listens to any more."""
+        if self._listeners.of(module):
+            return
+        hooks = self._hooks(module)
+        named = module._forward_pre_hooks_with_kwargs if self._before else module._forward_hooks_with_kwargs
+        for key in [key for key, hook in hooks.items() if hook is self]:
+            hooks.pop(key)
+            named.pop(key, None)
+
+    def _hooks(self, module: torch.nn.Module) -> dict[int, Callable[..., Any]]:
+        return module._forward_pre_hooks if self._before else module._forward_hooks
+
+    def _nobody_listens(self, module: torch.nn.Module) -> None:
+        self.detach(module)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from landscape_hooks.errors import first_line
 from landscape_hooks.objective.data.batches import copied, flatten_portable
 from landscape_hooks.objective.probe import samples_of
-from landscape_hooks.recording.hook import Hook, Listeners
+from landscape_hooks.recording.hook import CallHook, Listeners
 from landscape_hooks.recording.loss.form import Call, Kept, Unfit, kept_of, loss_of
 from landscape_hooks.recording.loss.outputs import tensors_in
 
@@ -63,14 +63,14 @@ class Seen:
         self._numbers = itertools.count()
         self._heard, self._steps, self._since = False, 0, 0
         self._outer = id(models[0])
-        self._handles: list[Any] = []
+        self._modules = [weakref.ref(each) for each in models], weakref.ref(criterion)
         try:
             for model in {id(each): each for each in models}.values():
                 _listeners.add(model, self)
-                self._handles.append(model.register_forward_pre_hook(_GIVEN, with_kwargs=True))
-                self._handles.append(model.register_forward_hook(_RETURNED, with_kwargs=True))
+                _GIVEN.attach(model)
+                _RETURNED.attach(model)
             _criteria.add(criterion, self)
-            self._handles.append(criterion.register_forward_hook(_VALUED, with_kwargs=True))
+            _VALUED.attach(criterion)
         except BaseException:
             self.remove()
             raise
@@ -78,11 +78,14 @@ class Seen:
     def remove(self) -> None:
         """Hear nothing any more."""
         self.run(self.settle)
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
         _listeners.remove(self)
         _criteria.remove(self)
+        models, criterion = self._modules
+        for model in [found for each in models if (found := each()) is not None]:
+            _GIVEN.detach(model)
+            _RETURNED.detach(model)
+        if (known := criterion()) is not None:
+            _VALUED.detach(known)
         self._calls.clear()
         self._open.clear()
         self._pending.clear()
@@ -220,5 +223,5 @@ def _valued(seen: Seen, module: nn.Module, *given: object) -> None:
 
 _listeners: Listeners[Seen] = Listeners()
 _criteria: Listeners[Seen] = Listeners()
-_GIVEN, _RETURNED = Hook(_listeners, _given), Hook(_listeners, _returned)
-_VALUED = Hook(_criteria, _valued)
+_GIVEN, _RETURNED = CallHook(_listeners, _given, before=True), CallHook(_listeners, _returned)
+_VALUED = CallHook(_criteria, _valued)
