@@ -189,13 +189,14 @@ def losses_are_by_hand(trajectory: Trajectory, watch: Watch, verdict: Verdict) -
         shown = trajectory[number]
         weights, buffers = torch.from_numpy(np.array(shown.weights)), torch.from_numpy(np.array(shown.buffers))
         step = int(trajectory.steps[number])
-        as_logged = np.array_equal(shown.weights.astype(np.float64), flat(watch.found[step], trajectory.layout.names))
-        weights_then = watch.found[step] if as_logged else watch.closing[0]
+        # where no step was seen, the closing state is a snapshot of a step that the log does not have
+        known = step < len(watch.found)
+        found, kept = (watch.found[step], watch.left[step][1]) if known else watch.closing
+        as_logged = np.array_equal(shown.weights.astype(np.float64), flat(found, trajectory.layout.names))
+        weights_then = found if as_logged else watch.closing[0]
         # a path that ends with the model as it was closed may have the buffers of the last step's end
-        left = np.array_equal(
-            shown.buffers.astype(np.float64), flat(watch.left[step][1], trajectory.buffer_layout.names)
-        )
-        buffers_then = watch.left[step][1] if as_logged or left else watch.closing[1]
+        left = np.array_equal(shown.buffers.astype(np.float64), flat(kept, trajectory.buffer_layout.names))
+        buffers_then = kept if as_logged or left else watch.closing[1]
         if watch.reloaded:  # by another state's buffers or by the step's own: both are the model's at that step
             buffers_then = {**buffers_then, **trajectory.buffer_layout.views(buffers)}
         for policy in policies:
