@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from landscape_hooks.recording.storage import Storage as Storage
     from landscape_hooks.surface.measures.curvature import Curvature as Curvature
     from landscape_hooks.surface.measures.flatness import Flatness as Flatness
+    from landscape_hooks.surface.critical import CriticalPoint as CriticalPoint
+    from landscape_hooks.surface.critical import critical_points as critical_points
+    from landscape_hooks.surface.critical import lowest_pass as lowest_pass
     from landscape_hooks.surface.report import random_walk_ratio as random_walk_ratio
     from landscape_hooks.surface.surface import Path as Path
     from landscape_hooks.surface.surface import Surface as Surface
@@ -106,6 +109,9 @@ _HOME = {
     "Path": "surface.surface",
     "Curvature": "surface.measures.curvature",
     "Flatness": "surface.measures.flatness",
+    "critical_points": "surface.critical",
+    "lowest_pass": "surface.critical",
+    "CriticalPoint": "surface.critical",
     "random_walk_ratio": "surface.report",
     "verify": "analysis.verification",
     "Verification": "analysis.verification",

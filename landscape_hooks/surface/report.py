@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from landscape_hooks.surface.digits import percent, text_of
+from landscape_hooks.surface.critical import CriticalPoint, critical_points, lowest_pass
+from landscape_hooks.surface.digits import percent, place_text, text_of
 from landscape_hooks.surface.spots import outside, said_of
 from landscape_hooks.surface.surface import Path, Surface
 
@@ -27,6 +28,9 @@ SHOWN = 5
 
 SHOWN_MARKS = 12
 """Largest number of marks that have a sentence each."""
+
+SHOWN_MINIMA = 5
+"""Largest number of minima that a sentence lists, the lowest first."""
 
 POLICY = {
     "batch": "Losses are taken with the statistics of each batch, as in training, not as in evaluation.",
@@ -52,7 +56,7 @@ def sentences(surface: Surface, doubts: Sequence[str] = ()) -> list[str]:
         known = path if path.evaluated is None else path.at(path.evaluated)
         of_losses = (_ends(known), _gap(surface, known)) if len(known) else ()
         said += [whose + s for s in (*of_losses, _distance(surface, path), _extent(surface, path)) if s]
-    return said + _marks(surface) + _noise(surface) + _holes(surface)
+    return said + _marks(surface) + _noise(surface) + _critical(surface) + _holes(surface)
 
 
 def used_up(so_far: Surface) -> str:
@@ -231,6 +235,46 @@ def _noise(surface: Surface) -> list[str]:
     if not np.isfinite(here):
         return [f"{said}; its standard error is not known."]
     return [f"{said} ± {here:.2g}; finer differences are those of the samples."]
+
+
+def _critical(surface: Surface) -> list[str]:
+    """The minima of the grid, and the lowest pass between the two lowest of them."""
+    points = critical_points(surface)
+    every = [point for point in points if point.kind == "minimum"]
+    real = [point for point in every if point.real]
+    if not real:
+        return []
+    edge = " (at the edge of what is known: the loss may fall further beyond it)"
+    steps = np.diff(sorted(point.loss for point in real))
+    step = float(steps[steps > 0].min(initial=np.inf))
+    texts = [f"{text_of(p.loss, step)} at {_place(surface, p)}{edge * p.at_edge}" for p in real[:SHOWN_MINIMA]]
+    more = f" and {len(real) - SHOWN_MINIMA} more" if len(real) > SHOWN_MINIMA else ""
+    said = [f"The grid has {len(real)} minima" if len(real) > 1 else "The grid has one minimum"]
+    said[0] += f": {', '.join(texts)}{more}."
+    way = lowest_pass(points, *real[:2]) if len(real) > 1 else None
+    if way is not None:
+        above = way.loss - real[1].loss
+        said.append(
+            f"The lowest pass between the two lowest has a loss of {text_of(way.loss, above / 10)} at "
+            f"{_place(surface, way)}, {text_of(above)} above the higher of them."
+        )
+    if false := len(every) - len(real):
+        known = np.isfinite(surface.loss_stderr[surface.evaluated]).any()
+        bound = "twice its standard error (as if the two were of different samples)" if known else "rounding"
+        said.append(
+            f"{false} more {'do' if false > 1 else 'does'} not count: to a lower minimum the loss rises by no more "
+            f"than {bound}."
+        )
+    return said
+
+
+def _place(surface: Surface, point: CriticalPoint) -> str:
+    """The coordinates of a grid point, to a tenth of the grid's step."""
+    texts = []
+    for axis, value in zip((surface.alpha, surface.beta), point.coordinates, strict=True):
+        if len(axis) > 1:
+            texts.append(place_text(value, float(np.diff(axis).min()) / 10))
+    return f"({', '.join(texts)})"
 
 
 def clamped(grid: NDArray[np.bool_], path: NDArray[np.bool_]) -> list[str]:

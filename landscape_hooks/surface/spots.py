@@ -1,6 +1,6 @@
-"""Spots: where a picture has a point for the marks of a surface, and what is said of them.
+"""Spots: where a picture has a point for the marks of a surface and for its minima and passes; what is said of them.
 
-In: a Surface. Out: a `Spot` for each point; sentences. No torch here.
+In: a Surface. Out: a `Spot` for each point of the marks, the critical points that are shown; sentences. No torch here.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from landscape_hooks.surface.critical import CriticalPoint, critical_points
 from landscape_hooks.surface.digits import text_of
 from landscape_hooks.surface.marks import Floats, MarkedPoint
 from landscape_hooks.surface.surface import Surface
 
 SAME = 1e-6
 """Two points are one if they are less apart than this share of the picture, and their losses than this share."""
+
+MOST_MINIMA = 12
+"""Minima that a picture shows at most: those of the largest persistence."""
 
 
 # -- what is said of them ---------------------------------------------------------------------------------------
@@ -108,3 +112,31 @@ def _same(surface: Surface, one: MarkedPoint, other: MarkedPoint) -> bool:
     width = np.array([np.ptp(surface.alpha), np.ptp(surface.beta)])
     near = np.abs(one.coordinates - other.coordinates) <= SAME * width
     return bool(near.all()) and bool(np.isclose(one.loss, other.loss, rtol=SAME, atol=0, equal_nan=True))
+
+
+# -- minima and passes --------------------------------------------------------------------------------------------
+def shown_critical_points(surface: Surface) -> list[CriticalPoint]:
+    """The critical points that a picture shows: the real minima that are not at the edge, and the real saddles.
+
+    Of many minima those of the largest persistence are shown, and the saddles that are as persistent. A place where
+    several passes meet is shown once.
+    """
+    real = [point for point in critical_points(surface) if point.real]
+    ranked = sorted((point.persistence for point in real if point.kind == "minimum"), reverse=True)
+    least = ranked[MOST_MINIMA - 1] if len(ranked) > MOST_MINIMA else 0.0
+    shown = [point for point in real if not point.at_edge and point.persistence >= least]
+    return list({(point.kind, point.place): point for point in reversed(shown)}.values())[::-1]
+
+
+def said_of_critical(point: CriticalPoint) -> str:
+    """A critical point as text: its loss, and how far that is from where it ends."""
+    error = f" ± {point.loss_stderr:.2g}" if np.isfinite(point.loss_stderr) else ""
+    step = min(point.persistence / 10, point.loss_stderr / 2 if point.loss_stderr > 0 else np.inf)
+    head, far = f"loss {text_of(point.loss, step)}{error}", text_of(point.persistence)
+    if point.kind == "minimum":
+        if point.ends_at is None:
+            return f"lowest point of the grid: {head}" if np.isinf(point.persistence) else f"minimum: {head}"
+        return f"minimum: {head}, {far} below the lowest pass to a lower one"
+    if point.between is None:
+        return f"saddle: {head}, {far} below the maximum beside it"
+    return f"pass: {head}, {far} above the minimum that it leads out of"
