@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 from landscape_hooks.version import __version__
 
 if TYPE_CHECKING:
+    from landscape_hooks.analysis.alignment.align import Alignment as Alignment
+    from landscape_hooks.analysis.alignment.align import align as align
+    from landscape_hooks.analysis.alignment.barrier import Barrier as Barrier
+    from landscape_hooks.analysis.alignment.barrier import barrier as barrier
     from landscape_hooks.analysis.analyze import analyze as analyze
     from landscape_hooks.analysis.curvature.curvature import curvature as curvature
     from landscape_hooks.analysis.curvature.flatness import flatness as flatness
@@ -97,6 +101,10 @@ _HOME = {
     "curvature": "analysis.curvature.curvature",
     "flatness": "analysis.curvature.flatness",
     "landscape": "analysis.landscape",
+    "align": "analysis.alignment.align",
+    "Alignment": "analysis.alignment.align",
+    "barrier": "analysis.alignment.barrier",
+    "Barrier": "analysis.alignment.barrier",
     "PCA": "plane.directions.pca",
     "Random": "plane.directions.random",
     "Hessian": "plane.directions.hessian",

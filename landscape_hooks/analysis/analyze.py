@@ -17,6 +17,7 @@ import torch
 import zarr
 
 from landscape_hooks.analysis import filling
+from landscape_hooks.analysis.alignment.barrier import measured
 from landscape_hooks.analysis.frame import Frame, parse_directions
 from landscape_hooks.analysis.paths import Marks, Paths
 from landscape_hooks.analysis.subject import Subject
@@ -278,7 +279,19 @@ def _report(surface: Surface, frame: Frame, loss: PlaneLoss, doubts: Sequence[st
     _check_not_all_nan(surface)
     clamped = report.clamped(loss.clamped(frame.grid.points()), loss.clamped(frame.coordinates))
     notes = frame.subject.objective.attrs.get("notes", [])  # batches that were left out, batches that are large
-    return [*report.sentences(surface, doubts), *clamped, *notes]
+    said = [*report.sentences(surface, doubts), *clamped, *notes]
+    return said + [sentence for each in frame.subject.alignments for sentence in each.said] + _barrier(frame)
+
+
+def _barrier(frame: Frame) -> list[str]:
+    """The barrier on a line that goes through the ends of two runs."""
+    subject, points = frame.subject, frame.directions.attrs.get("points", [])
+    runs = [(point["run"], point["step"]) for point in points]
+    ends = [(number, int(run.steps[-1])) for number, run in enumerate(subject.joined.runs[:2])]
+    if frame.shape[1] > 1 or runs != ends or len(runs) != 2 or subject.policy == "fixed":
+        return []
+    return [measured(subject.joined, subject.objective, subject.policy, points=max(3, frame.shape[0]),
+                     progress=False, aligned=bool(subject.alignments)).said]  # fmt: skip
 
 
 def _doubts_of_loss(frame: Frame) -> list[str]:

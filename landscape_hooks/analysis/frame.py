@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from landscape_hooks.analysis.alignment.align import in_words
 from landscape_hooks.analysis.subject import Subject
 from landscape_hooks.errors import DivergedError, PlaneError
 from landscape_hooks.evaluation.engines import Engine
@@ -150,6 +151,7 @@ class Frame:
             trajectory_digest=digest_of(subject.joined),
             extent=tuple(self.grid.extent),
             extent_rule="given" if self.extent_given else "covers the path",
+            alignment=in_words(subject.alignments),
             batch_norm=subject.policy,
             moving_buffers=moving_buffers(subject.objective, subject.joined.runs),
             objective=subject.objective_source,

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import zarr
 
+from landscape_hooks.analysis.alignment.align import Alignment, alignments
+from landscape_hooks.analysis.alignment.aligned import align_runs
 from landscape_hooks.analysis.divergence import finite_part
 from landscape_hooks.device.memory import TooLittleMemory
 from landscape_hooks.errors import LandscapeError, ObjectiveError, first_line
@@ -69,6 +71,8 @@ class Subject:
         which samples the loss is over, and of how many; None where it is over all that were asked for.
     samples_said
         why they are so many.
+    alignments
+        how the hidden units of each further run are reordered; () where they are not.
     """
 
     root: zarr.Group
@@ -87,6 +91,7 @@ class Subject:
     drawn: Drawn | None = None
     every_sample: int | None = None
     samples_said: str = ""
+    alignments: tuple[Alignment, ...] = ()
 
     @classmethod
     def open(
@@ -137,12 +142,14 @@ class Subject:
         )
         while True:
             try:
-                return subject.finite(engine, scan=False)
+                subject = subject.finite(engine, scan=False)
             except TooLittleMemory:
                 smaller = subject.objective.smaller(subject.statistics)
                 if smaller is None:
                     raise
-            subject = replace(subject, objective=smaller)
+                subject = replace(subject, objective=smaller)
+            else:
+                return subject.aligned(engine) if snapshots.align else subject
 
     def finite(self, engine: Engine, *, scan: bool) -> Subject:
         """The same up to the last finite snapshots; with `scan` the weights of each of them are looked at."""
@@ -154,6 +161,32 @@ class Subject:
         moving = entries_mask(self.objective, ("mean", "var")).numpy() if self.policy == "interpolate" else None
         joined, found = finite_part(self.chosen, loss, scan=scan, counted=moving)
         return replace(self, joined=joined, divergence=found)
+
+    def aligned(self, engine: Engine) -> Subject:
+        """The same with each further run's hidden units reordered, so that its end is nearest to the first run's.
+
+        Raises
+        ------
+        LandscapeError
+            there is one run only, workers read the runs themselves, or the loss is not the same then.
+        """
+        if len(self.joined.runs) < 2:
+            raise LandscapeError(
+                "Found one run to align", expected="two or more", mend="Name them: landscape-hooks analyze A B --align"
+            )
+        if engine.PROCESSES is not None:
+            raise LandscapeError(
+                "The workers of a cluster read the runs as they were recorded, and cannot align them",
+                mend="Align on one machine: --engine local",
+            )
+        found = alignments(self.joined, self.objective, self.statistics, seed=0, progress=False)
+        orders = [each.orders for each in found]
+        return replace(
+            self,
+            joined=self.joined.replaced(align_runs(self.joined.runs, orders)),
+            chosen=self.chosen.replaced(align_runs(self.chosen.runs, orders)),
+            alignments=tuple(found),
+        )
 
     def part(self, origin: int) -> Subject:
         """The same of the tensors that were asked for alone, what else moves being as it is in the row `origin`.

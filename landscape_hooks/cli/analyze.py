@@ -110,6 +110,9 @@ def _samples(context: click.Context, parameter: click.Parameter, value: str | No
     multiple=True,
 )
 @click.option("--base", metavar="BASE", help="Tensors recorded by reference: a FILE, a FOLDER or MODULE:FUNCTION.")
+@click.option(
+    "--align", is_flag=True, help="Reorder the hidden units of further runs, so that each lies nearest to the first."
+)
 @click.option("--last", type=click.IntRange(min=1), help="Use only the last N snapshots.")
 @click.option("--every", type=click.IntRange(min=1), help="Use every N-th snapshot, counted from the last.")
 @click.option(
@@ -213,7 +216,9 @@ def _objects(context: click.Context, flat: dict[str, Any]) -> dict[str, Any]:
     own = {"address": cluster["address"], "cpus": cluster["worker_cpus"], "gpus": cluster["worker_gpus"]}
     flat["engine"] = OPTIONS[flat["engine"]](**shared, **({} if engine.attrs["engine"] == "local" else own))
     steps, tensors = _only(flat.pop("only"))
-    flat["snapshots"] = Snapshots(**taken("start", "stop", "last", "every", "base"), only=steps, tensors=tensors)
+    flat["snapshots"] = Snapshots(
+        **taken("start", "stop", "last", "every", "base", "align"), only=steps, tensors=tensors
+    )
     flat["effort"] = Effort(**taken("quality", "budget"))
     if flat.pop("line"):
         flat["size"] = (parse_size(flat["size"])[0], 1)

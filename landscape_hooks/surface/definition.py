@@ -87,6 +87,9 @@ class Definition:
         which snapshots the surface is of (`joined.digest_of`).
     extent, extent_rule
         [a0, a1, b0, b1], and where it is from.
+    alignment
+        how the hidden units of further runs were reordered, in words, with a digest of the permutations; "" where
+        they were not.
     batch_norm
         the BatchNorm policy; "none" for a model without running statistics.
     moving_buffers
@@ -126,6 +129,7 @@ class Definition:
     trajectory_digest: str = ""
     extent: tuple[float, ...] = ()
     extent_rule: str = ""
+    alignment: str = ""
     batch_norm: str = "none"
     moving_buffers: tuple[str, ...] = ()
     objective: str = OF_THE_RUN

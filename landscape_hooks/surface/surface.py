@@ -369,6 +369,7 @@ TEXTS = (
     "trajectory_digest",
     "origin",
     "samples_said",
+    "alignment",
 )
 LISTS = ("labels", "report", "moving_buffers", "doubts")
 

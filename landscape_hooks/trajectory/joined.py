@@ -89,6 +89,10 @@ class Joined:
         """The same runs with some of their snapshots: for each run the places (n,) of those that stay."""
         return self._of([run.select(chosen) for run, chosen in zip(self.runs, places, strict=True)], self.part)
 
+    def replaced(self, runs: Sequence[Trajectory]) -> Joined:
+        """Other runs of the same layouts, in the place of these."""
+        return self._of(runs, self.part)
+
     def only(self, part: Only) -> Joined:
         """The same snapshots of a part of the network; the snapshot that it is about is among them."""
         origin = self.runs[part.run]

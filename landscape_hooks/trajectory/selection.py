@@ -47,6 +47,9 @@ class Snapshots:
     base
         where the tensors are that a run has by reference (`Parameters(frozen="reference")`): a file or a folder of
         weights, "module:function", a model, or a state dict.
+    align
+        whether the hidden units of each further run are reordered so that its last snapshot lies nearest to that of the
+        first run (`landscape_hooks.align`): all of its snapshots by the same permutations. The loss is the same.
 
     Raises
     ------
@@ -68,6 +71,7 @@ class Snapshots:
     count: int | None = field(default=None, kw_only=True)
     tensors: str | Sequence[str] = ()
     base: Any = field(default=None, compare=False)
+    align: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensors", parse_patterns(self.tensors))

@@ -42,6 +42,8 @@ _POINTWISE_ONLY = """
 """
 _OF_WHOLE_NUMBERS = "div divide floor_divide fmod remainder"  # also in place; the least number by -1 ends a process
 _SHIFTS = "bitwise_left_shift bitwise_right_shift __lshift__ __rshift__"
+POINTWISE = frozenset(f"{_POINTWISE} {_POINTWISE_ONLY} {_OF_WHOLE_NUMBERS} {_SHIFTS}".split()) - {"glu", "prelu"}
+"""Names of the operations of one number at a time: each number of the result is computed from those at its place."""
 _REDUCING = """
     all amax amin aminmax any argmax argmin cdist cosine_similarity count_nonzero cummax cummin cumprod cumsum
     cumulative_trapezoid diff dist equal frobenius_norm kthvalue log_softmax _log_softmax logcumsumexp logsumexp max
@@ -76,6 +78,8 @@ _LOSSES = """
     huber_loss kl_div l1_loss margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss nll_loss nll_loss2d
     nll_loss_nd poisson_nll_loss smooth_l1_loss soft_margin_loss triplet_margin_loss
 """
+LOSSES = frozenset(_LOSSES.split())
+"""Names of the operations that are losses."""
 _INDEXING = """
     argwhere bucketize cartesian_prod embedding gather index index_add index_add_ index_copy index_copy_
     index_fill index_fill_ index_put index_put_ index_reduce index_reduce_ index_select isin masked_scatter

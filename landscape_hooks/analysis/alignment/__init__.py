@@ -1,0 +1,1 @@
+"""Two runs beside each other: the permutation that brings one network nearest to another, and the barrier between."""
