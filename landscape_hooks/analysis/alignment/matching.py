@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from landscape_hooks.analysis.alignment.axes import Atom, Axis, Indices, every_atom, terms
 
-Floats = NDArray[np.floating]
+Floats = NDArray[Any]
 Permutations = dict[Atom, Indices]
 
 SWEEPS = 100
@@ -82,7 +83,7 @@ def blocks(axes: Mapping[str, Sequence[Axis]], one: Mapping[str, Floats], other:
         for atoms, at in parts:
             shape = [atom.size for atom in atoms]
             place = np.ix_(*at)
-            pair: list[Floats] = [np.asarray(a[place], dtype=dtype).reshape(shape) for a in (mine, other[name])]
+            pair = [np.asarray(array[place], dtype=dtype).reshape(shape) for array in (mine, other[name])]
             found.append(Block(atoms, pair[0], pair[1]))
     return found
 
