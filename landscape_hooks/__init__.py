@@ -58,11 +58,11 @@ if TYPE_CHECKING:
     from landscape_hooks.recording.schedule import When as When
     from landscape_hooks.recording.storage import Parameters as Parameters
     from landscape_hooks.recording.storage import Storage as Storage
-    from landscape_hooks.surface.measures.curvature import Curvature as Curvature
-    from landscape_hooks.surface.measures.flatness import Flatness as Flatness
     from landscape_hooks.surface.critical import CriticalPoint as CriticalPoint
     from landscape_hooks.surface.critical import critical_points as critical_points
     from landscape_hooks.surface.critical import lowest_pass as lowest_pass
+    from landscape_hooks.surface.measures.curvature import Curvature as Curvature
+    from landscape_hooks.surface.measures.flatness import Flatness as Flatness
     from landscape_hooks.surface.report import random_walk_ratio as random_walk_ratio
     from landscape_hooks.surface.surface import Path as Path
     from landscape_hooks.surface.surface import Surface as Surface
