@@ -19,7 +19,7 @@ from landscape_hooks.mesh.mesh import Height, Mesh
 from landscape_hooks.mesh.smooth import SAID, finer
 from landscape_hooks.mesh.stage import ASPECTS
 from landscape_hooks.surface.digits import text_of, texts_of
-from landscape_hooks.surface.spots import spots
+from landscape_hooks.surface.spots import shown_critical_points, spots
 from landscape_hooks.surface.surface import Path, Surface
 
 if TYPE_CHECKING:
@@ -302,6 +302,20 @@ def trail(axes: Axes, path: Path, number: int, look: Style, *, alone: bool) -> N
         )
 
 
+def critical(axes: Axes, placed: Sequence[tuple[str, float, float]], look: Style) -> None:
+    """Mark minima by small triangles and saddles by crosses: each a kind and its place on the axes."""
+    from matplotlib import patheffects
+
+    case = [patheffects.withStroke(linewidth=2.4 * look.thin, foreground=INK), patheffects.Normal()]
+    for kind, marker, size, says in (("minimum", "v", 4.2, "minimum of the grid"), ("saddle", "x", 4.6, "saddle")):
+        some = np.array([place for of, *place in placed if of == kind]).reshape(-1, 2)
+        if len(some):
+            axes.plot(
+                *some.T, linestyle="none", marker=marker, markersize=size * look.thin, color=HALO, zorder=4,
+                markeredgewidth=1.1 * look.thin, path_effects=case, label=says,
+            )  # fmt: skip
+
+
 def frame(axes: Axes, surface: Surface, sides: float, look: Style) -> None:
     from landscape_hooks.export.style import plain_numbers
 
@@ -327,6 +341,7 @@ def over(axes: Axes, surface: Surface, mesh: Mesh, sides: float, look: Style) ->
     for number, path in enumerate(paths):
         trail(axes, path, number, look, alone=len(paths) == 1)
     mark_evaluated(axes, surface)
+    critical(axes, [(point.kind, *point.coordinates) for point in shown_critical_points(surface)], look)
     frame(axes, surface, sides, look)
     marks(axes, [(spot, *spot.coordinates) for spot in spots(surface)], [path.coordinates for path in paths], ends=True)
 

@@ -22,7 +22,7 @@ from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.captions import axis_labels, caption
 from landscape_hooks.mesh.contours import levels
 from landscape_hooks.mesh.mesh import Mesh
-from landscape_hooks.surface.spots import spots
+from landscape_hooks.surface.spots import shown_critical_points, spots
 from landscape_hooks.surface.surface import Surface
 
 if TYPE_CHECKING:
@@ -188,6 +188,8 @@ def _line(axes: Axes, surface: Surface, look: Style) -> None:
             path.coordinates[:, along], path.loss, ".-", color=colors.path_color(number), markersize=3.5 * look.thin,
             linewidth=0.8 * look.thin, label=f"{drawing.plain_text(path.label) or 'path'}: loss at the snapshot",
         )  # fmt: skip
+    points = shown_critical_points(surface)
+    drawing.critical(axes, [(point.kind, point.coordinates[along], point.loss) for point in points], look)
     log_if_wide(axes, loss)
     axes.set_xlabel(drawing.plain_text(axis_labels(surface)[along]))
     axes.set_ylabel("loss on the probe samples")

@@ -202,6 +202,7 @@ class Panels:
             ("true loss", None, "true_loss"),
             ("x-ray", None, "xray"),
             ("captions", None, "captions"),
+            ("minima, saddles", None, "critical"),
             ("loop", replay.timeline, "loop"),
             ("turntable", replay, "turntable"),
             ("follow the marker", replay, "follow"),

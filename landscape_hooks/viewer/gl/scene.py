@@ -92,7 +92,9 @@ class Scene:
             self._part("shadow", "line", shadow)
 
     def _build_paths(self) -> None:
-        for name in [name for name in self._parts if name.split()[0] in ("path", "true", "stems", "ends", "marks")]:
+        for name in [
+            name for name in self._parts if name.split()[0] in ("path", "true", "stems", "ends", "marks", "critical")
+        ]:
             self._drop(name)
         landscape = self.landscape
         for number, (path, drape) in enumerate(zip(landscape.paths, landscape.drapes, strict=True)):
@@ -110,6 +112,7 @@ class Scene:
                 ]
             )
             self._part(f"ends {number}", "ball", balls)
+        self._build_critical()
         marks = [
             geometry.ball_array([self.stage.place(point)], (1, 1, 1), colors.rgb(colors.path_color(spot.path)), 6.5)
             for spot, point in zip(landscape.spots, landscape.spot_points, strict=True)
@@ -117,6 +120,16 @@ class Scene:
         ]
         if marks:
             self._part("marks", "ball", np.concatenate(marks))
+
+    def _build_critical(self) -> None:
+        """Small balls: dark for minima, light for saddles."""
+        landscape, dark, light = self.landscape, (0.10, 0.12, 0.16), (0.97, 0.97, 0.97)
+        balls = [
+            geometry.ball_array([self.stage.place(at)], *((dark, light) if p.kind == "minimum" else (light, dark)), 4.0)
+            for p, at in zip(landscape.critical, landscape.critical_places, strict=True)
+        ]
+        if balls:
+            self._part("critical", "ball", np.concatenate(balls))
 
     def _part(self, name: str, kind: str, data: NDArray[Any], indices: Indices = None) -> None:
         self._drop(name)
@@ -323,13 +336,14 @@ class Scene:
             self._draw_marker(position, number)
 
     def _draw_marks(self) -> None:
-        if "marks" not in self._parts:
-            return
-        if self.look.xray:
-            gl.glDepthFunc(gl.GL_GREATER)
-            self._balls(self._parts["marks"], opacity=0.35)
-            gl.glDepthFunc(gl.GL_LEQUAL)
-        self._balls(self._parts["marks"])
+        for name in ("critical", "marks"):
+            if name not in self._parts or (name == "critical" and not self.look.critical):
+                continue
+            if self.look.xray:
+                gl.glDepthFunc(gl.GL_GREATER)
+                self._balls(self._parts[name], opacity=0.35)
+                gl.glDepthFunc(gl.GL_LEQUAL)
+            self._balls(self._parts[name])
 
     def _draw_marker(self, position: float, number: int) -> None:
         point = self.marker(position, number)

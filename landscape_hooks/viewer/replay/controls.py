@@ -131,6 +131,7 @@ KEYS: tuple[Key, ...] = (
     Key("Y", "true loss on or off", _toggle("true_loss")),
     Key("X", "x-ray on or off", _toggle("xray")),
     Key("J", "captions on or off", _toggle("captions")),
+    Key("N", "minima and saddles on or off", _toggle("critical")),
 )
 
 OTHERS: tuple[tuple[str, str], ...] = (
@@ -146,7 +147,7 @@ MOUSE: tuple[tuple[str, str], ...] = (
     ("left drag", "orbit"),
     ("Shift, middle or right drag", "pan"),
     ("wheel", "zoom to the cursor"),
-    ("rest on the surface", "coordinates, loss, the nearest step, and a mark that is near"),
+    ("rest on the surface", "coordinates, loss, the nearest step, and a mark, minimum or saddle that is near"),
     ("double click", "put that point into the middle"),
     ("drag in the plot of the losses", "scrub"),
 )

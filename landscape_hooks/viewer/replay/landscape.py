@@ -18,9 +18,10 @@ from landscape_hooks.export.ply_reader import read_ply
 from landscape_hooks.mesh.contours import Contour, contours
 from landscape_hooks.mesh.mesh import Drape, Mesh
 from landscape_hooks.store.run import RunLike, label_of, open_run
+from landscape_hooks.surface.critical import CriticalPoint
 from landscape_hooks.surface.measures import curvature as curvatures
 from landscape_hooks.surface.measures.curvature import Curvature
-from landscape_hooks.surface.spots import Spot, said_of, spots
+from landscape_hooks.surface.spots import Spot, said_of, shown_critical_points, spots
 from landscape_hooks.surface.surface import Path, Surface
 
 Floats = NDArray[np.float64]
@@ -94,6 +95,16 @@ class Landscape:
     def spot_points(self) -> Floats:
         """(N, 3) the points for the marks on the mesh; the height is NaN in a hole of it."""
         return np.array([self.mesh.on(spot.coordinates) for spot in self.spots]).reshape(-1, 3)
+
+    @cached_property
+    def critical(self) -> list[CriticalPoint]:
+        """The minima and saddles that are shown."""
+        return shown_critical_points(self.surface) if self.surface is not None else []
+
+    @cached_property
+    def critical_places(self) -> Floats:
+        """(N, 3) these on the mesh."""
+        return np.array([self.mesh.on(np.array(point.coordinates)) for point in self.critical]).reshape(-1, 3)
 
     def said_of(self, spot: Spot) -> list[str]:
         """What a read-out says of a point for marks, a line a mark."""

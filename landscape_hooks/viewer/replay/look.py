@@ -75,9 +75,9 @@ class Look:
         "auto" (the shorter side of a narrow plane is stretched) or "equal" (both sides have the same scale).
     shading
         strength of the light, 0 (none) to 1.
-    floor, true_loss, xray, captions
-        whether the floor with its axes, the loss at the snapshots themselves, the path behind hills, and the captions
-        are drawn.
+    floor, true_loss, xray, captions, critical
+        whether the floor with its axes, the loss at the snapshots themselves, the path behind hills, the captions, and
+        the minima and saddles of the grid are drawn.
     transparent
         whether a picture has no background.
     plain
@@ -102,6 +102,7 @@ class Look:
     transparent: bool = False
     plain: bool = False
     aspect: str = "auto"
+    critical: bool = True
 
     def __post_init__(self) -> None:
         if self.colormap not in COLORMAPS and not colors.is_known(self.colormap):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.mesh.stage import Stage
 from landscape_hooks.surface.digits import place_text, text_of
+from landscape_hooks.surface.spots import said_of_critical
 from landscape_hooks.viewer.replay.camera import Camera
 from landscape_hooks.viewer.replay.landscape import Landscape
 from landscape_hooks.viewer.replay.look import Look
@@ -154,4 +155,7 @@ def describe_place(replay: Replay, point: Floats) -> list[str]:
         beside = np.linalg.norm(replay.stage.place(landscape.spot_points) - point, axis=1) < NEAR
         for number in np.flatnonzero(beside):
             lines += landscape.said_of(landscape.spots[number])
+        if replay.look.critical:
+            beside = np.linalg.norm(replay.stage.place(landscape.critical_places) - point, axis=1) < NEAR
+            lines += [said_of_critical(landscape.critical[number]) for number in np.flatnonzero(beside)]
     return lines

@@ -18,6 +18,7 @@ from landscape_hooks.errors import SurfaceError
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption, in_doubt, short_names
 from landscape_hooks.surface.digits import text_of
+from landscape_hooks.surface.spots import said_of_critical
 from landscape_hooks.surface.surface import Path
 from landscape_hooks.viewer.replay.controls import KEYS, MOUSE
 from landscape_hooks.viewer.replay.landscape import Landscape
@@ -84,6 +85,14 @@ def pack_marks(landscape: Landscape) -> list[Values]:
     ]
 
 
+def pack_critical(landscape: Landscape) -> list[Values]:
+    """The minima and saddles that are shown, with what a read-out says of them."""
+    return [
+        {"kind": point.kind, "coordinates": packed(np.array(point.coordinates)), "said": said_of_critical(point)}
+        for point in landscape.critical
+    ]
+
+
 def pack_strip(landscape: Landscape) -> Values | None:
     """The sharpness along the first path, if it is known."""
     strip = landscape.strip
@@ -121,6 +130,7 @@ def pack_surface(landscape: Landscape) -> Values:
         "names": short_names(surface),
         "paths": [pack_path(path) for path in surface.paths],
         "marks": pack_marks(landscape),
+        "critical": pack_critical(landscape),
         "strip": pack_strip(landscape),
     }
 

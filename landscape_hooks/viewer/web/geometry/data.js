@@ -8,9 +8,11 @@
  *   a point for marks: path is the number of a path that has a snapshot; atEnd says that its end is this point */
 /** @typedef {{ share: Float64Array, value: Float64Array, limit: Float64Array, top: number, said: string }} Strip
  *   the sharpness along the first path and the threshold of the step, at shares of the snapshots; top ends the axis */
+/** @typedef {{ kind: "minimum" | "saddle", coordinates: Float64Array, said: string }} Critical
+ *   a minimum or a saddle of the grid */
 /** @typedef {{ name: string, title: string, alpha: Float64Array, beta: Float64Array, loss: Float64Array,
  *   state: Uint8Array, stderr: Float64Array, error: Float64Array, said: string[], doubts: string[], labels: string[],
- *   names: string[], paths: Path[], marks: Mark[], strip: Strip | null }} Surface
+ *   names: string[], paths: Path[], marks: Mark[], critical: Critical[], strip: Strip | null }} Surface
  *   state is 0 for a grid point that is not computed, 1 for an evaluated and 2 for an interpolated one; error is empty
  *   or the estimated relative error of interpolated points */
 /** @typedef {{ key: string, shift: boolean, shown: string, says: string }} KeyRow */
@@ -43,6 +45,7 @@ export function surfaceOf(raw) {
     error: floats(raw.error),
     paths: raw.paths.map(pathOf),
     marks: raw.marks.map(markOf),
+    critical: raw.critical.map((/** @type {any} */ one) => ({ ...one, coordinates: floats(one.coordinates) })),
     strip: raw.strip && {
       ...raw.strip,
       share: floats(raw.strip.share),

@@ -31,6 +31,8 @@ export class Landscape {
     this.drapes = this.paths.map((path) => this.mesh.drape(path.coordinates));
     /** The points for the marks on the mesh: alpha, beta and height. */
     this.spots = surface.marks.map(({ coordinates: [a, b] }) => [a, b, this.mesh.heightAt(a, b)]);
+    /** The minima and saddles on the mesh: alpha, beta and height. */
+    this.critical = surface.critical.map(({ coordinates: [a, b] }) => [a, b, this.mesh.heightAt(a, b)]);
     /** Extent of every path in the plane: what an off-plane distance is compared with. */
     this.lengths = this.paths.map((path) => Math.hypot(spread(path.coordinates, 0), spread(path.coordinates, 1)));
     /** A difference between losses that the read-outs are to show: a part in 200 of what is shown. */
@@ -90,8 +92,11 @@ export class Landscape {
     return null;
   }
 
-  /** What is at a point of the scene. @param {Stage} stage @param {number[]} point */
-  describePlace(stage, point) {
+  /**
+   * What is at a point of the scene; of minima and saddles where those are shown.
+   * @param {Stage} stage @param {number[]} point @param {boolean} critical
+   */
+  describePlace(stage, point, critical) {
     const [alpha, beta] = stage.data(point);
     const found = this.mesh.heightAt(alpha, beta);
     const loss = Number.isFinite(found) ? textOf(this.mesh.height.inverse(found), this.resolution) : "not known";
@@ -106,10 +111,10 @@ export class Landscape {
       });
       lines.push(`nearest step ${step[nearest]}, ${general(least, 3)} away`);
     }
-    this.spots.forEach((spot, n) => {
-      const place = stage.place(spot);
-      if (Math.hypot(...place.map((value, k) => value - point[k])) < NEAR) lines.push(...this.surface.marks[n].said);
-    });
+    const isNear = (/** @type {number[]} */ spot) =>
+      Math.hypot(...stage.place(spot).map((value, k) => value - point[k])) < NEAR;
+    this.spots.forEach((spot, n) => isNear(spot) && lines.push(...this.surface.marks[n].said));
+    if (critical) this.critical.forEach((spot, n) => isNear(spot) && lines.push(this.surface.critical[n].said));
     return lines;
   }
 

@@ -311,7 +311,7 @@ export class Page {
       },
       hover: (x, y) => {
         const point = pick(x, y);
-        const lines = point ? this.replay.landscape.describePlace(this.replay.stage, point) : [];
+        const lines = point ? this.replay.landscape.describePlace(this.replay.stage, point, this.replay.look.critical) : [];
         this.panels.hover(lines, x, y, this.size);
         this.hovered = lines.length ? this._seen() : "";
         if (this.scene && !this.dirty) this._drawWords(this.scene, this.canvas.width / this.size[0]);

@@ -145,7 +145,9 @@ export class Panels {
     const rows = made("fieldset", "", { "aria-label": "Shown" });
     /** @type {Map<string, HTMLInputElement>} */
     this.boxes = new Map();
-    const words = { floor: "floor and axes", true_loss: "true loss", xray: "x-ray", captions: "captions" };
+    const words = {
+      floor: "floor and axes", true_loss: "true loss", xray: "x-ray", captions: "captions", critical: "minima, saddles",
+    };
     const add = (/** @type {string} */ name, /** @type {string} */ says, /** @type {(on: boolean) => void} */ change) => {
       const box = made("input", "", { type: "checkbox", id: `switch-${name}` });
       const label = made("label");

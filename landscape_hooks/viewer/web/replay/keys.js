@@ -9,7 +9,7 @@ const time = (/** @type {(timeline: import("./timeline.js").Timeline) => void} *
   /** @type {Action} */ ((replay) => change(replay.timeline));
 const camera = (/** @type {(camera: import("./camera.js").Camera) => import("./camera.js").Camera} */ change) =>
   /** @type {Action} */ ((replay) => (replay.camera = change(replay.camera)));
-const toggle = (/** @type {"floor" | "true_loss" | "xray" | "captions"} */ name) =>
+const toggle = (/** @type {"floor" | "true_loss" | "xray" | "captions" | "critical"} */ name) =>
   /** @type {Action} */ ((replay) => replay.setLook({ ...replay.look, [name]: !replay.look[name] }));
 const relief = (/** @type {number} */ factor) =>
   /** @type {Action} */ ((replay) => replay.setLook(exaggerated(replay.look, factor)));
@@ -56,6 +56,7 @@ export const ACTIONS = /** @type {Record<string, Action>} */ ({
   Y: toggle("true_loss"),
   X: toggle("xray"),
   J: toggle("captions"),
+  N: toggle("critical"),
 });
 
 const NAMES = /** @type {Record<string, string>} */ ({

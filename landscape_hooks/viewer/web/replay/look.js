@@ -4,7 +4,7 @@ import { clamp } from "../geometry/numbers.js";
 
 /** @typedef {{ colormap: string, contours: string, theme: string, height: string, exaggeration: number,
  *   shading: number, floor: boolean, true_loss: boolean, xray: boolean, captions: boolean,
- *   aspect: string }} Look */
+ *   critical: boolean, aspect: string }} Look */
 /** @typedef {{ top: number[], bottom: number[], ink: number[], faint: number[], casing: number[],
  *   panel: number[] }} Theme */
 
@@ -13,7 +13,7 @@ export const ASPECTS = ["auto", "equal"];
 export const HEIGHTS = ["auto", "log10", "linear", "clipped"];
 export const THEMES = ["dark", "light"];
 export const EXAGGERATION = [0.2, 5];
-export const SWITCHES = /** @type {const} */ (["floor", "true_loss", "xray", "captions"]);
+export const SWITCHES = /** @type {const} */ (["floor", "true_loss", "xray", "captions", "critical"]);
 
 /** The colour map of lines and of the colour bar. @param {Look} look */
 export function lineColormap(look) {

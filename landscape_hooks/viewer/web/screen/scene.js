@@ -124,7 +124,7 @@ export class Scene {
   }
 
   _buildPaths() {
-    for (const name of [...this.parts.keys()]) if (/^(path|true|stems|ends|marks) /.test(name)) this._drop(name);
+    for (const name of [...this.parts.keys()]) if (/^(path|true|stems|ends|marks|critical) /.test(name)) this._drop(name);
     const landscape = /** @type {Landscape} */ (this.landscape);
     const stage = /** @type {Stage} */ (this.stage);
     landscape.paths.forEach((path, number) => {
@@ -148,6 +148,12 @@ export class Scene {
       return atEnd ? [] : [{ centre, fill: [1, 1, 1], ring: this.pathColor(path), radius: 6.5 }];
     });
     if (balls.length) this._part("marks 0", "ball", geometry.ballRecords(balls));
+    const [dark, light] = [[0.1, 0.12, 0.16], [0.97, 0.97, 0.97]];
+    const points = landscape.surface.critical.map(({ kind }, n) => {
+      const [fill, ring] = kind === "minimum" ? [dark, light] : [light, dark];
+      return { centre: stage.place(landscape.critical[n]), fill, ring, radius: 4 };
+    });
+    if (points.length) this._part("critical 0", "ball", geometry.ballRecords(points));
   }
 
   /** The colour of a run. @param {number} number */
@@ -340,14 +346,17 @@ export class Scene {
 
   _drawMarks() {
     const { gl } = this;
-    const part = this.parts.get("marks 0");
-    if (!part) return;
-    if (/** @type {Look} */ (this.look).xray) {
-      gl.depthFunc(gl.GREATER);
-      this._balls(part, { opacity: 0.35 });
-      gl.depthFunc(gl.LEQUAL);
+    const look = /** @type {Look} */ (this.look);
+    for (const name of [...(look.critical ? ["critical 0"] : []), "marks 0"]) {
+      const part = this.parts.get(name);
+      if (!part) continue;
+      if (look.xray) {
+        gl.depthFunc(gl.GREATER);
+        this._balls(part, { opacity: 0.35 });
+        gl.depthFunc(gl.LEQUAL);
+      }
+      this._balls(part, {});
     }
-    this._balls(part, {});
   }
 
   _drawMarker(/** @type {number} */ position, /** @type {number} */ number) {
