@@ -5,6 +5,7 @@
     python docs/make_images.py DEMO/digits.zarr            # the README's
     python docs/make_images.py DEMO/digits.zarr page       # the page in a browser
     python docs/make_images.py DEMO/digits.zarr reading    # those of docs/reading.md, with their analyses
+    python docs/make_images.py comparing                   # that of docs/comparing.md, with its trainings
 
 The picture of the page in a browser (docs/viewer.md) needs Chromium and playwright. The picture of the window needs a display, such as Xvfb's; it is drawn in a process of its own.
 """
@@ -284,8 +285,66 @@ def page(run: str) -> None:
         browser.close()
 
 
+def comparing() -> None:
+    """Three trainings on digits: the plane through their ends, and the barrier between two, aligned and not."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from landscape_hooks import analyze, barrier, contour_figure
+    from landscape_hooks.surface import report
+
+    with TemporaryDirectory() as folder:
+        runs = [_trained(Path(folder, f"seed{seed}.zarr"), seed) for seed in range(3)]
+        figure = Figure(figsize=(11, 4.6), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+        surface = analyze(*runs, directions="points", size=33, name="ends")
+        contour_figure(surface, ax=left)
+        print(*report.sentences(surface), sep="\n")
+        for align, color, word in (
+            (False, "#c2410c", "as trained"),
+            (True, "#0f766e", "hidden units reordered"),
+        ):
+            found = barrier(runs[0], runs[1], align=align, points=41)
+            error = np.nan_to_num(found.excess_stderr)
+            low, high = found.loss - error, found.loss + error
+            right.fill_between(found.t, low, high, color=color, alpha=0.2, lw=0)
+            label = f"{word}: {found.height:.2g} ± {found.stderr:.1g}"
+            right.plot(found.t, found.loss, color=color, label=label)
+            print(found.said, *(found.alignment.said if found.alignment else []))
+        right.set(xlabel="t, from seed0 to seed1", ylabel="loss on the probe samples")
+        right.set_ylim(0, 1.35 * right.get_ylim()[1])
+        right.legend(frameon=False, title="barrier", loc="upper left")
+        figure.savefig(FOLDER / "comparing.png", dpi=80)
+
+
+def _trained(run: Path, seed: int) -> str:
+    """A training of a small network on digits from its own weights, in its own order."""
+    import torch
+    from sklearn.datasets import load_digits
+    from torch import nn
+
+    from landscape_hooks import record
+
+    pixels, labels = load_digits(return_X_y=True)
+    inputs, labels = torch.tensor(pixels / 16).float(), torch.tensor(labels)
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 10))
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    data = (inputs[:512], labels[:512])
+    with record(model, optimizer, run, criterion=criterion, data=data):
+        for _ in range(300):
+            some = torch.randint(len(inputs), (128,))
+            optimizer.zero_grad()
+            criterion(model(inputs[some]), labels[some]).backward()
+            optimizer.step()
+    return str(run)
+
+
 if __name__ == "__main__":
-    if sys.argv[2:] == ["window"]:
+    if sys.argv[1:] == ["comparing"]:
+        comparing()
+    elif sys.argv[2:] == ["window"]:
         window(sys.argv[1])
     elif sys.argv[2:] == ["page"]:
         page(sys.argv[1])
