@@ -328,7 +328,9 @@ def _trained(run: Path, seed: int) -> str:
     pixels, labels = load_digits(return_X_y=True)
     inputs, labels = torch.tensor(pixels / 16).float(), torch.tensor(labels)
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 10))
+    model = nn.Sequential(
+        nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 10)
+    )
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     data = (inputs[:512], labels[:512])

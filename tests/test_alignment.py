@@ -21,6 +21,7 @@ from landscape_hooks.analysis.alignment.axes import (
     size,
     unify,
 )
+from landscape_hooks.cli import main
 from landscape_hooks.objective.objective import Objective
 
 
@@ -383,6 +384,29 @@ def test_an_aligned_run_is_drawn_where_the_first_one_is(copies):
 def test_one_run_alone_cannot_be_aligned(copies):
     with pytest.raises(LandscapeError, match="one run"):
         analyze(copies("mlp")[0], snapshots=Snapshots(align=True), progress=False)
+
+
+def test_the_command_aligns(copies, capsys):
+    one, other = copies("mlp")
+    main(
+        [
+            "analyze",
+            str(one),
+            str(other),
+            "--directions",
+            "random",
+            "--size",
+            "2",
+            "--name",
+            "command",
+            "--align",
+            "--quiet",
+        ]
+    )
+    said = capsys.readouterr().out
+    assert "are reordered, so that its end lies nearest to that of mlp-a: distance 0" in said
+    assert "its hidden units reordered: " in said
+    assert "none within its error" in said
 
 
 def test_a_view_of_an_aligned_run_has_its_columns_in_order(copies):

@@ -1,5 +1,7 @@
 """Critical points: known functions, noise, edges, plateaus, holes, and a search that knows of no tree."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,9 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from landscape_hooks import Surface, critical_points, lowest_pass
+from landscape_hooks import Surface, contour_figure, critical_points, lowest_pass
 from landscape_hooks.surface import report
 from landscape_hooks.surface.spots import said_of_critical, shown_critical_points
+from landscape_hooks.viewer.replay import controls
+from landscape_hooks.viewer.replay.landscape import load
+from landscape_hooks.viewer.replay.look import Look
+from landscape_hooks.viewer.replay.replay import Replay, describe_place
+from landscape_hooks.viewer.web.packing import pack_surface
 
 EIGHT, FOUR = np.ones((3, 3)), ndimage.generate_binary_structure(2, 1)
 
@@ -135,6 +142,23 @@ def test_what_a_picture_shows_is_real_and_inside():
     many = of_function(lambda x, y: np.cos(4 * x) + np.cos(4 * y) + 0.01 * x, at, at)
     shown = shown_critical_points(many)
     assert len(minima(critical_points(many))) > 12 == len(minima(shown))
+
+
+def test_figures_window_and_page_show_them():
+    at = np.linspace(-5, 5, 21)
+    whole = replace(of_function(himmelblau, at, at), attrs={"labels": ["a", "b"], "samples": 8})
+    drawn = {line.get_label(): len(line.get_xdata()) for line in contour_figure(whole).axes[0].lines}
+    assert (drawn["minimum of the grid"], drawn["saddle"]) == (4, 4)
+    landscape = load(whole)
+    packed = pack_surface(landscape)["critical"]
+    assert [one["kind"] for one in packed] == ["minimum"] * 4 + ["saddle"] * 4
+    assert packed[0]["said"].startswith("lowest point of the grid")
+    replay = Replay.of(landscape, Look())
+    above = replay.stage.place(landscape.critical_places)[-1]
+    assert any(line.startswith("saddle: ") for line in describe_place(replay, above))
+    controls.find("N", False).does(replay, (800, 600))
+    assert not replay.look.critical
+    assert not any(line.startswith("saddle: ") for line in describe_place(replay, above))
 
 
 # -- edges, plateaus, holes ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import torch
 import zarr
 
 from landscape_hooks.analysis import filling
-from landscape_hooks.analysis.alignment.barrier import measured
+from landscape_hooks.analysis.alignment.barrier import PLACES, measured
 from landscape_hooks.analysis.frame import Frame, parse_directions
 from landscape_hooks.analysis.paths import Marks, Paths
 from landscape_hooks.analysis.subject import Subject
@@ -284,14 +284,21 @@ def _report(surface: Surface, frame: Frame, loss: PlaneLoss, doubts: Sequence[st
 
 
 def _barrier(frame: Frame) -> list[str]:
-    """The barrier on a line that goes through the ends of two runs."""
+    """The barrier between the ends of two runs: on a line through them, and what is left where they are aligned.
+
+    The statistics of one end are not those of the other: under the policy "fixed" nothing is said.
+    """
     subject, points = frame.subject, frame.directions.attrs.get("points", [])
     runs = [(point["run"], point["step"]) for point in points]
     ends = [(number, int(run.steps[-1])) for number, run in enumerate(subject.joined.runs[:2])]
-    if frame.shape[1] > 1 or runs != ends or len(runs) != 2 or subject.policy == "fixed":
+    through = frame.shape[1] == 1 and runs == ends and len(runs) == 2
+    if subject.policy == "fixed" or not (through or subject.alignments):
         return []
-    return [measured(subject.joined, subject.objective, subject.policy, points=max(3, frame.shape[0]),
-                     progress=False, aligned=bool(subject.alignments)).said]  # fmt: skip
+    places, aligned = max(PLACES, frame.shape[0]) if through else PLACES, bool(subject.alignments)
+    found = measured(
+        subject.joined, subject.objective, subject.policy, points=places, progress=False, aligned=aligned
+    )  # fmt: skip
+    return [found.said]
 
 
 def _doubts_of_loss(frame: Frame) -> list[str]:

@@ -43,6 +43,10 @@ Floats = NDArray[np.float64]
 Vector = NDArray[np.floating]
 
 
+PLACES = 25
+"""Places on a line, its ends among them."""
+
+
 @dataclass(frozen=True)
 class Barrier:
     """The loss on the line between the ends of two runs.
@@ -104,7 +108,8 @@ class Barrier:
         how = ", its hidden units reordered" if self.aligned else ""
         step = self.stderr / 2 if self.stderr > 0 else np.inf
         ends = f"from {text_of(float(self.loss[0]))} to {text_of(float(self.loss[-1]))}"
-        none = self.height <= 2 * self.stderr if np.isfinite(self.stderr) else self.height <= 0
+        rounding = 1e-6 * float(np.abs(self.loss[[0, -1]]).max())
+        none = self.height <= rounding + 2 * (self.stderr if np.isfinite(self.stderr) else 0.0)
         return (
             f"Barrier between the ends of {self.labels[0]} and {self.labels[1]}{how}: {text_of(self.height, step)}"
             f"{error} above the straight line between their losses ({ends}), highest at t = {self.at:.3g} of "
@@ -116,7 +121,7 @@ def barrier(
     a: RunLike,
     b: RunLike,
     *,
-    points: int = 25,
+    points: int = PLACES,
     align: bool = False,
     batch_norm: str | None = None,
     objective: ObjectiveLike | None = None,
