@@ -7,12 +7,10 @@ modes are left as they were.
 
 from __future__ import annotations
 
-import io
-import logging
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,21 +28,18 @@ from landscape_hooks.objective.graph.weighing import floating, said_of_unrecorde
 from landscape_hooks.objective.kernels import ModuleKernel
 from landscape_hooks.objective.live.copies import WAY_OUT
 from landscape_hooks.objective.live.independence import independent
-from landscape_hooks.objective.live.weights import state_of, value_of, weighing_of
-from landscape_hooks.objective.loss_module import LossModule, Unrecorded, check_loss
-from landscape_hooks.objective.probe import Group, Probe, write_tensor
+from landscape_hooks.objective.live.weights import value_of, weighing_of
+from landscape_hooks.objective.loss_module import LossModule, Unrecorded, check_loss, state_of
+from landscape_hooks.objective.probe import Probe, write_tensor
 from landscape_hooks.objective.tracing.comparison import compare
-from landscape_hooks.objective.tracing.draws import SAID, draw_at_all, fixed
-from landscape_hooks.objective.tracing.exported import graph_of
-from landscape_hooks.objective.tracing.traceable import traceable
+from landscape_hooks.objective.tracing.draws import SAID
+from landscape_hooks.objective.tracing.exporting import export
+from landscape_hooks.objective.tracing.running import run
 from landscape_hooks.objective.variants import KeptRebuild, Traced, graph_name, kernel_of, trace_variants
 from landscape_hooks.store import schema
 from landscape_hooks.store.run import remove_group, writes
 from landscape_hooks.trajectory.doubts import OF_THE_LOSS, Doubt, add_doubt, drop_doubts
 from landscape_hooks.trajectory.rows.fixed import Fixed
-
-# samples of the batch that is traced: small, and not the size of anything else that may vary
-_TRACE_SIZES = (7, 6, 5, 9, 11, 3, 2)
 
 VALUE_SECONDS = 1.0
 """The loss that was stored is computed on as many batches as take so long, to be told."""
@@ -79,14 +74,14 @@ def capture(
     probe, rebuild = Probe.collect(data, samples, one_shot=one_shot)
     found, attrs, unrecorded = trace(model, criterion, objective, probe, rebuild, Fixed(root).others.names)
     kept = found.kept
-    noise = [SAID] if fixed(found.constants) else []
-    attrs |= {"notes": [*attrs["notes"], *kept.notes(samples), *noise]}
+    attrs |= {"notes": [*attrs["notes"], *kept.notes(samples)]}
     write_objective(root, found.graphs, found.constants, kept, attrs)
     drop_doubts(root, OF_THE_LOSS)
     if unrecorded:
         add_doubt(root, Doubt(OF_THE_LOSS, said_of_unrecorded(attrs["unrecorded"]), {"parameters": len(unrecorded)}))
         warn_of_recording(_way_out_of_unrecorded(unrecorded))
-    return KeptRebuild(rebuild, tuple(found.makes), found.seconds, found.value, found.valued, kept.samples)
+    return KeptRebuild(rebuild, tuple(found.makes), found.seconds, found.value, found.valued, kept.samples,
+                       found.needs_grad)  # fmt: skip
 
 
 def check_arguments(criterion: object, objective: object, data: object, samples: int) -> None:
@@ -153,20 +148,22 @@ def trace(
         per_sample = _choose(module, leaves, size, probe)
         seconds = time.monotonic() - began
         traced = trace_variants(
-            module, probe, rebuild, names, lambda part: _export(module, part),
-            lambda graph, constants, *given: compare(graph, constants, ModuleKernel(module, names), *given),
+            module, probe, rebuild, lambda part: export(module, names, part),
+            lambda part: run(module, names, part.groups[0]),
+            lambda found, *given: compare(found, ModuleKernel(module, names), *given),
         )  # fmt: skip
-        traced.seconds = seconds
+        traced.seconds, traced.needs_grad = seconds, module.needs_grad
         kept = traced.kept
         free = per_sample and traced.dynamic and _independent(module, traced.graphs, traced.constants, kept)
         weighing = "samples" if per_sample else weighing_of(traced, module, probe)
         traced.value, traced.valued = value_of(traced, module, weighing, VALUE_SECONDS)
     attrs = {
         "per_sample": per_sample, "dynamic": traced.dynamic, "independent": free, "mutates": traced.mutates,
+        "differentiable": traced.differentiable,
         "weighing": weighing, "loss": _name(criterion, objective), "torch": torch.__version__, "samples": kept.samples,
         "batch_size": kept.batch_size, "frozen": traced.frozen,
         "unrecorded": [each.name for each in module.unrecorded],
-    } | _left_out(traced)  # fmt: skip
+    } | _left_out(traced, [SAID] if module.draws else [])  # fmt: skip
     return traced, attrs, module.unrecorded
 
 
@@ -179,10 +176,10 @@ def _independent(module: LossModule, graphs: Sequence[LossGraph], constants: dic
         )
 
 
-def _left_out(traced: Traced) -> dict[str, Any]:
+def _left_out(traced: Traced, notes: list[str]) -> dict[str, Any]:
     """What is said of batches that no graph computes; a warning, for the loss is one over fewer samples then."""
     batches, samples = len(traced.left_out), sum(batch.samples for batch in traced.left_out)
-    found: dict[str, Any] = {"left_out": {"batches": batches, "samples": samples}, "notes": []}
+    found: dict[str, Any] = {"left_out": {"batches": batches, "samples": samples}, "notes": notes}
     if batches:
         count = (
             f"{batches} batch of {samples} samples was"
@@ -190,7 +187,7 @@ def _left_out(traced: Traced) -> dict[str, Any]:
             else f"{batches} batches of {samples} samples were"
         )
         text = f"{count} left out of the stored loss: {traced.why}"
-        found["notes"] = [text + "."]
+        found["notes"] = [text + ".", *notes]
         warn_of_recording(f"{text}. {WAY_OUT}")
     return found
 
@@ -219,12 +216,6 @@ def _choose(module: LossModule, leaves: Sequence[Tensor], size: int, probe: Prob
         raise
     except Exception as error:
         raise _trouble(module, leaves, error) from error
-    if module.needs_grad:
-        raise ObjectiveError(
-            "The loss takes derivatives itself (autograd.grad, backward or a gradient penalty), which a stored loss "
-            "graph cannot",
-            mend=WAY_OUT,
-        )
     return per_sample
 
 
@@ -267,52 +258,6 @@ def _computable_in_training(module: LossModule, leaves: Sequence[Tensor]) -> boo
         module.eval()
 
 
-def _export(module: LossModule, probe: Probe) -> tuple[torch.export.ExportedProgram, bool]:
-    """Trace the loss with as many free sizes as the model allows; whether the number of samples is free."""
-    group = probe.groups[0]
-    varying = _varying(probe)
-    taken = {group.leaves[leaf].shape[dim] for leaf, dim in varying}
-    size = next((n for n in _TRACE_SIZES if n <= group.samples and n not in taken), None)
-    if size is not None and (program := _attempt(module, group, size, varying, first=True)) is not None:
-        return program, True
-    whole = group.sizes[0]
-    program = _attempt(module, group, whole, varying, first=False)
-    assert program is not None
-    return program, False
-
-
-def _attempt(
-    module: LossModule, group: Group, size: int, varying: set[tuple[int, int]], *, first: bool
-) -> torch.export.ExportedProgram | None:
-    """One export; None where a first attempt turned out to be tied to the number of samples it was given."""
-    leaves = tuple(t.clone() for t in group.slice(0, size))
-    auto = torch.export.Dim.AUTO
-    shapes = [
-        {dim: auto for dim in range(t.ndim) if (first and per and dim == 0) or (leaf, dim) in varying} or None
-        for leaf, (t, per) in enumerate(zip(leaves, group.per_sample, strict=True))
-    ]
-    try:
-        with warnings.catch_warnings(), _quiet(), torch.no_grad(), torch.autocast("cpu", enabled=False), traceable():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(module, leaves, dynamic_shapes=(tuple(shapes),), strict=False)
-    except Exception as error:
-        if first:
-            return None
-        raise ObjectiveError(
-            f"torch.export cannot capture the loss graph ({type(error).__name__}: {first_line(error)})", mend=WAY_OUT
-        ) from error
-    if first:
-        if draw_at_all(program):  # so many numbers as this batch has samples are drawn
-            return None
-        values = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in
-                  {s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"}]  # fmt: skip
-        for value, per in zip(values, group.per_sample, strict=True):
-            # a size that `len(x)` turned into a number is still a SymInt, but no longer free
-            if per and not (isinstance(value.shape[0], torch.SymInt) and value.shape[0].node.maybe_as_int() is None):
-                return None
-    return program
-
-
 def live_weights(module: LossModule, names: Mapping[str, str], probe: Probe) -> tuple[str, list[Tensor]]:
     """By what the batches of a probe are weighed (`weighing_of`), and where it is "loss" the weights (ways,) of each.
 
@@ -326,9 +271,9 @@ def live_weights(module: LossModule, names: Mapping[str, str], probe: Probe) -> 
         return "loss", [weight.reshape(1).double() for weight in labels]
     try:
         with _nothing_moves():
-            program, dynamic = _export(module, probe)
-            graph, constants = graph_of(program, names)
-            weighing = weighing_of(Traced([graph], constants, probe=probe, dynamic=dynamic), module, probe)
+            found = export(module, names, probe)
+            graph, constants = found.graph, found.constants
+            weighing = weighing_of(Traced([graph], constants, probe=probe, dynamic=found.dynamic), module, probe)
             weighed = weigh(graph, floating(graph, probe)) if weighing == "loss" else None
             if weighed is None:
                 return weighing, []
@@ -345,18 +290,6 @@ def live_weights(module: LossModule, names: Mapping[str, str], probe: Probe) -> 
         return module.weighing(probe.batches), []
 
 
-def _varying(probe: Probe) -> set[tuple[int, int]]:
-    """(leaf, dimension) of the sizes, other than the number of samples, that differ between batches."""
-    first = probe.groups[0]
-    return {
-        (leaf, dim)
-        for group in probe.groups[1:]
-        for leaf, (a, b) in enumerate(zip(first.leaves, group.leaves, strict=True))
-        for dim in range(min(a.ndim, b.ndim))
-        if a.shape[dim] != b.shape[dim] and not (dim == 0 and first.per_sample[leaf])
-    }
-
-
 @contextmanager
 def _nothing_moves() -> Iterator[None]:
     """Random states stay as they were, and attention takes in evaluation mode the path that it takes in training."""
@@ -368,22 +301,6 @@ def _nothing_moves() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-class _quiet:
-    """torch logs and prints at length what our one warning says in a sentence."""
-
-    def __enter__(self) -> None:
-        self._streams = ExitStack()
-        self._streams.enter_context(redirect_stdout(io.StringIO()))
-        self._streams.enter_context(redirect_stderr(io.StringIO()))
-        self._logger = logging.getLogger("torch")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.CRITICAL)
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.setLevel(self._level)
-        self._streams.close()
 
 
 def _name(criterion: object, objective: object) -> str:

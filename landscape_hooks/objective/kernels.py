@@ -89,7 +89,7 @@ class ModuleKernel:
 
     def __call__(self, state: Mapping[str, Tensor], leaves: Sequence[Tensor], *, statistics: str) -> Any:
         if self.module.needs_grad and not torch.is_grad_enabled():
-            trained = self._trained
+            trained = self.trained
             state = {
                 name: t.detach().requires_grad_(t.is_floating_point() and name in trained) for name, t in state.items()
             }
@@ -110,7 +110,7 @@ class ModuleKernel:
                 layer.momentum = value
 
     @property
-    def _trained(self) -> set[str]:
+    def trained(self) -> set[str]:
         """Canonical names of the parameters that require a gradient."""
         return {self.names[own] for own, p in self.module.named_parameters() if own in self.names and p.requires_grad}
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from landscape_hooks.errors import DataError, LandscapeError, ObjectiveError
-from landscape_hooks.objective.data.states import seed_all, states_kept
+from landscape_hooks.objective.data.states import seed_all, states_kept, states_of
 from landscape_hooks.objective.live.copies import Copies, outside
 from landscape_hooks.trajectory.modules import unwrap, walk_tensors
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -49,8 +49,10 @@ class LossModule(nn.Module):
     needs_grad
         whether the loss takes derivatives itself, or is another one where autograd is off.
     draws
-        whether the loss was seen to draw random numbers. It draws the same ones at every call: those after
-        `torch.manual_seed(0)`.
+        whether the loss was seen to draw random numbers. It draws the same ones at every call: those after all
+        generators were seeded with 0.
+    generators
+        private copies of the generators that the model and the loss hold themselves.
     unrecorded
         the parameters that get a gradient from the loss and are not the model's.
     integers
@@ -62,7 +64,8 @@ class LossModule(nn.Module):
         self.model = model
         self._loss = loss
         self._rebuild = rebuild
-        self.needs_grad = self.draws = False
+        self.needs_grad = self.draws = self._traced = False
+        self.generators: list[Any] = []
         self.unrecorded: list[Unrecorded] = []
         self.integers: dict[str, Tensor] = {}
         self._named: dict[int, tuple[str, str]] = {}
@@ -89,6 +92,7 @@ class LossModule(nn.Module):
         loss = loss if copies is None else copies.loss(loss)
         module = cls(model, _Criterion(loss) if criterion is not None else loss, rebuild).eval()
         module._named = {} if copies is None else copies.named
+        module.generators = [] if copies is None else copies.generators()
         canonical: dict[int, str] = {}
         for layout in (ParameterLayout.of(model), ParameterLayout.of_buffers(model)):
             canonical |= {id(t): e.name for e, t in zip(layout, layout.tensors(model), strict=True)}
@@ -98,14 +102,25 @@ class LossModule(nn.Module):
         return module, {name: canonical[id(t)] for name, t in tensors if id(t) in canonical}
 
     def forward(self, *leaves: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():  # draws become constants of the graph (tracing/draws.py)
+        if self._traced or torch.compiler.is_exporting():  # draws become constants of the graph (tracing/draws.py)
+            seed_all(self.generators)
             return self._loss(self.model, self._rebuild(list(leaves)))
         with states_kept():
-            seed_all()
-            before = torch.get_rng_state()
+            seed_all(self.generators)
+            before = states_of(self.generators)
             value = self._loss(self.model, self._rebuild(list(leaves)))
-            self.draws |= not torch.equal(before, torch.get_rng_state())
+            self.draws |= before != states_of(self.generators)
         return value
+
+    @contextmanager
+    def traced(self) -> Iterator[None]:
+        """Inside, the loss is computed as it is, for what records it."""
+        self._traced = True
+        try:
+            with states_kept():
+                yield
+        finally:
+            self._traced = False
 
     def choose(self, leaves: Sequence[Tensor], size: int, batches: Batches) -> bool:
         """Decide by trying whether the loss is known for each sample; returns whether it is.
@@ -137,7 +152,14 @@ class LossModule(nn.Module):
             )
         if grad:
             own = {id(t) for t in self.model.parameters()}
-            self.unrecorded = sorted(map(self._place, outside(value, own)), key=lambda each: each.name)
+            found = list(outside(value, own))
+            if any(id(leaf) not in self._named and not _place_in(self.model, leaf) for leaf in found):
+                with torch.enable_grad():
+                    again = self(*[t.clone() for t in leaves])
+                # a tensor that the loss makes anew is another one now
+                kept = {id(leaf) for leaf in outside(again, own)}
+                found = [leaf for leaf in found if id(leaf) in kept]
+            self.unrecorded = sorted(map(self._place, found), key=lambda each: each.name)
         return value.detach()
 
     def _place(self, leaf: Tensor) -> Unrecorded:
@@ -330,3 +352,12 @@ def check_loss(criterion: object, objective: object) -> None:
                              expected="criterion(output, target), or objective(model, batch)")  # fmt: skip
     if not callable(criterion if criterion is not None else objective):
         raise LandscapeError("The criterion or objective cannot be called", expected="a function or a module")
+
+
+def state_of(module: LossModule) -> dict[str, Tensor]:
+    """The tensors of a module's model, by their canonical names."""
+    layouts = ParameterLayout.of(module.model), ParameterLayout.of_buffers(module.model)
+    found = {
+        e.name: t.detach() for layout in layouts for e, t in zip(layout, layout.tensors(module.model), strict=True)
+    }
+    return found | module.integers

@@ -26,7 +26,9 @@ from landscape_hooks.objective.graph.relabelling import data_read, reading, rena
 from landscape_hooks.objective.kernels import GraphKernel
 from landscape_hooks.objective.loss_module import LossModule
 from landscape_hooks.objective.probe import VARIANT, Group, Probe, with_variant
-from landscape_hooks.objective.tracing.exported import graph_of
+from landscape_hooks.objective.tracing.comparison import Compared
+from landscape_hooks.objective.tracing.exported import Captured
+from landscape_hooks.objective.tracing.running import DependsOnWeights
 from landscape_hooks.store import checked
 
 MOST = 8
@@ -36,9 +38,8 @@ REFUSALS = 2
 CHECKED = 3
 """Batches with other values, at which a graph is compared with the live loss."""
 
-Program = torch.export.ExportedProgram
-Export = Callable[[Probe], tuple[Program, bool]]
-Compare = Callable[[LossGraph, dict[str, Tensor], Probe, bool], bool]
+Trace = Callable[[Probe], Captured]
+Compare = Callable[[Captured, Probe, bool, bool], Compared]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class KeptRebuild:
 
     `makes` are the numbers of the templates of `rebuild`, one for each graph; `seconds` is what computing the live loss
     of the first batch took, some times over. `value` is the loss on the first `valued` of the `samples` that were kept
-    (NaN and 0 where it is not known).
+    (NaN and 0 where it is not known). `needs_grad` is whether the live loss takes derivatives itself.
     """
 
     rebuild: Rebuild
@@ -95,6 +96,7 @@ class KeptRebuild:
     value: float = math.nan
     valued: int = 0
     samples: int = 0
+    needs_grad: bool = False
 
     def __call__(self, leaves: Sequence[Tensor]) -> Any:
         several = len(self.makes) > 1
@@ -126,6 +128,8 @@ class Traced:
         the reason.
     seconds
         what computing the live loss of the first batch took, some times over.
+    needs_grad
+        whether the live loss takes derivatives itself.
     value, valued
         the loss at the weights of now, and on how many samples.
     """
@@ -136,6 +140,8 @@ class Traced:
     probe: Probe | None = None
     dynamic: bool = True
     mutates: bool = False
+    differentiable: bool = True
+    needs_grad: bool = False
     frozen: dict[str, str] = field(default_factory=dict)
     left_out: list[Group] = field(default_factory=list)
     why: str = ""
@@ -151,7 +157,7 @@ class Traced:
 
 
 def trace_variants(
-    module: LossModule, probe: Probe, rebuild: Rebuild, names: Mapping[str, str], export: Export, compare: Compare
+    module: LossModule, probe: Probe, rebuild: Rebuild, export: Trace, run: Trace, compare: Compare
 ) -> Traced:
     """Trace the loss of every batch of the probe.
 
@@ -161,19 +167,19 @@ def trace_variants(
         the loss; its `_rebuild` is replaced while it is traced, and comes back.
     probe, rebuild
         the batches, and what makes them of leaves.
-    names
-        canonical names of the model's tensors, by their names in the module.
     export
-        traces the loss of the first batches of a probe; whether the number of samples is open.
+        traces the loss of the first batches of a probe.
+    run
+        traces the loss of the first batch of a probe by running it, where exporting it fails.
     compare
-        compares a graph with the live loss at the first batch of a probe; whether running it changes its inputs.
+        compares a graph with the live loss at the first batch of a probe.
 
     Raises
     ------
     ObjectiveError
         the loss of a batch cannot be traced.
     """
-    tracer = _Tracer(module, probe, rebuild, names, export, compare)
+    tracer = _Tracer(module, probe, rebuild, export, run, compare)
     try:
         return tracer.run()
     finally:
@@ -186,12 +192,12 @@ class _Tracer:
         module: LossModule,
         probe: Probe,
         rebuild: Rebuild,
-        names: Mapping[str, str],
-        export: Export,
+        export: Trace,
+        run: Trace,
         compare: Compare,
     ) -> None:
-        self._module, self._rebuild, self._names = module, rebuild, names
-        self._export, self._compare = export, compare
+        self._module, self._rebuild = module, rebuild
+        self._export, self._run, self._compare = export, run, compare
         several = len(rebuild.templates) > 1
         self._leaf_names = probe.names[: len(probe.names) - several]
         each = probe.each()
@@ -238,16 +244,20 @@ class _Tracer:
         fixed = differing - {k for kind, k in hidden if kind == "plain"}
         arrays = {place for place, kind in kinds.items() if kind == "array"}
         attempts = [python - read, *([python] if read else []), *([python | arrays] if arrays else [])]
-        for number, held in enumerate(attempts):
+        ways = [(self._export, held) for held in attempts] if not self._module.needs_grad else []
+        said: ObjectiveError | None = None
+        for way, held in [*ways, (self._run, attempts[-1])]:
             alike = [n for n in family if self._alike(lead, n, held & (read | arrays), fixed)]
             try:
-                return self._attempt(done, lead, alike, held, {k for k in differing if k in fixed})
-            except ObjectiveError as error:
-                if number == len(attempts) - 1:
-                    raise self._named(error, template, read, fixed, len(done.graphs)) from error
-        raise AssertionError
+                return self._attempt(way, done, lead, alike, held, {k for k in differing if k in fixed})
+            except ObjectiveError as error:  # what torch.export says is told, unless the weights are the reason
+                said = error if said is None or way == self._export or isinstance(error, DependsOnWeights) else said
+        assert said is not None
+        raise self._named(said, template, read, fixed, len(done.graphs)) from said
 
-    def _attempt(self, done: Traced, lead: int, alike: list[int], held: set[int], fixed: set[int]) -> list[int]:
+    def _attempt(
+        self, way: Trace, done: Traced, lead: int, alike: list[int], held: set[int], fixed: set[int]
+    ) -> list[int]:
         """Trace with the leaves `held` as the values that they have in the first batch, the others as inputs."""
         template, batch = self._template(lead), self._batches[lead]
         kinds = dict(zip(template.places, template.kinds, strict=True))
@@ -258,22 +268,24 @@ class _Tracer:
         if whole:
             given = [replace(b, per_sample=(False,) * len(b.leaves)) for b in given]
         with _arrays_as_tensors():
-            program, dynamic = self._export(Probe.of(given, self._leaf_names))
-        dynamic = dynamic and not whole
-        graph, constants = graph_of(program, self._names)
+            found = way(Probe.of(given, self._leaf_names))
+        dynamic = found.dynamic and not whole
+        graph, constants = found.graph, found.constants
         if done.graphs:
             graph, constants = renamed(graph, constants, len(done.graphs))
         graph = LossGraph.from_json(graph.to_json())  # what is compared is what will be read
-        mutates = self._compared(graph, constants, lead, dynamic)
-        covered = [n for n in alike if n == lead or _fits(program, self._batches[n])]
+        found = replace(found, graph=graph, constants=constants)
+        compared = self._compared(found, lead, dynamic, found.ran)
+        covered = [n for n in alike if n == lead or found.fits(self._batches[n], 2)]
         for number in self._others(lead, covered):
-            self._compared(graph, constants, number)
-        covered += self._singles(graph, constants, program, [n for n in alike if n not in covered])
+            self._compared(found, number)
+        covered += self._singles(found, [n for n in alike if n not in covered])
         done.graphs.append(graph)
         done.makes.append(self._makes[lead])
         done.constants |= constants
         done.dynamic &= dynamic
-        done.mutates |= mutates
+        done.mutates |= compared.mutates
+        done.differentiable &= compared.differentiable
         done.frozen |= {self._leaf_names[place]: repr(values[place])[:200] for place in held if kinds[place] != "array"}
         if not dynamic:
             done.why = "the loss can be traced for one size of batch at a time"
@@ -281,19 +293,20 @@ class _Tracer:
             done.why = f"the loss reads {', '.join(template.plain[k][0] or 'the batch' for k in fixed)}"
         return covered
 
-    def _compared(self, graph: LossGraph, constants: dict[str, Tensor], number: int, dynamic: bool = False) -> bool:
+    def _compared(self, found: Captured, number: int, dynamic: bool = False, gradients: bool = False) -> Compared:
         self._module._rebuild = replace(self._rebuild, only=self._makes[number])
-        return self._compare(graph, constants, Probe.of([self._batches[number]], self._leaf_names), dynamic)
+        return self._compare(found, Probe.of([self._batches[number]], self._leaf_names), dynamic, gradients)
 
-    def _singles(
-        self, graph: LossGraph, constants: dict[str, Tensor], program: Program, numbers: Sequence[int]
-    ) -> list[int]:
-        """Batches with a size of one, which tracing leaves open at the price of a promise; so they are compared."""
+    def _singles(self, captured: Captured, numbers: Sequence[int]) -> list[int]:
+        """Batches that may be computed so: with a size of one, or with other values where the loss reads values.
+
+        They are compared with the live loss.
+        """
         found = []
         for number in numbers:
-            if _fits(program, self._batches[number], least=1):
+            if captured.fits(self._batches[number], 1):
                 try:
-                    self._compared(graph, constants, number)
+                    self._compared(captured, number)
                 except ObjectiveError:
                     continue
                 found.append(number)
@@ -349,11 +362,11 @@ class _Tracer:
         values = []
         for self._module._rebuild in (only, away):
             try:
-                with torch.no_grad():
+                with torch.set_grad_enabled(self._module.needs_grad):
                     values.append(self._module(*[t.clone() for t in self._batches[number].leaves]))
             except Exception:  # whatever the user's code makes of a value that is not there
                 return False
-        return bool(torch.allclose(values[0], values[1], equal_nan=True))
+        return bool(torch.allclose(values[0].detach(), values[1].detach(), equal_nan=True))
 
     def _named(
         self, error: ObjectiveError, template: Template, read: set[int], fixed: set[int], done: int
@@ -401,29 +414,6 @@ def _arrays_as_tensors() -> Iterator[None]:
         yield
     finally:
         vars(torch)["from_numpy"] = original
-
-
-def _fits(program: Program, batch: Group, least: int = 2) -> bool:
-    """Whether the shapes of a batch are among those that the program was traced for, open sizes from `least` on."""
-    given = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"}
-    values = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in given]
-    free: dict[str, int] = {}
-    for value, leaf in zip(values, batch.leaves, strict=True):
-        if value.ndim != leaf.ndim or value.dtype != leaf.dtype:
-            return False
-        for expected, size in zip(value.shape, leaf.shape, strict=True):
-            if not isinstance(expected, torch.SymInt) or expected.node.maybe_as_int() is not None:
-                if int(expected) != size:
-                    return False
-                continue
-            symbol = expected.node.expr
-            if free.setdefault(str(symbol), size) != size:
-                return False
-            bounds = program.range_constraints.get(symbol)
-            lower = 2 if bounds is None else bounds.lower
-            if size < (lower if lower > 2 else least) or (bounds is not None and not size <= bounds.upper):
-                return False
-    return True
 
 
 def check_variants(probe: Probe, graphs: int) -> None:

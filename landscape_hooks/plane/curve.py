@@ -223,6 +223,12 @@ def hessian_vector(
 def _hessian_vector(
     objective: Objective, weights: torch.Tensor, buffers: torch.Tensor, vector: torch.Tensor, statistics: Statistics
 ) -> torch.Tensor:
+    if not objective.attrs.get("differentiable", True):
+        raise NotTwice(
+            "The stored loss has the values of the training's loss, but not its gradient (it takes derivatives itself, "
+            "or cuts values off from them)",
+            mend="Choose other directions: pca, random or points",
+        )
     theta = weights.detach().clone().requires_grad_()
     total = torch.zeros_like(theta)
     for term in objective.terms(theta, buffers, statistics=statistics):

@@ -8,6 +8,7 @@ device, on which shapes are computed) are passed over.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -299,3 +300,52 @@ def groups_of_rows(given: Given) -> None:
             given["mat2"].shape[-1])  # fmt: skip
         if ends.ndim != 1 or low < 0 or high > most or bool((ends[1:] < ends[:-1]).any()):
             raise IndexError("the groups of grouped_mm are not within its rows")
+
+
+def gradient_of_convolution(given: Given) -> None:
+    """A gradient of the shape that the convolution gives."""
+    given = dict(given)
+    own = [given["input"], given["weight"]]
+    most = len(given["weight"].shape) - 2
+    numbers = [given["stride"], given["padding"], given["dilation"], given["output_padding"]]
+    if not 1 <= most <= 3 or any(len(part) not in (1, most) or max(map(abs, part)) > 2**20 for part in numbers):
+        raise ValueError("a convolution has other numbers than its dimensions")
+    if len({t.dtype for t in (*own, given["grad_output"])}) > 1 or not all(t.numel() for t in own):
+        raise ValueError("a gradient of a convolution is of another type, or of nothing")
+    biased = given.get("bias_sizes")
+    if biased is not None and list(biased) != [given["grad_output"].shape[1:2].numel()]:
+        raise ValueError("a bias of a convolution has one number for each channel")
+    meta = [t.to("meta") for t in own]
+    names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
+    _shaped(given, torch.ops.aten.convolution.default(*meta, None, *(given[name] for name in names)))
+
+
+def gradient_of_pooling(given: Given) -> None:
+    """A gradient of the shape that the mean over windows gives."""
+    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    _shaped(given, torch.ops.aten.avg_pool2d.default(given["self"].to("meta"), *(given[name] for name in names)))
+
+
+def gradient_of_adaptive_pooling(given: Given) -> None:
+    """A gradient with the dimensions of what was pooled."""
+    own, gradient = given["self"], given["grad_output"]
+    if gradient.ndim != own.ndim or own.ndim not in (3, 4) or own.shape[:-2] != gradient.shape[:-2]:
+        raise ValueError("a gradient of pooling has other dimensions than what was pooled")
+    _shaped(given, torch.ops.aten._adaptive_avg_pool2d.default(own.to("meta"), list(gradient.shape[-2:])))
+
+
+def gradient_of_upsampling(given: Given) -> None:
+    """A gradient of the shape that upsampling gives."""
+    size, gradient = list(given["input_size"]), given["grad_output"]
+    _fits(math.prod(size), "a gradient of upsampling")
+    if len(size) != 4 or min(size) < 1:
+        raise ValueError("a gradient of upsampling has four dimensions")
+    own = torch.empty(size, dtype=gradient.dtype, device="meta")
+    scales = (given.get("scales_h"), given.get("scales_w"))
+    _shaped(given, torch.ops.aten.upsample_nearest2d.default(own, list(given["output_size"]), *scales))
+
+
+def _shaped(given: Given, like: Tensor) -> None:
+    gradient = given["grad_output"]
+    if gradient.shape != like.shape or gradient.dtype != like.dtype or not gradient.numel():
+        raise ValueError(f"a gradient has the shape {tuple(gradient.shape)} in place of {tuple(like.shape)}")

@@ -132,6 +132,10 @@ _CHECKED: dict[str, Check] = {
     "_pack_padded_sequence": arguments.packed,
     "_pad_packed_sequence": arguments.padded,
     "_weight_norm": arguments.weight_norm,
+    "convolution_backward": arguments.gradient_of_convolution,
+    "avg_pool2d_backward": arguments.gradient_of_pooling,
+    "_adaptive_avg_pool2d_backward": arguments.gradient_of_adaptive_pooling,
+    "upsample_nearest2d_backward": arguments.gradient_of_upsampling,
     "_grouped_mm": arguments.groups_of_rows,
 }  # fmt: skip
 

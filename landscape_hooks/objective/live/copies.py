@@ -13,10 +13,12 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from landscape_hooks.errors import ObjectiveError
+from landscape_hooks.objective.data.states import GENERATORS
 from landscape_hooks.trajectory.modules import unwrap
 
 WAY_OUT = (
@@ -106,6 +108,8 @@ class Copies:
             return _SAME if owner is _SAME else types.MethodType(value.__func__, owner)
         if isinstance(value, types.FunctionType):
             return self._function_of(value)
+        if isinstance(value, GENERATORS):
+            return self._generator_of(value)
         if isinstance(value, list | tuple | set | dict) and type(value) in (list, tuple, set, dict):
             return self._container_of(value, name, objects=objects)
         if objects and _is_plain_object(value):
@@ -121,6 +125,18 @@ class Copies:
                 if id(tensor) not in own:
                     self.named.setdefault(id(tensor), (name, part))
         return private
+
+    def _generator_of(self, value: object) -> Any:
+        """A copy that draws in place of the training's own generator."""
+        if id(value) not in self._memo:
+            on_cpu = not isinstance(value, torch.Generator) or value.device.type == "cpu"
+            self._memo[id(value)] = copy.deepcopy(value) if on_cpu else torch.Generator()
+            self._kept.append(value)
+        return self._memo[id(value)]
+
+    def generators(self) -> list[Any]:
+        """The private generators that the model and the loss hold."""
+        return [value for value in self._memo.values() if isinstance(value, GENERATORS)]
 
     def _tensor_of(self, value: Tensor, name: str) -> Tensor:
         if id(value) not in self._memo:

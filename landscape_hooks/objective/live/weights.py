@@ -9,11 +9,10 @@ import math
 import time
 
 import torch
-from torch import Tensor
 
 from landscape_hooks.objective.graph.graph import Ref
 from landscape_hooks.objective.graph.weighing import floating, weigh
-from landscape_hooks.objective.loss_module import LossModule
+from landscape_hooks.objective.loss_module import LossModule, state_of
 from landscape_hooks.objective.probe import Probe
 from landscape_hooks.objective.variants import Traced, kernel_of
 from landscape_hooks.trajectory.parameters import ParameterLayout
@@ -86,12 +85,3 @@ def value_of(traced: Traced, module: LossModule, weighing: str, seconds: float) 
     except Exception:  # it is only told
         return math.nan, 0
     return (total / shares, samples) if shares else (math.nan, 0)
-
-
-def state_of(module: LossModule) -> dict[str, Tensor]:
-    """The tensors of a module's model, by their canonical names."""
-    layouts = ParameterLayout.of(module.model), ParameterLayout.of_buffers(module.model)
-    found = {
-        e.name: t.detach() for layout in layouts for e, t in zip(layout, layout.tensors(module.model), strict=True)
-    }
-    return found | module.integers

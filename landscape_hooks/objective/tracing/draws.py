@@ -9,8 +9,7 @@ refused by that.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +21,8 @@ from landscape_hooks.objective.graph.graph import Input, Node, Ref
 
 SAID = (
     "The loss draws random numbers; they are fixed (common random numbers): for every batch and at all weights those "
-    f"that torch draws on the CPU after torch.manual_seed({SEED})."
+    f"that torch draws on the CPU after torch.manual_seed({SEED}), and numpy, Python and generators of the loss's own "
+    f"after a seed of {SEED}."
 )
 """What is said of a loss with noise."""
 
@@ -30,6 +30,9 @@ WAY_OUT = "Analyze it with --objective module:function, where the loss draws its
 
 _FACTORIES = ("rand", "randn", "rand_like", "randn_like", "randint", "randint_like", "randperm")
 _IN_PLACE = ("uniform_", "normal_", "exponential_", "log_normal_", "cauchy_", "geometric_", "random_", "bernoulli_")
+_BY_CALLS = {*_FACTORIES, *_IN_PLACE, "dropout", "dropout_", "feature_dropout", "feature_dropout_", "bernoulli",
+             "normal", "multinomial"}  # fmt: skip
+"""Draws that calls take the places of, whatever their parameters are."""
 _DROPOUT = {"dropout": "mul", "dropout_": "mul_", "feature_dropout": "mul", "feature_dropout_": "mul_"}
 
 PREFIX = "drawn"
@@ -37,12 +40,29 @@ PREFIX = "drawn"
 
 
 class Draws:
-    """The constants so far, and the generator that they come from."""
+    """The constants so far, and the generators that they come from.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    seen
+        of each draw in turn the state of the generator before it and what it gave, where the loss was run.
+    moving
+        the calls that depend on the weights, where the loss was run.
+    own
+        generators of the loss's own by the names that they have in the graph.
+    """
+
+    def __init__(
+        self,
+        seen: Iterator[tuple[Tensor, Tensor]] | None = None,
+        moving: Collection[torch.fx.Node] = (),
+        own: Collection[str] = (),
+    ) -> None:
         self.constants: dict[str, Tensor] = {}
         self.inputs: list[Input] = []
-        self._generator = torch.Generator().manual_seed(SEED)
+        self._seen, self._moving = seen, moving
+        self._default = self._generator = torch.Generator().manual_seed(SEED)
+        self._own = {name: torch.Generator().manual_seed(SEED) for name in own}
 
     def calls(self, n: torch.fx.Node, name: str, args: Sequence[Any]) -> list[Node] | None:
         """Calls in place of `n`, the last one under its name; None where it draws nothing.
@@ -52,18 +72,39 @@ class Draws:
         ObjectiveError
             its draws cannot be fixed.
         """
-        target: Any = n.target
-        given = dict(zip([a.name for a in target._schema.arguments], args, strict=False)) | n.kwargs
-        if torch.Tag.nondeterministic_seeded not in target.tags or not _draws(name, given):
+        given = _arguments(n, args)
+        if not is_draw(n, name, given):
             return None
-        make = self._made(n, name, given)
+        drawn = None
+        if self._seen is not None:
+            before, drawn = next(self._seen)
+            self._default.set_state(before)
+        own = given.pop("generator", None)
+        self._generator = self._own[own.name] if isinstance(own, Ref) else self._default
+        try:
+            make = self._made(n, name, given)
+        except (TypeError, KeyError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+            if isinstance(error, ObjectiveError):
+                raise
+            make = None  # arguments that are no numbers
+        if make is None and drawn is not None and n not in self._moving:
+            make = [self._constant(n.name, drawn)]
         if make is None:
             raise ObjectiveError(
-                f"The loss draws random numbers ({target}) that cannot be fixed",
+                f"The loss draws random numbers ({n.target}) that cannot be fixed",
                 expected="dropout, or draws of shapes and parameters that do not depend on the weights",
                 mend=WAY_OUT,
             )
         return make
+
+    def parameters(self, graph: torch.fx.Graph, data: Collection[torch.fx.Node]) -> list[torch.fx.Node]:
+        """What the draws of a graph that depend on data alone are made from: they hold for these values."""
+        found = []
+        for n in graph.nodes:
+            name = n.target._schema.name.partition("::")[2] if isinstance(n.target, torch._ops.OpOverload) else ""
+            if name and n in data and n not in self._moving and name not in _BY_CALLS and is_draw(n, name):
+                found += [given for given in n.all_input_nodes if given in data]
+        return found
 
     def _made(self, n: torch.fx.Node, name: str, given: dict[str, Any]) -> list[Node] | None:
         value, own = n.meta["val"], given.get("self", given.get("input"))
@@ -71,7 +112,7 @@ class Draws:
         if name in _FACTORIES:
             return [self._constant(n.name, self._factory(name, given, shape, dtype))]
         if name in _IN_PLACE and not isinstance(given.get("p"), Ref):
-            numbers = [v for k, v in given.items() if k not in ("self", "generator")]
+            numbers = [v for k, v in given.items() if k != "self"]
             drawn = getattr(torch.empty(shape, dtype=dtype), name)(*numbers, generator=self._generator)
             return [Node(n.name, "aten.copy_.default", [own, self._new(drawn)], {})]
         if name in _DROPOUT:
@@ -129,9 +170,19 @@ class Draws:
         return Node(name, "aten.clone.default", [self._new(value)], {})
 
 
-def fixed(constants: Iterable[str]) -> bool:
-    """Whether draws are among these constants of graphs."""
-    return any(re.fullmatch(rf"(.*_)?{PREFIX}\d+", key) for key in constants)
+def _arguments(n: torch.fx.Node, args: Sequence[Any]) -> dict[str, Any]:
+    """The arguments of a call by name, those left out as torch takes them."""
+    schema = n.target._schema  # type: ignore[union-attr]
+    left_out = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    named = {key: Ref(v.name) if isinstance(v, torch.fx.Node) else v for key, v in n.kwargs.items()}
+    return left_out | dict(zip([a.name for a in schema.arguments], args, strict=False)) | named
+
+
+def is_draw(n: torch.fx.Node, name: str, given: dict[str, Any] | None = None) -> bool:
+    """Whether a call of an operation draws."""
+    if torch.Tag.nondeterministic_seeded not in getattr(n.target, "tags", ()):
+        return False
+    return _draws(name, _arguments(n, n.args) if given is None else given)
 
 
 def _draws(name: str, given: dict[str, Any]) -> bool:
@@ -161,10 +212,5 @@ def _by(other: Any, name: str) -> str:
 def draw_at_all(program: torch.export.ExportedProgram) -> bool:
     """Whether any call of the program draws."""
     modules = [m for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
-    for n in (n for module in modules for n in module.graph.nodes if n.op == "call_function"):
-        tags = getattr(n.target, "tags", ())
-        if torch.Tag.nondeterministic_seeded in tags:
-            given = dict(zip([a.name for a in n.target._schema.arguments], n.args, strict=False)) | n.kwargs
-            if _draws(n.target._schema.name.partition("::")[2], given):
-                return True
-    return False
+    calls = [n for module in modules for n in module.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
+    return any(is_draw(n, n.target._schema.name.partition("::")[2]) for n in calls)

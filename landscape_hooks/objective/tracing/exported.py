@@ -7,7 +7,8 @@ the model. A program that does more than call operations of torch one after the 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,11 +19,35 @@ from landscape_hooks.errors import ObjectiveError
 from landscape_hooks.objective.graph.graph import DEVICE, Input, LossGraph, Node, Ref
 from landscape_hooks.objective.graph.operations import ARITHMETIC_NAME
 from landscape_hooks.objective.live.copies import WAY_OUT
+from landscape_hooks.objective.probe import Group
 from landscape_hooks.objective.tracing import experts
 from landscape_hooks.objective.tracing.draws import Draws
 
 # assertions about shapes that tracing leaves behind: they compute nothing
 _ASSERTIONS = ("_assert", "sym_constrain_range", "_check")
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A loss as a graph.
+
+    Attributes
+    ----------
+    graph, constants
+        the graph, and its constants by name.
+    dynamic
+        whether it holds for any number of samples.
+    fits
+        whether a batch is of the shapes (open sizes from a least one on) and values that it holds for.
+    ran
+        whether it was recorded by running the loss, so that its gradient is to be compared as well.
+    """
+
+    graph: LossGraph
+    constants: dict[str, Tensor]
+    dynamic: bool
+    fits: Callable[[Group, int], bool]
+    ran: bool = False
 
 
 def graph_of(program: torch.export.ExportedProgram, names: Mapping[str, str]) -> tuple[LossGraph, dict[str, Tensor]]:
@@ -33,6 +58,7 @@ def graph_of(program: torch.export.ExportedProgram, names: Mapping[str, str]) ->
     """
     inputs: list[Input] = []
     constants: dict[str, Tensor] = {}
+    own: list[str] = []
     data = 0
     for spec in program.graph_signature.input_specs:
         name = getattr(spec.arg, "name", None)
@@ -44,12 +70,14 @@ def graph_of(program: torch.export.ExportedProgram, names: Mapping[str, str]) ->
             continue
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
             value = program.state_dict[target] if target in program.state_dict else program.constants[target]
+        elif spec.kind is InputKind.CUSTOM_OBJ and isinstance(program.constants.get(target), torch.Generator):
+            own.append(str(name))  # the loss's own, whose draws become constants
+            continue
         elif spec.kind is InputKind.CONSTANT_TENSOR:
             value = program.constants[target]
         else:
             raise ObjectiveError(f"The loss graph takes a {spec.kind.name.lower()}", expected="tensors only")
-        if value.layout is not torch.strided:
-            raise ObjectiveError("The loss reads a sparse tensor", expected="dense tensors", mend=WAY_OUT)
+        check_layout(value)
         if target in names:
             kind = "parameter" if spec.kind is InputKind.PARAMETER else "buffer"
             inputs.append(Input(str(name), kind, names[target]))
@@ -57,10 +85,34 @@ def graph_of(program: torch.export.ExportedProgram, names: Mapping[str, str]) ->
             key = f"constant{len(constants)}"
             constants[key] = value.detach().clone()
             inputs.append(Input(str(name), "constant", key))
-    draws = Draws()
-    nodes, outputs = _convert(program.graph_module, draws)
-    inputs += draws.inputs
-    constants |= draws.constants
+    return assembled(inputs, constants, program.graph_module, Draws(own=own))
+
+
+def check_layout(value: Tensor) -> None:
+    """A constant is a dense tensor.
+
+    Raises
+    ------
+    ObjectiveError
+        it is none.
+    """
+    if value.layout is not torch.strided:
+        raise ObjectiveError("The loss reads a sparse tensor", expected="dense tensors", mend=WAY_OUT)
+
+
+def assembled(
+    inputs: list[Input], constants: dict[str, Tensor], module: torch.fx.GraphModule, draws: Draws
+) -> tuple[LossGraph, dict[str, Tensor]]:
+    """The graph of calls over these inputs, with the draws among its constants.
+
+    Raises
+    ------
+    ObjectiveError
+        it calls what is not permitted.
+    """
+    nodes, outputs = _convert(module, draws, {i.name for i in inputs})
+    inputs = [*inputs, *draws.inputs]
+    constants = constants | draws.constants
     try:
         return LossGraph(inputs, nodes, outputs), constants
     except ValueError as error:  # an operation that is not permitted
@@ -68,12 +120,18 @@ def graph_of(program: torch.export.ExportedProgram, names: Mapping[str, str]) ->
                              mend=WAY_OUT) from error  # fmt: skip
 
 
-def _convert(module: torch.fx.GraphModule, draws: Draws | None) -> tuple[list[Node], list[Any]]:
+def _convert(
+    module: torch.fx.GraphModule, draws: Draws | None, known: Container[str] = ()
+) -> tuple[list[Node], list[Any]]:
     nodes: list[Node] = []
     outputs: list[Any] = []
     for n in module.graph.nodes:
         if n.op in ("placeholder", "get_attr"):
-            if n.op == "get_attr" and not isinstance(_attribute(module, n.target), torch.fx.GraphModule):
+            if (
+                n.op == "get_attr"
+                and n.name not in known
+                and not isinstance(_attribute(module, n.target), torch.fx.GraphModule)
+            ):
                 raise ObjectiveError(f"The loss graph reads the attribute {n.target}", expected="tensors given to it")
         elif n.op == "output":
             outputs = [_plain_argument(a) for a in n.args[0]]

@@ -98,6 +98,7 @@ def _compare(root: zarr.Group, model: torch.nn.Module, live: LiveLoss, deadline:
     trajectory = Trajectory(root, base=base_of(model))
     stored = objective.Objective.load(root, trajectory)
     module, _ = loss_module.LossModule.of(model, live.criterion, live.objective, live.rebuild)
+    module.needs_grad = getattr(live.rebuild, "needs_grad", False)
     for layout in (stored.layout, stored.buffer_layout):  # as it was recorded, whatever was made of it since
         for entry, tensor in zip(layout, layout.tensors(module.model), strict=True):
             tensor.data = tensor.data.to(getattr(torch, entry.dtype))
@@ -145,7 +146,8 @@ def _losses(
             stored.buffer_layout.assign(module.model, beside)
             for tensor, alias in ties:
                 alias.copy_(tensor)
-            own = module(*[t.clone() for t in leaves])
+            with torch.set_grad_enabled(module.needs_grad):
+                own = module(*[t.clone() for t in leaves]).detach()
         weight = float(weights_of[0].sum()) if weights_of else float(samples)
         yield float(value.double().mean()), float(own.double().mean()), weight
 
