@@ -1,6 +1,7 @@
 """Losses that draw random numbers: the draws are those after torch.manual_seed(0), in the run and in live code."""
 
 import math
+import random
 import warnings
 
 import numpy as np
@@ -59,10 +60,32 @@ def normal_(model, batch):
     return (model(batch[0]) + torch.normal(0.0, 0.5, (1, 3)) + torch.empty(3).uniform_(-1, 1)).square().mean()
 
 
+GENERATOR = torch.Generator().manual_seed(9)
+NUMPY = np.random.default_rng(9)
+
+
+def elsewhere(model, batch):
+    """numpy, Python, and numbers that control flow goes by."""
+    share = np.random.beta(1, 1) * random.random()  # noqa: NPY002
+    noise = torch.from_numpy(np.random.randn(4)).float()  # noqa: NPY002
+    inputs = batch[0] * (1 + torch.randint(0, 4, (1,)).item())
+    return F.cross_entropy(model(share * inputs + noise if random.random() < 0.9 else -inputs), batch[1])
+
+
+def counts(model, batch):
+    """Draws whose parameters are the data, which no calls can take the places of."""
+    return F.cross_entropy(
+        model(torch.poisson(batch[0].abs()) + torch.distributions.Gamma(2.0, 1.0).sample()), batch[1]
+    )
+
+
 LOSSES = {
     "gumbel": lambda m, b: F.cross_entropy(F.gumbel_softmax(m(b[0])), b[1]),
     "kept on": lambda m, b: F.cross_entropy(nn.Dropout(0.4)(m(b[0])), b[1]),
-    **{f.__name__: f for f in (vae, diffusion, augmented, dropout, masked, straight_through, reinforce, normal_)},
+    **{
+        f.__name__: f
+        for f in (vae, diffusion, augmented, dropout, masked, straight_through, reinforce, normal_, elsewhere, counts)
+    },
 }
 
 
@@ -70,12 +93,14 @@ def by_hand(loss, model, batches):
     total = 0.0
     for batch in batches:
         torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        random.seed(0)
         with torch.no_grad():
             total += loss(model, batch).item() * len(batch[0])
     return total / sum(len(batch[0]) for batch in batches)
 
 
-DAILY = ("vae", "diffusion", "straight_through", "reinforce")
+DAILY = ("diffusion", "reinforce", "elsewhere", "counts")
 
 
 @pytest.mark.parametrize("name", [n if n in DAILY else pytest.param(n, marks=pytest.mark.slow) for n in LOSSES])
@@ -153,3 +178,26 @@ def test_draws_that_the_weights_of_the_start_hide_are_right_or_told(tmp_path, tr
     torch.manual_seed(0)
     expected = float(model(batch))
     assert stored.evaluate(weights, torch.zeros(0)).mean == pytest.approx(expected, rel=1e-5)
+
+
+def own_generators(model, batch):
+    noise = torch.randn(4, generator=GENERATOR) + float(NUMPY.normal())
+    return F.cross_entropy(model(batch[0] + noise), batch[1])
+
+
+def test_generators_of_the_losss_own_stay_where_they_were_and_are_seeded_for_the_run(tmp_path):
+    model = nn.Linear(4, 3)
+    before = GENERATOR.get_state(), NUMPY.bit_generator.state
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RecordingWarning)
+        lh.record(model, None, tmp_path / "run.zarr", objective=own_generators, data=[(X, Y)]).close()
+    stored = Objective.load(lh.Trajectory.open(tmp_path / "run.zarr").root)
+    live = Objective.of(model, objective=own_generators, data=[(X, Y)])
+    assert torch.equal(GENERATOR.get_state(), before[0])
+    assert NUMPY.bit_generator.state == before[1]
+    noise = torch.randn(4, generator=torch.Generator().manual_seed(0)) + float(np.random.default_rng(0).normal())
+    weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+    expected = F.cross_entropy(model(X + noise), Y).item()
+    for objective in (stored, live):
+        assert objective.evaluate(weights, torch.zeros(0)).mean == pytest.approx(expected, rel=1e-5)
+        assert any("common random numbers" in note for note in objective.attrs["notes"])

@@ -79,8 +79,10 @@ def _peel(module: torch.nn.Module) -> torch.nn.Module | None:
 def walk(model: torch.nn.Module, kind: str, *, every: bool = False) -> list[tuple[str, torch.Tensor, torch.nn.Module]]:
     """(canonical name, tensor, owner) of every floating-point tensor, aliases included, in named_parameters() order.
 
-    With `every`, of tensors of all types.
+    With `every`, of tensors of all types. Sparse buffers (adjacency of a graph) are left alone: they are constants.
     """
+    import torch
+
     found = []
     stack = [("", model, model)]
     while stack:
@@ -89,7 +91,9 @@ def walk(model: torch.nn.Module, kind: str, *, every: bool = False) -> list[tupl
         if not prefix.endswith("parametrizations."):
             owner = owner if ".parametrizations." in f".{prefix}" else module
         for name, tensor in module.__dict__[kind].items():
-            if tensor is not None and (every or tensor.is_floating_point() or tensor.is_complex()):
+            if tensor is None or (kind == "_buffers" and tensor.layout is not torch.strided):
+                continue
+            if every or tensor.is_floating_point() or tensor.is_complex():
                 found.append((prefix + name, tensor, owner))
         children = [(f"{prefix}{name}.", child, owner) for name, child in module._modules.items() if child is not None]
         stack.extend(reversed(children))

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from landscape_hooks.objective.data.child import portable
 
@@ -383,6 +384,8 @@ class Rebuild:
             for kind, place in zip(template.kinds, template.places, strict=True)
         ]
         plain = [Unread() if k in self.hidden else value for k, (_, value) in enumerate(template.plain)]
+        if torch.compiler.is_exporting():
+            plain = [_coordinates(value) for value in plain]
         return _put_together(template.tree, values, plain)
 
     def constants(self, probe: Batches) -> dict[str, set[str]]:
@@ -394,6 +397,14 @@ class Rebuild:
                 if kind not in ("tensor", "array"):
                     found.setdefault(probe.names[place], set()).add(repr(python_value(kind, batch.leaves[place]))[:200])
         return found
+
+
+def _coordinates(value: object) -> object:
+    """Compressed sparse matrices as coordinates, which can be traced."""
+    if not isinstance(value, Tensor) or value.layout not in (torch.sparse_csr, torch.sparse_csc):
+        return value
+    with _disable_current_modes():  # what traces knows coordinates only
+        return value.to_sparse_coo()
 
 
 def _put_together(tree: _Tree, leaves: list[Any], plain: list[Any]) -> Any:

@@ -71,7 +71,7 @@ class Copies:
             if tensor.is_meta:
                 raise ObjectiveError("The model's parameters have no values yet (device='meta')", mend=WAY_OUT)
             if type(tensor) in (nn.Parameter, Tensor) and id(tensor) not in self._memo:
-                value = tensor.detach().to("cpu", copy=True)
+                value = _coordinates(tensor.detach()).to("cpu", copy=True)
                 parameter = type(tensor) is nn.Parameter
                 self._memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if parameter else value
 
@@ -142,7 +142,7 @@ class Copies:
         if id(value) not in self._memo:
             if value.device.type == "cpu" and not value.requires_grad and value.numel() > _LARGE:
                 return value
-            private = value.detach().to("cpu", copy=True)
+            private = _coordinates(value.detach()).to("cpu", copy=True)
             if value.is_leaf and value.requires_grad:
                 private.requires_grad_()
                 self.named.setdefault(id(private), ("", name))
@@ -214,6 +214,12 @@ class Copies:
         except ValueError:  # not filled yet
             return _SAME
         return _SAME if private is _SAME else types.CellType(private)
+
+
+def _coordinates(value: Tensor) -> Tensor:
+    """Compressed sparse tensors as coordinates, which can be traced."""
+    compressed = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+    return value.to_sparse_coo() if value.layout in compressed else value
 
 
 _SAME = object()

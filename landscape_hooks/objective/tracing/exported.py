@@ -22,6 +22,7 @@ from landscape_hooks.objective.live.copies import WAY_OUT
 from landscape_hooks.objective.probe import Group
 from landscape_hooks.objective.tracing import experts
 from landscape_hooks.objective.tracing.draws import Draws
+from landscape_hooks.objective.tracing.sparse import Sparse
 
 # assertions about shapes that tracing leaves behind: they compute nothing
 _ASSERTIONS = ("_assert", "sym_constrain_range", "_check")
@@ -59,6 +60,7 @@ def graph_of(program: torch.export.ExportedProgram, names: Mapping[str, str]) ->
     inputs: list[Input] = []
     constants: dict[str, Tensor] = {}
     own: list[str] = []
+    sparse = Sparse()
     data = 0
     for spec in program.graph_signature.input_specs:
         name = getattr(spec.arg, "name", None)
@@ -77,7 +79,11 @@ def graph_of(program: torch.export.ExportedProgram, names: Mapping[str, str]) ->
             value = program.constants[target]
         else:
             raise ObjectiveError(f"The loss graph takes a {spec.kind.name.lower()}", expected="tensors only")
-        check_layout(value)
+        if value.layout is not torch.strided:
+            more, parts = sparse.given(str(name), f"constant{len(constants)}", value)
+            inputs += more
+            constants |= parts
+            continue
         if target in names:
             kind = "parameter" if spec.kind is InputKind.PARAMETER else "buffer"
             inputs.append(Input(str(name), kind, names[target]))
@@ -85,23 +91,11 @@ def graph_of(program: torch.export.ExportedProgram, names: Mapping[str, str]) ->
             key = f"constant{len(constants)}"
             constants[key] = value.detach().clone()
             inputs.append(Input(str(name), "constant", key))
-    return assembled(inputs, constants, program.graph_module, Draws(own=own))
-
-
-def check_layout(value: Tensor) -> None:
-    """A constant is a dense tensor.
-
-    Raises
-    ------
-    ObjectiveError
-        it is none.
-    """
-    if value.layout is not torch.strided:
-        raise ObjectiveError("The loss reads a sparse tensor", expected="dense tensors", mend=WAY_OUT)
+    return assembled(inputs, constants, program.graph_module, Draws(own=own), sparse)
 
 
 def assembled(
-    inputs: list[Input], constants: dict[str, Tensor], module: torch.fx.GraphModule, draws: Draws
+    inputs: list[Input], constants: dict[str, Tensor], module: torch.fx.GraphModule, draws: Draws, sparse: Sparse
 ) -> tuple[LossGraph, dict[str, Tensor]]:
     """The graph of calls over these inputs, with the draws among its constants.
 
@@ -110,7 +104,7 @@ def assembled(
     ObjectiveError
         it calls what is not permitted.
     """
-    nodes, outputs = _convert(module, draws, {i.name for i in inputs})
+    nodes, outputs = _convert(module, draws, sparse, {n.name for n in module.graph.find_nodes(op="get_attr")})
     inputs = [*inputs, *draws.inputs]
     constants = constants | draws.constants
     try:
@@ -121,7 +115,7 @@ def assembled(
 
 
 def _convert(
-    module: torch.fx.GraphModule, draws: Draws | None, known: Container[str] = ()
+    module: torch.fx.GraphModule, draws: Draws | None, sparse: Sparse | None, known: Container[str] = ()
 ) -> tuple[list[Node], list[Any]]:
     nodes: list[Node] = []
     outputs: list[Any] = []
@@ -136,7 +130,7 @@ def _convert(
         elif n.op == "output":
             outputs = [_plain_argument(a) for a in n.args[0]]
         elif n.op == "call_function":
-            nodes += _convert_call(module, n, draws)
+            nodes += _convert_call(module, n, draws, sparse)
         elif not n.users:
             continue  # a guard on shapes
         else:
@@ -144,7 +138,9 @@ def _convert(
     return nodes, outputs
 
 
-def _convert_call(module: torch.fx.GraphModule, n: torch.fx.Node, draws: Draws | None) -> list[Node]:
+def _convert_call(
+    module: torch.fx.GraphModule, n: torch.fx.Node, draws: Draws | None, sparse: Sparse | None
+) -> list[Node]:
     target = n.target
     if isinstance(target, torch._ops.OpOverload):
         namespace, name = target._schema.name.split("::")
@@ -158,6 +154,10 @@ def _convert_call(module: torch.fx.GraphModule, n: torch.fx.Node, draws: Draws |
             fixed = draws.calls(n, name, [_plain_argument(a) for a in n.args])
             if fixed is not None:
                 return fixed
+        if sparse is not None:
+            made = sparse.calls(n, name, [_plain_argument(a) for a in n.args])
+            if made is not None:
+                return made
         op = f"aten.{name}.{target._overloadname}"
     elif isinstance(target, torch._ops.HigherOrderOperator):
         return [_convert_scope(module, n)]
@@ -186,7 +186,7 @@ def _convert_scope(module: torch.fx.GraphModule, n: torch.fx.Node) -> Node:
         )
     graph_module = _attribute(module, inner.target)  # type: ignore[union-attr]
     inputs = [Input(p.name, "data", str(i)) for i, p in enumerate(graph_module.graph.nodes) if p.op == "placeholder"]
-    scope = LossGraph(inputs, *_convert(graph_module, None))
+    scope = LossGraph(inputs, *_convert(graph_module, None, None))
     return Node(n.name, op, [_plain_argument(a) for a in rest], kwargs, scope=scope)
 
 

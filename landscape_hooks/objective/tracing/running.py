@@ -31,7 +31,8 @@ from landscape_hooks.objective.live.copies import WAY_OUT
 from landscape_hooks.objective.loss_module import LossModule
 from landscape_hooks.objective.probe import Group
 from landscape_hooks.objective.tracing.draws import Draws
-from landscape_hooks.objective.tracing.exported import Captured, assembled, check_layout
+from landscape_hooks.objective.tracing.exported import Captured, assembled
+from landscape_hooks.objective.tracing.sparse import Sparse
 from landscape_hooks.objective.tracing.traceable import traceable
 
 _READS = ("item", "__bool__", "__float__", "__int__", "__index__", "__complex__", "tolist", "numpy", "__array__")
@@ -158,8 +159,9 @@ class _Trace:
         draws = Draws(iter(found.draws) if derivatives else None, moving)
         output.args = ([value, *kept, *draws.parameters(graph, data)],)
         graph.eliminate_dead_code()
-        inputs, constants = self._inputs(traced, places)
-        whole, constants = assembled(inputs, constants, traced, draws)
+        sparse = Sparse()
+        inputs, constants = self._inputs(traced, places, sparse)
+        whole, constants = assembled(inputs, constants, traced, draws, sparse)
         loss = LossGraph(whole.inputs, whole.nodes, whole.outputs[:1])
         guards = _only(whole, whole.outputs[1:])
         held = guards(constants, [t.clone() for t in self._leaves]) if guards.outputs else []
@@ -202,7 +204,7 @@ class _Trace:
         return all(torch.equal(values[0], other) for other in values[1:])
 
     def _inputs(
-        self, traced: torch.fx.GraphModule, places: Sequence[torch.fx.Node]
+        self, traced: torch.fx.GraphModule, places: Sequence[torch.fx.Node], sparse: Sparse
     ) -> tuple[list[Input], dict[str, Tensor]]:
         inputs = []
         for n, name in zip(places, self._canonical, strict=False):
@@ -211,8 +213,12 @@ class _Trace:
         constants: dict[str, Tensor] = {}
         for n in traced.graph.find_nodes(op="get_attr"):
             value: Any = functools.reduce(getattr, str(n.target).split("."), traced)
-            check_layout(value)
             key = f"constant{len(constants)}"
+            if value.layout is not torch.strided:
+                more, parts = sparse.given(n.name, key, value)
+                inputs += more
+                constants |= parts
+                continue
             constants[key] = value.detach().clone()
             inputs.append(Input(n.name, "constant", key))
         return inputs, constants
