@@ -152,6 +152,7 @@ TINY = {
     2, "shared_expert_intermediate_size": 32, "max_position_embeddings": 128, "image_size": 32, "patch_size": 8,
     "num_labels": 3, "attention_window": 8, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
     "decoder_start_token_id": 0, "max_source_positions": 128, "max_target_positions": 128, "sliding_window": 16,
+    "pooler_hidden_size": 32,
 }  # fmt: skip
 
 

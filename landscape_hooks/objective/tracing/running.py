@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map
 
 from landscape_hooks.errors import ObjectiveError, first_line
 from landscape_hooks.objective.double_backward import plain_kernels
-from landscape_hooks.objective.graph.graph import Input, LossGraph, references
+from landscape_hooks.objective.graph.graph import Input, LossGraph, Node, references
 from landscape_hooks.objective.graph.operations import resolve
 from landscape_hooks.objective.live.copies import WAY_OUT
 from landscape_hooks.objective.loss_module import LossModule
@@ -302,16 +302,19 @@ def _without_unused(graph: LossGraph) -> LossGraph:
     while size != len(needed):
         size = len(needed)
         for node in reversed(graph.nodes):
-            schema = getattr(node.function, "_schema", None) or getattr(
-                getattr(node.function, "overload", None), "_schema", None
-            )
-            writes = schema is not None and schema.is_mutable
             given = references((node.args, node.kwargs))
-            views = schema is not None and any(a.alias_info is not None for a in schema.arguments)
-            if node.name in needed or ((writes or views) and needed.intersection(given)):
+            if node.name in needed or needed.intersection(_shared(node)):
                 needed |= {node.name, *given}
     nodes = [node for node in graph.nodes if node.name in needed]
     return LossGraph([i for i in graph.inputs if i.kind != "constant" or i.name in needed], nodes, graph.outputs)
+
+
+def _shared(node: Node) -> list[str]:
+    """What a call writes into, or gives a view of."""
+    function: Any = getattr(node.function, "overload", node.function)
+    schema = getattr(function, "_schema", None)
+    pairs = zip(schema.arguments, node.args, strict=False) if schema is not None else ()
+    return [name for argument, given in pairs if argument.alias_info is not None for name in references(given)]
 
 
 def _same(a: object, b: object) -> bool:
