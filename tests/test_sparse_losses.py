@@ -9,7 +9,7 @@ from torch import nn
 import landscape_hooks as lh
 from landscape_hooks.errors import RecordingWarning
 from landscape_hooks.objective.objective import Objective
-from landscape_hooks.plane.directions.hessian import hessian_vector
+from landscape_hooks.plane.curve import hessian_vector
 
 F = nn.functional
 torch.manual_seed(2)

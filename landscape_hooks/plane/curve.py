@@ -102,7 +102,14 @@ class Curve:
         return Curve(self._objective, moved, self._buffers, self._statistics)
 
     def gradient(self) -> torch.Tensor:
-        """(D,) gradient of the loss, one probe batch in memory at a time."""
+        """(D,) gradient of the loss, one probe batch in memory at a time.
+
+        Raises
+        ------
+        NotTwice
+            the stored loss has another gradient than the training's.
+        """
+        _check_gradient(self._objective)
         theta = self._theta.detach().clone().requires_grad_()
         total = torch.zeros_like(theta)
         with arithmetic(self._objective.device):
@@ -212,6 +219,22 @@ def _largest(full: Floats, count: int) -> tuple[Floats, Floats]:
     return values[::-1][:count], np.ascontiguousarray(vectors[:, ::-1][:, :count].T)
 
 
+def _check_gradient(objective: Objective) -> None:
+    """A stored loss that was recorded while it ran may have the loss's values, but not its gradient.
+
+    Raises
+    ------
+    NotTwice
+        it has another one.
+    """
+    if not objective.attrs.get("differentiable", True):
+        raise NotTwice(
+            "The stored loss has the values of the training's loss, but not its gradient (it takes derivatives itself, "
+            "or cuts values off from them)",
+            mend="Choose other directions (pca, random or points), or give the loss with --objective module:function",
+        )
+
+
 def hessian_vector(
     objective: Objective, weights: torch.Tensor, buffers: torch.Tensor, vector: torch.Tensor, statistics: Statistics
 ) -> torch.Tensor:
@@ -223,12 +246,7 @@ def hessian_vector(
 def _hessian_vector(
     objective: Objective, weights: torch.Tensor, buffers: torch.Tensor, vector: torch.Tensor, statistics: Statistics
 ) -> torch.Tensor:
-    if not objective.attrs.get("differentiable", True):
-        raise NotTwice(
-            "The stored loss has the values of the training's loss, but not its gradient (it takes derivatives itself, "
-            "or cuts values off from them)",
-            mend="Choose other directions: pca, random or points",
-        )
+    _check_gradient(objective)
     theta = weights.detach().clone().requires_grad_()
     total = torch.zeros_like(theta)
     for term in objective.terms(theta, buffers, statistics=statistics):

@@ -85,6 +85,27 @@ def contrastive(out: Tensor, y: Tensor) -> Tensor:
     return torch.where(same, apart.square(), (1 - apart).clamp(min=0).square()).mean()
 
 
+def jittered(out: Tensor, y: Tensor) -> Tensor:
+    """Noise of its own, as many numbers for every batch."""
+    return F.cross_entropy(out + 0.3 * torch.randn(3), y)
+
+
+def steep(out: Tensor, y: Tensor) -> Tensor:
+    """A penalty on the slope of the loss, whether or not autograd is on."""
+    with torch.enable_grad():
+        own = out if out.requires_grad else out.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(F.cross_entropy(own, y, reduction="sum"), own, create_graph=True)
+        return F.cross_entropy(own, y) + 0.3 * slope.square().sum(1).mean()
+
+
+SPREAD = torch.tensor([[0.8, 0.2, 0.0], [0.0, 1.0, 0.0], [0.0, 0.3, 0.7]]).to_sparse_coo()
+
+
+def spread(out: Tensor, y: Tensor) -> Tensor:
+    """Classes that leak into one another, by a sparse matrix."""
+    return F.cross_entropy(torch.sparse.mm(SPREAD, out.float().t()).t(), y)
+
+
 def penalised() -> Any:
     return (lambda model, out, y: F.cross_entropy(out, y) + 0.01 * sum(p.abs().sum() for p in model.parameters())), []
 
@@ -161,6 +182,9 @@ LOSSES: dict[str, Kind] = {
     "InfoNCE": _simple(info_nce, ordinary=False),
     "triplets": _simple(triplets, ordinary=False),
     "contrastive": _simple(contrastive, ordinary=False),
+    "noise": Kind(_of(jittered), ordinary=False),
+    "slopes": Kind(_of(steep), ordinary=False),
+    "sparse": Kind(_of(spread), ordinary=False),
     "annealed": Kind(annealed, ordinary=False),
     "centers": Kind(_with_module(Centers), ordinary=False),
     "margin": Kind(_with_module(Margin), ordinary=False),

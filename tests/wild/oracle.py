@@ -235,6 +235,8 @@ def by_hand(watch: Watch, states: State, policy: str) -> float:
     for batch in watch.stored.kept:
         share = float(watch.stored.weigh(batch))
         if share:
-            total += share * float(watch.stored.loss(model, copy.deepcopy(batch)).detach().double().mean())
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # as the draws of a stored loss
+                total += share * float(watch.stored.loss(model, copy.deepcopy(batch)).detach().double().mean())
             weight += share
     return total / weight if weight else float("nan")
