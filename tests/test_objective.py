@@ -209,7 +209,7 @@ def test_a_model_tied_to_its_batch_size_loses_the_batches_of_other_sizes_and_say
     assert objective.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-6)
 
 
-def test_what_cannot_be_exported_says_so_and_names_the_way_out():
+def test_a_branch_on_the_data_is_stored_for_these_data_and_no_others():
     class Branching(nn.Module):
         def __init__(self):
             super().__init__()
@@ -218,8 +218,12 @@ def test_what_cannot_be_exported_says_so_and_names_the_way_out():
         def forward(self, x):
             return self.linear(x) if x.sum() > 0 else self.linear(-x)
 
+    model, data = Branching(), (torch.randn(8, 4), torch.randn(8, 1))
+    objective = captured(model, criterion=nn.MSELoss(), data=data)  # the course of these samples
+    expected = nn.functional.mse_loss(model(data[0]), data[1]).item()
+    assert objective.evaluate(*here(model)).mean == pytest.approx(expected, rel=1e-6)
     with pytest.raises(ObjectiveError, match="--objective module:function"):
-        captured(Branching(), criterion=nn.MSELoss(), data=(torch.randn(8, 4), torch.randn(8, 1)))
+        objective.with_data((-data[0], data[1]))
     live = Objective.of(Branching(), criterion=nn.MSELoss(), data=(torch.randn(8, 4), torch.randn(8, 1)))
     assert math.isfinite(live.evaluate(torch.zeros(5), torch.zeros(0)).mean)
 

@@ -159,7 +159,7 @@ def trace(
         traced.value, traced.valued = value_of(traced, module, weighing, VALUE_SECONDS)
     attrs = {
         "per_sample": per_sample, "dynamic": traced.dynamic, "independent": free, "mutates": traced.mutates,
-        "differentiable": traced.differentiable,
+        "differentiable": traced.differentiable, "bound": traced.bound,
         "weighing": weighing, "loss": _name(criterion, objective), "torch": torch.__version__, "samples": kept.samples,
         "batch_size": kept.batch_size, "frozen": traced.frozen,
         "unrecorded": [each.name for each in module.unrecorded],

@@ -275,7 +275,7 @@ class Objective(metaclass=MadeOfModel):
         attrs = {**self.attrs, "notes": probe.notes(samples), "left_out": {"batches": 0, "samples": 0}}
         if isinstance(self.kernel, ModuleKernel):
             return replace(self, kernel=self.kernel.rebuilding(rebuild), attrs=attrs)._over(probe)
-        if VARIANT in self.probe.names:
+        if VARIANT in self.probe.names or self.attrs.get("bound"):  # to values of these batches
             raise ObjectiveError("The stored loss has a graph for each kind of the recorded batches", mend=WAY_OUT)
         found = rebuild.constants(probe)
         for name, value in self.attrs.get("frozen", {}).items():

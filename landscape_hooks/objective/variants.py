@@ -130,6 +130,8 @@ class Traced:
         what computing the live loss of the first batch took, some times over.
     needs_grad
         whether the live loss takes derivatives itself.
+    bound
+        whether a graph holds for some values of the data only.
     value, valued
         the loss at the weights of now, and on how many samples.
     """
@@ -142,6 +144,7 @@ class Traced:
     mutates: bool = False
     differentiable: bool = True
     needs_grad: bool = False
+    bound: bool = False
     frozen: dict[str, str] = field(default_factory=dict)
     left_out: list[Group] = field(default_factory=list)
     why: str = ""
@@ -286,6 +289,7 @@ class _Tracer:
         done.dynamic &= dynamic
         done.mutates |= compared.mutates
         done.differentiable &= compared.differentiable
+        done.bound |= found.bound
         done.frozen |= {self._leaf_names[place]: repr(values[place])[:200] for place in held if kinds[place] != "array"}
         if not dynamic:
             done.why = "the loss can be traced for one size of batch at a time"

@@ -42,6 +42,8 @@ class Captured:
         whether a batch is of the shapes (open sizes from a least one on) and values that it holds for.
     ran
         whether it was recorded by running the loss, so that its gradient is to be compared as well.
+    bound
+        whether it holds for some values of the data only.
     """
 
     graph: LossGraph
@@ -49,6 +51,7 @@ class Captured:
     dynamic: bool
     fits: Callable[[Group, int], bool]
     ran: bool = False
+    bound: bool = False
 
 
 def graph_of(program: torch.export.ExportedProgram, names: Mapping[str, str]) -> tuple[LossGraph, dict[str, Tensor]]:

@@ -168,7 +168,8 @@ class _Trace:
         held = held if len(guards.outputs) != 1 else [held]
         return Captured(
             _without_unused(loss), constants, False,
-            lambda batch, least: self._fits(batch, least, guards, held, constants), ran=True,
+            lambda batch, least: self._fits(batch, least, guards, held, constants),
+            ran=True, bound=bool(guards.outputs),
         )  # fmt: skip
 
     def _check_course(
