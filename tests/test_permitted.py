@@ -49,7 +49,7 @@ def test_every_name_on_the_list_is_an_operation_of_torch_that_draws_nothing():
      "lu_unpack.default", "linalg_ldl_solve.default", "_embedding_bag.default", "_fft_r2c.default", "to_sparse.default",
      "quantize_per_tensor.default", "_nested_tensor_from_mask.default", "segment_reduce.default", "add.out",
      "sum.dim_DimnameList", "normal_.default", "as_strided_.default", "record_stream.default", "hash_tensor.default",
-     "cudnn_convolution.default", "_reshape_alias.default", "backward.default"],
+     "cudnn_convolution.default", "_reshape_alias.default", "backward.default", "to.prim_Device"],
 )  # fmt: skip
 def test_what_is_not_on_the_list_is_refused_by_name(name):
     with pytest.raises(ObjectiveError, match=f"aten.{name}' is not on the list"):
@@ -88,6 +88,7 @@ HOSTILE = {
                     torch.ones(3, 2), torch.tensor([0, 99])),
     "statistics of nothing": ("native_batch_norm.default", [X, None, None, None, None, False, 0.1, 1e-5],
                               torch.ones(2, 3), ONES),
+    "eigenvalues of NaN": ("linalg_eigvals.default", [X], torch.full((3, 3), torch.nan), ONES),
     "terms without end": ("mvlgamma.default", [X, 2**31 - 1], ONES, ONES),
     "a recurrent network without weights": ("lstm.input", [X, [{"ref": "z"}, {"ref": "z"}], [], False, 1, 0.0, False,
                                             False, False], torch.ones(2, 3, 4), torch.ones(1, 3, 5)),

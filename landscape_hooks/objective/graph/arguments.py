@@ -135,6 +135,13 @@ def powers(given: Given) -> None:
         raise ValueError(f"a matrix to the power of {given['n']}")
 
 
+def finite(given: Given) -> None:
+    """Of numbers: some libraries of linear algebra end the process at NaN."""
+    matrix = given.get("self", given.get("input"))
+    if isinstance(matrix, Tensor) and _has_values(matrix) and not torch.isfinite(matrix).all():
+        raise ValueError("the eigenvalues of a matrix with NaN or infinity")
+
+
 def sums_of_lgamma(given: Given) -> None:
     """Of so many terms that they end."""
     if not 1 <= given["p"] <= 1000:

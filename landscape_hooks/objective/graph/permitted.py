@@ -122,6 +122,7 @@ _CHECKED: dict[str, Check] = {
     **dict.fromkeys(("batch_norm", "native_batch_norm", "instance_norm"), arguments.statistics),
     "scaled_dot_product_attention": arguments.attention,
     "_scaled_dot_product_flash_attention_for_cpu": arguments.kernel_of_attention,
+    **dict.fromkeys(("linalg_eig", "linalg_eigvals"), arguments.finite),
     "combinations": arguments.combinations,
     "ctc_loss": arguments.labels_of_ctc,
     "one_hot": arguments.classes,
@@ -159,6 +160,7 @@ def permitted(name: str, overload: torch._ops.OpOverload) -> bool:
     takes = [str(argument.type) for argument in schema.arguments]
     # without a tensor it is TorchScript's own (texts, dictionaries, seeds), where 1 % 0 ends the process
     script = not any("Tensor" in kind for kind in (*takes, *(str(r.type) for r in schema.returns)))
+    script |= overload._overloadname.startswith("prim_")  # `to` of an empty tensor to no device ends the process
     reaching = any(kind in taken for taken in takes for kind in _REACHING)
     written = any(argument.is_out for argument in schema.arguments)  # into an argument
     return (name in PERMITTED or name in EMPTY) and not (script or reaching or written)
