@@ -29,7 +29,7 @@ def memory() -> int:
 
 def _fits(elements: int, what: str) -> None:
     if not 0 <= elements * 8 <= memory():
-        raise MemoryError(f"{what} asks for {elements} numbers")
+        raise ValueError(f"{what} asks for {elements} numbers")
 
 
 def _has_values(*tensors: object) -> bool:
