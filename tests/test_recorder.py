@@ -335,7 +335,7 @@ def test_the_objective_travels_with_the_run(tmp_path):
 def test_a_loss_that_cannot_be_captured_is_one_warning_with_the_way_out(tmp_path):
     class Unexportable(nn.Linear):
         def forward(self, x):
-            return super().forward(x) * float(x.numpy().sum())
+            return super().forward(x) * float(self.weight.detach().numpy().sum())
 
     model = Unexportable(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
