@@ -12,6 +12,7 @@ from landscape_hooks.viewer.replay import controls
 from landscape_hooks.viewer.replay.landscape import load
 from landscape_hooks.viewer.replay.look import Look
 from landscape_hooks.viewer.replay.replay import Replay, describe_place
+from landscape_hooks.viewer.several.gallery import Gallery
 from tests.landscapes import surface
 
 SIZE = (640, 400)
@@ -40,9 +41,19 @@ def test_every_key_changes_something_that_is_seen(row):
         replay.camera = replay.camera.orbit(40, 0)
     if row.key == "P":
         replay.camera = replay.camera.top()
-    before = repr((replay.camera, replay.look, replay.timeline, replay.turntable, replay.follow))
+    replay.gallery = Gallery(surface(), replay.first)
+    for name in ("second", "third"):
+        replay.gallery.take(load(replace(surface(), name=name)))
+    if row.key == "E":
+        replay.compare("second")
+
+    def seen():
+        shown = (replay.name, replay.other, replay.arrangement)
+        return repr((replay.camera, replay.look, replay.timeline, replay.turntable, replay.follow, shown))
+
+    before = seen()
     row.does(replay, SIZE)
-    assert repr((replay.camera, replay.look, replay.timeline, replay.turntable, replay.follow)) != before
+    assert seen() != before
 
 
 def test_the_read_out_under_the_mouse_says_where_the_value_comes_from():

@@ -34,13 +34,15 @@ def test_a_blend_is_the_mean_of_both(share):
     found = blended(one, other, share)
     np.testing.assert_allclose(found.loss, (1 - share) * one.loss + share * other.loss)
     np.testing.assert_allclose(found.loss_stderr, (1 + 2 * share) * one.loss_stderr)
-    assert "of clean" in found.name and "of attacked" in found.attrs["blend"]
+    assert "of clean" in found.name
+    assert "of attacked" in found.attrs["blend"]
     np.testing.assert_array_equal(found.path, one.path)
 
 
 def test_a_blend_begins_with_one_and_ends_with_the_other():
     one, other = pair()
-    assert blended(one, other, 0) is one and blended(one, other, 1) is other
+    assert blended(one, other, 0) is one
+    assert blended(one, other, 1) is other
 
 
 def test_a_path_is_blended_where_it_is_the_same_on_both():
@@ -50,7 +52,8 @@ def test_a_path_is_blended_where_it_is_the_same_on_both():
     np.testing.assert_allclose(found.path_loss, 1.5 * one.path_loss)
     np.testing.assert_allclose(found.path_plane_loss, 2.5 * one.path_plane_loss)
     elsewhere = replace(other, paths=(descent(9, turn=0.5),))
-    assert blended(one, elsewhere, 0.3).paths == one.paths and blended(one, elsewhere, 0.7).paths == elsewhere.paths
+    assert blended(one, elsewhere, 0.3).paths == one.paths
+    assert blended(one, elsewhere, 0.7).paths == elsewhere.paths
 
 
 def test_a_hole_of_either_is_a_hole_of_both():
@@ -59,7 +62,8 @@ def test_a_hole_of_either_is_a_hole_of_both():
     holes[1, 2], nan[3, 3], nan[4, 4] = False, np.nan, np.inf
     one, other = replace(one, evaluated=holes), replace(other, loss=nan)
     mixed = blended(one, other, 0.5)
-    assert not mixed.present[1, 2] and mixed.present.sum() == mixed.loss.size - 1
+    assert not mixed.present[1, 2]
+    assert mixed.present.sum() == mixed.loss.size - 1
     assert Mesh.from_surface(mixed).missing == {"not computed": 1, "NaN": 1, "infinite": 1}
     assert {tuple(place) for place in np.argwhere(np.isnan(difference(one, other)))} == {(1, 2), (3, 3), (4, 4)}
 
@@ -70,7 +74,9 @@ def test_a_point_that_is_interpolated_in_one_is_so_in_the_blend():
     evaluated[2, 2] = False
     guessed = replace(one, evaluated=evaluated, interpolated=~evaluated)
     found = blended(guessed, other, 0.5)
-    assert found.interpolated.sum() == 1 and found.interpolated[2, 2] and found.complete
+    assert found.interpolated.sum() == 1
+    assert found.interpolated[2, 2]
+    assert found.complete
 
 
 def test_the_difference_is_second_minus_first_and_a_factor_on_a_logarithm():
@@ -98,7 +104,8 @@ def test_the_difference_paints_the_first_surface():
     np.testing.assert_array_equal(tints[6, 0], [UNKNOWN] * 3)
     values = found.at(mesh)
     np.testing.assert_allclose(values[one.loss.size], 3 / 4)  # the centre of the first cell
-    assert painted.grid is one and painted.vertices is mesh.vertices
+    assert painted.grid is one
+    assert painted.vertices is mesh.vertices
     assert found.said_at(one.alpha[0], one.beta[0], one) == "B - A: +3"
     assert "not known" in found.said_at(one.alpha[6], one.beta[0], one)
 
@@ -109,7 +116,8 @@ def test_the_labels_of_a_difference_lie_within_its_colours(factor, height):
     one, _ = pair()
     found = Difference.of(one, replace(one, loss=one.loss * factor), height)
     values, labels = found.ticks
-    assert len(set(labels)) == len(labels) and 0.0 in values
+    assert len(set(labels)) == len(labels)
+    assert 0.0 in values
     assert np.abs(values).max() <= found.limit * (1 + 1e-9)
     read = [float(label.lstrip("×+")) for label in labels]
     np.testing.assert_allclose(10**values if height is LOG else values, read, rtol=1e-2, atol=1e-12)
@@ -121,7 +129,8 @@ def test_one_height_spans_all_and_is_logarithmic_where_their_range_is_wide():
     assert (found.low, found.high) == (one.loss.min(), other.loss.max())
     small = replace(one, loss=one.loss / one.loss.max())
     far = replace(one, loss=small.loss + 1e4)
-    assert common_height([far]).kind == "linear" and common_height([small, far]).kind == "log10"
+    assert common_height([far]).kind == "linear"
+    assert common_height([small, far]).kind == "log10"
     with pytest.raises(SurfaceError, match="logarithm"):
         common_height([one, replace(one, loss=-one.loss)], "log10")
 

@@ -110,7 +110,7 @@ def test_mouse_and_keys_move_camera_and_time(display):
         assert not replay.timeline.playing
         click("scrub")
         assert 0.4 < replay.timeline.fraction < 0.6
-        x, y, width, height = shown.hud.plot
+        x, y, width, height = shown.pictures.plots(replay, (800, 500))[0]
         at = int(x + 0.25 * width), int(500 - 1 - y - height / 2)
         event("on_mouse_press", *at, mouse.LEFT, 0)
         event("on_mouse_release", *at, mouse.LEFT, 0)
@@ -329,3 +329,53 @@ def test_without_opengl_3_3_there_is_a_sentence(display, tmp_path):
         assert done.returncode == 2, done.stderr
         assert "OpenGL 3.3" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_two_surfaces_side_by_side_blended_and_as_a_difference(display):
+    """Keys, list, slider and mouse of the second pane; the options are opened for the slider."""
+    run(
+        display,
+        """
+        from dataclasses import replace
+        from landscape_hooks.viewer.several.gallery import Gallery
+        replay.gallery = Gallery(surface(), replay.first)
+        replay.gallery.take(load(replace(surface(), name="high", loss=4 * surface().loss)))
+        event("on_key_press", key.W, 0)
+        assert replay.arrangement == "side by side" and len(replay.panes) == 2 and shown.pane == (400, 500)
+        both = picture()
+        assert replay.camera == replay.home, "the camera is fitted to the pane"
+        assert both[100:300, 100:300].std() > 15 and both[100:300, 500:700].std() > 15
+        assert len(shown.pictures.plots(replay, (800, 500))) == 2
+        point = replay.stage.place(replay.landscape.mesh.on([-1.0, 0.0]))
+        second = replay.panes[1]
+        x, y, _ = replay.camera.project([second.stage.place(second.landscape.mesh.on([-1.0, 0.0]))], (400, 500))[0]
+        found = second.stage.data(shown.pick(400 + x, y))
+        assert np.abs(found[:2] - [-1.0, 0.0]).max() < 0.1, found
+        event("on_mouse_motion", int(400 + x), int(499 - y), 0, 0)
+        assert np.abs(picture() - both).max() > 60, "the read-out"
+        left, top, width, height = shown.pictures.plots(replay, (800, 500))[1]
+        at = int(left + 0.25 * width), int(499 - top - height / 2)
+        event("on_mouse_press", *at, mouse.LEFT, 0)
+        event("on_mouse_release", *at, mouse.LEFT, 0)
+        assert abs(replay.timeline.fraction - 0.25) < 0.03
+        event("on_key_press", key.W, 0)
+        event("on_key_press", key.M, 0)
+        picture()
+        assert replay.arrangement == "blend" and "choose surface" in shown.panels.places
+        x, y, width, height = shown.panels.places["share"]
+        at = int(x + 0.9 * 170), int(499 - y - height / 2)
+        event("on_mouse_motion", *at, 0, 0)
+        picture()
+        event("on_mouse_press", *at, mouse.LEFT, 0)
+        picture()
+        event("on_mouse_release", *at, mouse.LEFT, 0)
+        picture()
+        assert 0.8 < replay.share < 1, replay.share
+        event("on_key_press", key.W, 0)
+        assert replay.landscape.difference is not None
+        picture()
+        event("on_key_press", key.N, 0)
+        assert replay.name == "high" and replay.other == "pca"
+        picture()
+        """,
+    )

@@ -44,14 +44,21 @@ import click
 @click.option(
     "--at", default=1.0, show_default=True, help="Moment of the replay that a picture shows, 0 (start) to 1 (end)."
 )
+@click.option("--beside", multiple=True, metavar="NAME|RUN|RUN::NAME",
+              help="Another surface in a pane of its own, under the same camera and height. Repeatable.")  # fmt: skip
+@click.option("--difference", default="", metavar="NAME|RUN|RUN::NAME",
+              help="Colour the surface by what this one is higher or lower.")  # fmt: skip
+@click.option("--blend", default="", metavar="NAME|RUN|RUN::NAME", help="Mix the surface with this one.")
+@click.option("--share", default=0.5, show_default=True, help="Share of the other surface in a blend, 0 to 1.")
 def render(
     source: str, output: Path, name: str | None, size: str, view_text: str, colormap: str, contours: str, theme: str,
     height: str, aspect: str, exaggeration: float, captions: bool, transparent: bool, frames: int, fps: int,
-    turn: float, at: float, clock: str,
+    turn: float, at: float, clock: str, beside: tuple[str, ...], difference: str, blend: str, share: float,
 ) -> None:  # fmt: skip
     """Draw the surface and the path as a picture or an animation. Needs no display."""
     from landscape_hooks.viewer import offscreen
     from landscape_hooks.viewer.replay.look import Look
+    from landscape_hooks.viewer.several.opening import Beside
 
     look = Look(
         colormap=colormap, contours=contours, theme=theme, height=height, exaggeration=exaggeration, captions=captions,
@@ -70,6 +77,7 @@ def render(
         at=at,
         clock=clock,
         progress=True,
+        beside=Beside(beside, difference, blend, share),
     )
     click.echo(f"wrote {output}")
 

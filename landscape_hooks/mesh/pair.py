@@ -176,12 +176,17 @@ class Difference:
     @property
     def name(self) -> str:
         """What the colours are: "B - A", or "B / A" of a logarithmic height."""
-        return f"{self.names[1]} {'/' if self.kind == 'log10' else '-'} {self.names[0]}"
+        return self.names[1] + self.short_name[1:-1] + self.names[0]
+
+    @property
+    def short_name(self) -> str:
+        """`name` with the letters A and B."""
+        return "B / A" if self.kind == "log10" else "B - A"
 
     @property
     def statement(self) -> str:
         """The colours, for a caption."""
-        return f"colours: {self.name}"
+        return f"colours: {self.short_name}, A = {self.names[0]}, B = {self.names[1]}"
 
     @property
     def ticks(self) -> tuple[Floats, list[str]]:
@@ -195,7 +200,7 @@ class Difference:
                 step = nice_step((size - 1) / 2.5)
                 half = np.arange(1, int((size - 1) / step + 1e-9) + 1) * step
                 factors = np.array([*(1 - half[half < 1 - 1 / size])[::-1], 1.0, *(1 + half)])
-            return np.log10(factors), [f"×{text}" for text in texts_of(factors)]
+            return np.asarray(np.log10(factors), dtype=np.float64), [f"×{text}" for text in texts_of(factors)]
         step = nice_step(self.limit / 2.5)
         most = int(self.limit / step + 1e-9)
         values = np.arange(-most, most + 1) * step
@@ -243,12 +248,19 @@ def _is_of_one_run(first: Surface, second: Surface) -> bool:
 
 
 def _between(one: Path, other: Path, mean: Mean) -> Path:
-    fields = ("loss", "plane_loss", "loss_stderr")
-    return replace(one, **{key: mean(getattr(one, key), getattr(other, key)) for key in fields})
+    return replace(
+        one,
+        loss=mean(one.loss, other.loss),
+        plane_loss=mean(one.plane_loss, other.plane_loss),
+        loss_stderr=mean(one.loss_stderr, other.loss_stderr),
+    )
 
 
 def _shared(first: Surface, second: Surface) -> dict[str, object]:
     """The attributes in which both agree, and the doubts of both."""
     shared = {key: value for key, value in first.attrs.items() if second.attrs.get(key, ...) == value}
     doubts = list(dict.fromkeys([*first.doubts, *second.doubts]))
+    policies = list(dict.fromkeys(surface.definition.batch_norm for surface in (first, second)))
+    if len(policies) > 1:
+        shared["batch_norm"] = " and ".join(policies)
     return shared | ({"doubts": doubts} if doubts else {})

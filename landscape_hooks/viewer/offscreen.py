@@ -18,9 +18,11 @@ from landscape_hooks.errors import LandscapeError
 from landscape_hooks.export.outfile import whole_file
 from landscape_hooks.progress import counted
 from landscape_hooks.viewer.gl import context
-from landscape_hooks.viewer.replay.landscape import Source, load
+from landscape_hooks.viewer.replay.landscape import Source
 from landscape_hooks.viewer.replay.look import Look
 from landscape_hooks.viewer.replay.replay import Replay
+from landscape_hooks.viewer.several.opening import Beside, open_replay
+from landscape_hooks.viewer.several.panes import panes
 
 Pixels = NDArray[np.uint8]
 
@@ -38,35 +40,28 @@ class Canvas:
     def __init__(self, size: tuple[int, int], *, supersample: int = 2, samples: int = 4) -> None:
         context.offscreen()
         from landscape_hooks.viewer.gl.gpu import Framebuffer
-        from landscape_hooks.viewer.gl.hud import Hud
         from landscape_hooks.viewer.gl.overlay import Overlay
+        from landscape_hooks.viewer.several.pictures import Pictures
 
         self.size, self._supersample = size, supersample
         self._frame = Framebuffer(size[0] * supersample, size[1] * supersample, samples)
         self._overlay = Overlay()
-        self._hud = Hud()
-        self._scene: Any = None
+        self._pictures = Pictures()
 
     def draw(self, replay: Replay) -> Pixels:
         """(height, width, 4) the picture of the replay at its present moment, with straight alpha."""
-        from landscape_hooks.viewer.gl.scene import Scene
-
         context.offscreen()
-        if self._scene is None:
-            self._scene = Scene(replay.landscape, replay.look)
-        self._scene.show(replay.landscape, replay.look)
-        scale = self._supersample * _unit(self.size)
-        self._scene.draw(replay.camera, self._frame, replay.timeline.position, line_scale=scale)
+        scale = self._supersample * _unit(panes(1 + len(replay.beside), self.size)[0].size)
+        self._pictures.draw(replay, self._frame, self.size, scale=self._supersample, line_scale=scale)
         if replay.look.captions:
             self._overlay.frame(self.size, self._supersample)
-            self._hud.draw(replay, self._overlay.font, self.size)
+            self._pictures.caption(replay, self._overlay.font, self.size)
             self._overlay.draw()
         return _smaller(self._frame.pixels(), self._supersample)
 
     def close(self) -> None:
         """Delete all OpenGL objects."""
-        if self._scene is not None:
-            self._scene.delete()
+        self._pictures.delete()
         self._overlay.delete()
         self._frame.delete()
 
@@ -106,6 +101,7 @@ def render(
     at: float = 1.0,
     clock: str = "step",
     progress: bool = False,
+    beside: Beside | None = None,
 ) -> Path:
     """Draw `source` into `output`: .png a picture, .gif or .mp4 the replay, .webp the replay (a picture if frames=1).
 
@@ -135,6 +131,8 @@ def render(
         what advances evenly: "step", "epoch" or "arc length".
     progress
         whether to show a progress bar.
+    beside
+        other surfaces in the same picture: side by side, blended, or as a difference.
 
     Raises
     ------
@@ -162,8 +160,7 @@ def render(
     if suffix == ".mp4":
         _check_mp4(size)
     look = replace(look or Look(), plain=suffix == ".gif")
-    landscape = load(source, name=name, height=look.height)
-    replay = Replay.of(landscape, look, view=view, aspect=size[0] / size[1])
+    replay = open_replay(source, look, name=name, view=view, size=size, beside=beside)
     replay.timeline.use(clock)
     replay.timeline.scrub(at)
     canvas = Canvas(size, supersample=supersample)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from landscape_hooks.viewer.replay.controls import KEYS, MOUSE, OTHERS
 from landscape_hooks.viewer.replay.look import ASPECTS, COLORMAPS, CONTOURS, EXAGGERATION, HEIGHTS, THEMES
 from landscape_hooks.viewer.replay.replay import Replay
 from landscape_hooks.viewer.replay.timeline import CLOCKS
+from landscape_hooks.viewer.several.arrangement import KINDS
 
 BAR = 44.0
 """Height of the bar with the timeline, at the bottom of the window."""
@@ -71,11 +72,7 @@ class Panels:
 
     def change(self, replay: Replay, **options: Any) -> None:
         """Change the look. If it cannot be drawn, show the error instead."""
-        self.notice = ""
-        try:
-            replay.set_look(replace(replay.look, **options))
-        except LandscapeError as error:
-            self.notice = str(error)
+        self._try(lambda: replay.set_look(replace(replay.look, **options)))
 
     def _style(self, replay: Replay) -> None:
         theme = replay.look.colors
@@ -163,6 +160,7 @@ class Panels:
         imgui.begin("options", None, _FIXED | imgui.WindowFlags_.always_auto_resize.value)
         look, timeline = replay.look, replay.timeline
         imgui.push_item_width(170)
+        self._surfaces(replay)
         for name, known in (
             ("colormap", COLORMAPS),
             ("contours", CONTOURS),
@@ -187,6 +185,38 @@ class Panels:
         imgui.pop_item_width()
         self._switches(replay)
         self._end()
+
+    def _surfaces(self, replay: Replay) -> None:
+        """Which surface is shown, and how a second one; nothing where there is one only."""
+        if replay.gallery is None or len(replay.gallery.names) < 2:
+            return
+        others = replay.gallery.others(replay.name)
+        chosen = self._choice("surface", replay.name, replay.gallery.names)
+        if chosen is not None:
+            self._try(lambda: replay.choose(chosen))
+        kind = self._choice("show", replay.arrangement, KINDS)
+        if kind is not None and replay.others:
+            self._try(lambda: replay.arrange(kind))
+        elif kind not in (None, "alone"):
+            self._try(lambda: replay.compare(others[0], kind))
+        if replay.arrangement != "alone":
+            other = self._choice("with", replay.other, others)
+            if other is not None:
+                self._try(lambda: replay.compare(other))
+        if replay.arrangement == "blend":
+            moved, share = imgui.slider_float("share", replay.share, 0.0, 1.0, "%.2f of the second")
+            self._mark("share")
+            if moved:
+                self._try(lambda: replay.arrange(share=min(max(share, 0.0), 1.0)))
+        imgui.separator()
+
+    def _try(self, change: Callable[[], None]) -> None:
+        """Change the replay. If the result cannot be drawn, show the error instead."""
+        self.notice = ""
+        try:
+            change()
+        except LandscapeError as error:
+            self.notice = str(error)
 
     def _choice(self, name: str, now: str, known: Sequence[str]) -> str | None:
         """A list to choose from; returns what was chosen, or None."""

@@ -14,15 +14,19 @@ from landscape_hooks.export.outfile import whole_file
 from landscape_hooks.viewer.gl import context
 from landscape_hooks.viewer.live import Follower
 from landscape_hooks.viewer.replay import controls
-from landscape_hooks.viewer.replay.landscape import Source, load
+from landscape_hooks.viewer.replay.landscape import Source
 from landscape_hooks.viewer.replay.look import Look
 from landscape_hooks.viewer.replay.replay import Replay
 from landscape_hooks.viewer.replay.start import fitted
+from landscape_hooks.viewer.several.opening import Beside, open_replay
+from landscape_hooks.viewer.several.panes import panes, under
 
 if TYPE_CHECKING:
     import numpy as np
     from imgui_bundle import imgui
     from numpy.typing import NDArray
+
+    from landscape_hooks.viewer.gl.plot import Plot
 
 DOUBLE_CLICK = 0.35
 ORBIT = 0.35
@@ -45,20 +49,20 @@ class ReplayWindow:
         )  # fmt: skip
         from pyglet.window import key, mouse
 
-        from landscape_hooks.viewer.gl.hud import Hud
         from landscape_hooks.viewer.gl.overlay import Overlay
-        from landscape_hooks.viewer.gl.scene import Scene
         from landscape_hooks.viewer.panels import BAR, Panels
+        from landscape_hooks.viewer.several.pictures import Pictures
 
         self._key, self._mouse, self._bar = key, mouse, BAR
         self.replay = replay
-        self.scene = Scene(replay.landscape, replay.look)
-        self.overlay, self.hud, self.panels = Overlay(), Hud(), Panels()
+        self.pictures, self.overlay, self.panels = Pictures(), Overlay(), Panels()
+        self._shaped = self.pane
         self._follower: Any = None
         self._frame: Any = None
         self._frames: dict[int, Any] = {}
         self._hover: Any = None
         self._hovered: Any = None
+        self._plot: Plot | None = None
         self._slow, self._judged, self._awake = False, 0, False
         self._drag = ""
         self._clicked = (0.0, 0, 0)
@@ -132,6 +136,7 @@ class ReplayWindow:
         if min(*size, *pixels) < 1:
             return
         scale = pixels[0] / size[0]
+        self._refit()
         fast = self._slow and (bool(self._drag) or self.replay.moving)
         self._dirty = max(self._dirty - 1, int(fast and not self.replay.moving))
         self.draw_scene(pixels, scale, fast=fast)
@@ -141,23 +146,21 @@ class ReplayWindow:
             self._hover = None  # the point is not under the mouse any more
         covered = self.panels.areas
         if self._hover is not None:
-            covered = [*covered, self.hud.hover_box(self.replay, self.overlay.font, size, *self._hover)]
+            covered = [*covered, self.pictures.hover_box(self.replay, self.overlay.font, size, *self._hover)]
         if self.replay.look.captions:
-            self.hud.draw(self.replay, self.overlay.font, size, bottom=self._bar, covered=covered)
+            self.pictures.caption(self.replay, self.overlay.font, size, bottom=self._bar, covered=covered)
         if self._hover is not None and not self._drag:
-            self.hud.hover(self.replay, self.overlay.font, size, *self._hover)
+            self.pictures.hover(self.replay, self.overlay.font, size, *self._hover)
         self.panels.draw(self.replay, size)
         self.overlay.draw()
         self._judge(time.perf_counter() - now, fast)
 
     def draw_scene(self, pixels: tuple[int, int], scale: float, *, fast: bool) -> None:
         """Draw the scene without panels; `fast` omits smoothing, and uses the coarser of two meshes."""
-        self.scene.show(self.replay.landscape, self.replay.look)
         frame, still = self._framebuffers(pixels, 0 if fast else SAMPLES)
         coarse = fast and bool(self._drag or self.replay.turntable)
-        self.scene.draw(
-            self.replay.camera, frame, self.replay.timeline.position, line_scale=scale, coarse=coarse, still=still
-        )
+        size = self.window.get_size()
+        self.pictures.draw(self.replay, frame, size, scale=scale, line_scale=scale, coarse=coarse, still=still)
         frame.show()
 
     def _judge(self, seconds: float, fast: bool) -> None:
@@ -286,16 +289,13 @@ class ReplayWindow:
     def _act(self, row: controls.Key) -> None:
         """Run the action of a key. If the result cannot be drawn, show the error above the bar."""
         try:
-            row.does(self.replay, self.window.get_size())
+            row.does(self.replay, self.pane)
         except LandscapeError as error:
             self.panels.notice = str(error)
 
     def on_resize(self, width: int, height: int) -> None:
-        """The window has a new size: a camera that nobody has moved shows the whole again."""
-        replay = self.replay
-        if replay.camera == replay.home and min(width, height) > 0:
-            home = fitted(replay.home, replay.stage, width / height, replay.look.captions)
-            replay.home = replay.camera = home
+        """The window has a new size."""
+        self._refit()
         self.touch()
 
     def on_expose(self) -> None:
@@ -307,6 +307,21 @@ class ReplayWindow:
         self.window.close()
 
     # -- helpers of the events -------------------------------------------------------------------------
+    @property
+    def pane(self) -> tuple[int, int]:
+        """Size of a pane: that of the window, where one surface is shown."""
+        return panes(1 + len(self.replay.beside), self.window.get_size())[0].size
+
+    def _refit(self) -> None:
+        """If the panes have another shape, a camera that nobody has moved shows the whole again."""
+        replay, (width, height) = self.replay, self.pane
+        if self._shaped == (width, height) or min(width, height) < 1:
+            return
+        self._shaped = (width, height)
+        home = fitted(replay.home, replay.stage, width / height, replay.look.captions)
+        replay.camera = home if replay.camera == replay.home else replay.camera
+        replay.home = home
+
     def pick(self, x: float, y: float) -> NDArray[np.float64] | None:
         """(3,) the scene point at a pixel, counted from the top left; None beside the surface."""
         if self._frame is None:
@@ -317,17 +332,20 @@ class ReplayWindow:
         depth = self._frame.depth(int(x * scale), int(y * scale))
         if depth >= 0.99999:
             return None
-        return self.replay.camera.unproject(x, y, 2 * depth - 1, size)
+        areas = panes(1 + len(self.replay.beside), size)
+        area = areas[under(areas, x, y)]
+        return self.replay.camera.unproject(x - area.x, y - area.y, 2 * depth - 1, area.size)
 
     def _in_plot(self, x: float, y: float) -> bool:
-        if self.hud.plot is None or not self.replay.look.captions:
-            return False
-        left, upper, width, height = self.hud.plot
-        return left <= x <= left + width and upper <= y <= upper + height
+        plots = self.pictures.plots(self.replay, self.window.get_size()) if self.replay.look.captions else []
+        inside = [plot for plot in plots if plot[0] <= x <= plot[0] + plot[2] and plot[1] <= y <= plot[1] + plot[3]]
+        self._plot = inside[0] if inside else self._plot
+        return bool(inside)
 
     def _scrub(self, x: float) -> None:
-        if self.hud.plot is not None:
-            left, _, width, _ = self.hud.plot
+        """Go to the moment at a place of the plot that was pressed."""
+        if self._plot is not None:
+            left, _, width, _ = self._plot
             self.replay.timeline.playing = False
             self.replay.timeline.scrub((x - left) / width)
 
@@ -340,7 +358,7 @@ class ReplayWindow:
         self._frame.bind()
         self.overlay.frame(size, scale)
         if self.replay.look.captions:
-            self.hud.draw(self.replay, self.overlay.font, size)
+            self.pictures.caption(self.replay, self.overlay.font, size)
         self.overlay.draw()
         self.touch()
         return self._frame.pixels()
@@ -366,10 +384,12 @@ def view(
     size: tuple[int, int] = (1280, 760),
     play: bool = True,
     follow: bool = False,
+    beside: Beside | None = None,
 ) -> None:
     """Open a window with the replay of a run, a PLY file or a Surface, and return when it is closed.
 
-    With `follow`, snapshots that a running training adds to the run appear while the window is open.
+    With `follow`, snapshots that a running training adds to the run appear while the window is open. `beside` names
+    other surfaces in the same picture.
 
     Raises
     ------
@@ -380,19 +400,20 @@ def view(
     """
     look = look or Look()
     if context.is_headless():
-        _in_own_process(source, name, view, look, play, follow)
+        _in_own_process(source, name, view, look, play, follow, beside or Beside())
         return
-    landscape = load(source, name=name, height=look.height)
-    replay = Replay.of(landscape, look, view=view, aspect=size[0] / size[1])
+    replay = open_replay(source, look, name=name, view=view, size=size, beside=beside)
     if play and not follow and len(replay.timeline) > 1:
         replay.timeline.position, replay.timeline.playing = 0.0, True
     shown = ReplayWindow(replay, size=size)
     if follow:
-        shown.follow(Follower(source, landscape))
+        shown.follow(Follower(source, replay.first))
     shown.run()
 
 
-def _in_own_process(source: Source, name: str | None, view: str, look: Look, play: bool, follow: bool) -> None:
+def _in_own_process(
+    source: Source, name: str | None, view: str, look: Look, play: bool, follow: bool, beside: Beside
+) -> None:
     """Open the window in another process: pyglet cannot open one after it has rendered without a display."""
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
         raise context.no_display(RuntimeError("DISPLAY is not set"))
@@ -401,7 +422,7 @@ def _in_own_process(source: Source, name: str | None, view: str, look: Look, pla
     arguments = [str(source), "--colormap", look.colormap, "--theme", look.theme]
     arguments += ["--height", look.height, "--aspect", look.aspect]
     arguments += ["--name", name] if name else []
-    arguments += ["--view", view] if view else []
+    arguments += [*(["--view", view] if view else []), *beside.arguments]
     arguments += ["--play" if play else "--no-play", *(["--follow"] if follow else [])]
     done = subprocess.run([sys.executable, "-m", "landscape_hooks", "view", *arguments], capture_output=True, text=True)
     sys.stdout.write(done.stdout)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pyglet import gl
+
+from landscape_hooks.viewer.several.panes import Pane
 
 if TYPE_CHECKING:
     from pyglet.graphics.shader import ShaderProgram
@@ -190,6 +193,15 @@ class Framebuffer:
         gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, self._draw)
         gl.glViewport(0, 0, *self.size)
 
+    def fill(self, color: Sequence[float]) -> None:
+        """Paint all of it with a colour (red, green, blue), and put it far away."""
+        self.bind()
+        _clear((*color, 1.0))
+
+    def part(self, pane: Pane) -> Part:
+        """A rectangle of it, counted from the top left."""
+        return Part(self, (pane.x, self.size[1] - pane.y - pane.height), pane.size)
+
     def resolve(self) -> None:
         """Bring the samples together; reading and showing need it."""
         if self._draw is self._read:
@@ -202,15 +214,29 @@ class Framebuffer:
         self._blit(self._read, frame, gl.GL_COLOR_BUFFER_BIT)
         gl.glBindFramebuffer(gl.GL_FRAMEBUFFER, frame)
 
-    def copy_to(self, other: Framebuffer) -> None:
-        """Copy picture and depth, with their samples, into another framebuffer of the same size and samples."""
-        self._blit(self._draw, other._draw, gl.GL_COLOR_BUFFER_BIT | gl.GL_DEPTH_BUFFER_BIT)
+    def copy_to(
+        self, other: Framebuffer, corner: tuple[int, int] = (0, 0), size: tuple[int, int] | None = None
+    ) -> None:
+        """Copy picture and depth, with their samples, into another framebuffer of the same size and samples.
 
-    def _blit(self, source: ctypes.c_uint | int, target: ctypes.c_uint | int, mask: int) -> None:
+        With `size`, only the rectangle at `corner`, counted from the lower left.
+        """
+        (left, low), (width, height) = corner, self.size if size is None else size
+        area = (left, low, left + width, low + height)
+        self._blit(self._draw, other._draw, gl.GL_COLOR_BUFFER_BIT | gl.GL_DEPTH_BUFFER_BIT, area)
+
+    def _blit(
+        self,
+        source: ctypes.c_uint | int,
+        target: ctypes.c_uint | int,
+        mask: int,
+        area: tuple[int, int, int, int] | None = None,
+    ) -> None:
+        area = (0, 0, *self.size) if area is None else area
         gl.glBindFramebuffer(gl.GL_READ_FRAMEBUFFER, source)
         gl.glBindFramebuffer(gl.GL_DRAW_FRAMEBUFFER, target)
         gl.glDisable(gl.GL_SCISSOR_TEST)
-        gl.glBlitFramebuffer(0, 0, *self.size, 0, 0, *self.size, mask, gl.GL_NEAREST)
+        gl.glBlitFramebuffer(*area, *area, mask, gl.GL_NEAREST)
 
     def pixels(self) -> NDArray[np.uint8]:
         """(height, width, 4) the picture, top row first; colours are multiplied by alpha."""
@@ -237,3 +263,38 @@ class Framebuffer:
             gl.glDeleteFramebuffers(1, ctypes.byref(frame))
             for name in buffers:
                 gl.glDeleteRenderbuffers(1, ctypes.byref(name))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A rectangle of a framebuffer, into which a scene draws as if it were a whole one.
+
+    `corner` is its lower left, from the framebuffer's lower left.
+    """
+
+    frame: Framebuffer
+    corner: tuple[int, int]
+    size: tuple[int, int]
+
+    def bind(self) -> None:
+        """Draw into it from here on."""
+        self.frame.bind()
+        gl.glViewport(*self.corner, *self.size)
+
+    def clear(self) -> None:
+        """Empty it, and leave the rest of the framebuffer as it is."""
+        gl.glEnable(gl.GL_SCISSOR_TEST)
+        gl.glScissor(*self.corner, *self.size)
+        _clear((0.0, 0.0, 0.0, 0.0))
+        gl.glDisable(gl.GL_SCISSOR_TEST)
+
+    def copy_to(self, other: Part) -> None:
+        """Copy picture and depth into the same rectangle of another framebuffer."""
+        self.frame.copy_to(other.frame, self.corner, self.size)
+
+
+def _clear(color: Sequence[float]) -> None:
+    """Set the colour and the depth of what is bound."""
+    gl.glDepthMask(True)
+    gl.glClearColor(*color)
+    gl.glClear(gl.GL_COLOR_BUFFER_BIT | gl.GL_DEPTH_BUFFER_BIT)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption, in_doubt, said_of_height
+from landscape_hooks.viewer.gl.bar import bar_box, draw_bar
 from landscape_hooks.viewer.gl.pen import Pen, unit_of
 from landscape_hooks.viewer.gl.plot import Plot, draw_plot, draw_read_out, panel_of, read_out_box
 from landscape_hooks.viewer.replay.camera import Camera
@@ -43,20 +44,23 @@ class Hud:
         *,
         bottom: float = 0,
         covered: Iterable[Box] = (),
+        origin: tuple[float, float] = (0.0, 0.0),
+        bar: bool = True,
     ) -> None:
         """Everything, into imgui's background list; the lowest `bottom` pixels stay free for a panel.
 
-        `covered` are rectangles under panels: no label of an axis or a line lies there.
+        `covered` are rectangles under panels: no label of an axis or a line lies there. A pane of the picture begins
+        at `origin`, from where all places are counted. Without `bar` there is no colour bar: another pane has it.
         """
         whole, size = size, (size[0], size[1] - round(bottom))
-        pen = Pen(imgui.get_background_draw_list(), font, unit_of(size))
+        pen = Pen(imgui.get_background_draw_list(), font, unit_of(size), origin)
         unit = pen.unit
         self.plot = None
         self._taken = Taken(size)
         title = self._title_lines(pen, replay, size)
         self._taken.take(self._title_box(pen, replay, title))
-        if (bar := self._bar_box(pen, replay, size)) is not None:
-            self._taken.take(bar)
+        if (box_of_bar := bar_box(pen, replay, size) if bar else None) is not None:
+            self._taken.take(box_of_bar)
         box: Box | None = None
         if replay.landscape.paths:
             box = read_out_box(pen, replay, size)
@@ -77,8 +81,8 @@ class Hud:
         if replay.look.contours != "off":
             self._labels(pen, replay, whole, labels)
         self._title(pen, replay, title)
-        if bar is not None:
-            self._color_bar(pen, replay, bar)
+        if box_of_bar is not None:
+            draw_bar(pen, replay, box_of_bar)
         if self.plot is not None and box is not None:
             draw_plot(pen, replay, self.plot)
             draw_read_out(pen, replay, box)
@@ -92,7 +96,9 @@ class Hud:
             lines = caption(landscape.surface, landscape.mesh.height, replay.stage.stretch).split(BETWEEN)
             doubts = in_doubt(landscape.surface)
             shown = [part for part in lines[:-1] if part not in doubts]
-            lines = [BETWEEN.join(shown), said_of_height(landscape.mesh.height), *doubts]
+            scale = said_of_height(landscape.mesh.height)
+            scale += f", {landscape.difference.statement}" if landscape.difference is not None else ""
+            lines = [BETWEEN.join(shown), scale, *doubts]
         if landscape.mesh.missing:
             counts = ", ".join(f"{count} {name}" for name, count in landscape.mesh.missing.items())
             lines.append(f"hatched: {counts} (grid points)")
@@ -125,11 +131,17 @@ class Hud:
                 y += 19 * pen.unit
 
     def hover(
-        self, replay: Replay, font: imgui.ImFont, size: tuple[int, int], mouse: tuple[float, float], point: Floats
+        self,
+        replay: Replay,
+        font: imgui.ImFont,
+        size: tuple[int, int],
+        mouse: tuple[float, float],
+        point: Floats,
+        origin: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        """What is under the mouse, in a box beside it."""
+        """What is under the mouse, in a box beside it; the mouse is counted from `origin`."""
         theme = replay.look.colors
-        pen = Pen(imgui.get_foreground_draw_list(), font, unit_of(size))
+        pen = Pen(imgui.get_foreground_draw_list(), font, unit_of(size), origin)
         unit = pen.unit
         x, y, right, low = self.hover_box(replay, font, size, mouse, point)
         pen.box((x, y), (right, low), theme.panel, alpha=0.94, rounding=5)
@@ -147,40 +159,6 @@ class Hud:
         x = mouse[0] + 18 if mouse[0] + 18 + width < size[0] else max(mouse[0] - 18 - width, 0.0)
         y = max(min(mouse[1] + 14, size[1] - tall - 4), 0.0)
         return (x, y, x + width, y + tall)
-
-    # -- colour bar ------------------------------------------------------------------------------------
-    def _bar_box(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> Box | None:
-        """What the colour bar and its labels take; None where there is none."""
-        mesh, unit = replay.landscape.mesh, pen.unit
-        if mesh.grid is None or replay.look.colormap == "grey":
-            return None
-        words = max((pen.width(label, 12.5) for label in replay.stage.ticks(2)[1]), default=0.0)
-        wide = max(96 * unit, words + 34 * unit)
-        wide = max(wide, pen.width(mesh.height.labels.name("loss"), 13) + 12 * unit)
-        return (size[0] - wide - 10 * unit, 0.0, float(size[0]), 58 * unit + min(230 * unit, 0.42 * size[1]))
-
-    def _color_bar(self, pen: Pen, replay: Replay, box: Box) -> None:
-        mesh, theme, unit = replay.landscape.mesh, replay.look.colors, pen.unit
-        x, y, width = box[0] + 10 * unit, 46 * unit, 12 * unit
-        height = box[3] - 58 * unit
-        table = colors.table(replay.look.line_colormap) / 255.0
-        bands = 64
-        for k in range(bands):
-            upper, lower = table[255 - k * 255 // bands], table[255 - (k + 1) * 255 // bands]
-            pen.gradient((x, y + height * k / bands), (x + width, y + height * (k + 1) / bands), upper, lower)
-        pen.text(x, y - 24 * unit, mesh.height.labels.name("loss"), theme.ink, size=13)
-        low, high = mesh.height.bounds
-        values, labels = replay.stage.ticks(2)
-        free = Taken((box[2], box[3] + 40 * unit))
-        for value, label in zip(values, labels, strict=True):
-            if not low <= value <= high:
-                continue
-            level = y + height * (1 - ((value - low) / (high - low) if high > low else 0.5))
-            words = (x, level - 7 * unit, x + 1, level + 7 * unit)
-            if free.is_free(words):
-                free.take(words)
-                pen.line((x + width, level), (x + width + 4 * unit, level), theme.faint)
-                pen.text(x + width + 8 * unit, level - 7.5 * unit, label, theme.ink, size=12.5)
 
     # -- axes ------------------------------------------------------------------------------------------
     def _axes(self, pen: Pen, replay: Replay, size: tuple[int, int]) -> None:

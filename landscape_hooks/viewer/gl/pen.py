@@ -26,8 +26,14 @@ def unit_of(size: tuple[float, float]) -> float:
 class Pen:
     """Draws in pixels of a picture that is 720 high, whatever its real size."""
 
-    def __init__(self, target: imgui.ImDrawList, font: imgui.ImFont, unit: float) -> None:
-        self._list, self._font, self.unit = target, font, unit
+    def __init__(
+        self, target: imgui.ImDrawList, font: imgui.ImFont, unit: float, origin: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
+        self._list, self._font, self.unit, self._origin = target, font, unit, origin
+
+    def _at(self, place: Spot) -> imgui.ImVec2:
+        """A place of the picture, or of a pane in it that begins at `origin`, as imgui takes it."""
+        return imgui.ImVec2(float(place[0]) + self._origin[0], float(place[1]) + self._origin[1])
 
     @staticmethod
     def ink(color: Sequence[float], alpha: float = 1.0) -> int:
@@ -48,12 +54,12 @@ class Pen:
         """Text whose top is at `y`; `align` 0 starts, 0.5 is centred, 1 ends at `x`. Drawn on whole pixels."""
         x -= align * self.width(text, size)
         self._list.add_text(
-            self._font, self._pixels(size), imgui.ImVec2(round(x), round(y)), self.ink(color, alpha), text
+            self._font, self._pixels(size), self._at((round(x), round(y))), self.ink(color, alpha), text
         )
 
     def line(self, a: Spot, b: Spot, color: Rgb, *, width: float = 1.0, alpha: float = 1.0) -> None:
         """A straight line."""
-        self._list.add_line(imgui.ImVec2(*a), imgui.ImVec2(*b), self.ink(color, alpha), width * self.unit)
+        self._list.add_line(self._at(a), self._at(b), self.ink(color, alpha), width * self.unit)
 
     def polyline(self, points: Floats, color: Rgb, *, width: float = 1.0, alpha: float = 1.0) -> None:
         """A line through points; a NaN breaks it."""
@@ -61,7 +67,7 @@ class Pen:
         for part in np.split(np.arange(len(points)), np.flatnonzero(~sound)):
             part = part[sound[part]]
             if len(part) > 1:
-                spots: list[Any] = [imgui.ImVec2(float(x), float(y)) for x, y in points[part]]
+                spots: list[Any] = [self._at(place) for place in points[part]]
                 # by name: 1.92 and 1.93 have them in another order
                 self._list.add_polyline(points=spots, col=self.ink(color, alpha), thickness=width * self.unit, flags=0)
 
@@ -80,14 +86,14 @@ class Pen:
 
     def box(self, a: Spot, b: Spot, color: Rgb, *, alpha: float = 1.0, rounding: float = 0.0) -> None:
         """A filled rectangle."""
-        self._list.add_rect_filled(imgui.ImVec2(*a), imgui.ImVec2(*b), self.ink(color, alpha), rounding * self.unit)
+        self._list.add_rect_filled(self._at(a), self._at(b), self.ink(color, alpha), rounding * self.unit)
 
     def gradient(self, a: Spot, b: Spot, top: Rgb, bottom: Rgb) -> None:
         """A rectangle from one colour to another."""
         self._list.add_rect_filled_multi_color(
-            imgui.ImVec2(*a), imgui.ImVec2(*b), self.ink(top), self.ink(top), self.ink(bottom), self.ink(bottom)
+            self._at(a), self._at(b), self.ink(top), self.ink(top), self.ink(bottom), self.ink(bottom)
         )
 
     def dot(self, x: float, y: float, radius: float, color: Rgb, alpha: float = 1.0) -> None:
         """A filled circle."""
-        self._list.add_circle_filled(imgui.ImVec2(x, y), radius * self.unit, self.ink(color, alpha))
+        self._list.add_circle_filled(self._at((x, y)), radius * self.unit, self.ink(color, alpha))

@@ -16,7 +16,7 @@ from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.contours import levels
 from landscape_hooks.mesh.stage import Stage
 from landscape_hooks.viewer.gl import arrays as geometry
-from landscape_hooks.viewer.gl.gpu import Framebuffer, Indices, Table, Uniform, Vertices, program, set_uniforms
+from landscape_hooks.viewer.gl.gpu import Indices, Part, Table, Uniform, Vertices, program, set_uniforms
 from landscape_hooks.viewer.replay.camera import Camera
 from landscape_hooks.viewer.replay.landscape import Landscape
 from landscape_hooks.viewer.replay.look import Look
@@ -89,6 +89,8 @@ class Scene:
             lines, stage = self.landscape.lines, self.stage
             self._part("contours", "line", geometry.contour_array(lines, mesh, stage, color=ink, floor=False))
             shadow = geometry.contour_array(lines, mesh, stage, colormap=self.look.line_colormap, floor=True)
+            if self.landscape.difference is not None:  # the colours say something else than the loss
+                shadow = geometry.contour_array(lines, mesh, stage, color=theme.faint, floor=True)
             self._part("shadow", "line", shadow)
 
     def _build_paths(self) -> None:
@@ -166,42 +168,39 @@ class Scene:
     def draw(
         self,
         camera: Camera,
-        target: Framebuffer,
+        target: Part,
         position: float,
         *,
         line_scale: float = 1.0,
         coarse: bool = False,
-        still: Framebuffer | None = None,
+        still: Part | None = None,
     ) -> None:
         """Draw into `target`; `line_scale` is its pixels a pixel of the picture.
 
-        With `still`, a second framebuffer like `target`, all that the replay does not move is drawn there, once for
+        With `still`, the same part of a second framebuffer, all that the replay does not move is drawn there, once for
         as long as neither camera nor look changes: only the path is drawn for every moment.
         """
         if still is None:
             target.bind()
-            self._draw_still(camera, target.size, line_scale, coarse)
+            self._draw_still(camera, target, line_scale, coarse)
         else:
-            key = (camera, self.look, id(self.landscape), id(still), line_scale, coarse)
+            key = (camera, self.look, id(self.landscape), id(still.frame), still.corner, still.size, line_scale, coarse)
             if self._kept != key:
                 still.bind()
-                self._draw_still(camera, target.size, line_scale, coarse)
+                self._draw_still(camera, still, line_scale, coarse)
                 self._kept = key
             still.copy_to(target)
             target.bind()
-        self._set_common(camera, target.size, line_scale)
+        self._set_common(camera, target, line_scale)
         self._blend(True)
         self._draw_marks()
         self._draw_paths(position)
         self._blend(False)
 
-    def _draw_still(self, camera: Camera, size: tuple[int, int], line_scale: float, coarse: bool) -> None:
+    def _draw_still(self, camera: Camera, target: Part, line_scale: float, coarse: bool) -> None:
         """Background, surface, floor and contour lines."""
-        gl.glDisable(gl.GL_SCISSOR_TEST)
-        gl.glDepthMask(True)
-        gl.glClearColor(0, 0, 0, 0)
-        gl.glClear(gl.GL_COLOR_BUFFER_BIT | gl.GL_DEPTH_BUFFER_BIT)
-        self._set_common(camera, size, line_scale)
+        target.clear()
+        self._set_common(camera, target, line_scale)
         self._draw_background()
         gl.glEnable(gl.GL_DEPTH_TEST)
         gl.glDepthFunc(gl.GL_LEQUAL)
@@ -214,19 +213,21 @@ class Scene:
             self._lines("contours")
         self._blend(False)
 
-    def _set_common(self, camera: Camera, size: tuple[int, int], line_scale: float) -> None:
+    def _set_common(self, camera: Camera, target: Part, line_scale: float) -> None:
+        size = target.size
         common: dict[str, Uniform] = {
             "matrix": camera.matrix(size[0] / size[1]),
             "viewport": (float(size[0]), float(size[1])),
+            "origin": (float(target.corner[0]), float(target.corner[1])),
             "eye": camera.eye if not camera.orthographic else np.asarray(camera.target) - 50 * camera.forward,
             "forward": camera.forward,
             "orthographic": int(camera.orthographic),
             "line_scale": float(line_scale),
             "dash": 0.0,
         }
-        for target in self._programs.values():
-            target.use()
-            set_uniforms(target, **common)
+        for each in self._programs.values():
+            each.use()
+            set_uniforms(each, **common)
 
     @staticmethod
     def _blend(on: bool) -> None:
@@ -255,7 +256,9 @@ class Scene:
         target, look, mesh = self._programs["surface"], self.look, self.landscape.mesh
         target.use()
         mode = {"hypsometric": 1, "grey": 2, "wireframe": 3}.get(look.colormap, 0)
-        if mode == 0 and mesh.colors is not None and look.colormap == "viridis":
+        if (
+            mode == 0 and mesh.colors is not None and look.colormap == "viridis"
+        ) or self.landscape.difference is not None:
             mode = 4
         light = 0.75 * camera.up - 0.55 * camera.right - 0.35 * camera.forward + np.array([0, 0, 0.55])
         set_uniforms(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from landscape_hooks.export.ply_reader import read_ply
 from landscape_hooks.mesh.contours import Contour, contours
 from landscape_hooks.mesh.mesh import Drape, Mesh
+from landscape_hooks.mesh.pair import Difference
 from landscape_hooks.store.run import RunLike, label_of, open_run
 from landscape_hooks.surface.critical import CriticalPoint
 from landscape_hooks.surface.measures import curvature as curvatures
@@ -62,7 +63,8 @@ REACH = 3.0
 class Landscape:
     """A mesh with its paths laid on it; `surface` is None for a mesh of another program.
 
-    `curvature` is that of the first run, where it has one.
+    `curvature` is that of the first run, where it has one. `difference` is what the colours of the mesh say, where they
+    compare it with another surface.
     """
 
     mesh: Mesh
@@ -70,6 +72,7 @@ class Landscape:
     title: str
     height: str = "auto"
     curvature: Curvature | None = None
+    difference: Difference | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -8,6 +8,7 @@ in vec2 along;                  // place of both ends along the line
 in float width;                 // pixels
 uniform mat4 matrix;
 uniform vec2 viewport;
+uniform vec2 origin;            // lower left of the viewport in the framebuffer
 uniform vec3 eye;
 uniform vec3 forward;
 uniform int orthographic;
@@ -55,8 +56,8 @@ void main() {
     vec2 corner = (second ? to + direction * pad : from - direction * pad) + across * side * pad;
     float depth = second ? q.z / q.w : p.z / p.w;
     gl_Position = vec4(corner / viewport * 2.0 - 1.0, depth, 1.0);
-    f_a = from;
-    f_b = to;
+    f_a = from + origin;
+    f_b = to + origin;
     f_half = half_width;
     v_color = second ? color_q : color_p;
     v_along = second ? t : s;

@@ -1,0 +1,1 @@
+"""Several surfaces in one picture."""
