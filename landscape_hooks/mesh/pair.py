@@ -200,10 +200,11 @@ class Difference:
                 step = nice_step((size - 1) / 2.5)
                 half = np.arange(1, int((size - 1) / step + 1e-9) + 1) * step
                 factors = np.array([*(1 - half[half < 1 - 1 / size])[::-1], 1.0, *(1 + half)])
-            return np.asarray(np.log10(factors), dtype=np.float64), [f"×{text}" for text in texts_of(factors)]
+            logarithms: Floats = np.log10(factors).astype(np.float64)
+            return logarithms, [f"×{text}" for text in texts_of(factors)]
         step = nice_step(self.limit / 2.5)
         most = int(self.limit / step + 1e-9)
-        values = np.arange(-most, most + 1) * step
+        values: Floats = np.arange(-most, most + 1).astype(np.float64) * step
         return values, [f"{'+' if value > 0 else ''}{text_of(float(value))}" for value in values]
 
     def at(self, mesh: Mesh) -> Floats:

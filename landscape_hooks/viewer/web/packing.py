@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from landscape_hooks.errors import SurfaceError
 from landscape_hooks.mesh import colors
 from landscape_hooks.mesh.captions import BETWEEN, axis_labels, caption, in_doubt, short_names
+from landscape_hooks.mesh.pair import DIVERGING
 from landscape_hooks.surface.digits import text_of
 from landscape_hooks.surface.spots import said_of_critical
 from landscape_hooks.surface.surface import Path
@@ -128,6 +129,8 @@ def pack_surface(landscape: Landscape) -> Values:
         "doubts": doubts,
         "labels": axis_labels(surface),
         "names": short_names(surface),
+        "directions": surface.definition.directions,
+        "digest": str(surface.attrs.get("trajectory_digest") or ""),
         "paths": [pack_path(path) for path in surface.paths],
         "marks": pack_marks(landscape),
         "critical": pack_critical(landscape),
@@ -151,11 +154,13 @@ def pack(
     after which the page asks its server for new snapshots, 0 for never.
     """
     colormaps = [*COLORMAPS, *([] if look.colormap in COLORMAPS else [look.colormap])]
+    tables = [*colormaps, *([DIVERGING] if len(landscapes) > 1 and DIVERGING not in colormaps else [])]
     shown = {key: value for key, value in asdict(look).items() if key not in ("transparent", "plain")}
     return {
         "surfaces": [pack_surface(landscape) for landscape in landscapes],
         "undrawn": [{"name": name, "why": why} for name, why in undrawn.items()],
-        "tables": {name: packed(colors.table(name), "u1") for name in colormaps if name not in PLAIN},
+        "tables": {name: packed(colors.table(name), "u1") for name in tables if name not in PLAIN},
+        "diverging": DIVERGING,
         "colormaps": colormaps,
         "paths": list(colors.PATHS),
         "themes": {name: {k: v for k, v in asdict(one).items() if k != "name"} for name, one in THEMES.items()},

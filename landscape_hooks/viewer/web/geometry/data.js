@@ -12,14 +12,15 @@
  *   a minimum or a saddle of the grid */
 /** @typedef {{ name: string, title: string, alpha: Float64Array, beta: Float64Array, loss: Float64Array,
  *   state: Uint8Array, stderr: Float64Array, error: Float64Array, said: string[], doubts: string[], labels: string[],
- *   names: string[], paths: Path[], marks: Mark[], critical: Critical[], strip: Strip | null }} Surface
+ *   names: string[], directions: string, digest: string, paths: Path[], marks: Mark[], critical: Critical[],
+ *   strip: Strip | null }} Surface
  *   state is 0 for a grid point that is not computed, 1 for an evaluated and 2 for an interpolated one; error is empty
  *   or the estimated relative error of interpolated points */
 /** @typedef {{ key: string, shift: boolean, shown: string, says: string }} KeyRow */
 /** @typedef {{ surfaces: any[], undrawn: { name: string, why: string }[], tables: Record<string, Packed>,
  *   colormaps: string[], paths: string[], themes: Record<string, import("../replay/look.js").Theme>, keys: KeyRow[],
  *   others: string[][], mouse: string[][], look: import("../replay/look.js").Look & { theme: string }, view: string,
- *   shaders: Record<string, string>, follow: number, small: boolean }} Payload */
+ *   diverging: string, shaders: Record<string, string>, follow: number, small: boolean }} Payload */
 
 const ARRAYS = { f4: Float32Array, f8: Float64Array, u1: Uint8Array };
 

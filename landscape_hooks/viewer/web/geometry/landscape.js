@@ -4,6 +4,7 @@
 import { contours } from "./contours.js";
 import { Mesh } from "./mesh.js";
 import { general, placeText, textOf } from "./numbers.js";
+import { saidOfDifference } from "./pair.js";
 
 /** @typedef {import("./data.js").Surface} Surface */
 /** @typedef {import("./data.js").Path} Path */
@@ -21,9 +22,11 @@ export class Landscape {
   /**
    * @param {Surface} surface
    * @param {string} kind of the height
-   * @param {Mesh} [mesh] of the same surface, where only its paths are others
+   * @param {Mesh} [mesh] of the same surface, where only its paths are others, or under a height that several share
+   * @param {import("./pair.js").Difference | null} [difference] that its colours say
    */
-  constructor(surface, kind, mesh) {
+  constructor(surface, kind, mesh, difference = null) {
+    this.difference = difference;
     this.surface = surface;
     this.kind = kind;
     this.mesh = mesh ?? new Mesh(surface, kind);
@@ -102,6 +105,7 @@ export class Landscape {
     const loss = Number.isFinite(found) ? textOf(this.mesh.height.inverse(found), this.resolution) : "not known";
     const [a, b] = [alpha, beta].map((at, axis) => placeText(at, (stage.high[axis] - stage.low[axis]) / 500));
     const lines = [`alpha ${a}   beta ${b}`, `loss ${loss}`, this.saidAt(alpha, beta)];
+    if (this.difference) lines.push(saidOfDifference(this.difference, this.nearest(alpha, beta)));
     if (this.paths.length) {
       const { step, coordinates } = this.paths[0];
       let [nearest, least] = [0, Infinity];
@@ -118,10 +122,16 @@ export class Landscape {
     return lines;
   }
 
+  /** Number of the nearest grid point. @param {number} alpha @param {number} beta */
+  nearest(alpha, beta) {
+    const { surface } = this;
+    return closest(surface.alpha, alpha) * surface.beta.length + closest(surface.beta, beta);
+  }
+
   /** Whether the nearest grid point was evaluated or interpolated, and its error. */
   saidAt(/** @type {number} */ alpha, /** @type {number} */ beta) {
     const { surface } = this;
-    const n = closest(surface.alpha, alpha) * surface.beta.length + closest(surface.beta, beta);
+    const n = this.nearest(alpha, beta);
     if (surface.state[n] === 0) return "not computed";
     if (surface.state[n] === 1) {
       return Number.isFinite(surface.stderr[n]) ? `evaluated, ± ${general(surface.stderr[n], 2)}` : "evaluated";

@@ -11,13 +11,14 @@ import { between, clamp, rankOf } from "./numbers.js";
 const EDGE = 1e-9;
 
 export class Mesh {
-  /** @param {Surface} surface @param {string} kind of the height: "auto", "log10", "linear" or "clipped" */
+  /** @param {Surface} surface @param {string | Height} kind of the height: "auto", "log10", "linear", "clipped"; or a height */
   constructor(surface, kind) {
     this.alpha = surface.alpha;
     this.beta = surface.beta;
     this.rows = surface.alpha.length;
     this.columns = surface.beta.length;
-    this.height = Height.choose(surface.loss.map((loss, n) => (surface.state[n] ? loss : NaN)), kind);
+    this.height = kind instanceof Height ? kind
+      : Height.choose(surface.loss.map((loss, n) => (surface.state[n] ? loss : NaN)), kind);
     const known = surface.loss.map((loss, n) => Number(surface.state[n] > 0 && Number.isFinite(loss)));
     /** (A, B) 1 where the grid point holds a finite loss */
     this.valid = Uint8Array.from(known);

@@ -2,6 +2,7 @@
 // what its sender saw.
 
 import { Stage } from "../geometry/stage.js";
+import { KINDS } from "../replay/replay.js";
 
 /** @typedef {import("../replay/replay.js").Replay} Replay */
 
@@ -16,6 +17,12 @@ export function read(replay, hash, aspect) {
     if (part.startsWith("surface=")) {
       const number = replay.payload.surfaces.findIndex((surface) => surface.name === part.slice(8));
       if (number >= 0 && number !== replay.number) replay.choose(number, aspect);
+    } else if (part.startsWith("show=")) {
+      const [arrangement, name, share] = part.slice(5).split(":");
+      const other = replay.payload.surfaces.findIndex((surface) => surface.name === name);
+      if (KINDS.includes(arrangement) && other >= 0 && Number(share) >= 0 && Number(share) <= 1) {
+        replay.arrange({ arrangement, other, share: Number(share) });
+      }
     } else if (part.startsWith("moment=")) moment = Number(part.slice(7) || NaN);
     else view = part;
   }
@@ -32,9 +39,12 @@ export function look(/** @type {Replay} */ replay, /** @type {string} */ view, /
 
 /** Write what is seen into the address. @param {Replay} replay */
 export function write(replay) {
-  const { timeline, payload, number } = replay;
+  const { timeline, payload, number, arrangement, other, share } = replay;
   const parts = [replay.camera.text];
   if (payload.surfaces.length > 1) parts.push(`surface=${encodeURIComponent(payload.surfaces[number].name)}`);
+  if (arrangement !== KINDS[0]) {
+    parts.push(`show=${[arrangement, payload.surfaces[other].name, share.toFixed(3)].map(encodeURIComponent).join(":")}`);
+  }
   if (timeline.position < timeline.last) parts.push(`moment=${timeline.fraction.toFixed(4)}`);
   const hash = `#${parts.join("&")}`;
   try {

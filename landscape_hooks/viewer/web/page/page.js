@@ -1,14 +1,15 @@
 // Page: connects the controls, the clock and the scene to the replay. It draws on demand: an idle page does nothing.
 
-import { clamp } from "../geometry/numbers.js";
 import { actionOf, nameOf } from "../replay/keys.js";
 import { Replay } from "../replay/replay.js";
-import { Hud, unitOf } from "../screen/hud.js";
+import { Hud } from "../screen/hud.js";
 import { Scene } from "../screen/scene.js";
 import * as address from "./address.js";
 import { Gestures } from "./gestures.js";
-import { element, Panels } from "./panels.js";
-import { download, flattened } from "./picture.js";
+import { Panels } from "./panels.js";
+import { beside, download, flattened } from "./picture.js";
+import { lineScale, Second, setUnit } from "./second.js";
+import { element } from "./words.js";
 
 /** @typedef {import("../geometry/data.js").Payload} Payload */
 /** @typedef {import("../replay/look.js").Look} Look */
@@ -28,6 +29,8 @@ export class Page {
   constructor(payload) {
     this.payload = payload;
     this.frame = element("picture");
+    this.pane = element("pane");
+    this.second = new Second(payload);
     this.size = this._measure();
     const dark = matchMedia("(prefers-color-scheme: dark)");
     this.followsSystem = !payload.look.theme;
@@ -66,6 +69,8 @@ export class Page {
     this.drag = "";
     /** What was seen where the mouse is, while a box says what is there. */
     this.hovered = "";
+    /** @type {{ x: number, width: number } | null} the plot that the mouse was in last */
+    this.plot = null;
     this.wheeled = -Infinity;
     this.seen = true;
     this._listen(dark);
@@ -82,7 +87,7 @@ export class Page {
     element("options").addEventListener("change", (event) => {
       if (event.target instanceof Element && event.target.id === "theme") this.followsSystem = false;
     });
-    new ResizeObserver(() => this._resize()).observe(this.frame);
+    new ResizeObserver(() => this._resize()).observe(this.pane);
     new IntersectionObserver((entries) => this._see(entries[entries.length - 1].isIntersecting)).observe(this.frame);
     addEventListener("visibilitychange", () => this.touch());
   }
@@ -93,7 +98,7 @@ export class Page {
   }
 
   _measure() {
-    return [Math.max(this.frame.clientWidth, 1), Math.max(this.frame.clientHeight, 1)];
+    return [Math.max(this.pane.clientWidth, 1), Math.max(this.pane.clientHeight, 1)];
   }
 
   /** Ask for a picture. */
@@ -128,20 +133,44 @@ export class Page {
   }
 
   _draw(/** @type {boolean} */ fast, /** @type {boolean} */ busy) {
+    this._divide();
     const { replay, size } = this;
     const scene = this._scene();
     if (!scene) return;
     this.wasFast = fast;
     scene.show(replay.landscape, replay.look);
     const ratio = this.canvas.width / size[0];
-    const scale = ratio * clamp(Math.min(size[1] / 720, size[0] / 1000), 0.6, 8);
+    const scale = lineScale(size, ratio);
     const turns = busy || replay.turntable;
-    scene.draw(replay.camera, replay.timeline.position, { scale, fast, coarse: fast && turns, turns });
+    const quality = { scale, fast, coarse: fast && turns, turns };
+    scene.draw(replay.camera, replay.timeline.position, quality);
+    const other = replay.pane;
+    if (other) this.second.draw(other, size, ratio, quality, (names, frame) => this._areas(names, frame));
     if (this.hovered && this.hovered !== this._seen()) this._leave(); // the point is not under the mouse any more
     this.panels.update(replay);
     this._drawWords(scene, ratio);
     this.panels.cursor(this.hud.cursor(replay));
     this.draws += 1;
+  }
+
+  /** Show one pane or two. */
+  _divide() {
+    const { clientWidth, clientHeight } = this.frame;
+    const two = Boolean(this.replay.second);
+    this.frame.classList.toggle("stacked", clientWidth < clientHeight);
+    if (element("beside").hidden !== two) return;
+    element("beside").hidden = !two;
+    if (!two) this.second.rest();
+    this._resize();
+  }
+
+  /** The pane at a place of the picture: its replay, where it begins, and its HUD. @param {number} x @param {number} y */
+  _at(x, y) {
+    const other = this.replay.pane;
+    const first = { replay: this.replay, left: 0, top: 0, hud: this.hud };
+    if (!other) return first;
+    const { offsetLeft: left, offsetTop: top } = element("beside");
+    return x >= left && y >= top ? { replay: other, left, top, hud: this.second.hud } : first;
   }
 
   /** Axes, labels, colour bar and plot, where they have changed: they do not while the replay plays. */
@@ -150,7 +179,7 @@ export class Page {
     const { camera, timeline, look } = replay;
     const words = this._areas(["heading", "moment"]);
     const covered = this._areas(["options", "notice", "place"]);
-    const state = [ratio, size, camera.text, timeline.clock, timeline.length, words, covered, scene.version].join(" ");
+    const state = [ratio, size, camera.text, timeline.clock, timeline.length, words, covered, scene.version, replay.arrangement].join(" ");
     if (state === this.written) return;
     this.written = state;
     // Software is faster at a canvas of its own than at one on a graphics card that it plays as well.
@@ -158,13 +187,14 @@ export class Page {
     const context = /** @type {CanvasRenderingContext2D} */ (this.words.getContext("2d", options));
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, size[0], size[1]);
-    if (look.captions) hud.draw(context, replay, size, (name) => scene.colors(name), scene.version, words, covered);
+    const hasBar = !replay.second; // else the second pane has it
+    if (look.captions) hud.draw(context, replay, size, (name) => scene.colors(name), scene.version, words, covered, hasBar);
     else hud.plot = null;
   }
 
-  /** The areas of elements that are shown, with some space around them. @param {string[]} names */
-  _areas(names) {
-    const { left, top } = this.frame.getBoundingClientRect();
+  /** The areas of elements that are shown, with some space around them, in a pane. @param {string[]} names */
+  _areas(names, frame = this.pane) {
+    const { left, top } = frame.getBoundingClientRect();
     return names.map((name) => element(name).getBoundingClientRect()).filter(({ width }) => width).map((area) =>
       [area.left - left - 6, area.top - top - 3, area.right - left + 6, area.bottom - top + 3].map(Math.round));
   }
@@ -172,14 +202,14 @@ export class Page {
   /** What the box beside the mouse depends on. */
   _seen() {
     const { camera, look, landscape } = this.replay;
-    return [camera.text, JSON.stringify(look), landscape.surface.name, landscape.paths.length].join(" ");
+    return [camera.text, JSON.stringify(look), landscape.surface.name, landscape.paths.length, this.replay.arrangement].join(" ");
   }
 
   /** Hide the box beside the mouse. */
   _leave() {
     if (!this.hovered) return;
     this.hovered = "";
-    this.panels.hover([], 0, 0, this.size);
+    this.panels.hover([], 0, 0, [this.frame.clientWidth, this.frame.clientHeight]);
     if (this.scene) this._drawWords(this.scene, this.canvas.width / this.size[0]);
   }
 
@@ -232,7 +262,7 @@ export class Page {
       if (canvas.height !== height) canvas.height = height;
     }
     this.written = "";
-    this.frame.style.setProperty("--unit", unitOf(this.size).toFixed(3));
+    setUnit(this.size);
   }
 
   _resize() {
@@ -256,6 +286,7 @@ export class Page {
 
   /** Give the context back; a picture stays in its place until the page is seen again. */
   _rest() {
+    this.second.rest();
     if (!this.scene) return;
     const { gl } = this.scene;
     const still = document.createElement("canvas");
@@ -295,8 +326,16 @@ export class Page {
   _gestures() {
     const move = (/** @type {(c: import("../replay/camera.js").Camera) => import("../replay/camera.js").Camera} */ change) =>
       this.act(() => (this.replay.camera = change(this.replay.camera)));
-    const pick = (/** @type {number} */ x, /** @type {number} */ y) =>
-      this.replay.landscape.pick(this.replay.stage, this.replay.camera, x, y, this.size);
+    const pick = (/** @type {number} */ x, /** @type {number} */ y) => {
+      const { replay, left, top } = this._at(x, y);
+      return replay.landscape.pick(replay.stage, replay.camera, x - left, y - top, this.size);
+    };
+    const plotAt = (/** @type {number} */ x, /** @type {number} */ y) => {
+      const { hud: { plot }, left, top } = this._at(x, y);
+      const [a, b] = [x - left, y - top];
+      const inside = plot && a >= plot.x && a <= plot.x + plot.width && b >= plot.y && b <= plot.y + plot.height;
+      return inside ? { x: left + plot.x, width: plot.width } : null;
+    };
     return /** @type {import("./gestures.js").Does} */ ({
       orbit: (dx, dy) => move((camera) => camera.orbit(-ORBIT * dx, ORBIT * dy)),
       pan: (dx, dy) => move((camera) => camera.pan(dx, dy, this.size[1])),
@@ -311,15 +350,17 @@ export class Page {
       },
       hover: (x, y) => {
         const point = pick(x, y);
-        const lines = point ? this.replay.landscape.describePlace(this.replay.stage, point, this.replay.look.critical) : [];
-        this.panels.hover(lines, x, y, this.size);
+        const { replay } = this._at(x, y);
+        const lines = point ? replay.landscape.describePlace(replay.stage, point, replay.look.critical) : [];
+        this.panels.hover(lines, x, y, [this.frame.clientWidth, this.frame.clientHeight]);
         this.hovered = lines.length ? this._seen() : "";
         if (this.scene && !this.dirty) this._drawWords(this.scene, this.canvas.width / this.size[0]);
       },
       leave: () => this._leave(),
       inPlot: (x, y) => {
-        const plot = this.hud.plot;
-        return Boolean(plot && x >= plot.x && x <= plot.x + plot.width && y >= plot.y && y <= plot.y + plot.height);
+        const plot = plotAt(x, y);
+        this.plot = plot ?? this.plot;
+        return Boolean(plot);
       },
       drag: (kind) => {
         this.drag = kind;
@@ -331,7 +372,7 @@ export class Page {
   }
 
   _scrub(/** @type {number} */ x) {
-    const plot = this.hud.plot;
+    const { plot } = this;
     if (!plot) return;
     this.replay.timeline.playing = false;
     this.replay.timeline.scrub((x - plot.x) / plot.width);
@@ -360,7 +401,10 @@ export class Page {
     const scene = this._scene();
     if (!scene) return;
     this._draw(false, false);
-    const picture = flattened(this.frame, [this.canvas, this.words], WORDS.map(element));
+    const first = flattened(this.pane, [this.canvas, this.words], WORDS.map(element));
+    const { second, replay } = this;
+    const other = replay.second && flattened(element("beside"), [second.canvas, second.words], Second.texts);
+    const picture = other ? beside(first, other, this.frame.classList.contains("stacked")) : first;
     download(picture, `${this.payload.surfaces[this.replay.number].name || "landscape"}.png`);
   }
 }

@@ -1,32 +1,14 @@
 // Panels: the words and controls of the page, which are real HTML. Text of a run goes into the page as text only.
 
 import { CLOCKS } from "../replay/timeline.js";
-import { ASPECTS, CONTOURS, EXAGGERATION, HEIGHTS, SWITCHES, THEMES, css } from "../replay/look.js";
-import { general, textOf } from "../geometry/numbers.js";
+import { ASPECTS, CONTOURS, EXAGGERATION, HEIGHTS, SWITCHES, THEMES } from "../replay/look.js";
+import { KINDS } from "../replay/replay.js";
+import { element, fill, made, set, showWords } from "./words.js";
 
 /** @typedef {import("../replay/replay.js").Replay} Replay */
 /** @typedef {import("../replay/look.js").Look} Look */
 /** @typedef {{ act: (change: () => void) => void, look: (change: Partial<Look>) => void, choose: (n: number) => void,
  *   save: () => void }} Does what the controls ask for */
-
-export const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
-
-/**
- * An element with a text.
- * @template {keyof HTMLElementTagNameMap} T
- * @param {T} tag @param {string} text @param {Record<string, string>} attributes
- */
-function made(tag, text = "", attributes = {}) {
-  const node = document.createElement(tag);
-  node.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
-}
-
-/** Replace the children of an element only where they are others, so that readers are not told the same again. */
-function fill(/** @type {HTMLElement} */ parent, /** @type {HTMLElement[]} */ children) {
-  if (children.map((child) => child.outerHTML).join("") !== parent.innerHTML) parent.replaceChildren(...children);
-}
 
 export class Panels {
   /** @param {Replay} replay @param {Does} does */
@@ -119,6 +101,8 @@ export class Panels {
     this.height = this._choice("height", "Height", HEIGHTS, (height) => ({ height }));
     this.aspect = this._choice("aspect", "Aspect", ASPECTS, (aspect) => ({ aspect }));
     this.themes = this._choice("theme", "Theme", THEMES, (theme) => ({ theme }));
+    const chosen = this._pair();
+    for (const [label, control] of chosen) row(label, control);
     this.clock = made("select", "", { id: "clock" });
     this.clock.addEventListener("change", () => {
       this.does.act(() => (this.replay.timeline.clock = String(this.clock?.value)));
@@ -138,6 +122,36 @@ export class Panels {
     row("relief", this.relief);
     row("shading", this.shading);
     panel.append(this._switches());
+  }
+
+  /** How a second surface is shown, where there are several. @returns {[string, HTMLElement][]} */
+  _pair() {
+    const { surfaces } = this.replay.payload;
+    if (surfaces.length < 2) return [];
+    const show = made("select", "", { id: "arrangement" });
+    for (const kind of KINDS) show.append(made("option", kind, { value: kind }));
+    show.addEventListener("change", () => this.does.act(() => this.replay.arrange({ arrangement: show.value })));
+    const other = made("select", "", { id: "other" });
+    surfaces.forEach((surface, number) => other.append(made("option", surface.name, { value: String(number) })));
+    other.addEventListener("change", () => this.does.act(() => this.replay.compare(Number(other.value))));
+    const share = made("input", "", { id: "share", type: "range", min: "0", max: "1", step: "any" });
+    share.addEventListener("input", () => this.does.act(() => this.replay.arrange({ share: Number(share.value) })));
+    Object.assign(this, { show, other, share });
+    return [["show", show], ["with", other], ["share", share]];
+  }
+
+  /** The state of those controls. */
+  _updatePair(/** @type {Replay} */ { arrangement, other, number, share }) {
+    const { show, other: list, share: slider } = /** @type {any} */ (this);
+    if (!show) return;
+    set(show, "value", arrangement);
+    set(list, "value", String(other));
+    list.childNodes.forEach((/** @type {any} */ option, /** @type {number} */ n) => set(option, "disabled", n === number));
+    set(slider, "value", String(share));
+    set(slider, "disabled", arrangement !== "blend");
+    if (slider.getAttribute("aria-valuetext") !== `${share.toFixed(2)} of the second`) {
+      slider.setAttribute("aria-valuetext", `${share.toFixed(2)} of the second`);
+    }
   }
 
   /** What is on or off. */
@@ -190,7 +204,8 @@ export class Panels {
     this.replay = replay;
     const { look, timeline, landscape } = replay;
     document.documentElement.dataset.theme = look.theme;
-    this._words(replay);
+    document.title = `${landscape.surface.title} - landscape-hooks`;
+    showWords(replay);
     const label = timeline.playing ? "Pause" : "Play";
     if (this.play && this.play.getAttribute("aria-label") !== label) {
       this.play.setAttribute("aria-label", label);
@@ -216,7 +231,9 @@ export class Panels {
     set(notice, "hidden", !this.notice);
   }
 
-  _updateOptions(/** @type {Replay} */ { look, timeline, turntable, follow }) {
+  _updateOptions(/** @type {Replay} */ replay) {
+    const { look, timeline, turntable, follow } = replay;
+    this._updatePair(replay);
     set(this.colours, "value", look.colormap);
     set(this.contours, "value", look.contours);
     set(this.height, "value", look.height);
@@ -229,47 +246,6 @@ export class Panels {
     set(this.shading, "value", String(look.shading));
     const states = { ...look, loop: timeline.loop, turntable, follow };
     for (const [name, box] of this.boxes ?? []) set(box, "checked", Boolean(/** @type {any} */ (states)[name]));
-  }
-
-  /** Title, captions, doubts, runs, and the read-out of the moment. */
-  _words(/** @type {Replay} */ replay) {
-    const { look, landscape } = replay;
-    const { surface, mesh } = landscape;
-    for (const id of ["heading", "moment"]) element(id).hidden = !look.captions;
-    set(element("title"), "textContent", surface.title);
-    document.title = `${surface.title} - landscape-hooks`;
-    const raised = look.exaggeration === 1 ? "" : `, exaggerated x ${general(look.exaggeration, 3)}`;
-    const stretched = saidOfStretch(surface.names, replay.stage.stretch);
-    const said = [...surface.said, ...(stretched ? [stretched] : [])];
-    const { labels, statement } = mesh.height;
-    const above = labels.offset ? `; labels: ${labels.name("loss")}` : "";
-    const lines = [made("p", said.join("  ·  ")), made("p", statement + above + raised)];
-    lines.push(...surface.doubts.map((doubt) => made("p", doubt, { class: "doubt" })));
-    if (mesh.missing.length) {
-      const counts = mesh.missing.map(([name, count]) => `${count} ${name}`).join(", ");
-      lines.push(made("p", `hatched: ${counts} (grid points)`));
-    }
-    fill(element("captions"), lines);
-    fill(element("legend"), landscape.paths.length > 1 ? landscape.paths.map(({ label }, number) => {
-      const row = made("li");
-      const dot = made("span", "", { class: "dot" });
-      dot.style.backgroundColor = css(replay.pathColor(number));
-      row.append(dot, made("span", label || `run ${number + 1}`));
-      return row;
-    }) : []);
-    const rows = landscape.paths.length ? landscape.readOut(replay.timeline.position) : [];
-    const several = landscape.paths.length > 1;
-    element("moment").classList.toggle("several", several);
-    fill(element("moment"), rows.flatMap((row, number) => row.map((text, k) => {
-      const cell = made(k && (number || !several) ? "dd" : "dt", text);
-      if (row.length === 1) cell.style.gridColumn = "1 / -1";
-      if (several && number && !k && row.length > 1) {
-        const dot = made("span", "", { class: "dot" });
-        dot.style.backgroundColor = css(replay.pathColor(number - 1));
-        cell.prepend(dot);
-      }
-      return cell;
-    })));
   }
 
   /** The cursor in the plot of the losses. @param {number[] | null} place x, upper end, lower end */
@@ -291,18 +267,6 @@ export class Panels {
     const left = x + 18 + width < size[0] ? x + 18 : Math.max(x - 18 - width, 0);
     place.style.transform = `translate(${left}px, ${Math.max(Math.min(y + 14, size[1] - height - 4), 0)}px)`;
   }
-}
-
-/** Which axis is stretched against the other, and by how much. @param {string[]} names @param {number} stretch */
-function saidOfStretch(names, stretch) {
-  if (!(stretch > 0 && stretch < Infinity) || Math.abs(stretch - 1) < 0.01) return "";
-  const [axis, factor] = stretch > 1 ? [1, stretch] : [0, 1 / stretch];
-  return `${names[axis]} stretched ${textOf(factor)}× against ${names[1 - axis]}`;
-}
-
-/** Set a property where it differs. @param {any} node @param {string} name @param {unknown} value */
-function set(node, name, value) {
-  if (node && node[name] !== value) node[name] = value;
 }
 
 /** A sign of the page. @param {string} name */

@@ -17,6 +17,19 @@ export function flattened(frame, canvases, words) {
   return out;
 }
 
+/** Two pictures of one size side by side, or one above the other. */
+export function beside(
+  /** @type {HTMLCanvasElement} */ first, /** @type {HTMLCanvasElement} */ second, /** @type {boolean} */ stacked,
+) {
+  const out = document.createElement("canvas");
+  out.width = first.width + (stacked ? 0 : second.width);
+  out.height = first.height + (stacked ? second.height : 0);
+  const context = /** @type {CanvasRenderingContext2D} */ (out.getContext("2d"));
+  context.drawImage(first, 0, 0);
+  context.drawImage(second, stacked ? 0 : first.width, stacked ? first.height : 0);
+  return out;
+}
+
 /** Draw the text of an element, word for word where the browser has laid it out, and its coloured dots. */
 function paint(/** @type {CanvasRenderingContext2D} */ context, /** @type {HTMLElement} */ root) {
   if (!root.firstChild) { // a line, such as the cursor of the plot

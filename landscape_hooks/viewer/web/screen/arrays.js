@@ -11,7 +11,7 @@ import { Records } from "./gpu.js";
 
 const SURFACE = [
   { name: "position", size: 3 }, { name: "normal", size: 3 }, { name: "share", size: 1 },
-  { name: "occlusion", size: 1 }, { name: "cell", size: 2 },
+  { name: "occlusion", size: 1 }, { name: "cell", size: 2 }, { name: "tint", size: 4, byte: true },
 ];
 const LINE = [
   { name: "a", size: 3 }, { name: "b", size: 3 }, { name: "color_a", size: 4, byte: true },
@@ -27,15 +27,29 @@ const SHADOW = 8000;
 /** Segments of a path that are drawn: of a longer one not every snapshot is a corner of the line. */
 const PATH = 20000;
 
-/** Every vertex of the mesh in the scene. @param {Mesh} mesh @param {Stage} stage */
-export function surfaceRecords(mesh, stage) {
+/** The grey where a difference is not known. */
+const UNKNOWN = 128 / 255;
+
+/** The colour of a difference at a vertex. @param {number} value @param {number} limit @param {Uint8Array} table */
+function tintOf(value, limit, table) {
+  if (!Number.isFinite(value)) return [UNKNOWN, UNKNOWN, UNKNOWN];
+  const place = Math.floor(clamp(((value / limit + 1) / 2) * 256, 0, 255));
+  return [0, 1, 2].map((k) => table[3 * place + k] / 255);
+}
+
+/**
+ * Every vertex of the mesh in the scene; `table` has the colours of a difference.
+ * @param {Mesh} mesh @param {Stage} stage @param {import("../geometry/pair.js").Difference | null} difference
+ * @param {Uint8Array} table
+ */
+export function surfaceRecords(mesh, stage, difference = null, table = new Uint8Array(0)) {
   const { vertices, rows, columns, cells } = mesh;
   const count = rows * columns;
   const normals = mesh.normals(stage.scale);
   const light = occlusion(mesh, stage);
   const points = stage.placeAll(vertices);
   const records = new Records(SURFACE, vertices.length / 3);
-  const row = new Array(10);
+  const row = new Array(14).fill(1);
   for (let v = 0; v < vertices.length / 3; v++) {
     const centre = v >= count;
     const n = centre ? cells[v - count] : v;
@@ -48,6 +62,12 @@ export function surfaceRecords(mesh, stage) {
     row[7] = centre ? (light[n] + light[n + 1] + light[n + columns] + light[n + columns + 1]) / 4 : light[n];
     row[8] = Math.floor(n / columns) + half;
     row[9] = (n % columns) + half;
+    if (difference) {
+      const { values, limit } = difference;
+      const corners = [n, n + 1, n + columns, n + columns + 1];
+      const value = centre ? corners.reduce((sum, corner) => sum + values[corner], 0) / 4 : values[n];
+      tintOf(value, limit, table).forEach((part, k) => (row[10 + k] = part));
+    }
     records.add(row);
   }
   return records;

@@ -1,8 +1,8 @@
 // HUD: axes, contour labels, colour bar and the plot of the losses, drawn over the scene (viewer/gl/hud.py).
 
-import { lineColormap } from "../replay/look.js";
 import { clamp } from "../geometry/numbers.js";
 import { pointOf } from "../geometry/mesh.js";
+import { barOf, drawBar } from "./bar.js";
 import { isSeen, placeLabels, placeNames } from "./labels.js";
 import { Pen } from "./pen.js";
 import { drawPlot, panelOf, STRIP } from "./plot.js";
@@ -34,14 +34,15 @@ export class Hud {
    * @param {number} version number of the landscape shown
    * @param {import("./taken.js").Area[]} words areas of the title and the read-out
    * @param {import("./taken.js").Area[]} covered areas under panels: no label lies there
+   * @param {boolean} hasBar whether the colour bar is drawn here, and not in another pane
    */
-  draw(context, replay, size, tables, version, words = [], covered = []) {
+  draw(context, replay, size, tables, version, words = [], covered = [], hasBar = true) {
     const pen = new Pen(context, unitOf(size));
     const { unit } = pen;
     this.theme = replay.theme;
     this.plot = null;
     this.taken = new Taken(size, words);
-    const bar = barOf(pen, replay, size);
+    const bar = hasBar ? barOf(pen, replay, size) : null;
     if (bar) this.taken.take(bar);
     if (replay.landscape.paths.length) {
       const [width, height] = [240 * unit, 104 * unit];
@@ -58,7 +59,7 @@ export class Hud {
     for (const area of covered) this.taken.take(area);
     if (replay.look.floor) this._axes(pen, replay, size);
     if (replay.look.contours !== "off") this._labels(pen, replay, size, version, free);
-    if (bar) this._colorBar(pen, replay, bar, tables);
+    if (bar) drawBar(pen, replay, bar, tables);
     if (this.plot) drawPlot(pen, replay, this.plot);
   }
 
@@ -68,32 +69,6 @@ export class Hud {
     const { x, y, width, height } = this.plot;
     const above = replay.landscape.surface.strip ? ((STRIP + 36) * height) / 104 : 4;
     return [x + width * replay.timeline.fraction, y - above, y + height + 4];
-  }
-
-  // -- colour bar ------------------------------------------------------------------------------------
-  _colorBar(
-    /** @type {Pen} */ pen, /** @type {Replay} */ replay, /** @type {import("./taken.js").Area} */ area,
-    /** @type {(name: string) => Uint8Array} */ tables,
-  ) {
-    const { unit } = pen;
-    const { ink, faint } = replay.theme;
-    const { mesh } = replay.landscape;
-    const [width, height] = [12 * unit, area[3] - 58 * unit];
-    const [x, y] = [area[0] + 10 * unit, 46 * unit];
-    pen.gradient([x, y], [x + width, y + height], tables(lineColormap(replay.look)));
-    pen.text(x, y - 24 * unit, mesh.height.labels.name("loss"), ink, { size: 13 });
-    const free = new Taken([area[2], area[3] + 40 * unit]);
-    const [low, high] = mesh.height.bounds;
-    const { values, labels } = replay.stage.ticks(2);
-    values.forEach((value, k) => {
-      if (!(low <= value && value <= high)) return;
-      const level = y + height * (1 - mesh.height.share(value));
-      const words = [x, level - 7 * unit, x + 1, level + 7 * unit];
-      if (!free.isFree(words)) return;
-      free.take(words);
-      pen.line([x + width, level], [x + width + 4 * unit, level], faint);
-      pen.text(x + width + 8 * unit, level - 7.5 * unit, labels[k], ink, { size: 12.5 });
-    });
   }
 
   // -- axes ------------------------------------------------------------------------------------------
@@ -243,16 +218,6 @@ export class Hud {
       pen.text(x, y - 7 * pen.unit, text, [1, 1, 1], { size: 11.5, align: 0.5 });
     }
   }
-}
-
-/** What the colour bar and its labels take; null where there is none. */
-function barOf(/** @type {Pen} */ pen, /** @type {Replay} */ replay, /** @type {number[]} */ size) {
-  if (replay.look.colormap === "grey") return null;
-  const { unit } = pen;
-  const words = replay.stage.ticks(2).labels.map((label) => pen.width(label, 12.5) + 34 * unit);
-  const name = pen.width(replay.landscape.mesh.height.labels.name("loss"), 13) + 12 * unit;
-  const wide = Math.max(96 * unit, name, ...words);
-  return [size[0] - wide - 10 * unit, 0, size[0], 58 * unit + Math.min(230 * unit, 0.42 * size[1])];
 }
 
 /** A text that is no wider, with an ellipsis where it was longer. */

@@ -54,6 +54,9 @@ export class Scene {
     this.frames = new Map();
     this.kept = "";
     this.version = 0;
+    /** @type {Camera | null} what was drawn last */
+    this.camera = null;
+    this.position = 0;
     /** @type {Quality} */
     this.lastOptions = { scale: 1, fast: false, coarse: false, turns: false };
   }
@@ -84,7 +87,9 @@ export class Scene {
     const { mesh } = /** @type {Landscape} */ (this.landscape);
     const look = /** @type {Look} */ (this.look);
     this.stage = new Stage(mesh, look.exaggeration, look.aspect);
-    const records = geometry.surfaceRecords(mesh, this.stage);
+    const { difference } = /** @type {Landscape} */ (this.landscape);
+    const diverging = difference ? this.colors(this.payload.diverging) : undefined;
+    const records = geometry.surfaceRecords(mesh, this.stage, difference, diverging);
     this._part("surface", "surface", records, geometry.triangles(mesh, COARSE));
     this._drop("lid");
     const lid = geometry.lidRecords(/** @type {Landscape} */ (this.landscape), this.stage);
@@ -120,7 +125,9 @@ export class Scene {
     if (look.contours === "marching squares") {
       this._part("contours", "line", geometry.contourRecords(lines, mesh, stage, { color: ink }));
     }
-    this._part("shadow", "line", geometry.contourRecords(lines, mesh, stage, { table }));
+    const faint = this.theme.faint.map((value) => value * 255); // the colours of a difference say something else
+    const shades = landscape.difference ? Uint8Array.from({ length: 768 }, (_, k) => faint[k % 3]) : table;
+    this._part("shadow", "line", geometry.contourRecords(lines, mesh, stage, { table: shades }));
   }
 
   _buildPaths() {
@@ -195,6 +202,7 @@ export class Scene {
     const { scale, fast, coarse, turns } = options;
     const { width, height } = this.gl.canvas;
     this.lastOptions = options;
+    [this.camera, this.position] = [camera, position];
     const { still, shown, smooth } = this._framesOf([width, height], fast, turns);
     const size = shown.size;
     const unit = (scale * size[0]) / width;
@@ -289,7 +297,7 @@ export class Scene {
     const length = Math.hypot(...light);
     /** @type {Record<string, Uniform>} */
     const uniforms = {
-      color_mode: MODES[look.colormap] ?? 0, contour_mode: look.contours === "shader", has_grid: true,
+      color_mode: this.landscape?.difference ? 4 : MODES[look.colormap] ?? 0, contour_mode: look.contours === "shader", has_grid: true,
       shading: look.shading, light: light.map((value) => value / length), paper: this.theme.bottom, table_size: 256,
       contour_ink: look.colormap === "wireframe" ? 1 : -1, level_count: this.levelCount ?? 0,
       colors: 0, level_of: 1, index_lines: 2, hatch: this.theme.faint,
