@@ -67,11 +67,24 @@ def reading(run: str) -> None:
         for policy in POLICIES
     }
     random = analyze(run, directions="random", name="random", **options)
+    several(run)
     FOLDER.mkdir(exist_ok=True)
     planes(surfaces["batch"], random)
     policies(surfaces)
     heights(surfaces["batch"])
     off_the_plane(surfaces["batch"])
+
+
+def several(run: str) -> None:
+    """The pictures of several surfaces in docs/viewer.md: two policies on one plane."""
+    from landscape_hooks.viewer.offscreen import render
+    from landscape_hooks.viewer.several.opening import Beside
+
+    for name, beside in (
+        ("beside", Beside(["fixed"])),
+        ("difference", Beside(difference="fixed")),
+    ):
+        render(run, FOLDER / f"{name}.png", name="batch", size=(1000, 500), beside=beside)
 
 
 def planes(principal: Surface, random: Surface) -> None:

@@ -213,14 +213,16 @@ def test_the_address_shows_what_its_sender_saw(opened):
 
 def test_every_key_and_control_changes_the_picture_as_it_says(opened):
     page = opened([surface(), replace(surface(holes=True), name="holes")], look=Look(true_loss=False))
-    state = """(({ look, camera, timeline: { position, clock, speed, loop, playing }, turntable, follow }) =>
-      JSON.stringify([look, camera.text, position, clock, speed, loop, playing, turntable, follow])
-    )(landscapePage.replay)"""
+    state = """(({ look, camera, timeline: { position, clock, speed, loop, playing }, turntable, follow, number,
+      arrangement }) => JSON.stringify([look, camera.text, position, clock, speed, loop, playing, turntable, follow,
+      number, arrangement]))(landscapePage.replay)"""
     names = {"PLUS": "+", "EQUAL": "=", "MINUS": "-", "COMMA": ",", "PERIOD": ".", "BRACKETLEFT": "[",
              "BRACKETRIGHT": "]", "SPACE": "Space", "HOME": "Home", "END": "End"}  # fmt: skip
     page.focus("#picture")
     page.evaluate("landscapePage.replay.timeline.scrub(0.5)")
     for row in KEYS:
+        if row.key == "E":
+            page.evaluate("landscapePage.act(() => landscapePage.replay.arrange({ arrangement: 'alone' }))")
         if row.key in ("HOME", "R"):  # both lead to where it is now, if nothing has moved
             page.evaluate("landscapePage.replay.timeline.scrub(0.5)")
         key = names.get(row.key) or (f"Arrow{row.key.title()}" if len(row.key) > 1 else row.key.lower())

@@ -69,8 +69,10 @@ class Hud:
             strip = replay.landscape.strip is not None
             panel = panel_of(self.plot, unit, strip=strip)
             if box[0] - 12 * unit < panel[2] and box[1] < panel[3]:  # above a read-out that is too wide to be beside it
-                self.plot = (self.plot[0], box[1] - height - 40 * unit, width, height)
-            self._taken.take(panel_of(self.plot, unit, strip=strip))
+                above = (self.plot[0], box[1] - height - 40 * unit, width, height)
+                self.plot = None if replay.arrangement == "side by side" else above  # a narrow pane is for the surface
+            if self.plot is not None:
+                self._taken.take(panel_of(self.plot, unit, strip=strip))
             self._taken.take((box[0] - 8 * unit, box[1] - 4 * unit, size[0], size[1]))
         self._covered = list(covered)
         self._names(pen, replay, whole, size)
@@ -83,8 +85,9 @@ class Hud:
         self._title(pen, replay, title)
         if box_of_bar is not None:
             draw_bar(pen, replay, box_of_bar)
-        if self.plot is not None and box is not None:
+        if self.plot is not None:
             draw_plot(pen, replay, self.plot)
+        if box is not None:
             draw_read_out(pen, replay, box)
 
     # -- words -----------------------------------------------------------------------------------------

@@ -60,7 +60,10 @@ export function blended(first, second, share) {
     stderr: mean(first.stderr, second.stderr),
     state: first.state.map((one, n) => (one && second.state[n] ? Math.max(one, second.state[n]) : 0)),
     error: new Float64Array(0),
-    said: [...new Set([...first.said, ...second.said])],
+    said: [
+      ...first.said.filter((part) => second.said.includes(part)),
+      ...onlyIn(first, second), ...onlyIn(second, first),
+    ],
     doubts: [...new Set([...first.doubts, ...second.doubts])],
     marks: [],
     strip: null,
@@ -114,6 +117,12 @@ export function saidOfDifference({ values, kind, name }, n) {
   const value = values[n];
   if (!Number.isFinite(value)) return `${name}: not known`;
   return `${name}: ${kind === "log10" ? `×${textOf(10 ** value)}` : (value > 0 ? "+" : "") + textOf(value)}`;
+}
+
+/** What is said of one surface and not of the other, after its name. */
+function onlyIn(/** @type {Surface} */ one, /** @type {Surface} */ other) {
+  const own = one.said.filter((part) => !other.said.includes(part));
+  return own.length ? [`${one.name}: ${own.join(", ")}`] : [];
 }
 
 /** @returns {[Path, Path][]} */

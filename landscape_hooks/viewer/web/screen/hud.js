@@ -50,8 +50,11 @@ export class Hud {
       const moment = words[1]; // above a read-out that is too wide to be beside it
       const { strip } = replay.landscape.surface;
       const right = panelOf(this.plot, unit, strip)[2];
-      if (moment && moment[0] - 12 * unit < right) this.plot.y = moment[1] - height - 40 * unit;
-      this.taken.take(panelOf(this.plot, unit, strip));
+      if (moment && moment[0] - 12 * unit < right) {
+        if (replay.arrangement === "side by side") this.plot = null; // a narrow pane is for the surface
+        else this.plot.y = moment[1] - height - 40 * unit;
+      }
+      if (this.plot) this.taken.take(panelOf(this.plot, unit, strip));
     }
     this.covered = covered;
     this._names(pen, replay, size);
