@@ -163,8 +163,8 @@ export class Replay {
   /** Compare with the next surface. */
   nextOther() {
     const count = this.payload.surfaces.length;
-    const places = around(this.other < 0 ? this.number : this.other, 1, count);
-    this._first(places.filter((number) => number !== this.number).map((number) => () => this.compare(number)));
+    const last = this.other < 0 ? this.number : this.other;
+    this._first([...around(last, 1, count), last].filter((number) => number !== this.number).map((number) => () => this.compare(number)));
   }
 
   /** Show the second surface in the next way in which it can be shown. */
