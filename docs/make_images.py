@@ -77,6 +77,8 @@ def reading(run: str) -> None:
 
 def several(run: str) -> None:
     """The pictures of several surfaces in docs/viewer.md: two policies on one plane."""
+    from PIL import Image
+
     from landscape_hooks.viewer.offscreen import render
     from landscape_hooks.viewer.several.opening import Beside
 
@@ -84,7 +86,11 @@ def several(run: str) -> None:
         ("beside", Beside(["fixed"])),
         ("difference", Beside(difference="fixed")),
     ):
-        render(run, FOLDER / f"{name}.png", name="batch", size=(1000, 500), beside=beside)
+        path = FOLDER / f"{name}.png"
+        render(run, path, name="batch", size=(1000, 500), beside=beside)
+        Image.open(path).quantize(256, dither=Image.Dither.NONE).save(
+            path, optimize=True
+        )
 
 
 def planes(principal: Surface, random: Surface) -> None:

@@ -193,9 +193,13 @@ class Difference:
         """Values for the labels of the colour bar, and the labels."""
         if self.kind == "log10":
             size = 10**self.limit
-            if size >= 1.5:
-                known = np.array([1e-6, 1e-4, 1e-2, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100, 1e4, 1e6])
-                factors = known[(known <= size) & (known >= 1 / size)]
+            if self.limit >= 1:
+                apart = max(1, round(self.limit / 3))  # powers of ten between two labels
+                most = int(self.limit / apart)
+                factors = 10.0 ** (np.arange(-most, most + 1) * apart)
+            elif size >= 2:
+                factors = np.array([0.2, 0.5, 1.0, 2.0, 5.0])
+                factors = factors[(factors <= size) & (factors >= 1 / size)]
             else:
                 step = nice_step((size - 1) / 2.5)
                 half = np.arange(1, int((size - 1) / step + 1e-9) + 1) * step

@@ -102,8 +102,12 @@ export function ticksOf({ limit, kind }) {
     return { values, labels: values.map((value) => (value > 0 ? "+" : "") + textOf(value)) };
   }
   const size = 10 ** limit;
-  let factors = [1e-6, 1e-4, 1e-2, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100, 1e4, 1e6].filter((f) => f <= size && f >= 1 / size);
-  if (size < 1.5) {
+  let factors = [0.2, 0.5, 1, 2, 5].filter((f) => f <= size && f >= 1 / size);
+  if (limit >= 1) {
+    const apart = Math.max(1, Math.round(limit / 3)); // powers of ten between two labels
+    const most = Math.floor(limit / apart);
+    factors = Array.from({ length: 2 * most + 1 }, (_, k) => 10 ** ((k - most) * apart));
+  } else if (size < 2) {
     const step = niceStep((size - 1) / 2.5);
     const half = Array.from({ length: Math.floor((size - 1) / step + 1e-9) }, (_, k) => (k + 1) * step);
     const below = half.filter((value) => value < 1 - 1 / size).reverse();
