@@ -77,8 +77,6 @@ def reading(run: str) -> None:
 
 def several(run: str) -> None:
     """The pictures of several surfaces in docs/viewer.md: two policies on one plane."""
-    from PIL import Image
-
     from landscape_hooks.viewer.offscreen import render
     from landscape_hooks.viewer.several.opening import Beside
 
@@ -88,9 +86,6 @@ def several(run: str) -> None:
     ):
         path = FOLDER / f"{name}.png"
         render(run, path, name="batch", size=(1000, 500), beside=beside)
-        Image.open(path).quantize(256, dither=Image.Dither.NONE).save(
-            path, optimize=True
-        )
 
 
 def planes(principal: Surface, random: Surface) -> None:

@@ -107,6 +107,7 @@ def test_a_blend_follows_its_share_and_the_read_out_of_a_difference_says_it(run)
     made = opened(run, blend="high", share=0.25)
     np.testing.assert_allclose(made.landscape.surface.loss, 3.25 * surface().loss)
     assert "0.75 of clean, 0.25 of high" in made.landscape.title
+    assert not made.landscape.critical
     made.arrange("difference")
     point = made.stage.place(made.landscape.mesh.on(made.first.surface.path[5]))
     assert "high / clean: ×10" in describe_place(made, point)

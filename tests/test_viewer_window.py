@@ -374,7 +374,7 @@ def test_two_surfaces_side_by_side_blended_and_as_a_difference(display):
         event("on_key_press", key.W, 0)
         assert replay.landscape.difference is not None
         picture()
-        event("on_key_press", key.N, 0)
+        event("on_key_press", key.Q, 0)
         assert replay.name == "high" and replay.other == "pca"
         picture()
         """,

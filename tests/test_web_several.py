@@ -18,7 +18,7 @@ STATE = """(() => {
            title: landscape.surface.title,
            height: [mesh.height.kind, mesh.height.low, mesh.height.high], arrangement: replay.arrangement,
            difference: difference && { values: plain(difference.values), name: difference.name },
-           said: landscape.describePlace(replay.stage, replay.stage.place([-1, 0, 0])) };
+           said: landscape.describePlace(replay.stage, replay.stage.place([-1, 0, 0]), true) };
 })()"""
 
 

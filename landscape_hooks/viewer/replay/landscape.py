@@ -102,7 +102,9 @@ class Landscape:
     @cached_property
     def critical(self) -> list[CriticalPoint]:
         """The minima and saddles that are shown."""
-        return shown_critical_points(self.surface) if self.surface is not None else []
+        if self.surface is None or "blend" in self.attrs:  # a blend changes with its slider: none are searched in it
+            return []
+        return shown_critical_points(self.surface)
 
     @cached_property
     def critical_places(self) -> Floats:

@@ -66,6 +66,7 @@ export function blended(first, second, share) {
     ],
     doubts: [...new Set([...first.doubts, ...second.doubts])],
     marks: [],
+    critical: [],
     strip: null,
     paths: same ? both.map(([one, other]) => ({
       ...one, loss: mean(one.loss, other.loss), planeLoss: mean(one.planeLoss, other.planeLoss),
