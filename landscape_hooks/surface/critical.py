@@ -202,9 +202,9 @@ class _Cells:
 
     def noise(self, one: int, other: int) -> float:
         """What the difference of two losses has to exceed."""
-        square = np.nansum(self.error[[one, other]] ** 2)
+        error = np.hypot(*np.nan_to_num(self.error[[one, other]], nan=0.0, posinf=np.inf))
         size = self.rounding * np.abs(self.loss[[one, other]])
-        return float(ERRORS * np.sqrt(square) + size[np.isfinite(size)].sum())
+        return float(ERRORS * error + size[np.isfinite(size)].sum())
 
     def point(self, kind: Literal["minimum", "saddle"], at: int, persistence: float, versus: int) -> CriticalPoint:
         """A critical point whose persistence is measured against the point `versus`."""
