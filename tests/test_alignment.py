@@ -158,6 +158,7 @@ def copies(tmp_path_factory):
 
 
 # -- reordered copies ------------------------------------------------------------------------------------------
+@pytest.mark.everyday(2)
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_reordered_copy_is_put_in_order_again(copies, kind):
     one, other = copies(kind)
@@ -322,6 +323,7 @@ class Heads(nn.Module):
         return (x[:, -1] @ self.table.weight.T)[:, :3]
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize(
     ("make", "kind", "known_groups"),
     [(Mixed, "image", [2, 2, 2, 2, 2, 3, 3, 4, 4, 6]), (Heads, "words", [2, 4, 4, 8, 20])],

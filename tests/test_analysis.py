@@ -324,7 +324,7 @@ def test_a_loss_of_zero_is_a_result_and_is_not_computed_again(tmp_path):
     assert surface.complete
 
 
-@pytest.mark.everyday(1)
+@pytest.mark.more
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_9_and_resuming_gives_the_same_bits(interpreters, bn_run, workers):
     name, options = f"killed-{workers}", {"size": 12, "batch_norm": "recalibrate"}

@@ -235,6 +235,7 @@ def test_parts_are_joined_to_the_same_bits(runs):
             run(runs[1], part=wrong)
 
 
+@pytest.mark.more
 def test_an_adaptive_surface_says_what_it_evaluated(runs):
     full = run(runs[2], size=(65, 50), name="full")
     surface = run(runs[2], size=(65, 50), adaptive=0.01, name="adaptive")

@@ -83,7 +83,7 @@ def test_any_prefix_is_a_surface_on_the_finest_lattice_that_is_whole(run, points
         np.testing.assert_array_equal(getattr(done, key), getattr(whole, key))
 
 
-@pytest.mark.everyday(2)
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("evaluations", [0, 1, 2, 5, 30])
 def test_an_interrupted_path_goes_on_where_it_stopped(run, evaluations, monkeypatch):
     whole = analyze(run, engine=Local(tune=False), size=5, progress=False, name="whole5")

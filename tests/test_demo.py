@@ -11,6 +11,8 @@ from plyfile import PlyData
 from landscape_hooks import Surface, Trajectory
 from tests.forked import COMMAND
 
+pytestmark = pytest.mark.more  # .ci/run runs it, and the demo is a command of the README
+
 
 @pytest.fixture(scope="module")
 def landscape_hooks(server):
@@ -29,7 +31,6 @@ def demo(tmp_path_factory, landscape_hooks):
     return out, done
 
 
-@pytest.mark.more
 def test_the_demo_writes_what_it_says(demo):
     out, done = demo
     for name in ("digits.zarr", "digits.ply", "digits_path.ply", "digits.png", "digits.gif", "digits.html"):

@@ -84,6 +84,7 @@ def stored_and_live(path, model, loss, data=(X, Y)):
     return Objective.load(trajectory.root, trajectory), Objective.of(model, objective=loss, data=[data])
 
 
+@pytest.mark.everyday(3)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_stored_loss_is_the_loss_and_so_are_its_second_derivatives(tmp_path, loss):
     model = network()

@@ -38,6 +38,7 @@ def surface(run, name, **options):
     return analyze(run, engine=Local(tune=False, **chosen.pop("engine")), **chosen)
 
 
+@pytest.mark.more
 def test_losses_are_equal_bit_for_bit(run):
     one = surface(run, "one", engine={"device": "cpu"})
     two = surface(run, "two", engine={"device": ["cpu", "cpu"]})

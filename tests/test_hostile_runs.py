@@ -536,6 +536,7 @@ def test_runs_damaged_at_random(honest):
     damaged_at_random(honest, 6, compute=False)
 
 
+@pytest.mark.more
 def test_runs_damaged_at_random_are_computed_with(honest):
     damaged_at_random(honest, 3, compute=True)
 

@@ -57,6 +57,7 @@ def test_an_adapter_without_its_framework_says_what_to_install(adapter, said):
     assert f"pip install 'landscape-hooks[{adapter}]'" in said[adapter]
 
 
+@pytest.mark.more
 def test_an_engine_that_is_not_installed_says_what_to_install(said):
     assert 'pip install "landscape-hooks[ray]"' in said["ray"]
 

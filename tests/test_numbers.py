@@ -91,7 +91,7 @@ def test_one_thread_and_two(interpreters, path):
             np.testing.assert_allclose(other_loss[key], values, rtol=bound, err_msg=f"{name} {key}")
 
 
-@pytest.mark.everyday(1)
+@pytest.mark.more
 @pytest.mark.parametrize("policy", ["batch", "recalibrate"])
 def test_one_worker_and_two_to_the_bit(path, policy):
     """Each point is computed whole by one worker, with the same number of threads."""

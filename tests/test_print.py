@@ -68,7 +68,7 @@ def test_the_check_of_a_pdf_finds_type_3():
         assert b"Type3" in fonts(saved(figure, "pdf"))
 
 
-@pytest.mark.everyday(1)
+@pytest.mark.more
 @pytest.mark.parametrize("kind", ["ps", "eps"])
 def test_postscript_holds_truetype_only(kind):
     with matplotlib.rc_context(USERS):

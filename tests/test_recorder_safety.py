@@ -55,7 +55,7 @@ def open_if_created(path):
         raise
 
 
-@pytest.mark.everyday(1)
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("size", "options", "kills"),
     [(1_000, {"every": 1}, 8), (700_000, {"every": 1}, 9), (700_000, {"keep": 8}, 9), (1_000, {"keep": 8}, 6)],

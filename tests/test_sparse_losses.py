@@ -60,6 +60,7 @@ def weights_of(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()]) + 0.1
 
 
+@pytest.mark.everyday(3)
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_stored_loss_is_the_one_with_a_dense_matrix(tmp_path, name):
     torch.manual_seed(1)

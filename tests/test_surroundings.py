@@ -60,6 +60,7 @@ main(["render", run, "-o", out + "/b.png", "--size", "160x100"])
 """
 
 
+@pytest.mark.more
 def test_the_commands_work_where_nothing_is_as_usual(tmp_path):
     """One interpreter for all commands; the run's name is none that the locale can decode."""
     run = write_run(tmp_path / "läuft.zarr", surface())

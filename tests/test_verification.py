@@ -57,7 +57,7 @@ def verified(run):
     return {found.name: found for found in verify(run).surfaces}
 
 
-@pytest.mark.everyday(5)
+@pytest.mark.everyday(3)
 @pytest.mark.parametrize("name", ANALYSES)
 def test_what_was_just_analyzed_holds_bit_for_bit(verified, name):
     found = verified[name]

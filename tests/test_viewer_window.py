@@ -283,6 +283,7 @@ def _collect(stream, lines):
         lines.append(line.strip())
 
 
+@pytest.mark.more
 def test_an_idle_window_takes_no_cpu(display):
     out = run(
         display,
@@ -331,6 +332,7 @@ def test_without_opengl_3_3_there_is_a_sentence(display, tmp_path):
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.more
 def test_two_surfaces_side_by_side_blended_and_as_a_difference(display):
     """Keys, list, slider and mouse of the second pane; the options are opened for the slider."""
     run(

@@ -22,7 +22,7 @@ def imported(statement: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.everyday(7)
+@pytest.mark.everyday(4)
 @pytest.mark.parametrize(
     ("statement", "forbidden"),
     [

@@ -143,7 +143,7 @@ def equal(one, other):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
 
 
-@pytest.mark.everyday(1)
+@pytest.mark.more
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_fault_at_some_calls_of_an_analysis(name, recorded):
     scenario = Scenario(name, recorded)

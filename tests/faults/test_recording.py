@@ -144,7 +144,7 @@ def test_every_fault_at_every_write_of_a_recording(name, monkeypatch, traced):
             scenario.run(Faults(kind, number, metadata_last=number % 2 == 0))
 
 
-@pytest.mark.everyday(1)
+@pytest.mark.more
 def test_an_error_at_some_reads_of_a_recording(monkeypatch, traced):
     scenario = Scenario("resuming", monkeypatch, traced)
     for number in some(scenario.numbers(READS), 8):

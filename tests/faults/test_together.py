@@ -176,6 +176,7 @@ def test_a_recorder_an_analysis_a_viewer_and_a_reader_at_one_run_for_a_minute(in
     together(interpreters, tmp_path / "run.zarr", 5000, 60.0, options)
 
 
+@pytest.mark.more
 def test_a_viewer_that_follows_outlives_a_surface_that_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(live, "INTERVAL", 0.01)
     path = tmp_path / "run.zarr"

@@ -102,6 +102,7 @@ def test_very_many_snapshots(tmp_path, steps):
     assert found.explained_variance_ratio[0] == pytest.approx(1.0)  # the gradient never changes: a straight line
 
 
+@pytest.mark.more
 def test_thinning_keeps_a_long_training_small(tmp_path):
     train(tmp_path / "short.zarr", 500, keep=50)
     train(tmp_path / "long.zarr", 20_000, keep=50)

@@ -52,6 +52,7 @@ def test_every_way_of_stepping(update, tmp_path):
     hold(Recipe(update=update, edit="clamped", optimizer="momentum", every=2), tmp_path)
 
 
+@pytest.mark.everyday(1)
 @pytest.mark.parametrize("loss", ["noise", "slopes", "sparse"])
 def test_losses_that_torch_export_alone_does_not_trace(loss, tmp_path):
     hold(Recipe(loss=loss, every=2), tmp_path, store_loss=True)
