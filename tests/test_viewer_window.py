@@ -143,17 +143,17 @@ def test_the_options_change_everything_and_name_what_cannot_be_drawn(display):
         event("on_mouse_press", *at, mouse.LEFT, 0); picture()
         event("on_mouse_drag", at[0] + 5, at[1], 5, 0, mouse.LEFT, 0)
         event("on_mouse_release", at[0] + 5, at[1], mouse.LEFT, 0); picture()
-        assert replay.look.colormap != "viridis"
+        assert replay.look.colormap != "viridis", "colormap"
         assert replay.camera == camera, "the list took the mouse"
 
         from dataclasses import replace
         made = surface()
-        replay.landscape = load(replace(made, loss=made.loss - 1))
+        replay.arrange(first=load(replace(made, loss=made.loss - 1)))
         event("on_key_press", key.Z, 0)
-        assert "no logarithm" in shown.panels.notice
+        assert "no logarithm" in shown.panels.notice, shown.panels.notice
         picture()
         event("on_key_press", key.R, 0)
-        assert shown.panels.notice == ""
+        assert shown.panels.notice == "", shown.panels.notice
         """,
     )
 
