@@ -172,14 +172,7 @@ def serve(connection: Connection, parent: int) -> None:
     factory: LossFactory | None = None
     recipe: Recipe | None = None
     sources: Sources = connection.recv()
-    while True:
-        while not connection.poll(1.0):
-            if os.getppid() != parent:
-                return
-        try:
-            kind, what = connection.recv()
-        except (EOFError, OSError):
-            return
+    for kind, what in local.asked(connection, parent):
         if kind == "loss":
             recipe = what
             continue

@@ -231,18 +231,24 @@ class _Worker:
         self.process.join()
 
 
-def _serve(connection: Connection, loss: PlaneLoss, slots: _Slots | None, parent: int) -> None:
-    """A worker's life: compute what comes until the parent is gone."""
-    torch.set_num_threads(loss.plan.threads)
-    _keep_memory()
+def asked(connection: Connection, parent: int) -> Iterator[tuple[str, Any]]:
+    """What a worker is asked for, until the process `parent` that asks is gone."""
     while True:
         while not connection.poll(1.0):
             if os.getppid() != parent:
                 return
         try:
-            kind, what = connection.recv()
+            question = connection.recv()
         except (EOFError, OSError):
             return
+        yield question
+
+
+def _serve(connection: Connection, loss: PlaneLoss, slots: _Slots | None, parent: int) -> None:
+    """A worker's life: compute what comes until the parent is gone."""
+    torch.set_num_threads(loss.plan.threads)
+    _keep_memory()
+    for kind, what in asked(connection, parent):
         try:
             if kind == "points":
                 values = loss.measure_points(what)

@@ -305,7 +305,6 @@ def _check_node(node: Node) -> None:
         raise ValueError(f"the normalisation {node.name} has {len(node.args)} arguments, not 9")
     if node.scope is None:
         check_kinds(node.op, node.args, node.kwargs, DEVICE)
-    if node.scope is None:
         return
     if len(node.scope.inputs) != len(node.args) or any(entry.kind != "data" for entry in node.scope.inputs):
         raise ValueError(f"the sub-graph of {node.name} takes other arguments than it is given")
